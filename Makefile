@@ -1,0 +1,40 @@
+# The verbs of this checkout. Everything happens in .venv, made on first use from the pinned versions of constraints.txt.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint ui clean
+
+help: ## list these verbs
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
+
+demo: .venv/run.stamp ## set up, and run token_length with the embedded model on the embedded text
+	$(BIN)/python -m neurexp experiment=token_length model=mini dataset=pydoc
+
+test: .venv/dev.stamp ## set up, and run the fast tests
+	$(BIN)/python -m pytest
+
+slow: .venv/dev.stamp ## run the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/dev.stamp ## style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+ui: .venv/run.stamp ## open the MLflow UI on this machine only
+	$(BIN)/mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow.db
+
+clean: ## remove the virtual environment
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable .
+	@touch $@
+
+.venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
+	@touch $@ .venv/run.stamp

@@ -1,0 +1,203 @@
+"""The typed schema of every config group, and the checks that need neither a model nor a text.
+
+Imports nothing heavy: `--help`, `--cfg` and tab completion stop here. An experiment's own options are typed beside the
+experiment (`Experiment.Options`), not here.
+"""
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from neurexp.errors import UserError, closest, one_line
+
+PACKAGE = Path(__file__).resolve().parent
+# A wheel carries `conf` inside the package; a checkout and an editable install have it beside the package.
+CONFIG_FOLDER = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE)
+
+
+class Weights(Enum):
+    """Trained weights, or the same architecture with seeded random ones."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
+class Dtype(Enum):
+    """Number format of weights and activations; statistics are float64 whatever it is."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Source(Enum):
+    """Where a dataset's documents come from."""
+
+    hub = "hub"
+    files = "files"
+    pydoc = "pydoc"
+
+
+class Backend(Enum):
+    """Where metrics and figures go beside the run folder."""
+
+    mlflow = "mlflow"
+    off = "off"
+
+
+@dataclass
+class ModelConfig:
+    """Which language model, and which weights and tokenizer."""
+
+    name: str = MISSING  # Hub id, local folder, or `mini`
+    revision: str = "main"
+    tokenizer: str | None = None  # Hub id, local folder, or `mini`; the model's own if not given
+    weights: Weights = Weights.pretrained
+    default_layer: int | None = None  # for experiments on one layer
+    architecture: dict[str, Any] | None = None  # what transformers' AutoConfig takes, for random weights
+
+
+@dataclass
+class DeviceConfig:
+    """Where it runs, in which number format, and how much at once."""
+
+    name: str = MISSING
+    dtype: Dtype = Dtype.float32
+    threads: int | None = None  # PyTorch's CPU threads; its own choice if not given
+    batch_size: int = 4  # sequences in one forward
+
+
+@dataclass
+class DatasetConfig:
+    """Which text, how much of it, and how it is cut."""
+
+    source: Source = MISSING
+    tokens: int = 8192
+    sequence_length: int = 512
+    name: str | None = None  # hub: the dataset's id
+    subset: str | None = None  # hub: the dataset's configuration
+    split: str = "train"  # hub
+    revision: str = "main"  # hub
+    path: str | None = None  # files: a file or a folder
+    text_column: str = "text"  # hub, .jsonl and .parquet
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs are logged."""
+
+    backend: Backend = MISSING
+    uri: str | None = None  # of an MLflow server or store; SQLite under run.outputs if not given
+
+
+@dataclass
+class RunConfig:
+    """What concerns the run as a whole."""
+
+    seed: int = 0
+    outputs: str = "outputs"
+
+
+@dataclass
+class Config:
+    """The whole configuration, as Hydra composes it."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    experiment: Any = MISSING
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def register_schema() -> None:
+    """Makes the schema known to Hydra, under the name that `config.yaml` lists first."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def checked(config: DictConfig) -> Config:
+    """The composed config as typed dataclasses (`experiment` stays a DictConfig).
+
+    Raises:
+        UserError: a mandatory option is missing, or a value lies outside what could ever work.
+    """
+    known = [section.name for section in fields(Config)]
+    for group in config:
+        if group not in known:
+            raise UserError(f"{group}: no such group{closest(str(group), known)} (there are {', '.join(known)})")
+        missing = OmegaConf.missing_keys(config[group])
+        for key in missing:
+            example = "=ORGANISATION/MODEL or a local folder" if (group, key) == ("model", "name") else ""
+            raise UserError(f"{group}.{key} is missing: give {group}.{key}{example}")
+    whole: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    whole.experiment = config.experiment
+    for option, value, least in (
+        ("dataset.tokens", whole.dataset.tokens, 1),
+        ("dataset.sequence_length", whole.dataset.sequence_length, 2),
+        ("device.batch_size", whole.device.batch_size, 1),
+        ("device.threads", whole.device.threads, 1),
+        ("run.seed", whole.run.seed, 0),
+    ):
+        if value is not None and value < least:
+            raise UserError(f"{option}={value}: give a whole number of {least} or more")
+    if whole.dataset.source is Source.files:
+        # `path: ???` in the yaml cannot tell: a schema's default wins over it
+        if not whole.dataset.path:
+            raise UserError("dataset.path is missing: give dataset.path=FILE_OR_FOLDER (.txt, .jsonl or .parquet)")
+        if not Path(whole.dataset.path).expanduser().exists():
+            raise UserError(f"dataset.path={whole.dataset.path}: no such file or folder; give .txt, .jsonl or .parquet")
+    return whole
+
+
+def typed_options(experiment: DictConfig) -> tuple[Any, type]:
+    """The experiment's options as its own dataclass, and its class: `plugin` is the dotted name of a class.
+
+    Raises:
+        UserError: no such class, or an option of a wrong type.
+    """
+    dotted = experiment.get("plugin")
+    try:
+        module, name = str(dotted).rsplit(".", 1)
+        plugin = getattr(import_module(module), name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"experiment.plugin={dotted}: no such class ({one_line(error)})") from error
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plugin.Options), experiment)), plugin
+    except OmegaConfBaseException as error:
+        raise UserError(f"experiment.{error.full_key}: {one_line(error)}") from error
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for a mistake that Hydra or the file system found while composing a run, or None for a bug."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice}: no such choice{closest(choice, error.options)} (choices: {', '.join(error.options)})"
+    if isinstance(cause, OmegaConfBaseException):
+        return _explain_override(cause)
+    if isinstance(error, HydraException):
+        return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if isinstance(error, OSError):
+        return (
+            f"hydra.run.dir: the run folder cannot be made ({error}); give hydra.run.dir=FOLDER or run.outputs=FOLDER"
+        )
+    return None
+
+
+def _explain_override(error: OmegaConfBaseException) -> str:
+    option = error.full_key or str(error.key)
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        siblings = [str(key) for key in error.parent_node] if error.parent_node is not None else []
+        prefix = option.rpartition(".")[0]
+        named = [f"{prefix}.{key}" if prefix else key for key in siblings]
+        return f"{option}: no such option{closest(option, named)} (there are {', '.join(named)})"
+    return f"{option}: {one_line(error)}"

@@ -1,0 +1,202 @@
+"""From a name to a language model with its tokenizer, on a device, in a number format, ready to be measured.
+
+Weights come from safetensors files only, and no code of a repository is ever run. Knows nothing of text or experiments.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from neurexp import hub
+from neurexp.errors import UserError, one_line
+from neurexp.models.sites import Family, family_of
+
+log = logging.getLogger(__name__)
+
+MINI = Path(__file__).resolve().parent.parent / "mini"
+CONFIG_FILES, WEIGHT_FILES = ["config.json"], ["*.safetensors", "*.safetensors.index.json"]
+TOKENIZER_FILES = [
+    "tokenizer*.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model in evaluation mode, its tokenizer, and where both came from."""
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    revision: str  # the commit on the Hub; for a local folder its path
+    weights: str  # "pretrained" or "random"
+
+    @property
+    def family(self) -> Family:
+        """Where this architecture keeps its neurons, and whether it expects a BOS."""
+        return family_of(self.network.config.model_type)
+
+    @property
+    def layers(self) -> int:
+        """The number of blocks."""
+        return self.network.config.num_hidden_layers
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.network.device
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N` → the device.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device={name}: no such device; give auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name}: not supported; give auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name}: PyTorch {torch.__version__} sees no such GPU here; give device=cpu or auto")
+    return device
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder or a Hub repository at a commit, as `from_pretrained` takes it."""
+
+    path: str
+    revision: str | None
+
+    @property
+    def identity(self) -> str:
+        return self.revision or self.path
+
+
+def _locate(name: str, revision: str, option: str, files: list[str]) -> _Place:
+    """Finds `name` without loading anything: the embedded model, a local folder, or a repository on the Hub."""
+    if name == "mini":
+        return _Place(str(MINI), None)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _Place(str(folder.resolve()), None)
+    if folder.exists():
+        raise UserError(f"{option}={name}: is a file; give the folder that holds it, or a Hub id")
+    if not hub.is_repository_id(name):
+        raise UserError(
+            f"{option}={name}: no such folder, nor is it a Hub id (ORGANISATION/MODEL); model=mini is offline"
+        )
+    commit = hub.resolve(name, revision, "model", option, tuple(files), offline="model=mini dataset=pydoc")
+    return _Place(name, commit)
+
+
+def check_reachable(name: str, revision: str, tokenizer: str | None, weights: str, named_architecture: bool) -> None:
+    """Asks for nothing but whether what `load_model` will need is there. Raises UserError where it is not."""
+    if weights != "random" or not named_architecture:
+        _locate(name, revision, "model.name", CONFIG_FILES + WEIGHT_FILES)
+    elif tokenizer is None:
+        _locate(name, revision, "model.tokenizer", TOKENIZER_FILES)
+    if tokenizer is not None:
+        _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
+
+
+def load_model(
+    name: str = "mini",
+    *,
+    revision: str = "main",
+    tokenizer: str | None = None,
+    weights: str = "pretrained",
+    architecture: dict[str, Any] | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    seed: int = 0,
+) -> LanguageModel:
+    """Loads a causal language model for measuring: evaluation mode, no gradients.
+
+    Args:
+        name: `mini` (ships with neurexp), a local folder, or a Hub id.
+        revision: branch, tag or commit on the Hub; the commit it stands for is in the result.
+        tokenizer: another tokenizer than the model's: `mini`, a folder, or a Hub id.
+        weights: `pretrained`, or `random`: the same architecture, freshly initialised from `seed`.
+        architecture: `model_type` and dimensions; with `weights="random"` nothing of the model is then downloaded.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: `float32`, `bfloat16` or `float16`.
+        seed: of random weights.
+
+    Raises:
+        UserError: not there, not reachable, gated, of an unknown family, or damaged.
+    """
+    target = choose_device(device)
+    number_format = getattr(torch, dtype)
+    transformers_logging.disable_progress_bar()
+    random, own_tokenizer = weights == "random", tokenizer is None
+    if random and architecture:
+        fields = dict(architecture)
+        place = _Place(name, f"random weights, seed {seed}")
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    else:
+        place = _locate(name, revision, "model.name", CONFIG_FILES + ([] if random else WEIGHT_FILES))
+        config = _guarded(name, lambda: AutoConfig.from_pretrained(place.path, revision=place.revision))
+    family_of(config.model_type)
+
+    if random:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(number_format)
+    else:
+        network = _load_weights(name, place, number_format)
+    spoken = tokenizer or name
+    where = _locate(spoken, revision if own_tokenizer else "main", "model.tokenizer", TOKENIZER_FILES)
+    encoder = _guarded(spoken, lambda: AutoTokenizer.from_pretrained(where.path, revision=where.revision), "tokenizer")
+    if len(encoder) > network.config.vocab_size:
+        raise UserError(
+            f"model.tokenizer={spoken}: it has {len(encoder)} tokens, but {name} knows {network.config.vocab_size}"
+        )
+    network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
+    return LanguageModel(network, encoder, name, place.identity, weights)
+
+
+def _load_weights(name: str, place: _Place, dtype: torch.dtype) -> PreTrainedModel:
+    folder = Path(place.path)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise UserError(f"model.name={name}: no .safetensors file in {folder}; neurexp loads no other weight format")
+    network, report = _guarded(
+        name,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            place.path, revision=place.revision, dtype=dtype, use_safetensors=True, output_loading_info=True
+        ),
+    )
+    if report["missing_keys"]:
+        # transformers would fill them with random numbers and go on
+        absent = sorted(report["missing_keys"])
+        raise UserError(f"model.name={name}: its weight files lack {len(absent)} tensors, {absent[0]} the first")
+    return network
+
+
+def _guarded(name: str, load: Callable[[], Any], what: str = "name") -> Any:
+    """Runs one of transformers' loaders; what it raises for a damaged or incomplete folder becomes one line."""
+    try:
+        return load()
+    except SafetensorError as error:
+        raise UserError(f"model.{what}={name}: a weight file is damaged ({one_line(error)}); fetch it again") from error
+    except (OSError, ValueError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+        remote = not Path(name).is_dir() and name != "mini"
+        place = "from the Hub" if remote else "from this folder"
+        raise UserError(f"model.{what}={name}: cannot be loaded {place} ({one_line(error)})") from error

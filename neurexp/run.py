@@ -1,0 +1,267 @@
+"""The driver: config → model → text → one pass → analysis → figures → tracking. The only place that sees all rooms.
+
+What torch, transformers, datasets and mlflow bring is imported when a run starts: `--help`, `--cfg` and tab completion
+answer before that.
+"""
+
+import logging
+import os
+import shutil
+import sys
+import traceback
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from neurexp.config import CONFIG_FOLDER, Config, Source, checked, explain, register_schema, typed_options
+from neurexp.errors import UserError, one_line
+
+log = logging.getLogger(__name__)
+register_schema()
+
+
+def run(config: DictConfig, folder: Path) -> None:
+    """One run, from the composed config to the files in `folder` and in MLflow.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    settings = checked(config)
+    if (folder / "summary.json").exists():
+        raise UserError(f"hydra.run.dir={folder}: holds a finished run; choose another folder")
+    options, plugin = typed_options(settings.experiment)
+
+    from neurexp import provenance, tracking
+    from neurexp.engine.passes import measure_pilot, run_pass
+    from neurexp.experiments.base import Setting
+    from neurexp.models.load import load_model
+    from neurexp.models.sites import find_sites, parse_layers
+    from neurexp.text import sources
+
+    clock = tracking.Stopwatch()
+    _preflight(settings)
+    outputs = Path(settings.run.outputs).expanduser().resolve()
+    name = f"{settings.model.name.rsplit('/')[-1]} on {_dataset_name(settings)}"
+    tracker = tracking.start(settings.tracking, outputs, options.name, name, _flat(config))
+    try:
+        with clock("load_model"):
+            model = load_model(**_model_arguments(settings))
+            _check_length(settings, model)
+            layers = parse_layers(options.layer, model.layers)
+            sites = find_sites(model.network, options.site, layers)
+            log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
+        experiment = plugin(options, Setting(settings.model.name, _dataset_name(settings)))
+
+        with clock("prepare_text"):
+            tokens = experiment.inputs(model, settings.dataset)
+            log.info("Text: %d tokens in %d sequences, %d documents", tokens.count, len(tokens.valid), tokens.documents)
+
+        with clock("capture"):
+            pilot = cache(lambda: measure_pilot(model.network, sites, tokens.input_ids, tokens.valid))
+            reducers = experiment.reducers(model, tokens, layers, pilot)
+            run_pass(
+                model.network,
+                sites,
+                tokens.input_ids,
+                tokens.valid,
+                reducers,
+                experiment.covariates,
+                settings.device.batch_size,
+                progress=True,
+            )
+
+        with clock("analyse"):
+            report = experiment.analyse()
+            tracking.write_report(folder, report)
+            if tokens.count <= 1_000_000:
+                arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
+                tracking.write_tensors(folder / "tokens.safetensors", arrays)
+
+        with clock("figures"):
+            tracking.write_figures(folder, report)
+
+        dataset = sources.identity(settings.dataset)
+        facts = provenance.of_process() | {
+            "model_revision": model.revision,
+            "model_weights": model.weights,
+            "tokenizer_hash": provenance.hash_of_tokenizer(model.tokenizer),
+            "dataset": dataset,
+            "token_hash": tokens.hash,
+            "seed": settings.run.seed,
+            "threads": _threads(settings),
+            "batch_size": settings.device.batch_size,
+        }
+        with clock("track"):
+            tags = {
+                "experiment": options.name,
+                "model": model.name,
+                "model_revision": model.revision,
+                "dataset": _dataset_name(settings),
+                "token_hash": tokens.hash,
+                "device": str(model.device),
+                "git_commit": facts["git_commit"],
+                "git_dirty": facts["git_dirty"],
+                "run_folder": folder,
+            }
+            source = str(dataset.get("path") or dataset.get("name") or dataset["source"])
+            entity = {"name": _dataset_name(settings), "digest": tokens.hash[:16], "source_type": dataset["source"]}
+            tracker.log(report, tags, entity | {"source": source})
+            tracker.log_folder(folder)
+        summary = {
+            "experiment": options.name,
+            "model": model.name,
+            "device": str(model.device),
+            "dtype": str(model.network.dtype).removeprefix("torch."),
+            "metrics": report.metrics,
+            "findings": report.findings,
+            "provenance": facts,
+            "mlflow_run_id": tracker.run_id,
+            "timings": clock.seconds(),
+        }
+        tracking.write_json(folder / "summary.json", summary)
+        tracker.log_folder(folder / "summary.json")
+        tracker.finish("FINISHED")
+    except KeyboardInterrupt:
+        tracker.finish("KILLED", "interrupted")
+        raise
+    except BaseException as error:
+        tracker.finish("FAILED", f"{type(error).__name__}: {error}")
+        raise
+    _tell(report.findings, folder, sorted(report.figures), tracker, clock.seconds())
+
+
+def _preflight(settings: Config) -> None:
+    """Everything that can be refused before anything is loaded, made or written."""
+    import torch
+
+    from neurexp.models.load import check_reachable, choose_device
+    from neurexp.text import sources
+
+    choose_device(settings.device.name)
+    torch.set_num_threads(_threads(settings))
+    model = settings.model
+    check_reachable(model.name, model.revision, model.tokenizer, model.weights.value, model.architecture is not None)
+    sources.check_reachable(settings.dataset)
+
+
+@cache
+def _default_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _threads(settings: Config) -> int:
+    """Asked for, or PyTorch's own choice at start: a job of a sweep must not inherit another's."""
+    return settings.device.threads or _default_threads()
+
+
+def _model_arguments(settings: Config) -> dict[str, Any]:
+    model = settings.model
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "tokenizer": model.tokenizer,
+        "weights": model.weights.value,
+        "architecture": model.architecture,
+        "device": settings.device.name,
+        "dtype": settings.device.dtype.value,
+        "seed": settings.run.seed,
+    }
+
+
+def _check_length(settings: Config, model) -> None:
+    positions = getattr(model.network.config, "max_position_embeddings", None)
+    if positions is not None and settings.dataset.sequence_length > positions:
+        raise UserError(
+            f"dataset.sequence_length={settings.dataset.sequence_length}: {model.name} has {positions} positions; "
+            f"give {positions} or fewer"
+        )
+
+
+def _dataset_name(settings: Config) -> str:
+    dataset = settings.dataset
+    if dataset.source is Source.files:
+        return Path(dataset.path or "").name
+    return dataset.source.value if dataset.source is Source.pydoc else str(dataset.name).rsplit("/")[-1]
+
+
+def _flat(config: DictConfig) -> dict[str, str]:
+    """The resolved config as dotted names, for MLflow's parameters."""
+
+    def walk(prefix: str, value: Any):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        elif value is not None:
+            yield prefix, str(getattr(value, "value", value))
+
+    return dict(walk("", OmegaConf.to_container(config, resolve=True)))
+
+
+def _tell(findings: list[str], folder: Path, figures: list[str], tracker, seconds: dict[str, float]) -> None:
+    log.info("")
+    for line in findings:
+        log.info("  • %s", line)
+    log.info("")
+    near = os.path.relpath(folder)
+    log.info("Run folder: %s", near if not near.startswith("..") else folder)
+    log.info("Figures:    %s", ", ".join(f"figures/{name}.png" for name in figures))
+    if tracker.run_id:
+        log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
+    log.info("Seconds:    %s", ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()))
+
+
+_failures: list[str] = []
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")
+def _job(config: DictConfig) -> None:
+    """One Hydra job. A failure is told and remembered: the other jobs of a sweep go on, the exit code says so."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        run(config, folder)
+    except Exception as error:
+        if _wants_traceback():
+            raise
+        message = str(error)
+        if not isinstance(error, UserError):
+            (folder / "traceback.txt").write_text(traceback.format_exc(), "utf-8")
+            message = f"unexpected {type(error).__name__}: {one_line(error)} (see {folder / 'traceback.txt'})"
+        print(f"error: {message}", file=sys.stderr)
+        _failures.append(message)
+        _discard_if_empty(folder)
+
+
+def _discard_if_empty(folder: Path) -> None:
+    """Takes away a run folder in which nothing is but what Hydra put there."""
+    if all(entry.name in (".hydra", "neurexp.log") for entry in folder.iterdir()):
+        shutil.rmtree(folder)
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get("NEUREXP_TRACEBACK") == "1"
+
+
+def main() -> None:
+    """The command line: `python -m neurexp` and the console script `neurexp`."""
+    # Hydra hands its errors over only in this mode; what the user asked for is kept beside it
+    os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        _job()
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        message = explain(error)
+        if message is None or _wants_traceback():
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
+    if _failures:
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Statistics room: arrays in, arrays out. Knows no model and no text."""

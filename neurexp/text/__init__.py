@@ -1,0 +1,1 @@
+"""Text room: a config in, packed token sequences out."""

@@ -1,0 +1,145 @@
+"""Where text comes from: a dataset config → whole documents, in order. Knows nothing of tokens or models.
+
+A document is a file, or a row of a .jsonl, .parquet or Hub dataset. Files are read through `datasets`.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from neurexp import hub
+from neurexp.config import DatasetConfig, Source
+from neurexp.errors import UserError, closest, one_line
+
+log = logging.getLogger(__name__)
+
+BUILDERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+OFFLINE = "dataset=pydoc, or dataset=text dataset.path=FILE_OR_FOLDER"
+
+
+def documents(config: DatasetConfig) -> Iterator[str]:
+    """Yields every document's text, newlines kept, empty documents left out.
+
+    Raises:
+        UserError: the source is not there, not reachable, empty, not UTF-8 text, or lacks its text column.
+    """
+    read = {Source.pydoc: _pydoc, Source.files: _files, Source.hub: _from_hub}[config.source]
+    found = False
+    for text in read(config):
+        if text and not text.isspace():
+            found = True
+            yield text
+    if not found:
+        raise UserError(f"dataset.{_option(config)}: there is no text in it")
+
+
+def identity(config: DatasetConfig) -> dict[str, Any]:
+    """What names the dataset in a run's provenance; `resolved` is its commit, or what stands for it offline."""
+    if config.source is Source.pydoc:
+        return {"source": "pydoc", "resolved": f"CPython {sys.version.split()[0]}"}
+    if config.source is Source.files:
+        files = _listed(config)
+        size = sum(file.stat().st_size for file in files)
+        path = str(Path(config.path or "").expanduser().resolve())
+        return {"source": "files", "path": path, "resolved": f"{len(files)} files, {size} bytes"}
+    return {
+        "source": "hub",
+        "name": config.name,
+        "subset": config.subset,
+        "split": config.split,
+        "resolved": check_reachable(config),
+    }
+
+
+def check_reachable(config: DatasetConfig) -> str | None:
+    """The commit of a dataset on the Hub (None for the other sources). Raises UserError where it is not to be had."""
+    if config.source is not Source.hub:
+        if config.source is Source.files:
+            _listed(config)
+        return None
+    if not config.name:
+        raise UserError("dataset.name is missing: give dataset.name=ORGANISATION/DATASET")
+    return hub.resolve(config.name, config.revision, "dataset", "dataset.name", None, offline=OFFLINE)
+
+
+def _option(config: DatasetConfig) -> str:
+    return f"path={config.path}" if config.source is Source.files else f"name={config.name or config.source.value}"
+
+
+def _pydoc(config: DatasetConfig) -> Iterator[str]:
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        yield topics[name]
+
+
+def _listed(config: DatasetConfig) -> list[Path]:
+    path = Path(config.path or "").expanduser()
+    known = ", ".join(BUILDERS)
+    if path.is_file():
+        if path.suffix not in BUILDERS:
+            raise UserError(
+                f"dataset.path={config.path}: {path.suffix or 'no'} ending; give a {known} file, or a folder"
+            )
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"dataset.path={config.path}: no such file or folder")
+    files = sorted(file for file in path.rglob("*") if file.suffix in BUILDERS and file.is_file())
+    if not files:
+        raise UserError(f"dataset.path={config.path}: the folder holds no {known} file")
+    return files
+
+
+def _files(config: DatasetConfig) -> Iterator[str]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    for suffix, group in groupby(_listed(config), key=lambda file: file.suffix):
+        files = [str(file) for file in group]
+        whole: dict[str, Any] = {"sample_by": "document"} if suffix == ".txt" else {}
+        try:
+            rows = load_dataset(BUILDERS[suffix], data_files=files, split="train", streaming=True, **whole)
+            column = "text" if suffix == ".txt" else config.text_column
+            for text in _column(rows, column, config):
+                if "\0" in text:
+                    raise UserError(f"dataset.path={config.path}: a file of it is binary, not text")
+                yield text
+        except UnicodeDecodeError as error:
+            raise UserError(f"dataset.path={config.path}: not UTF-8 text ({one_line(error)})") from error
+        except (DatasetGenerationError, ValueError, OSError) as error:
+            raise UserError(f"dataset.path={config.path}: cannot be read ({one_line(error)})") from error
+
+
+def _from_hub(config: DatasetConfig) -> Iterator[str]:
+    from datasets import load_dataset
+
+    commit = check_reachable(config)
+    log.info(
+        "Streaming %s%s (commit %s): read as far as needed, nothing of it is stored",
+        config.name,
+        f", {config.subset}" if config.subset else "",
+        (commit or "cached")[:12],
+    )
+    try:
+        rows = load_dataset(str(config.name), config.subset, split=config.split, revision=commit, streaming=True)
+    except ValueError as error:  # unknown subset or split
+        raise UserError(f"dataset.name={config.name}: {one_line(error)}") from error
+    yield from _column(rows, config.text_column, config)
+
+
+def _column(rows: Any, column: str, config: DatasetConfig) -> Iterator[str]:
+    """One column of a streamed dataset. The iterator is closed with ours: left open, it makes noise at exit."""
+    stream = iter(rows)
+    try:
+        for row in stream:
+            if column not in row:
+                there = ", ".join(row)
+                raise UserError(
+                    f"dataset.text_column={column}: {_option(config)} has the columns {there}{closest(column, row)}"
+                )
+            yield row[column] or ""
+    finally:
+        stream.close()

@@ -1,0 +1,116 @@
+"""From documents to token sequences `[sequences, length]`, packed to exactly the number of tokens that was asked for.
+
+Documents are joined by the tokenizer's end-of-text token, which counts as a token and is special. A last partial
+sequence is padded on the right; validity is by position, never by token id. Knows nothing of models.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from neurexp.errors import UserError
+
+UNDEFINED = -1  # the length of a special token
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token sequences as they are run."""
+
+    input_ids: np.ndarray  # [sequences, length] int32
+    valid: np.ndarray  # [sequences, length] bool: False where a sequence is padded
+    documents: int  # begun, the last one usually cut
+
+    @property
+    def count(self) -> int:
+        """The number of valid tokens."""
+        return int(self.valid.sum())
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over shape, ids and validity: equal for equal inputs to the model."""
+        digest = hashlib.sha256(repr(self.input_ids.shape).encode())
+        digest.update(np.ascontiguousarray(self.input_ids, dtype="<i4").tobytes())
+        digest.update(np.packbits(self.valid).tobytes())
+        return digest.hexdigest()
+
+
+def pack(
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: int,
+    sequence_length: int,
+    begin_with_bos: bool = False,
+) -> Tokens:
+    """Tokenises documents until there are exactly `tokens`, and cuts the stream into sequences.
+
+    Args:
+        documents: read only as far as needed.
+        tokenizer: adds nothing of its own; a special token's spelling inside a text is text.
+        tokens: of the result, special ones included.
+        sequence_length: of each sequence but a last partial one.
+        begin_with_bos: every sequence begins with the tokenizer's BOS, for families that were trained so.
+
+    Raises:
+        UserError: the documents end before, or the tokenizer lacks a token that is needed.
+    """
+    end = _needed(tokenizer.eos_token_id, "end-of-text")
+    rows = -(-tokens // sequence_length)
+    bos = [_needed(tokenizer.bos_token_id, "beginning-of-text")] if begin_with_bos else []
+    needed = tokens - rows * len(bos)
+    stream = np.empty(needed, dtype=np.int32)
+    filled = begun = 0
+    for text in documents:
+        if begun:  # the end of text joins documents, so it comes before every one but the first
+            stream[filled] = end
+            filled += 1
+        begun += 1
+        if filled < needed:
+            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+            ids = ids[: needed - filled]
+            stream[filled : filled + len(ids)] = ids
+            filled += len(ids)
+        if filled == needed:
+            break
+    if filled < needed:
+        raise UserError(
+            f"dataset.tokens={tokens}: the text has only {filled + rows * len(bos)} tokens ({begun} documents); "
+            "give fewer, or more text"
+        )
+    input_ids = np.full((rows, sequence_length), end, dtype=np.int32)
+    valid = np.arange(rows * sequence_length).reshape(rows, sequence_length) < tokens
+    body = valid.copy()
+    if bos:
+        input_ids[:, 0] = bos[0]
+        body[:, 0] = False
+    input_ids[body] = stream
+    return Tokens(input_ids, valid, begun)
+
+
+def _needed(token_id: Any, what: str) -> int:
+    if token_id is None:
+        raise UserError(f"model.tokenizer: it has no {what} token, which packing needs; give another tokenizer")
+    return token_id
+
+
+def token_lengths(tokenizer: PreTrainedTokenizerBase, strip_space: bool = False) -> np.ndarray:
+    """The length in characters of every token of the vocabulary, `[vocabulary]` int32.
+
+    It is that of `tokenizer.decode([id])`: a leading space counts unless `strip_space`; bytes that are no whole
+    character decode to U+FFFD, which counts 1. Special tokens have none: `UNDEFINED`. SentencePiece tokenizers drop a
+    token's leading space in decoding it alone; it counts here all the same.
+    """
+    ids = range(len(tokenizer))
+    texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
+    pieces = tokenizer.convert_ids_to_tokens(list(ids))
+    texts = [
+        " " + text if piece and piece.startswith("\u2581") and not text.startswith(" ") else text
+        for text, piece in zip(texts, pieces, strict=True)
+    ]
+    lengths = np.array([len(text.removeprefix(" ") if strip_space else text) for text in texts], dtype=np.int32)
+    lengths[tokenizer.all_special_ids] = UNDEFINED
+    return lengths

@@ -1,0 +1,198 @@
+"""A report → the run folder, and the same into MLflow. Knows no experiment.
+
+Every file appears whole or not at all, `summary.json` last: a folder without it is no result. MLflow is spoken to
+through a client of its own, so that nothing global is left behind between the jobs of a sweep.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurexp.config import Backend, TrackingConfig
+from neurexp.errors import UserError, one_line
+from neurexp.report import Report, Table
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which takes its place when the block ends well and is gone when not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Tables, tensors and the data dictionary into `folder`."""
+    report.check()
+    for name, table in (("layers", report.layers), ("neurons", report.neurons)):
+        write_table(folder / f"{name}.parquet", table)
+    for name, tensors in report.tensors.items():
+        write_tensors(folder / f"{name}.safetensors", tensors)
+    with whole_file(folder / "columns.md") as path:
+        rows = "".join(f"| `{name}` | {definition} |\n" for name, definition in report.columns.items())
+        path.write_text(f"# Columns and metrics\n\n| name | definition |\n| --- | --- |\n{rows}", "utf-8")
+
+
+def write_figures(folder: Path, report: Report) -> None:
+    """Draws every figure into `folder/figures`."""
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, draw in report.figures.items():
+        with whole_file(folder / "figures" / f"{name}.png") as path:
+            draw().savefig(path, format="png")
+
+
+def write_table(path: Path, table: Table) -> None:
+    """A table as parquet."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with whole_file(path) as temporary:
+        parquet.write_table(pa.table({name: pa.array(values) for name, values in table.items()}), temporary)
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Arrays as safetensors."""
+    from safetensors.numpy import save_file
+
+    with whole_file(path) as temporary:
+        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON for people: indented, text as it is; NaN is refused."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+class Tracker:
+    """Tracking that is off: the run folder is all there is. Also the interface of tracking that is on."""
+
+    run_id: str | None = None
+    where = ""
+
+    def log(self, report: Report, tags: dict[str, Any], dataset: dict[str, str]) -> None:
+        """Metrics, tags and the dataset's identity of a finished run."""
+
+    def log_folder(self, folder: Path) -> None:
+        """The run folder's files as artifacts."""
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Ends the run as FINISHED, FAILED or KILLED."""
+
+
+class MlflowTracker(Tracker):
+    """One MLflow run, RUNNING from the moment it is made."""
+
+    def __init__(self, uri: str, artifacts: Path | None, experiment: str, run_name: str, parameters: dict[str, str]):
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        self._client = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            location = None if artifacts is None else artifacts.as_uri()
+            identifier = self._client.create_experiment(experiment, artifact_location=location)
+        else:
+            identifier = found.experiment_id
+        self.run_id: str = self._client.create_run(identifier, run_name=run_name).info.run_id
+        self.where = f"mlflow ui --host 127.0.0.1 --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+        values = (Param(name, value[:6000]) for name, value in parameters.items())
+        for chunk in _chunks(values, 100):
+            self._client.log_batch(self.run_id, params=chunk)
+
+    def log(self, report: Report, tags: dict[str, Any], dataset: dict[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, Metric, RunTag
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, 0) for name, value in report.metrics.items()]
+        for name, values in report.layers.items():
+            if name != "layer":  # one key per column; the layer is the step
+                steps = zip(report.layers["layer"], values, strict=True)
+                metrics += [Metric(name, float(value), now, int(layer)) for layer, value in steps if np.isfinite(value)]
+        for chunk in _chunks(metrics, 1000):
+            self._client.log_batch(self.run_id, metrics=chunk)
+        self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        entity = Dataset(dataset["name"], dataset["digest"], dataset["source_type"], dataset["source"])
+        self._client.log_inputs(self.run_id, [DatasetInput(entity, [])])
+
+    def log_folder(self, folder: Path) -> None:
+        self._client.log_artifacts(self.run_id, str(folder))
+
+    def finish(self, status: str, reason: str = "") -> None:
+        if reason:
+            self._client.set_tag(self.run_id, "reason", reason[:5000])
+        self._client.set_terminated(self.run_id, status)
+
+
+def start(config: TrackingConfig, outputs: Path, experiment: str, run_name: str, parameters: dict[str, str]) -> Tracker:
+    """Opens the tracker that the config asks for.
+
+    Args:
+        config: the tracking group.
+        outputs: where the SQLite store and its artifacts go unless `tracking.uri` names another place.
+        experiment, run_name: how MLflow lists the run.
+        parameters: the resolved config, flat.
+
+    Raises:
+        UserError: the store cannot be opened or the server does not answer.
+    """
+    if config.backend is Backend.off:
+        return Tracker()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # Its own notices (new database, new experiment) would bury ours
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        if config.uri is not None:
+            return MlflowTracker(config.uri, None, experiment, run_name, parameters)
+        outputs.mkdir(parents=True, exist_ok=True)
+        from filelock import FileLock
+
+        # Eight processes that make one fresh SQLite store at once break its migration: one at a time
+        with FileLock(outputs / ".mlflow.lock"):
+            uri = f"sqlite:///{outputs / 'mlflow.db'}"
+            return MlflowTracker(uri, outputs / "mlartifacts" / experiment, experiment, run_name, parameters)
+    except Exception as error:
+        option = f"run.outputs={outputs}" if config.uri is None else f"tracking.uri={config.uri}"
+        raise UserError(f"{option}: MLflow cannot be opened there ({one_line(error)}); tracking=off works") from error
+
+
+def _chunks(items: Iterable, size: int) -> Iterator[list]:
+    iterator: Iterator = iter(items)
+    return iter(lambda: list(islice(iterator, size)), [])
+
+
+class Stopwatch:
+    """Seconds by stage: `with clock("capture"): …`; `total` counts from its making."""
+
+    def __init__(self) -> None:
+        self._start, self.stages = time.perf_counter(), dict[str, float]()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Adds the block's duration to `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        """Every stage so far, and `total`, to the millisecond."""
+        return {name: round(value, 3) for name, value in self.stages.items()} | {
+            "total": round(time.perf_counter() - self._start, 3)
+        }
