@@ -17,7 +17,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from neurexp.config import CONFIG_FOLDER, Config, Source, checked, explain, register_schema, typed_options
+from neurexp.config import CONFIG_FOLDER, Config, Source, Weights, checked, explain, register_schema, typed_options
 from neurexp.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ def run(config: DictConfig, folder: Path) -> None:
     clock = tracking.Stopwatch()
     _preflight(settings)
     outputs = Path(settings.run.outputs).expanduser().resolve()
-    name = f"{settings.model.name.rsplit('/')[-1]} on {_dataset_name(settings)}"
-    tracker = tracking.start(settings.tracking, outputs, options.name, name, _flat(config))
+    setting = Setting(_model_name(settings), _dataset_name(settings))
+    tracker = tracking.start(settings.tracking, outputs, options.name, str(setting), _flat(config))
     try:
         with clock("load_model"):
             model = load_model(**_model_arguments(settings))
@@ -54,7 +54,7 @@ def run(config: DictConfig, folder: Path) -> None:
             layers = parse_layers(options.layer, model.layers)
             sites = find_sites(model.network, options.site, layers)
             log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
-        experiment = plugin(options, Setting(settings.model.name, _dataset_name(settings)))
+        experiment = plugin(options, setting)
 
         with clock("prepare_text"):
             tokens = experiment.inputs(model, settings.dataset)
@@ -100,7 +100,7 @@ def run(config: DictConfig, folder: Path) -> None:
                 "experiment": options.name,
                 "model": model.name,
                 "model_revision": model.revision,
-                "dataset": _dataset_name(settings),
+                "dataset": setting.dataset,
                 "token_hash": tokens.hash,
                 "device": str(model.device),
                 "git_commit": facts["git_commit"],
@@ -108,7 +108,7 @@ def run(config: DictConfig, folder: Path) -> None:
                 "run_folder": folder,
             }
             source = str(dataset.get("path") or dataset.get("name") or dataset["source"])
-            entity = {"name": _dataset_name(settings), "digest": tokens.hash[:16], "source_type": dataset["source"]}
+            entity = {"name": setting.dataset, "digest": tokens.hash[:16], "source_type": dataset["source"]}
             tracker.log(report, tags, entity | {"source": source})
             tracker.log_folder(folder)
         summary = {
@@ -181,6 +181,11 @@ def _check_length(settings: Config, model) -> None:
             f"dataset.sequence_length={settings.dataset.sequence_length}: {model.name} has {positions} positions; "
             f"give {positions} or fewer"
         )
+
+
+def _model_name(settings: Config) -> str:
+    name = settings.model.name.rsplit("/")[-1]
+    return f"{name} with random weights" if settings.model.weights is Weights.random else name
 
 
 def _dataset_name(settings: Config) -> str:

@@ -35,6 +35,9 @@ class Setting:
     model: str
     dataset: str
 
+    def __str__(self) -> str:
+        return f"{self.model} on {self.dataset}"
+
 
 class Experiment(ABC):
     """Base of all experiments. The driver calls `inputs`, `reducers`, `covariates` (per batch), then `analyse`."""

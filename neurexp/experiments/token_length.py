@@ -184,7 +184,7 @@ class TokenLength(base.Experiment):
                 [f"{self.options.site}_{layer}" for layer in self.layers],
                 [f"d = {value:+.2f}\noverlap {share:.0%}" for value, share in zip(difference, shared, strict=True)],
                 finding,
-                f"{self.setting.model} on {self.setting.dataset}, {int(self.lengths.sum()):,} tokens; all neurons of a "
+                f"{self.setting}, {int(self.lengths.sum()):,} tokens; all neurons of a "
                 "layer together; d: longer minus shorter, overlap: of the same two",
                 f"activation at {self.options.site} (model's own units)",
             )

@@ -107,14 +107,23 @@ def _locate(name: str, revision: str, option: str, files: list[str]) -> _Place:
     return _Place(name, commit)
 
 
-def check_reachable(name: str, revision: str, tokenizer: str | None, weights: str, named_architecture: bool) -> None:
-    """Asks for nothing but whether what `load_model` will need is there. Raises UserError where it is not."""
-    if weights != "random" or not named_architecture:
-        _locate(name, revision, "model.name", CONFIG_FILES + WEIGHT_FILES)
-    elif tokenizer is None:
-        _locate(name, revision, "model.tokenizer", TOKENIZER_FILES)
+def check_reachable(name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool) -> None:
+    """Asks only whether what `load_model` will need is there. Raises UserError where it is not."""
+    _locate_parts(name, revision, tokenizer, weights, has_architecture)
+
+
+def _locate_parts(
+    name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool
+) -> tuple[_Place | None, _Place]:
+    """Where the config and weights lie (None: built from the named architecture), and where the tokenizer lies."""
+    files = TOKENIZER_FILES if tokenizer is None else []
+    place = None
+    if weights != "random" or not has_architecture:
+        files = CONFIG_FILES + (WEIGHT_FILES if weights != "random" else []) + files
+        place = _locate(name, revision, "model.name", files)
     if tokenizer is not None:
-        _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
+        return place, _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
+    return place, place or _locate(name, revision, "model.tokenizer", files)
 
 
 def load_model(
@@ -146,31 +155,33 @@ def load_model(
     target = choose_device(device)
     number_format = getattr(torch, dtype)
     transformers_logging.disable_progress_bar()
-    random, own_tokenizer = weights == "random", tokenizer is None
-    if random and architecture:
-        fields = dict(architecture)
-        place = _Place(name, f"random weights, seed {seed}")
+    place, speech = _locate_parts(name, revision, tokenizer, weights, architecture is not None)
+    if place is None:
+        fields = dict(architecture or {})
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     else:
-        place = _locate(name, revision, "model.name", CONFIG_FILES + ([] if random else WEIGHT_FILES))
         config = _guarded(name, lambda: AutoConfig.from_pretrained(place.path, revision=place.revision))
     family_of(config.model_type)
 
-    if random:
+    if weights == "random":
+        identity = f"random weights of seed {seed}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(number_format)
     else:
+        assert place is not None
+        identity = place.identity
         network = _load_weights(name, place, number_format)
     spoken = tokenizer or name
-    where = _locate(spoken, revision if own_tokenizer else "main", "model.tokenizer", TOKENIZER_FILES)
-    encoder = _guarded(spoken, lambda: AutoTokenizer.from_pretrained(where.path, revision=where.revision), "tokenizer")
+    encoder = _guarded(
+        spoken, lambda: AutoTokenizer.from_pretrained(speech.path, revision=speech.revision), "tokenizer"
+    )
     if len(encoder) > network.config.vocab_size:
         raise UserError(
             f"model.tokenizer={spoken}: it has {len(encoder)} tokens, but {name} knows {network.config.vocab_size}"
         )
     network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
-    return LanguageModel(network, encoder, name, place.identity, weights)
+    return LanguageModel(network, encoder, name, identity, weights)
 
 
 def _load_weights(name: str, place: _Place, dtype: torch.dtype) -> PreTrainedModel:
