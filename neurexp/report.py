@@ -4,7 +4,7 @@ Knows neither where a report is written nor which experiment made it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,3 +41,25 @@ class Report:
         not_finite = [name for name, value in self.metrics.items() if not np.isfinite(value)]
         if not_finite:
             raise ValueError(f"metrics that are no number: {not_finite}")
+
+
+def with_control(report: Report, control: Report) -> Report:
+    """The report with the same numbers of a control beside its own, and the excess of every metric over it.
+
+    `NAME_control` and `NAME_excess` = NAME − NAME_control for every metric that depends on the model, and a column
+    `NAME_control` in `layers` likewise.
+    """
+    columns = dict(report.columns)
+    metrics, layers = dict(report.metrics), dict(report.layers)
+    for name, value in report.metrics.items():
+        other = control.metrics.get(name)
+        if other is not None and other != value:  # what is equal depends on the text alone
+            metrics |= {f"{name}_control": other, f"{name}_excess": value - other}
+            columns[f"{name}_control"] = f"{name} of the control: the same architecture with random weights"
+            columns[f"{name}_excess"] = f"{name} − {name}_control"
+    for name in report.layers:
+        if name != "layer":
+            layers[f"{name}_control"] = control.layers[name]
+            columns[f"{name}_control"] = f"{name} of the control: the same architecture with random weights"
+    findings = report.findings + [f"Control (random weights): {line}" for line in control.findings[1:]]
+    return replace(report, findings=findings, metrics=metrics, layers=layers, columns=columns)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 import traceback
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,11 @@ from neurexp.config import CONFIG_FOLDER, Config, Source, Weights, checked, expl
 from neurexp.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
+
+WORTH_SAYING = 10  # seconds of a pass that are announced before it starts
+BYTES_PER_NEURON = 200  # of neurons.parquet, roughly
+MOST_TOKENS_WRITTEN = 1_000_000  # longer inputs are identified by their hash only
+
 register_schema()
 
 
@@ -34,52 +40,55 @@ def run(config: DictConfig, folder: Path) -> None:
     if (folder / "summary.json").exists():
         raise UserError(f"hydra.run.dir={folder}: holds a finished run; choose another folder")
     options, plugin = typed_options(settings.experiment)
+    if options.control not in ("off", "random"):
+        raise UserError(f"experiment.control={options.control}: give off or random")
 
-    from neurexp import provenance, tracking
-    from neurexp.engine.passes import measure_pilot, run_pass
+    from neurexp import files, provenance, tracking
     from neurexp.experiments.base import Setting
     from neurexp.models.load import load_model
     from neurexp.models.sites import find_sites, parse_layers
+    from neurexp.report import with_control
     from neurexp.text import sources
 
     clock = tracking.Stopwatch()
     _preflight(settings)
     outputs = Path(settings.run.outputs).expanduser().resolve()
-    setting = Setting(_model_name(settings), _dataset_name(settings))
+    setting = Setting(_model_name(settings), _dataset_name(settings), settings.run.seed)
     tracker = tracking.start(settings.tracking, outputs, options.name, str(setting), _flat(config))
     try:
         with clock("load_model"):
             model = load_model(**_model_arguments(settings))
             _check_length(settings, model)
-            layers = parse_layers(options.layer, model.layers)
-            sites = find_sites(model.network, options.site, layers)
+            find_sites(model.network, options.site, parse_layers(options.layer, model.layers))
             log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
         experiment = plugin(options, setting)
 
         with clock("prepare_text"):
-            tokens = experiment.inputs(model, settings.dataset)
+            tokens = experiment.inputs(model, settings.dataset, outputs / "cache")
             log.info("Text: %d tokens in %d sequences, %d documents", tokens.count, len(tokens.valid), tokens.documents)
 
         with clock("capture"):
-            pilot = cache(lambda: measure_pilot(model.network, sites, tokens.input_ids, tokens.valid))
-            reducers = experiment.reducers(model, tokens, layers, pilot)
-            run_pass(
-                model.network,
-                sites,
-                tokens.input_ids,
-                tokens.valid,
-                reducers,
-                experiment.covariates,
-                settings.device.batch_size,
-                progress=True,
-            )
+            capture_for(experiment, model, tokens, options, settings.device.batch_size)
 
         with clock("analyse"):
             report = experiment.analyse()
+
+        if options.control == "random":
+            log.info("Control: the same with random weights")
+            control = plugin(options, setting)
+            with clock("load_model"):
+                untrained = load_model(**{**_model_arguments(settings), "weights": "random"})
+            with clock("capture"):
+                capture_for(control, untrained, tokens, options, settings.device.batch_size)
+            with clock("analyse"):
+                report = with_control(report, control.analyse())
+            del untrained
+
+        with clock("analyse"):
             tracking.write_report(folder, report)
-            if tokens.count <= 1_000_000:
+            if tokens.count <= MOST_TOKENS_WRITTEN:
                 arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
-                tracking.write_tensors(folder / "tokens.safetensors", arrays)
+                files.write_tensors(folder / "tokens.safetensors", arrays)
 
         with clock("figures"):
             tracking.write_figures(folder, report)
@@ -122,7 +131,7 @@ def run(config: DictConfig, folder: Path) -> None:
             "mlflow_run_id": tracker.run_id,
             "timings": clock.seconds(),
         }
-        tracking.write_json(folder / "summary.json", summary)
+        files.write_json(folder / "summary.json", summary)
         tracker.log_folder(folder / "summary.json")
         tracker.finish("FINISHED")
     except KeyboardInterrupt:
@@ -132,6 +141,42 @@ def run(config: DictConfig, folder: Path) -> None:
         tracker.finish("FAILED", f"{type(error).__name__}: {error}")
         raise
     _tell(report.findings, folder, sorted(report.figures), tracker, clock.seconds())
+
+
+def capture_for(experiment: Any, model: Any, tokens: Any, options: Any, batch_size: int) -> None:
+    """The pass that an experiment asks for: its reducers have seen every token when it returns."""
+    from neurexp.engine.passes import measure_pilot, run_pass
+    from neurexp.models.sites import find_sites, parse_layers
+
+    layers = parse_layers(options.layer, model.layers)
+    sites = find_sites(model.network, options.site, layers)
+
+    @cache
+    def pilot() -> Any:
+        start = time.perf_counter()
+        measured = measure_pilot(model.network, sites, tokens.input_ids, tokens.valid)
+        seconds = (time.perf_counter() - start) * len(tokens.valid)
+        if seconds > WORTH_SAYING:
+            rows = measured.shift.numel()
+            log.info(
+                "Pass: %d tokens, about %s by the pace of the first sequence; it will write about %.0f MB",
+                tokens.count,
+                f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
+                (rows * BYTES_PER_NEURON + min(tokens.count, MOST_TOKENS_WRITTEN) * 5) / 1e6 + 1,
+            )
+        return measured
+
+    reducers = experiment.reducers(model, tokens, layers, pilot)
+    run_pass(
+        model.network,
+        sites,
+        tokens.input_ids,
+        tokens.valid,
+        reducers,
+        experiment.covariates,
+        batch_size,
+        progress=True,
+    )
 
 
 def _preflight(settings: Config) -> None:

@@ -4,7 +4,6 @@ Every file appears whole or not at all, `summary.json` last: a folder without it
 through a client of its own, so that nothing global is left behind between the jobs of a sweep.
 """
 
-import json
 import logging
 import os
 import time
@@ -18,20 +17,10 @@ import numpy as np
 
 from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError, one_line
-from neurexp.report import Report, Table
+from neurexp.files import whole_file, write_table, write_tensors
+from neurexp.report import Report
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place when the block ends well and is gone when not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_report(folder: Path, report: Report) -> None:
@@ -52,29 +41,6 @@ def write_figures(folder: Path, report: Report) -> None:
     for name, draw in report.figures.items():
         with whole_file(folder / "figures" / f"{name}.png") as path:
             draw().savefig(path, format="png")
-
-
-def write_table(path: Path, table: Table) -> None:
-    """A table as parquet."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    with whole_file(path) as temporary:
-        parquet.write_table(pa.table({name: pa.array(values) for name, values in table.items()}), temporary)
-
-
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Arrays as safetensors."""
-    from safetensors.numpy import save_file
-
-    with whole_file(path) as temporary:
-        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """JSON for people: indented, text as it is; NaN is refused."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
 class Tracker:

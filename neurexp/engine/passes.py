@@ -16,7 +16,7 @@ from neurexp.engine.reducers import Batch, Keep, Pilot, Reducer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites, parse_layers
 
-Covariates = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+Covariates = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 
 
 def run_pass(
@@ -37,7 +37,7 @@ def run_pass(
         input_ids: `[sequences, length]`.
         valid: `[sequences, length]` bool, or None for all; a pad is excluded by its position, whatever its id.
         reducers: updated in place.
-        covariates: (ids `[tokens]`, positions `[tokens]`) of a batch's valid tokens, on the device → name → `[tokens]`.
+        covariates: (ids, positions, sequences) `[tokens]` of a batch's valid tokens → name → `[tokens, …]`.
         batch_size: sequences in one forward.
         progress: show tokens per second and the time left, where standard error is a terminal.
     """
@@ -80,7 +80,10 @@ def _batch(ids, valid, first: int, device: torch.device, covariates: Covariates 
     rows = None if bool(valid.all()) else valid.flatten().nonzero().squeeze(1)
     positions = (valid.cumsum(1) - 1).clamp(min=0)
     chosen = slice(None) if rows is None else rows
-    named = covariates(ids.flatten()[chosen], positions.flatten()[chosen]) if covariates else {}
+    named = {}
+    if covariates:
+        sequences = torch.arange(first, first + len(ids), device=device).repeat_interleave(ids.shape[1])
+        named = covariates(ids.flatten()[chosen], positions.flatten()[chosen], sequences[chosen])
     return Batch(ids, valid, rows, positions, first, named)
 
 

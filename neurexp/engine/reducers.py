@@ -23,7 +23,7 @@ class Batch:
     rows: torch.Tensor | None  # [tokens] int64
     positions: torch.Tensor  # [sequences, length] int64, counted over valid tokens
     first: int  # index of the batch's first sequence in the whole
-    covariates: dict[str, torch.Tensor] = field(default_factory=dict)  # name → [tokens], in the order of `rows`
+    covariates: dict[str, torch.Tensor] = field(default_factory=dict)  # name → [tokens, …], ordered as `rows`
 
     @property
     def tokens(self) -> int:
@@ -115,6 +115,37 @@ class Moments(Reducer):
         centred = values - self.shift[site]
         self.sums[site] += self._members @ centred
         self.squares[site] += self._members @ centred.square_()
+
+
+class Gram(Reducer):
+    """Sums of products of covariates with each other and with the activations: what correlation and regression need.
+
+    With Z the covariate `design` `[tokens, K]` and X the activations about their fixed shift, `zz` is ΣZᵀZ `[K, K]`,
+    `zx` is ΣZᵀX `[sites, K, neurons]`, and `qxx` is ΣQᵀX² `[sites, columns of Q, neurons]` where Q are the columns
+    `squared` of Z (indicators of blocks of tokens, whose variances are wanted apart).
+    """
+
+    summed = ("zz", "zx", "qxx")
+    fixed = ("shift",)
+
+    def __init__(self, columns: int, squared: slice, shift: torch.Tensor):
+        sites, neurons = shift.shape
+        self.shift, self._squared = shift, squared
+        taken = len(range(*squared.indices(columns)))
+        self.zz = shift.new_zeros((columns, columns), dtype=torch.float64)
+        self.zx = shift.new_zeros((sites, columns, neurons), dtype=torch.float64)
+        self.qxx = shift.new_zeros((sites, taken, neurons), dtype=torch.float64)
+
+    def begin(self, batch: Batch) -> None:
+        design = batch.covariates["design"]
+        self._z, self._q = design.T.contiguous(), design[:, self._squared].T.contiguous()
+        exact = design.double()
+        self.zz += exact.T @ exact
+
+    def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
+        centred = activations.float() - self.shift[site]
+        self.zx[site] += self._z @ centred
+        self.qxx[site] += self._q @ centred.square_()
 
 
 class Histogram(Reducer):

@@ -6,6 +6,7 @@ An experiment never touches a hook, and never sees an activation that its reduce
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,9 +14,10 @@ import torch
 from neurexp.config import DatasetConfig
 from neurexp.engine.reducers import Pilot, Reducer
 from neurexp.models.load import LanguageModel
+from neurexp.provenance import hash_of_tokenizer
 from neurexp.report import Report
 from neurexp.text import sources
-from neurexp.text.tokens import Tokens, pack
+from neurexp.text.tokens import Tokens, cached, pack
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Options:
     plugin: str
     site: str = "MLP"
     layer: Any = "all"
+    control: str = "off"  # random: the same again with random weights
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Setting:
 
     model: str
     dataset: str
+    seed: int = 0
 
     def __str__(self) -> str:
         return f"{self.model} on {self.dataset}"
@@ -47,15 +51,23 @@ class Experiment(ABC):
     def __init__(self, options: Any, setting: Setting):
         self.options, self.setting = options, setting
 
-    def inputs(self, model: LanguageModel, dataset: DatasetConfig) -> Tokens:
-        """The token sequences to run; unless overridden, the dataset's running text, packed."""
-        return pack(
-            sources.documents(dataset),
-            model.tokenizer,
-            dataset.tokens,
-            dataset.sequence_length,
-            begin_with_bos=model.family.expects_bos,
-        )
+    def inputs(self, model: LanguageModel, dataset: DatasetConfig, cache: Path) -> Tokens:
+        """The token sequences to run; unless overridden, the dataset's running text, packed, from `cache` if there."""
+        bos = model.family.expects_bos
+        key = {
+            "dataset": sources.identity(dataset),
+            "text_column": dataset.text_column,
+            "tokenizer": hash_of_tokenizer(model.tokenizer),
+            "tokens": dataset.tokens,
+            "sequence_length": dataset.sequence_length,
+            "bos": bos,
+        }
+
+        def tokenise() -> Tokens:
+            texts = sources.documents(dataset)
+            return pack(texts, model.tokenizer, dataset.tokens, dataset.sequence_length, begin_with_bos=bos)
+
+        return cached(cache, key, tokenise)
 
     @abstractmethod
     def reducers(
@@ -63,8 +75,13 @@ class Experiment(ABC):
     ) -> list[Reducer]:
         """What to reduce each layer to. `pilot` measures the first sequence alone, where ranges must be fixed first."""
 
-    def covariates(self, ids: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the reducers need to know of a batch's tokens: name → `[tokens]`, on the device of `ids` `[tokens]`."""
+    def covariates(
+        self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """What the reducers need to know of a batch's tokens, from id, position and sequence of each, `[tokens]`.
+
+        Returns name → `[tokens, …]`, on the device of `ids`.
+        """
         return {}
 
     @abstractmethod

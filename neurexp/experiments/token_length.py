@@ -1,25 +1,33 @@
 """Token length: does the model spend more activation on long tokens, which carry more meaning, than on short ones?
 
-Every token of a running text is shorter than, equal to or longer than the median token; per layer and group, the
-distribution, mean, spread and mean magnitude of the activations. Special tokens have no length: they are a group apart.
+A profile of every neuron over the length of its token: group means about the median, Pearson's r with its interval and
+an honest null, and what is left of r once frequency, position and word beginning are controlled for. The words and
+numbers are made here; the arithmetic is in `stats`, the columns of the pass in `design`, the texts of the data
+dictionary in `token_length_columns`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from neurexp.engine.reducers import Histogram, Moments, Pilot, Reducer
+from neurexp.engine.reducers import Gram, Histogram, Moments, Pilot, Reducer
 from neurexp.errors import UserError
 from neurexp.experiments import base
+from neurexp.experiments.design import Design
+from neurexp.experiments.token_length_columns import COLUMNS
 from neurexp.models.load import LanguageModel
-from neurexp.report import Report
-from neurexp.stats.groups import EQUAL, LONGER, SHORTER, GroupSums, median_split, overlap
+from neurexp.report import Report, Table
+from neurexp.stats import association
+from neurexp.stats.groups import EQUAL, LONGER, SHORTER, GroupSums, Summary, median_split, overlap
+from neurexp.stats.profile import LayerProfile, ProfileSums, profile_layer
 from neurexp.text.tokens import Tokens, token_lengths
+from neurexp.text.vocabulary import begins_word
 
 GROUPS = ("shorter", "equal", "longer")
-SPECIAL = len(GROUPS)  # the group of tokens without a length
+SPECIAL, SKIPPED = 3, 4  # the groups of tokens without a length, and of tokens at skipped positions
 
 
 @dataclass
@@ -27,6 +35,10 @@ class Options(base.Options):
     """The options of conf/experiment/token_length.yaml."""
 
     strip_space: bool = False
+    skip_positions: int = 0
+    permutations: int = 32
+    blocks: int = 32
+    correction: str = "bh"
     bins: int = 96
 
 
@@ -38,190 +50,428 @@ class TokenLength(base.Experiment):
     def reducers(
         self, model: LanguageModel, tokens: Tokens, layers: list[int], pilot: Callable[[], Pilot]
     ) -> list[Reducer]:
-        if self.options.bins < 8:
-            raise UserError(f"experiment.bins={self.options.bins}: give 8 or more")
+        self._check_options(tokens)
         self.layers = layers
         lengths = token_lengths(model.tokenizer, self.options.strip_space)
-        present = np.bincount(tokens.input_ids[tokens.valid], minlength=len(lengths))
+        occurrences = np.bincount(tokens.input_ids[tokens.valid], minlength=len(lengths))
+        self.special = int(occurrences[lengths < 0].sum())
+        self.reference = "the counts of the tokenizer's training text"
+        reference = model.token_counts
+        if reference is None:
+            self.reference, reference = "the counts of this very text", occurrences
+        self.design = Design(
+            tokens,
+            lengths,
+            reference,
+            begins_word(model.tokenizer),
+            self.options.permutations,
+            self.options.blocks,
+            self.options.skip_positions,
+            self.setting.seed,
+            model.device,
+        )
+        if len(self.design.categories) == 0:
+            raise UserError("dataset.tokens: no token of this text has a length; give more text")
         has_length = lengths >= 0
-        self.lengths = np.bincount(lengths[has_length], weights=present[has_length]).astype(np.int64)
-        self.special = int(present[~has_length].sum())
-        if self.lengths.sum() == 0:
-            raise UserError("dataset.tokens: every token of this text is a special one; give more text")
+        self.lengths = np.bincount(lengths[has_length], weights=self.design.counts[has_length]).astype(np.int64)
+        self.sequences = len(tokens.valid)
         self.split = median_split(self.lengths)
         group_of_id = np.where(has_length, self.split.group(lengths), SPECIAL)
         self._group_of_id = torch.from_numpy(group_of_id).to(model.device)
 
         first = pilot()
-        self.moments = Moments(len(GROUPS) + 1, first.shift)
-        self.histogram = Histogram(len(GROUPS) + 1, first.low, first.high, self.options.bins, model.device)
-        return [self.moments, self.histogram]
+        groups = len(GROUPS) + 2
+        self.moments = Moments(groups, first.shift)
+        self.histogram = Histogram(groups, first.low, first.high, self.options.bins, model.device)
+        self.gram = Gram(self.design.width, self.design.squared, first.shift)
+        return [self.moments, self.histogram, self.gram]
 
-    def covariates(self, ids: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"group": self._group_of_id[ids]}
+    def _check_options(self, tokens: Tokens) -> None:
+        options, length = self.options, tokens.valid.shape[1]
+        for name, value, least, most in (
+            ("bins", options.bins, 8, 4096),
+            ("permutations", options.permutations, 8, 1024),
+            ("blocks", options.blocks, 16, 64),
+            ("skip_positions", options.skip_positions, 0, length - 1),
+        ):
+            if not least <= value <= most:
+                raise UserError(f"experiment.{name}={value}: give a whole number from {least} to {most}")
+        if options.correction not in ("bh", "by"):
+            raise UserError(
+                f"experiment.correction={options.correction}: give bh (Benjamini-Hochberg) or by (Benjamini-Yekutieli)"
+            )
+
+    def covariates(
+        self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        group = torch.where(positions < self.options.skip_positions, SKIPPED, self._group_of_id[ids])
+        return {"group": group, "design": self.design(ids, positions, sequences)}
 
     def analyse(self) -> Report:
-        state = {name: tensor.numpy() for name, tensor in self.moments.state().items()}
-        sums = GroupSums(**state)
-        counts, edges = self.histogram.state()["counts"].numpy(), self.histogram.edges.numpy()
-        everything, by_group = sums.of(), [sums.of(group) for group in (SHORTER, EQUAL, LONGER, SPECIAL)]
-        layers = self._layer_table(everything, by_group, counts)
+        self._sums = GroupSums(**_arrays(self.moments))
+        histogram, edges = _arrays(self.histogram)["counts"], self.histogram.edges.numpy()
+        design = self.design
+        sums = ProfileSums(
+            **_arrays(self.gram),
+            columns=design.columns,
+            squared_from=design.squared.start,
+            categories=design.categories,
+            centre=design.centre,
+        )
+        profiles = [profile_layer(sums, index) for index in range(len(self.layers))]
+        neurons = self._neuron_table(profiles)
+        layers = self._layer_table(profiles, neurons, histogram, sums)
+        metrics = self._metrics(layers, neurons)
+        curves = np.stack([profile.curve for profile in profiles])
         return Report(
-            findings=self._findings(layers),
-            metrics=self._metrics(layers),
+            findings=self._findings(layers, metrics),
+            metrics=metrics,
             layers=layers,
-            neurons=self._neuron_table(everything, by_group),
+            neurons=neurons,
             columns=COLUMNS,
             tensors={
                 "histograms": {
                     "edges": edges,
-                    "counts": counts[:, :, 1:-1],
-                    "underflow": counts[:, :, 0],
-                    "overflow": counts[:, :, -1],
+                    "counts": histogram[:, :, 1:-1],
+                    "underflow": histogram[:, :, 0],
+                    "overflow": histogram[:, :, -1],
                     "layers": np.array(self.layers),
-                }
+                },
+                "length_curves": {
+                    "lengths": design.categories.astype(np.int64),
+                    "tokens": self.lengths[design.categories],
+                    "mean": curves,
+                    "layers": np.array(self.layers),
+                },
             },
-            figures=self._figures(layers, counts, edges),
+            figures=_Figures(self, layers, neurons, histogram, edges, curves).all(),
         )
 
-    def _layer_table(self, everything, by_group, counts: np.ndarray) -> dict[str, np.ndarray]:
-        table = {"layer": np.array(self.layers)}
-        table["mean"], table["std"], table["mean_abs"] = everything.per_layer()
-        for name, summary in zip((*GROUPS, "special"), by_group, strict=True):
-            table[f"mean_{name}"], table[f"std_{name}"], table[f"mean_abs_{name}"] = summary.per_layer()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            table["d_longer_shorter"] = (table["mean_longer"] - table["mean_shorter"]) / table["std"]
-        table["overlap_longer_shorter"] = overlap(counts[:, SHORTER], counts[:, LONGER])
-        table["constant_neurons"] = (everything.std == 0).sum(1)
-        return table
-
-    def _neuron_table(self, everything, by_group) -> dict[str, np.ndarray]:
-        neurons = everything.mean.shape[1]
+    def _neuron_table(self, profiles: list[LayerProfile]) -> Table:
+        everything, by_group = self._everything(), [self._sums.of(group) for group in (SHORTER, EQUAL, LONGER)]
+        count = everything.mean.shape[1]
+        by_yekutieli = self.options.correction == "by"
+        p = np.stack([profile.p for profile in profiles])
         table = {
-            "layer": np.repeat(self.layers, neurons),
-            "neuron": np.tile(np.arange(neurons), len(self.layers)),
+            "layer": np.repeat(self.layers, count),
+            "neuron": np.tile(np.arange(count), len(self.layers)),
             "mean": everything.mean.ravel(),
             "std": everything.std.ravel(),
             "mean_abs": everything.mean_abs.ravel(),
         }
-        return table | {f"mean_{name}": summary.mean.ravel() for name, summary in zip(GROUPS, by_group, strict=False)}
+        table |= {f"mean_{name}": group.mean.ravel() for name, group in zip(GROUPS, by_group, strict=True)}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            table["d_longer_shorter"] = (table["mean_longer"] - table["mean_shorter"]) / table["std"]
 
-    def _metrics(self, layers: dict[str, np.ndarray]) -> dict[str, float]:
-        occurring = np.flatnonzero(self.lengths)
-        shares = self.split.shares
+        def column(name: str) -> np.ndarray:
+            return np.concatenate([getattr(profile, name) for profile in profiles])
+
+        table["eta2_length"] = column("eta2")
+        table["r_length"] = column("r")
+        table["r_length_low"], table["r_length_high"] = column("low"), column("high")
+        table["r_frequency"] = column("r_frequency")
+        table["r_length_partial"] = column("r_partial")
+        table["r_length_without_first"] = column("r_without_first")
+        table["r_length_first_half"] = np.concatenate([profile.r_halves[0] for profile in profiles])
+        table["r_length_second_half"] = np.concatenate([profile.r_halves[1] for profile in profiles])
+        table["null_mean"], table["null_sd"] = column("null_mean"), column("null_sd")
+        table["p_length"] = p.ravel()
+        table["q_length"] = np.concatenate([association.q_values(row, by_yekutieli) for row in p])
+        table["q_length_all"] = association.q_values(p, by_yekutieli).ravel()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            survival = table["r_length_partial"] / table["r_length"]
+        table["survival"] = np.where(table["q_length"] < association.LEVEL, survival, np.nan)
+        return table
+
+    def _everything(self) -> Summary:
+        return self._sums.of(SHORTER, EQUAL, LONGER, SPECIAL)
+
+    def _layer_table(
+        self, profiles: list[LayerProfile], neurons: Table, histogram: np.ndarray, sums: ProfileSums
+    ) -> Table:
+        everything = self._everything()
+        table: Table = {"layer": np.array(self.layers)}
+        table["mean"], table["std"], table["mean_abs"] = everything.per_layer()
+        for group, name in enumerate((*GROUPS, "special")):
+            summary = self._sums.of(group)
+            table[f"mean_{name}"], table[f"std_{name}"], table[f"mean_abs_{name}"] = summary.per_layer()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            table["d_longer_shorter"] = (table["mean_longer"] - table["mean_shorter"]) / table["std"]
+        table["overlap_longer_shorter"] = overlap(histogram[:, SHORTER], histogram[:, LONGER])
+        for group, name in enumerate(GROUPS):
+            table[f"second_peak_{name}"] = association.second_peak(histogram[:, group, 1:-1])
+        table["constant_neurons"] = (everything.std == 0).sum(1)
+        table["special_distance"] = _distance(self._sums.of(SPECIAL).mean, everything)
+        first = [sums.first_position(index) for index in range(len(self.layers))]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            of_first = np.stack([sums.shift[index] + one.x / one.n for index, one in enumerate(first)])
+        table["first_distance"] = _distance(of_first, everything)
+
+        rows = [_summarise(profile) for profile in profiles]
+        table |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        by_layer = neurons["q_length"].reshape(len(self.layers), -1) < association.LEVEL
+        positive = neurons["r_length"].reshape(len(self.layers), -1) > 0
+        table["share_significant"] = by_layer.mean(1)
+        table["share_significant_positive"] = (by_layer & positive).mean(1)
+        table["share_significant_negative"] = (by_layer & ~positive).mean(1)
+        table["r_detectable"] = np.array(
+            [_median(association.smallest_detectable(one.null_sd, self.options.permutations)) for one in profiles]
+        )
+        return table
+
+    def _metrics(self, layers: Table, neurons: Table) -> dict[str, float]:
+        occurring, shares = np.flatnonzero(self.lengths), self.split.shares
+        q, r = neurons["q_length_all"], neurons["r_length"]
+        significant = q < association.LEVEL
+        spread = layers["r_std"]
         metrics = {
-            "tokens": int(self.lengths.sum()) + self.special,
+            "tokens": int(self._sums.count.sum()),
+            "tokens_special": self.special,
             "length_min": int(occurring[0]),
             "length_max": int(occurring[-1]),
             "length_median": self.split.median,
             "share_shorter": shares[SHORTER],
             "share_equal": shares[EQUAL],
             "share_longer": shares[LONGER],
-            "tokens_special": self.special,
+            "types": int((self.design.counts > 0).sum()),
+            "types_effective": float(self.design.counts.sum() ** 2 / (self.design.counts.astype(float) ** 2).sum()),
+            "r_median": _median(r),
+            "r_abs_median": _median(np.abs(r)),
+            "r_partial_abs_median": _median(np.abs(neurons["r_length_partial"])),
+            "share_significant_all": float(significant.mean()),
+            "share_significant_all_positive": float((significant & (r > 0)).mean()),
+            "survival_overall": _slope(r, neurons["r_length_partial"]),
+            "replication_r_overall": _correlation(neurons["r_length_first_half"], neurons["r_length_second_half"]),
+            "r_detectable_median": _median(layers["r_detectable"]),
+            "first_layer_excess": _median(layers["r_median"][:1]) - _median(layers["r_median"][1:]),
+            "last_layers_contraction": _contraction(spread),
         }
-        strongest = self._strongest(layers)
+        strongest = _largest(layers["d_longer_shorter"])
         if strongest is not None:
             metrics["d_longer_shorter_strongest"] = float(layers["d_longer_shorter"][strongest])
             metrics["d_longer_shorter_strongest_layer"] = self.layers[strongest]
-        return metrics
+        strongest = _largest(layers["r_median"])
+        if strongest is not None:
+            metrics["r_median_strongest"] = float(layers["r_median"][strongest])
+            metrics["r_median_strongest_layer"] = self.layers[strongest]
+        return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
-    def _strongest(self, layers: dict[str, np.ndarray]) -> int | None:
-        """The row of the layer whose means differ most, or None where a group is empty or nothing varies."""
-        difference = np.abs(layers["d_longer_shorter"])
-        return int(np.nanargmax(difference)) if np.isfinite(difference).any() else None
-
-    def _findings(self, layers: dict[str, np.ndarray]) -> list[str]:
-        occurring, shares = np.flatnonzero(self.lengths), self.split.shares
+    def _findings(self, layers: Table, metrics: dict[str, Any]) -> list[str]:
+        shares = self.split.shares
         lines = [
-            f"Token lengths run from {occurring[0]} to {occurring[-1]} characters, median {self.split.median:g}: "
-            f"{shares[SHORTER]:.1%} of the tokens are shorter, {shares[EQUAL]:.1%} exactly at it, {shares[LONGER]:.1%} "
-            f"longer; {self.special} special tokens have no length.",
-            f"So a median split is not half and half: it would put {shares[SHORTER]:.1%} or "
-            f"{shares[SHORTER] + shares[EQUAL]:.1%} on the short side, depending on where the median itself goes.",
+            f"Token lengths run from {metrics['length_min']} to {metrics['length_max']} characters, median "
+            f"{self.split.median:g}: {shares[SHORTER]:.1%} of the tokens are shorter, {shares[EQUAL]:.1%} exactly at "
+            f"it, {shares[LONGER]:.1%} longer; {self.special} special tokens have no length. A median split would put "
+            f"{shares[SHORTER]:.1%} or {shares[SHORTER] + shares[EQUAL]:.1%} on the short side, not half.",
         ]
-        strongest = self._strongest(layers)
-        if strongest is None:
-            return [*lines, "Longer and shorter tokens cannot be compared: one of the groups is empty."]
-        difference = layers["d_longer_shorter"]
+        if "r_median" not in metrics:
+            return [*lines, "No correlation is defined: the tokens have one single length, or no neuron varies."]
         lines.append(
-            f"Mean activation of longer minus shorter tokens, in standard deviations of the layer: largest in layer "
-            f"{self.layers[strongest]} ({difference[strongest]:+.3f}), negative in {int((difference < 0).sum())} of "
-            f"{len(difference)} layers; the two histograms share {layers['overlap_longer_shorter'].min():.0%} or more "
-            "of their area. No test was made: part 1 describes."
+            f"Correlation with length: median r {metrics['r_median']:+.3f}, median |r| {metrics['r_abs_median']:.3f}; "
+            f"{metrics['share_significant_all']:.1%} of the neurons differ from the null of shuffled token types "
+            f"(Benjamini-{'Hochberg' if self.options.correction == 'bh' else 'Yekutieli'} over all layers, q < 0.05). "
+            f"This text could have found |r| of {metrics.get('r_detectable_median', np.nan):.2f} (80 % power, one "
+            "neuron)."
         )
+        lines.append(
+            f"Given frequency, position and word beginning, {metrics.get('survival_overall', np.nan):.0%} of r is left "
+            f"(median |r| {metrics.get('r_partial_abs_median', np.nan):.3f}); frequencies are {self.reference}."
+        )
+        if "replication_r_overall" in metrics:
+            lines.append(
+                f"The two halves of the text agree on r with a correlation of {metrics['replication_r_overall']:.2f} "
+                "over neurons."
+            )
+        if self.sequences == 1:
+            lines.append("One sequence only: no interval for r and no replication.")
         return lines
 
-    def _figures(self, layers: dict[str, np.ndarray], counts: np.ndarray, edges: np.ndarray):
-        def token_length_figure():
-            from neurexp.figures.distributions import split_counts
 
-            shares = self.split.shares
-            return split_counts(
-                self.lengths,
-                self.split.median,
-                f"The median token has {self.split.median:g} characters; {shares[SHORTER]:.0%} of tokens are shorter, "
-                f"{shares[EQUAL]:.0%} as long, {shares[LONGER]:.0%} longer",
-                f"{int(self.lengths.sum()):,} tokens of {self.setting.dataset}; {self.special} special tokens left out",
-                "token length (characters of the decoded token"
-                + (", leading space stripped)" if self.options.strip_space else ", leading space counted)"),
-            )
-
-        def histogram_figure():
-            from neurexp.figures.distributions import group_histograms
-
-            difference, shared = layers["d_longer_shorter"], layers["overlap_longer_shorter"]
-            if self._strongest(layers) is None:
-                finding = "Only one side of the median is occupied: nothing to compare"
-            else:
-                finding = (
-                    f"Longer and shorter tokens share {np.nanmin(shared):.0%} to {np.nanmax(shared):.0%} of area; "
-                    f"their means differ by {np.nanmin(difference):+.2f} to {np.nanmax(difference):+.2f} SD"
-                )
-            return group_histograms(
-                edges,
-                counts[:, :SPECIAL, 1:-1],
-                ["shorter than the median", "of median length", "longer"],
-                [f"{self.options.site}_{layer}" for layer in self.layers],
-                [f"d = {value:+.2f}\noverlap {share:.0%}" for value, share in zip(difference, shared, strict=True)],
-                finding,
-                f"{self.setting}, {int(self.lengths.sum()):,} tokens; all neurons of a "
-                "layer together; d: longer minus shorter, overlap: of the same two",
-                f"activation at {self.options.site} (model's own units)",
-            )
-
-        return {"token_lengths": token_length_figure, "activation_histograms": histogram_figure}
+def _arrays(reducer: Reducer) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in reducer.state().items()}
 
 
-def _per_group(quantity: str, meaning: str) -> dict[str, str]:
-    tokens = {
-        "shorter": "tokens shorter than the median",
-        "equal": "tokens of median length",
-        "longer": "tokens longer than the median",
-        "special": "special tokens",
+def _distance(means: np.ndarray, everything: Summary) -> np.ndarray:
+    """How far `means` lie from the mean of all tokens, in each neuron's standard deviations: their RMS, `[layers]`."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = (means - everything.mean) / everything.std
+    return np.array([np.sqrt(np.mean(row[np.isfinite(row)] ** 2)) if np.isfinite(row).any() else np.nan for row in z])
+
+
+def _summarise(profile: LayerProfile) -> dict[str, float]:
+    """The row of `layers.parquet` that follows from one layer's neurons."""
+    r, (early, late) = profile.r, profile.r_halves
+    defined = np.isfinite(r)
+    quantiles = np.quantile(r[defined], (0.05, 0.25, 0.5, 0.75, 0.95)) if defined.any() else np.full(5, np.nan)
+    q_early, p_late = association.q_values(profile.p_halves[0]), profile.p_halves[1]
+    found = q_early < association.LEVEL
+    kept = found & (p_late < association.LEVEL) & (np.sign(early) == np.sign(late))
+    both = np.isfinite(early) & np.isfinite(late)
+    return {
+        "r_mean": float(r[defined].mean()) if defined.any() else np.nan,
+        "r_std": float(r[defined].std()) if defined.any() else np.nan,
+        **dict(zip(("r_q05", "r_q25", "r_median", "r_q75", "r_q95"), map(float, quantiles), strict=True)),
+        "share_positive": float((r > 0).mean()),
+        "share_negative": float((r < 0).mean()),
+        "r_frequency_median": _median(profile.r_frequency),
+        "r_partial_median": _median(profile.r_partial),
+        "r_median_without_first": _median(profile.r_without_first),
+        "survival": _slope(r, profile.r_partial),
+        "eta2_median": _median(profile.eta2),
+        "null_sd_median": _median(profile.null_sd),
+        "r_largest_by_chance": profile.largest_by_chance,
+        "replication_r": _correlation(early, late),
+        "replication_sign": float((np.sign(early) == np.sign(late))[both].mean()) if both.any() else np.nan,
+        "found_first_half": float(found.mean()),
+        "replicated": float(kept.sum() / found.sum()) if found.any() else np.nan,
     }
-    return {f"{quantity}_{name}": f"{meaning}, over {which} only; missing if none" for name, which in tokens.items()}
 
 
-COLUMNS = {
-    "layer": "block index, from 0",
-    "neuron": "index of the unit within the site",
-    "mean": "mean activation over all valid tokens (layers: and all neurons); model's own units",
-    "std": "standard deviation of the activation over all valid tokens (layers: and all neurons), population (ddof 0)",
-    "mean_abs": "mean of the activation's magnitude |x| over all valid tokens (layers: and all neurons)",
-    **_per_group("mean", "mean activation"),
-    **_per_group("std", "population standard deviation of the activation"),
-    **_per_group("mean_abs", "mean magnitude of the activation"),
-    "d_longer_shorter": "(mean_longer − mean_shorter) / std of the layer: a description, not a test",
-    "overlap_longer_shorter": "share of area that the histograms of longer and shorter tokens have in common (0 to 1)",
-    "constant_neurons": "number of neurons whose activation did not vary at all",
-    "tokens": "valid tokens, special ones included",
-    "length_min": "length of the shortest token that occurs, in characters",
-    "length_max": "length of the longest token that occurs, in characters",
-    "length_median": "median length over the tokens that have one, in characters",
-    "share_shorter": "share of the tokens with a length that are shorter than the median",
-    "share_equal": "share of the tokens with a length that lie exactly at the median",
-    "share_longer": "share of the tokens with a length that are longer than the median",
-    "tokens_special": "number of special tokens (end of text, …), which have no length",
-    "d_longer_shorter_strongest": "d_longer_shorter of the layer where it is largest in magnitude",
-    "d_longer_shorter_strongest_layer": "that layer",
-}
+def _median(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Of y on x through the origin."""
+    both = np.isfinite(x) & np.isfinite(y)
+    return float((x[both] @ y[both]) / (x[both] @ x[both])) if both.any() and x[both].any() else float("nan")
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    both = np.isfinite(x) & np.isfinite(y)
+    if both.sum() < 3 or np.ptp(x[both]) == 0 or np.ptp(y[both]) == 0:
+        return float("nan")
+    return float(np.corrcoef(x[both], y[both])[0, 1])
+
+
+def _largest(values: np.ndarray) -> int | None:
+    """The row of the largest magnitude, or None where none is defined."""
+    return int(np.nanargmax(np.abs(values))) if np.isfinite(values).any() else None
+
+
+def _contraction(spread: np.ndarray) -> float:
+    """1 − (spread of r in the last quarter of the layers) / (in the middle half), by medians over layers."""
+    count = len(spread)
+    quarter = max(1, count // 4)
+    middle, last = spread[quarter : count - quarter], spread[count - quarter :]
+    return 1 - _median(last) / _median(middle) if len(middle) and _median(middle) > 0 else float("nan")
+
+
+class _Figures:
+    """The experiment's figures, each drawn when it is called for."""
+
+    def __init__(self, experiment: TokenLength, layers: Table, neurons: Table, histogram, edges, curves):
+        self.of, self.layers, self.histogram, self.edges, self.curves = experiment, layers, histogram, edges, curves
+        rows = len(experiment.layers)
+        self.r, self.partial, self.frequency = (
+            neurons[name].reshape(rows, -1) for name in ("r_length", "r_length_partial", "r_frequency")
+        )
+        self.measured = f"{experiment.setting}, {int(experiment.lengths.sum()):,} tokens"
+
+    def all(self) -> dict[str, Callable[[], Any]]:
+        figures: dict[str, Callable[[], Any]] = {
+            "token_lengths": self.token_lengths,
+            "activation_histograms": self.activation_histograms,
+            "activation_over_length": self.activation_over_length,
+        }
+        if np.isfinite(self.r).any():
+            figures |= {"r_by_layer": self.r_by_layer, "r_map": self.r_map, "length_and_frequency": self.confounds}
+        return figures
+
+    def token_lengths(self):
+        from neurexp.figures.distributions import split_counts
+
+        shares, median = self.of.split.shares, self.of.split.median
+        space = "leading space stripped" if self.of.options.strip_space else "leading space counted"
+        return split_counts(
+            self.of.lengths,
+            median,
+            f"The median token has {median:g} characters; {shares[SHORTER]:.0%} of tokens are shorter, "
+            f"{shares[EQUAL]:.0%} as long, {shares[LONGER]:.0%} longer",
+            f"{self.measured} with a length; {self.of.special} special tokens left out",
+            f"token length (characters of the decoded token, {space})",
+        )
+
+    def activation_histograms(self):
+        from neurexp.figures.distributions import group_histograms
+
+        difference, shared = self.layers["d_longer_shorter"], self.layers["overlap_longer_shorter"]
+        finding = "Only one side of the median is occupied: nothing to compare"
+        if np.isfinite(difference).any():
+            finding = (
+                f"Longer and shorter tokens share {np.nanmin(shared):.0%} to {np.nanmax(shared):.0%} of area; "
+                f"their means differ by {np.nanmin(difference):+.2f} to {np.nanmax(difference):+.2f} SD"
+            )
+        site = self.of.options.site
+        return group_histograms(
+            self.edges,
+            self.histogram[:, :SPECIAL, 1:-1],
+            ["shorter than the median", "of median length", "longer"],
+            [f"{site}_{layer}" for layer in self.of.layers],
+            [f"d = {value:+.2f}\noverlap {share:.0%}" for value, share in zip(difference, shared, strict=True)],
+            finding,
+            f"{self.measured}; all neurons of a layer together; d: longer minus shorter, overlap: of the same two",
+            f"activation at {site} (model's own units)",
+        )
+
+    def activation_over_length(self):
+        from neurexp.figures.profiles import curves_by_layer
+
+        strongest = _largest(self.layers["r_median"])
+        finding = "Mean activation at each token length"
+        if strongest is not None:
+            value = self.layers["r_median"][strongest]
+            finding = f"The layer's mean {'rises' if value > 0 else 'falls'} with length most in layer " + str(
+                self.of.layers[strongest]
+            )
+        lengths = self.of.design.categories
+        return curves_by_layer(
+            lengths, self.curves, self.of.layers, self.of.lengths[lengths], finding,
+            f"{self.measured}; mean over all neurons of a layer; points on few tokens (below) are noisy",
+            "token length (characters)", f"mean activation at {self.of.options.site} (model's own units)",
+        )  # fmt: skip
+
+    def _about_r(self) -> str:
+        share = self.layers["share_significant"]
+        return (
+            f"{self.measured}; significant against shuffled token types (q < 0.05 in the layer): {share.min():.0%} to "
+            f"{share.max():.0%} of a layer's neurons"
+        )
+
+    def _finding_r(self) -> str:
+        first, rest = self.layers["r_median"][0], self.layers["r_median"][1:]
+        if len(rest) == 0:
+            return f"Median r with token length: {first:+.3f}"
+        return (
+            f"Median r is {first:+.3f} in layer {self.of.layers[0]} and {np.nanmin(rest):+.3f} to "
+            f"{np.nanmax(rest):+.3f} in the others"
+        )
+
+    def r_by_layer(self):
+        from neurexp.figures.profiles import density_by_layer
+
+        panel = (str(self.of.setting), self.of.layers, list(self.r))
+        return density_by_layer([panel], self._finding_r(), self._about_r(), "Pearson's r with token length")
+
+    def r_map(self):
+        from neurexp.figures.profiles import density_map
+
+        panel = (str(self.of.setting), self.of.layers, list(self.r))
+        return density_map([panel], self._finding_r(), self._about_r(), "Pearson's r with token length")
+
+    def confounds(self):
+        from neurexp.figures.profiles import quantiles_by_layer
+
+        left = _slope(self.r.ravel(), self.partial.ravel())
+        return quantiles_by_layer(
+            self.of.layers,
+            {
+                "r with length": self.r,
+                "r with log frequency": self.frequency,
+                "r with length, given frequency, position, word beginning": self.partial,
+            },
+            f"{left:.0%} of the correlation with length is left once its confounds are controlled for",
+            f"{self.measured}; median and middle half over neurons; frequencies: {self.of.reference}",
+            "correlation over tokens",
+        )

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -42,6 +44,7 @@ class LanguageModel:
     name: str
     revision: str  # the commit on the Hub; for a local folder its path
     weights: str  # "pretrained" or "random"
+    token_counts: np.ndarray | None = None  # [vocabulary] in the text that the tokenizer's model was trained on
 
     @property
     def family(self) -> Family:
@@ -181,7 +184,13 @@ def load_model(
             f"model.tokenizer={spoken}: it has {len(encoder)} tokens, but {name} knows {network.config.vocab_size}"
         )
     network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
-    return LanguageModel(network, encoder, name, identity, weights)
+    return LanguageModel(network, encoder, name, identity, weights, _token_counts(speech, len(encoder)))
+
+
+def _token_counts(place: _Place, vocabulary: int) -> np.ndarray | None:
+    file = Path(place.path) / "token_counts.safetensors"
+    counts = load_file(file)["counts"] if file.is_file() else None
+    return counts if counts is not None and len(counts) == vocabulary else None
 
 
 def _load_weights(name: str, place: _Place, dtype: torch.dtype) -> PreTrainedModel:

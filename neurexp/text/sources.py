@@ -3,6 +3,7 @@
 A document is a file, or a row of a .jsonl, .parquet or Hub dataset. Files are read through `datasets`.
 """
 
+import hashlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -42,9 +43,11 @@ def identity(config: DatasetConfig) -> dict[str, Any]:
         return {"source": "pydoc", "resolved": f"CPython {sys.version.split()[0]}"}
     if config.source is Source.files:
         files = _listed(config)
-        size = sum(file.stat().st_size for file in files)
+        facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         path = str(Path(config.path or "").expanduser().resolve())
-        return {"source": "files", "path": path, "resolved": f"{len(files)} files, {size} bytes"}
+        total = sum(size for _, size, _ in facts)
+        return {"source": "files", "path": path, "resolved": f"{len(files)} files, {total} bytes, state {digest}"}
     return {
         "source": "hub",
         "name": config.name,

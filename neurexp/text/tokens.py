@@ -5,14 +5,19 @@ sequence is padded on the right; validity is by position, never by token id. Kno
 """
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
+from neurexp.files import write_tensors
 
 UNDEFINED = -1  # the length of a special token
 
@@ -37,6 +42,26 @@ class Tokens:
         digest.update(np.ascontiguousarray(self.input_ids, dtype="<i4").tobytes())
         digest.update(np.packbits(self.valid).tobytes())
         return digest.hexdigest()
+
+
+def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens]) -> Tokens:
+    """The tokens that `make` makes, from `folder` if they were made before under the same `key`.
+
+    A cached file is named by the hash of its key and appears whole or not at all; one that cannot be read is made anew.
+    """
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    file = folder / f"tokens_{name}.safetensors"
+    if file.exists():
+        try:
+            arrays = load_file(file)
+            return Tokens(arrays["input_ids"], arrays["valid"], int(arrays["documents"][0]))
+        except (SafetensorError, KeyError, OSError):
+            file.unlink(missing_ok=True)
+    tokens = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid, "documents": np.array([tokens.documents])}
+    write_tensors(file, arrays)
+    return tokens
 
 
 def pack(

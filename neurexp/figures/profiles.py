@@ -1,0 +1,138 @@
+"""Profiles over neurons and layers: densities of r by layer as lines and as a map, curves, and layer summaries."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
+
+BINS = 61
+
+
+def _densities(values: Sequence[np.ndarray], limit: float) -> tuple[np.ndarray, np.ndarray]:
+    edges = np.linspace(-limit, limit, BINS + 1)
+    rows = [np.histogram(row[np.isfinite(row)], edges)[0] / max(1, np.isfinite(row).sum()) for row in values]
+    return edges, np.array(rows) / (edges[1] - edges[0])
+
+
+def _limit(values: Sequence[np.ndarray]) -> float:
+    finite = np.concatenate([row[np.isfinite(row)] for row in values])
+    return float(max(0.05, np.quantile(np.abs(finite), 0.999) * 1.1)) if len(finite) else 1.0
+
+
+def density_by_layer(
+    runs: Sequence[tuple[str, Sequence[int], Sequence[np.ndarray]]], title: str, detail: str, xlabel: str
+) -> Figure:
+    """The density of a statistic over neurons, a line per layer, light to dark from the first to the last.
+
+    Args:
+        runs: (name, layers, `[neurons]` values of each layer) per panel.
+        title, detail, xlabel: texts.
+    """
+    limit = max(_limit(values) for _, _, values in runs)
+    figure = new_figure(5.6 * len(runs) + 1.6, 4.6)
+    panels = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
+    for axes, (name, layers, values) in zip(panels, runs, strict=True):
+        edges, densities = _densities(values, limit)
+        middles = (edges[:-1] + edges[1:]) / 2
+        shades = colormaps["viridis_r"](np.linspace(0.1, 1, len(layers)))
+        for index, layer in enumerate(layers):
+            outer = index in (0, len(layers) - 1)
+            style = "--" if index == 0 else "-"
+            axes.plot(middles, densities[index], color=shades[index], lw=2.2 if outer else 1.2, ls=style, label=layer)
+        axes.axvline(0, color="black", linewidth=0.6)
+        axes.set(xlabel=xlabel, title=name)
+        bare(axes)
+        axes.legend(title="layer", frameon=False, fontsize=7, ncols=2 if len(layers) > 12 else 1)
+    panels[0].set_ylabel("density over neurons")
+    set_title(figure, title, detail)
+    return figure
+
+
+def density_map(
+    runs: Sequence[tuple[str, Sequence[int], Sequence[np.ndarray]]], title: str, detail: str, xlabel: str
+) -> Figure:
+    """The same as a map: layer × value, darker where more neurons lie; the median of each layer is marked."""
+    limit = max(_limit(values) for _, _, values in runs)
+    figure = new_figure(5.2 * len(runs) + 1.6, 2.4 + 0.17 * max(len(layers) for _, layers, _ in runs))
+    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    drawn = [_densities(values, limit) for _, _, values in runs]
+    highest = max(densities.max() for _, densities in drawn)
+    mesh = None
+    for axes, (name, layers, values), (edges, densities) in zip(panels, runs, drawn, strict=True):
+        rows = np.arange(len(layers) + 1) - 0.5
+        mesh = axes.pcolormesh(edges, rows, densities, cmap="cividis_r", vmin=0, vmax=highest)
+        medians = [np.nanmedian(row) if np.isfinite(row).any() else np.nan for row in values]
+        axes.plot(medians, np.arange(len(layers)), "o", color="white", markeredgecolor="black", ms=4, label="median")
+        axes.axvline(0, color="black", linewidth=0.6)
+        step = max(1, len(layers) // 12)
+        axes.set_yticks(np.arange(len(layers))[::step], [str(layer) for layer in layers][::step])
+        axes.set(xlabel=xlabel, title=name)
+        axes.legend(frameon=False, fontsize=7, loc="upper right")
+    panels[0].set_ylabel("layer")
+    assert mesh is not None
+    figure.colorbar(mesh, ax=panels.tolist(), label="density over neurons")
+    set_title(figure, title, detail)
+    return figure
+
+
+def curves_by_layer(
+    values: np.ndarray, curves: np.ndarray, layers: Sequence[int], weights: np.ndarray, title: str, detail: str,
+    xlabel: str, ylabel: str,
+) -> Figure:  # fmt: skip
+    """A mean per category, a line per layer; below, how many tokens each category rests on.
+
+    Args:
+        values: `[categories]`.
+        curves: `[layers, categories]`.
+        layers: their indices.
+        weights: `[categories]` numbers of tokens.
+        title, detail, xlabel, ylabel: texts.
+    """
+    figure = new_figure(8, 5.2)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    shades = colormaps["viridis_r"](np.linspace(0.1, 1, len(layers)))
+    for index, layer in enumerate(layers):
+        above.plot(values, curves[index], "o-", ms=2.5, color=shades[index], label=layer)
+    above.axhline(0, color="black", linewidth=0.6)
+    above.set_ylabel(ylabel)
+    above.legend(title="layer", frameon=False, fontsize=7, ncols=4)
+    below.bar(values, weights, color=GROUP_STYLES[1]["color"])
+    below.set_yscale("log")
+    below.set(xlabel=xlabel, ylabel="tokens")
+    bare(above)
+    bare(below)
+    set_title(figure, title, detail)
+    return figure
+
+
+def quantiles_by_layer(
+    layers: Sequence[int], series: Mapping[str, Sequence[np.ndarray]], title: str, detail: str, ylabel: str
+) -> Figure:
+    """Median and middle half over neurons of up to three statistics, side by side at each layer.
+
+    Args:
+        layers: their indices.
+        series: name → `[neurons]` values of each layer.
+        title, detail, ylabel: texts.
+    """
+    figure = new_figure(max(6.5, 0.6 * len(layers) + 2), 4.4)
+    axes = figure.add_subplot()
+    markers = ("o", "s", "^")
+    for index, (name, values) in enumerate(series.items()):
+        place = np.arange(len(layers)) + (index - (len(series) - 1) / 2) * 0.22
+        quartiles = np.array(
+            [np.nanquantile(row, (0.25, 0.5, 0.75)) if np.isfinite(row).any() else [np.nan] * 3 for row in values]
+        )
+        color, style = GROUP_STYLES[index]["color"], GROUP_STYLES[index]["linestyle"]
+        axes.vlines(place, quartiles[:, 0], quartiles[:, 2], color=color, linestyle=style)
+        axes.plot(place, quartiles[:, 1], markers[index], color=color, label=name)
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_xticks(np.arange(len(layers)), [str(layer) for layer in layers])
+    axes.set(xlabel="layer", ylabel=ylabel)
+    axes.legend(frameon=False, fontsize=8)
+    bare(axes)
+    set_title(figure, title, detail)
+    return figure

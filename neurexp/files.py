@@ -1,0 +1,44 @@
+"""Files that appear whole or not at all: every file that neurexp writes is written here. Knows no experiment."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which takes its place when the block ends well and is gone when not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: dict[str, np.ndarray]) -> None:
+    """A table as parquet."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with whole_file(path) as temporary:
+        parquet.write_table(pa.table({name: pa.array(values) for name, values in table.items()}), temporary)
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Arrays as safetensors."""
+    from safetensors.numpy import save_file
+
+    with whole_file(path) as temporary:
+        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON for people: indented, text as it is; NaN is refused."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

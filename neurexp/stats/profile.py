@@ -1,0 +1,158 @@
+"""A profile's statistics from its sums: every neuron's association with a covariate, null, interval, replication.
+
+The arithmetic of `association` applied to the columns of a design matrix, a layer at a time. Knows no token and no
+activation: only which columns of ΣZᵀZ and ΣZᵀX are the categories, the confounds, the null draws and the blocks.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurexp.stats import association
+from neurexp.stats.association import Sums
+
+
+@dataclass(frozen=True)
+class ProfileSums:
+    """What a `Gram` reducer left of a pass, and the design's columns.
+
+    `categories` are the values that the columns `category` stand for, `centre` what the value columns are taken about.
+    """
+
+    zz: np.ndarray  # [K, K]
+    zx: np.ndarray  # [layers, K, neurons]
+    qxx: np.ndarray  # [layers, squared columns, neurons]
+    shift: np.ndarray  # [layers, neurons]
+    columns: dict[str, slice]
+    squared_from: int
+    categories: np.ndarray
+    centre: float
+
+    @property
+    def tokens(self) -> int:
+        """How many took part."""
+        return round(np.diag(self.zz)[self.columns["category"]].sum())
+
+    def _indicator_sums(self, layer: int, name: str) -> Sums:
+        """Sums of the covariate and the neurons over the tokens of each indicator column `name`."""
+        inside, value = self.columns[name], self.columns[f"{name}_value"]
+        squares = slice(inside.start - self.squared_from, inside.stop - self.squared_from)
+        within = self.zz[inside, value].diagonal()
+        return Sums(
+            np.diag(self.zz)[inside],
+            within,
+            np.diag(self.zz)[value],
+            self.zx[layer, inside],
+            self.qxx[layer, squares],
+            self.zx[layer, value],
+        )
+
+    def blocks(self, layer: int, name: str) -> Sums:
+        """By `type_block` or `sequence_block`, with a leading axis of blocks."""
+        return self._indicator_sums(layer, name)
+
+    def first_position(self, layer: int) -> Sums:
+        """Over the tokens at position 0."""
+        return self._indicator_sums(layer, "first").total()
+
+    def of_columns(self, layer: int, name: str, over: Sums) -> Sums:
+        """Each column `name` taken as a covariate, over the tokens that `over` covers; leading axis: columns."""
+        columns, everything = self.columns[name], self.columns["category"]
+        count = columns.stop - columns.start
+        return Sums(
+            np.full(count, over.n),
+            self.zz[everything, columns].sum(0),
+            np.diag(self.zz)[columns],
+            np.broadcast_to(over.x, (count, len(over.x))),
+            np.broadcast_to(over.xx, (count, len(over.xx))),
+            self.zx[layer, columns],
+        )
+
+    def partial(self, layer: int, xx: np.ndarray) -> np.ndarray:
+        """The covariate's correlation with each neuron given frequency, position (in bins) and word beginning."""
+        covariate = np.zeros(len(self.zz))
+        covariate[self.columns["category"]] = self.categories - self.centre
+        names = ("position", "log_frequency", "begins_word")  # the position bins span the intercept
+        controls = np.concatenate([np.arange(len(self.zz))[self.columns[name]] for name in names])
+        return association.partial_correlation(self.zz, self.zx[layer], xx, covariate, controls, self.shift[layer])
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """Of one layer, `[neurons]` each: see the data dictionary of the experiment that reports them."""
+
+    r: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    r_frequency: np.ndarray
+    r_partial: np.ndarray
+    r_without_first: np.ndarray
+    eta2: np.ndarray
+    p: np.ndarray
+    null_mean: np.ndarray
+    null_sd: np.ndarray
+    r_halves: tuple[np.ndarray, np.ndarray]
+    p_halves: tuple[np.ndarray, np.ndarray]
+    largest_by_chance: float
+    curve: np.ndarray  # [categories] mean over neurons and the tokens of a category
+
+
+def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
+    """Every statistic of one layer."""
+    shift = sums.shift[layer]
+    by_sequence, by_type = sums.blocks(layer, "sequence_block"), sums.blocks(layer, "type_block")
+    whole = by_sequence.total()
+    r = whole.pearson(shift)
+
+    half = -(-len(by_sequence.n) // 2)
+    early = Sums(*(getattr(by_sequence, name)[:half] for name in Sums.__dataclass_fields__)).total()
+    late = whole - early
+    null = sums.of_columns(layer, "null", whole)
+    null_early = sums.of_columns(layer, "null_first_half", early)
+    null_late = Sums(
+        np.full(len(null.n), late.n),
+        null.z - null_early.z,
+        null.zz - null_early.zz,
+        np.broadcast_to(late.x, null.x.shape),
+        np.broadcast_to(late.xx, null.x.shape),
+        null.zx - null_early.zx,
+    )
+    draws = null.pearson(shift)
+    p, null_mean, null_sd = association.permutation_p(r, draws)
+    r_halves = early.pearson(shift), late.pearson(shift)
+    p_halves = (
+        association.permutation_p(r_halves[0], null_early.pearson(shift))[0],
+        association.permutation_p(r_halves[1], null_late.pearson(shift))[0],
+    )
+
+    # Two dependencies: tokens of a type are alike, and so are neighbours in a text. The wider interval counts.
+    bounds = []
+    for blocks in (by_type, by_sequence):
+        used = int((blocks.n > 0).sum())
+        error = association.jackknife_error(blocks, shift)
+        bounds.append(association.interval(r, error, max(used - 1, 1)))
+    widths = np.stack([high - low for low, high in bounds])
+    unknown = np.isnan(widths).any(0)
+    wider = np.where(unknown, 0, widths.argmax(0))
+    low, high = (np.where(unknown, np.nan, np.choose(wider, [bound[side] for bound in bounds])) for side in (0, 1))
+
+    counts = np.diag(sums.zz)[sums.columns["category"]]
+    category_sums = sums.zx[layer, sums.columns["category"]]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        curve = (shift + category_sums / counts[:, None]).mean(1)
+    return LayerProfile(
+        r=r,
+        low=low,
+        high=high,
+        r_frequency=sums.of_columns(layer, "log_frequency", whole).pearson(shift)[0],
+        r_partial=sums.partial(layer, whole.xx),
+        r_without_first=(whole - sums.first_position(layer)).pearson(shift),
+        eta2=association.eta_squared(counts, category_sums, whole.xx),
+        p=p,
+        null_mean=null_mean,
+        null_sd=null_sd,
+        r_halves=r_halves,
+        p_halves=p_halves,
+        largest_by_chance=association.largest_by_chance(draws),
+        curve=curve,
+    )
