@@ -27,6 +27,7 @@ class Report:
     layers: Table  # a row per layer, with the column `layer`
     neurons: Table  # a row per layer and neuron
     columns: dict[str, str]
+    statistic: str  # the column of `neurons` whose distribution over layers sums the run up
     tensors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # file name without ending → tensors
     figures: dict[str, Callable[[], "Figure"]] = field(default_factory=dict)  # file name without ending → drawing
 

@@ -127,6 +127,8 @@ def run(config: DictConfig, folder: Path) -> None:
             "dtype": str(model.network.dtype).removeprefix("torch."),
             "metrics": report.metrics,
             "findings": report.findings,
+            "setting": str(setting),
+            "statistic": report.statistic,
             "provenance": facts,
             "mlflow_run_id": tracker.run_id,
             "timings": clock.seconds(),

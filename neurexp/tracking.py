@@ -27,11 +27,13 @@ def write_report(folder: Path, report: Report) -> None:
     """Tables, tensors and the data dictionary into `folder`."""
     report.check()
     for name, table in (("layers", report.layers), ("neurons", report.neurons)):
-        write_table(folder / f"{name}.parquet", table)
+        if table:
+            write_table(folder / f"{name}.parquet", table)
     for name, tensors in report.tensors.items():
         write_tensors(folder / f"{name}.safetensors", tensors)
     with whole_file(folder / "columns.md") as path:
-        rows = "".join(f"| `{name}` | {definition} |\n" for name, definition in report.columns.items())
+        escaped = {name: definition.replace("|", "\\|") for name, definition in report.columns.items()}
+        rows = "".join(f"| `{name}` | {definition} |\n" for name, definition in escaped.items())
         path.write_text(f"# Columns and metrics\n\n| name | definition |\n| --- | --- |\n{rows}", "utf-8")
 
 
@@ -49,7 +51,7 @@ class Tracker:
     run_id: str | None = None
     where = ""
 
-    def log(self, report: Report, tags: dict[str, Any], dataset: dict[str, str]) -> None:
+    def log(self, report: Report, tags: dict[str, Any], dataset: dict[str, str] | None = None) -> None:
         """Metrics, tags and the dataset's identity of a finished run."""
 
     def log_folder(self, folder: Path) -> None:
@@ -79,20 +81,22 @@ class MlflowTracker(Tracker):
         for chunk in _chunks(values, 100):
             self._client.log_batch(self.run_id, params=chunk)
 
-    def log(self, report: Report, tags: dict[str, Any], dataset: dict[str, str]) -> None:
+    def log(self, report: Report, tags: dict[str, Any], dataset: dict[str, str] | None = None) -> None:
         from mlflow.entities import Dataset, DatasetInput, Metric, RunTag
 
         now = int(time.time() * 1000)
         metrics = [Metric(name, float(value), now, 0) for name, value in report.metrics.items()]
-        for name, values in report.layers.items():
+        by_layer = {} if "run" in report.layers else report.layers  # steps of several runs would fall on each other
+        for name, values in by_layer.items():
             if name != "layer":  # one key per column; the layer is the step
                 steps = zip(report.layers["layer"], values, strict=True)
                 metrics += [Metric(name, float(value), now, int(layer)) for layer, value in steps if np.isfinite(value)]
         for chunk in _chunks(metrics, 1000):
             self._client.log_batch(self.run_id, metrics=chunk)
         self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
-        entity = Dataset(dataset["name"], dataset["digest"], dataset["source_type"], dataset["source"])
-        self._client.log_inputs(self.run_id, [DatasetInput(entity, [])])
+        if dataset is not None:
+            entity = Dataset(dataset["name"], dataset["digest"], dataset["source_type"], dataset["source"])
+            self._client.log_inputs(self.run_id, [DatasetInput(entity, [])])
 
     def log_folder(self, folder: Path) -> None:
         self._client.log_artifacts(self.run_id, str(folder))

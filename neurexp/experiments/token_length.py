@@ -129,6 +129,7 @@ class TokenLength(base.Experiment):
             layers=layers,
             neurons=neurons,
             columns=COLUMNS,
+            statistic="r_length",
             tensors={
                 "histograms": {
                     "edges": edges,
@@ -467,9 +468,9 @@ class _Figures:
         return quantiles_by_layer(
             self.of.layers,
             {
-                "r with length": self.r,
-                "r with log frequency": self.frequency,
-                "r with length, given frequency, position, word beginning": self.partial,
+                "r with length": list(self.r),
+                "r with log frequency": list(self.frequency),
+                "r with length, given frequency, position, word beginning": list(self.partial),
             },
             f"{left:.0%} of the correlation with length is left once its confounds are controlled for",
             f"{self.measured}; median and middle half over neurons; frequencies: {self.of.reference}",

@@ -12,7 +12,7 @@ def _per_group(quantity: str, meaning: str) -> dict[str, str]:
 
 
 _OF = "over the tokens that have a length (no special tokens, no skipped positions)"
-_PERIOD = "missing where it is not defined (a neuron or a length that never varies)"
+_PERIOD = "missing if undefined (a neuron or a length that never varies)"
 
 COLUMNS = {
     "layer": "block index, from 0",
@@ -35,8 +35,8 @@ COLUMNS = {
     "first_distance": "the same for the tokens at position 0 of a sequence (if they have a length)",
     "eta2_length": f"η²: share of the neuron's variance between token lengths, each length a category; {_OF}",
     "r_length": f"Pearson's r of the activation with token length {_OF}; {_PERIOD}",
-    "r_length_low": "lower end of the 95 % interval of r_length: block jackknife of Fisher's z, once over blocks of token "
-    "types and once over blocks of neighbouring sequences, t with blocks − 1 degrees of freedom; the wider one "
+    "r_length_low": "lower end of the 95 % interval of r_length: block jackknife of Fisher's z, once over blocks of "
+    "token types and once over blocks of neighbouring sequences, t with blocks − 1 degrees of freedom; the wider one "
     "counts; missing if there is one sequence only",
     "r_length_high": "upper end of the same interval",
     "r_frequency": "Pearson's r of the activation with log2 of the token's smoothed frequency, same tokens",
@@ -47,8 +47,8 @@ COLUMNS = {
     "r_length_second_half": "r_length in the second half of the sequences",
     "null_mean": "mean of r under the null: lengths dealt out anew among token types of the same octave of count",
     "null_sd": "standard deviation of r over those draws (experiment.permutations of them)",
-    "p_length": "two-sided p of r_length against that null: (r − null_mean) / (null_sd · √(1 + 1/draws)) by Student's t "
-    "with draws − 1 degrees of freedom; 1 if undefined",
+    "p_length": "two-sided p of r_length against that null: (r − null_mean) / (null_sd · √(1 + 1/draws)) by "
+    "Student's t with draws − 1 degrees of freedom; 1 if undefined",
     "q_length": "p_length corrected for all neurons of the layer (Benjamini-Hochberg, or -Yekutieli if asked)",
     "q_length_all": "p_length corrected for all neurons of all layers of the run",
     "survival": "neurons: r_length_partial / r_length where q_length < 0.05, else missing; layers: slope of "

@@ -95,6 +95,7 @@ def group_histograms(
             first, last = np.searchsorted(cumulative, (0.0005, 0.9995))
             axes.set_xlim(edges[panel][first], edges[panel][min(last + 1, len(width))])
         axes.axvline(0, color="black", linewidth=0.5)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.25)  # room for the legend and the note
         axes.set_title(names[panel], fontsize=9)
         axes.text(0.98, 0.95, notes[panel], transform=axes.transAxes, ha="right", va="top", fontsize=7)
         axes.tick_params(labelsize=7)

@@ -5,16 +5,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from scipy.stats import gaussian_kde
 
 from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
 
-BINS = 61
+POINTS = 241  # at which a density is drawn
 
 
 def _densities(values: Sequence[np.ndarray], limit: float) -> tuple[np.ndarray, np.ndarray]:
-    edges = np.linspace(-limit, limit, BINS + 1)
-    rows = [np.histogram(row[np.isfinite(row)], edges)[0] / max(1, np.isfinite(row).sum()) for row in values]
-    return edges, np.array(rows) / (edges[1] - edges[0])
+    """Gaussian kernel densities (Scott's bandwidth) of each layer's neurons, from −limit to limit."""
+    places = np.linspace(-limit, limit, POINTS)
+    rows = []
+    for row in values:
+        row = row[np.isfinite(row)]
+        rows.append(gaussian_kde(row)(places) if len(row) > 1 and np.ptp(row) > 0 else np.zeros(POINTS))
+    return places, np.array(rows)
 
 
 def _limit(values: Sequence[np.ndarray]) -> float:
@@ -35,15 +40,14 @@ def density_by_layer(
     figure = new_figure(5.6 * len(runs) + 1.6, 4.6)
     panels = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
     for axes, (name, layers, values) in zip(panels, runs, strict=True):
-        edges, densities = _densities(values, limit)
-        middles = (edges[:-1] + edges[1:]) / 2
+        places, densities = _densities(values, limit)
         shades = colormaps["viridis_r"](np.linspace(0.1, 1, len(layers)))
         for index, layer in enumerate(layers):
             outer = index in (0, len(layers) - 1)
             style = "--" if index == 0 else "-"
-            axes.plot(middles, densities[index], color=shades[index], lw=2.2 if outer else 1.2, ls=style, label=layer)
+            axes.plot(places, densities[index], color=shades[index], lw=2.2 if outer else 1.2, ls=style, label=layer)
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.set(xlabel=xlabel, title=name)
+        axes.set(xlabel=xlabel, title=name, ylim=(0, None))
         bare(axes)
         axes.legend(title="layer", frameon=False, fontsize=7, ncols=2 if len(layers) > 12 else 1)
     panels[0].set_ylabel("density over neurons")
@@ -61,9 +65,10 @@ def density_map(
     drawn = [_densities(values, limit) for _, _, values in runs]
     highest = max(densities.max() for _, densities in drawn)
     mesh = None
-    for axes, (name, layers, values), (edges, densities) in zip(panels, runs, drawn, strict=True):
-        rows = np.arange(len(layers) + 1) - 0.5
-        mesh = axes.pcolormesh(edges, rows, densities, cmap="cividis_r", vmin=0, vmax=highest)
+    for axes, (name, layers, values), (places, densities) in zip(panels, runs, drawn, strict=True):
+        mesh = axes.pcolormesh(
+            places, np.arange(len(layers)), densities, shading="nearest", cmap="cividis_r", vmin=0, vmax=highest
+        )
         medians = [np.nanmedian(row) if np.isfinite(row).any() else np.nan for row in values]
         axes.plot(medians, np.arange(len(layers)), "o", color="white", markeredgecolor="black", ms=4, label="median")
         axes.axvline(0, color="black", linewidth=0.6)
@@ -132,6 +137,31 @@ def quantiles_by_layer(
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set_xticks(np.arange(len(layers)), [str(layer) for layer in layers])
     axes.set(xlabel="layer", ylabel=ylabel)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    bare(axes)
+    set_title(figure, title, detail)
+    return figure
+
+
+def over_depth(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, detail: str, ylabel: str) -> Figure:
+    """A layer's median and middle half over relative depth, a line per run: models of any depth side by side.
+
+    Args:
+        runs: name → (relative depth `[layers]` from 0 to 1, quartiles `[layers, 3]`).
+        title, detail, ylabel: texts.
+    """
+    figure = new_figure(7.5, 4.4)
+    axes = figure.add_subplot()
+    for index, (name, (depth, quartiles)) in enumerate(runs.items()):
+        style = GROUP_STYLES[index % len(GROUP_STYLES)]
+        marker = "os^Dvx"[index % 6]
+        axes.fill_between(depth, quartiles[:, 0], quartiles[:, 2], color=style["color"], alpha=0.15, linewidth=0)
+        color, line = style["color"], style["linestyle"]
+        axes.plot(depth, quartiles[:, 1], marker=marker, label=name, color=color, linestyle=line)
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set(xlabel="relative depth (0: first layer, 1: last)", ylabel=ylabel)
     axes.legend(frameon=False, fontsize=8)
     bare(axes)
     set_title(figure, title, detail)

@@ -133,8 +133,8 @@ def permutation_p(r: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Two-sided p of r against draws of its null, their mean, and their standard deviation, `[…, neurons]`.
 
     p is parametric in the null's shape and non-parametric in its place and width: the draws give a mean and a spread,
-    and r is held against a prediction interval of Student's t, (r − mean) / (sd · √(1 + 1/draws)) with draws − 1 degrees
-    of freedom. So it is not bounded below by 1 / (draws + 1), and is exact where the null is normal.
+    and r is held against a prediction interval of Student's t: (r − mean) / (sd · √(1 + 1/draws)), draws − 1 degrees of
+    freedom. So it is not bounded below by 1 / (draws + 1), and is exact where the null is normal.
 
     Args:
         r: `[…, neurons]`.

@@ -1,0 +1,216 @@
+"""Compares finished runs: `python -m neurexp.compare RUN RUN …`, each a run folder or an MLflow run id.
+
+Models of different depth are laid side by side on relative depth. Reads run folders only; knows no experiment: which
+statistic sums a run up stands in its `summary.json`. The comparison is a run folder and an MLflow run of its own.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurexp import files, tracking
+from neurexp.config import Backend, TrackingConfig
+from neurexp.errors import UserError, one_line
+from neurexp.report import Report
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back."""
+
+    name: str
+    folder: Path
+    summary: dict[str, Any]
+    layers: dict[str, np.ndarray]
+    neurons: dict[str, np.ndarray]
+
+    def by_layer(self, column: str) -> list[np.ndarray]:
+        """A column of the neurons' table, an array per layer."""
+        return [self.neurons[column][self.neurons["layer"] == layer] for layer in self.layers["layer"]]
+
+    @property
+    def depth(self) -> np.ndarray:
+        """Relative depth of each captured layer: 0 the model's first, 1 the last that was captured."""
+        return self.layers["layer"] / max(1, self.layers["layer"].max())
+
+
+def read_run(given: str, uri: str) -> Run:
+    """A run folder, or the MLflow run of that id in the store `uri`, whose artifacts are the same files.
+
+    Raises:
+        UserError: neither a finished run's folder nor a run id.
+    """
+    from pyarrow import parquet
+
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        folder = _artifacts(given, uri)
+    missing = [name for name in ("summary.json", "layers.parquet", "neurons.parquet") if not (folder / name).exists()]
+    if missing:
+        raise UserError(f"{given}: not the folder of a finished run ({', '.join(missing)} missing)")
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        tables = [
+            {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
+            for table in (parquet.read_table(folder / f"{name}.parquet") for name in ("layers", "neurons"))
+        ]
+    except (ValueError, OSError) as error:
+        raise UserError(f"{given}: cannot be read ({one_line(error)})") from error
+    return Run(summary["setting"], folder, summary, *tables)
+
+
+def _artifacts(run_id: str, uri: str) -> Path:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(MlflowClient(tracking_uri=uri).download_artifacts(run_id, ""))
+    except (MlflowException, OSError) as error:
+        raise UserError(f"{run_id}: no such run folder, and no such run in {uri} ({one_line(error)})") from error
+
+
+def compare(runs: list[Run]) -> Report:
+    """Headlines and layer medians of the runs, side by side.
+
+    Raises:
+        UserError: fewer than two runs, or runs of different experiments.
+    """
+    experiments = {run.summary["experiment"] for run in runs}
+    if len(runs) < 2:
+        raise UserError("compare: give two runs or more")
+    if len(experiments) > 1:
+        raise UserError(f"compare: the runs are of different experiments ({', '.join(sorted(experiments))})")
+    column = runs[0].summary["statistic"]
+    names = _distinct_names(runs)
+    quartiles = [
+        np.array([np.nanquantile(row, (0.25, 0.5, 0.75)) if np.isfinite(row).any() else [np.nan] * 3 for row in rows])
+        for rows in (run.by_layer(column) for run in runs)
+    ]
+    shared = [key for key in runs[0].summary["metrics"] if all(key in run.summary["metrics"] for run in runs)]
+    metrics, columns = {}, {}
+    definitions = _definitions(runs[0].folder)
+    for index, (run, name) in enumerate(zip(runs, names, strict=True)):
+        for key in shared:
+            metrics[f"{key}_{index}"] = run.summary["metrics"][key]
+            columns[f"{key}_{index}"] = f"{key} of run {index} ({name}): {definitions.get(key, '')}"
+    layers = {
+        "run": np.concatenate([np.full(len(run.depth), index) for index, run in enumerate(runs)]),
+        "layer": np.concatenate([run.layers["layer"] for run in runs]),
+        "depth": np.concatenate([run.depth for run in runs]),
+        "q25": np.concatenate([rows[:, 0] for rows in quartiles]),
+        "median": np.concatenate([rows[:, 1] for rows in quartiles]),
+        "q75": np.concatenate([rows[:, 2] for rows in quartiles]),
+    }
+    columns |= {
+        "run": "index of the run, in the order given",
+        "layer": "block index, from 0",
+        "depth": "layer / last captured layer",
+        "q25": f"25 % quantile of {column} over the layer's neurons",
+        "median": f"median of {column} over the layer's neurons",
+        "q75": f"75 % quantile of {column} over the layer's neurons",
+    }
+    changed = [key for key in shared if len({run.summary["metrics"][key] for run in runs}) > 1]
+    findings = [f"Run {index}: {name}, {run.folder}" for index, (run, name) in enumerate(zip(runs, names, strict=True))]
+    findings += [f"{key}: " + " | ".join(f"{run.summary['metrics'][key]:.4g}" for run in runs) for key in changed]
+    panels = [(name, list(run.layers["layer"]), run.by_layer(column)) for name, run in zip(names, runs, strict=True)]
+    overall = [float(np.nanmedian(np.abs(run.neurons[column]))) for run in runs]
+    finding = f"Median |{column}|: " + ", ".join(
+        f"{value:.3f} ({name})" for value, name in zip(overall, names, strict=True)
+    )
+    detail = definitions.get(column) or column
+
+    def by_layer():
+        from neurexp.figures.profiles import density_by_layer
+
+        return density_by_layer(panels, finding, detail, column)
+
+    def as_map():
+        from neurexp.figures.profiles import density_map
+
+        return density_map(panels, finding, detail, column)
+
+    def over_depth():
+        from neurexp.figures.profiles import over_depth
+
+        drawn = {name: (run.depth, rows) for name, run, rows in zip(names, runs, quartiles, strict=True)}
+        return over_depth(drawn, finding, f"median and middle half over neurons; {detail}", column)
+
+    figures = {"densities": by_layer, "maps": as_map, "over_depth": over_depth}
+    return Report(findings, metrics, layers, {}, columns, column, figures=figures)
+
+
+def _distinct_names(runs: list[Run]) -> list[str]:
+    names = [run.name for run in runs]
+    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+
+
+def _definitions(folder: Path) -> dict[str, str]:
+    """The data dictionary of a run folder, read back."""
+    file = folder / "columns.md"
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    rows = (line.strip("| ").split(" | ", 1) for line in lines if line.startswith("| `"))
+    return {row[0].strip("`"): row[1].replace("\\|", "|") for row in rows if len(row) == 2}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m neurexp.compare", description="Compare finished runs: headlines, densities and maps by layer."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder or an MLflow run id")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where it goes (default: outputs)")
+    parser.add_argument("--uri", help="MLflow store (default: the SQLite store under --outputs)")
+    parser.add_argument("--no-mlflow", action="store_true", help="leave the folder only")
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _run(options: argparse.Namespace) -> None:
+    outputs = options.outputs.expanduser().resolve()
+    uri = options.uri or f"sqlite:///{outputs / 'mlflow.db'}"
+    runs = [read_run(given, uri) for given in options.runs]
+    report = compare(runs)
+    folder = outputs / "compare" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    folder.mkdir(parents=True)
+    started = time.perf_counter()
+    backend = Backend.off if options.no_mlflow else Backend.mlflow
+    parameters = {f"run_{index}": str(run.folder) for index, run in enumerate(runs)}
+    name = " against ".join(run.name for run in runs)
+    tracker = tracking.start(TrackingConfig(backend, options.uri), outputs, "compare", name, parameters)
+    try:
+        tracking.write_report(folder, report)
+        tracking.write_figures(folder, report)
+        summary = {
+            "experiment": "compare",
+            "of": runs[0].summary["experiment"],
+            "runs": [{"setting": run.name, "folder": str(run.folder)} for run in runs],
+            "metrics": report.metrics,
+            "mlflow_run_id": tracker.run_id,
+            "timings": {"total": round(time.perf_counter() - started, 3)},
+        }
+        files.write_json(folder / "summary.json", summary)
+        tracker.log(report, {"compared": name})
+        tracker.log_folder(folder)
+        tracker.finish("FINISHED")
+    except BaseException as error:
+        tracker.finish("FAILED", f"{type(error).__name__}: {error}")
+        raise
+    print("\n".join(report.findings))
+    print(f"\nFolder:  {folder}")
+    if tracker.run_id:
+        print(f"MLflow:  run {tracker.run_id}; open with: {tracker.where}")
+
+
+if __name__ == "__main__":
+    main()
