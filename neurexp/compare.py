@@ -70,6 +70,9 @@ def _artifacts(run_id: str, uri: str) -> Path:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    store = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not store.exists():  # asking MLflow would make one
+        raise UserError(f"{run_id}: no such run folder, and no MLflow store at {store}; give --outputs or --uri")
     try:
         return Path(MlflowClient(tracking_uri=uri).download_artifacts(run_id, ""))
     except (MlflowException, OSError) as error:
@@ -121,7 +124,7 @@ def compare(runs: list[Run]) -> Report:
     findings += [f"{key}: " + " | ".join(f"{run.summary['metrics'][key]:.4g}" for run in runs) for key in changed]
     panels = [(name, list(run.layers["layer"]), run.by_layer(column)) for name, run in zip(names, runs, strict=True)]
     overall = [float(np.nanmedian(np.abs(run.neurons[column]))) for run in runs]
-    finding = f"Median |{column}|: " + ", ".join(
+    finding = f"Median |{column}| over neurons: " + ", ".join(
         f"{value:.3f} ({name})" for value, name in zip(overall, names, strict=True)
     )
     detail = definitions.get(column) or column

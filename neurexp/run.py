@@ -43,12 +43,8 @@ def run(config: DictConfig, folder: Path) -> None:
     if options.control not in ("off", "random"):
         raise UserError(f"experiment.control={options.control}: give off or random")
 
-    from neurexp import files, provenance, tracking
+    from neurexp import tracking
     from neurexp.experiments.base import Setting
-    from neurexp.models.load import load_model
-    from neurexp.models.sites import find_sites, parse_layers
-    from neurexp.report import with_control
-    from neurexp.text import sources
 
     clock = tracking.Stopwatch()
     _preflight(settings)
@@ -56,43 +52,62 @@ def run(config: DictConfig, folder: Path) -> None:
     setting = Setting(_model_name(settings), _dataset_name(settings), settings.run.seed)
     tracker = tracking.start(settings.tracking, outputs, options.name, str(setting), _flat(config))
     try:
-        with clock("load_model"):
-            model = load_model(**_model_arguments(settings))
-            _check_length(settings, model)
-            find_sites(model.network, options.site, parse_layers(options.layer, model.layers))
-            log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
-        experiment = plugin(options, setting)
-
-        with clock("prepare_text"):
-            tokens = experiment.inputs(model, settings.dataset, outputs / "cache")
-            log.info("Text: %d tokens in %d sequences, %d documents", tokens.count, len(tokens.valid), tokens.documents)
-
-        with clock("capture"):
-            capture_for(experiment, model, tokens, options, settings.device.batch_size)
-
-        with clock("analyse"):
-            report = experiment.analyse()
-
-        if options.control == "random":
-            log.info("Control: the same with random weights")
-            control = plugin(options, setting)
-            with clock("load_model"):
-                untrained = load_model(**{**_model_arguments(settings), "weights": "random"})
-            with clock("capture"):
-                capture_for(control, untrained, tokens, options, settings.device.batch_size)
-            with clock("analyse"):
-                report = with_control(report, control.analyse())
-            del untrained
-
+        model, tokens, report = _measure(settings, options, plugin, setting, outputs, clock)
         with clock("analyse"):
             tracking.write_report(folder, report)
-            if tokens.count <= MOST_TOKENS_WRITTEN:
-                arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
-                files.write_tensors(folder / "tokens.safetensors", arrays)
-
         with clock("figures"):
             tracking.write_figures(folder, report)
+        _track(settings, setting, options, folder, model, tokens, report, tracker, clock)
+        tracker.finish("FINISHED")
+    except KeyboardInterrupt:
+        tracker.finish("KILLED", "interrupted")
+        raise
+    except BaseException as error:
+        tracker.finish("FAILED", f"{type(error).__name__}: {error}")
+        raise
+    _tell(report.findings, folder, sorted(report.figures), tracker, clock.seconds())
 
+
+def _measure(settings: Config, options: Any, plugin: Any, setting: Any, outputs: Path, clock: Any) -> tuple:
+    """The model, the tokens it was run on, and the report: with the control's beside it if that was asked for."""
+    from neurexp.models.load import load_model
+    from neurexp.models.sites import find_sites, parse_layers
+    from neurexp.report import with_control
+
+    with clock("load_model"):
+        model = load_model(**_model_arguments(settings))
+        _check_length(settings, model)
+        find_sites(model.network, options.site, parse_layers(options.layer, model.layers))
+        log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
+    experiment = plugin(options, setting)
+    with clock("prepare_text"):
+        tokens = experiment.inputs(model, settings.dataset, outputs / "cache")
+        log.info("Text: %d tokens in %d sequences, %d documents", tokens.count, len(tokens.valid), tokens.documents)
+    with clock("capture"):
+        capture_for(experiment, model, tokens, settings.device.batch_size)
+    with clock("analyse"):
+        report = experiment.analyse()
+    if options.control == "random":
+        log.info("Control: the same with random weights")
+        control = plugin(options, setting)
+        with clock("load_model"):
+            untrained = load_model(**{**_model_arguments(settings), "weights": "random"})
+        with clock("capture"):
+            capture_for(control, untrained, tokens, settings.device.batch_size)
+        with clock("analyse"):
+            report = with_control(report, control.analyse())
+    return model, tokens, report
+
+
+def _track(settings, setting, options, folder, model, tokens, report, tracker, clock) -> None:
+    """Tokens, provenance and summary into the run folder, everything into MLflow; the summary comes last."""
+    from neurexp import files, provenance
+    from neurexp.text import sources
+
+    with clock("track"):
+        if tokens.count <= MOST_TOKENS_WRITTEN:
+            arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
+            files.write_tensors(folder / "tokens.safetensors", arrays)
         dataset = sources.identity(settings.dataset)
         facts = provenance.of_process() | {
             "model_revision": model.revision,
@@ -104,54 +119,37 @@ def run(config: DictConfig, folder: Path) -> None:
             "threads": _threads(settings),
             "batch_size": settings.device.batch_size,
         }
-        with clock("track"):
-            tags = {
-                "experiment": options.name,
-                "model": model.name,
-                "model_revision": model.revision,
-                "dataset": setting.dataset,
-                "token_hash": tokens.hash,
-                "device": str(model.device),
-                "git_commit": facts["git_commit"],
-                "git_dirty": facts["git_dirty"],
-                "run_folder": folder,
-            }
-            source = str(dataset.get("path") or dataset.get("name") or dataset["source"])
-            entity = {"name": setting.dataset, "digest": tokens.hash[:16], "source_type": dataset["source"]}
-            tracker.log(report, tags, entity | {"source": source})
-            tracker.log_folder(folder)
-        summary = {
-            "experiment": options.name,
-            "model": model.name,
-            "device": str(model.device),
-            "dtype": str(model.network.dtype).removeprefix("torch."),
-            "metrics": report.metrics,
-            "findings": report.findings,
-            "setting": str(setting),
-            "statistic": report.statistic,
-            "provenance": facts,
-            "mlflow_run_id": tracker.run_id,
-            "timings": clock.seconds(),
-        }
-        files.write_json(folder / "summary.json", summary)
-        tracker.log_folder(folder / "summary.json")
-        tracker.finish("FINISHED")
-    except KeyboardInterrupt:
-        tracker.finish("KILLED", "interrupted")
-        raise
-    except BaseException as error:
-        tracker.finish("FAILED", f"{type(error).__name__}: {error}")
-        raise
-    _tell(report.findings, folder, sorted(report.figures), tracker, clock.seconds())
+        tags = {name: facts[name] for name in ("model_revision", "token_hash", "git_commit", "git_dirty")}
+        tags |= {"experiment": options.name, "model": model.name, "dataset": setting.dataset}
+        tags |= {"device": model.device, "run_folder": folder}
+        source = str(dataset.get("path") or dataset.get("name") or dataset["source"])
+        entity = {"name": setting.dataset, "digest": tokens.hash[:16], "source_type": dataset["source"]}
+        tracker.log(report, tags, entity | {"source": source})
+        tracker.log_folder(folder)
+    summary = {
+        "experiment": options.name,
+        "model": model.name,
+        "device": str(model.device),
+        "dtype": str(model.network.dtype).removeprefix("torch."),
+        "setting": str(setting),
+        "statistic": report.statistic,
+        "findings": report.findings,
+        "metrics": report.metrics,
+        "provenance": facts,
+        "mlflow_run_id": tracker.run_id,
+        "timings": clock.seconds(),
+    }
+    files.write_json(folder / "summary.json", summary)
+    tracker.log_folder(folder / "summary.json")
 
 
-def capture_for(experiment: Any, model: Any, tokens: Any, options: Any, batch_size: int) -> None:
+def capture_for(experiment: Any, model: Any, tokens: Any, batch_size: int) -> None:
     """The pass that an experiment asks for: its reducers have seen every token when it returns."""
     from neurexp.engine.passes import measure_pilot, run_pass
     from neurexp.models.sites import find_sites, parse_layers
 
-    layers = parse_layers(options.layer, model.layers)
-    sites = find_sites(model.network, options.site, layers)
+    layers = parse_layers(experiment.options.layer, model.layers)
+    sites = find_sites(model.network, experiment.options.site, layers)
 
     @cache
     def pilot() -> Any:

@@ -22,6 +22,10 @@ from neurexp.report import Report
 
 log = logging.getLogger(__name__)
 
+# MLflow's own notices (new database, new experiment) would bury ours
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
 
 def write_report(folder: Path, report: Report) -> None:
     """Tables, tensors and the data dictionary into `folder`."""
@@ -55,7 +59,7 @@ class Tracker:
         """Metrics, tags and the dataset's identity of a finished run."""
 
     def log_folder(self, folder: Path) -> None:
-        """The run folder's files as artifacts."""
+        """The run folder's files, or one of them, as artifacts."""
 
     def finish(self, status: str, reason: str = "") -> None:
         """Ends the run as FINISHED, FAILED or KILLED."""
@@ -99,7 +103,10 @@ class MlflowTracker(Tracker):
             self._client.log_inputs(self.run_id, [DatasetInput(entity, [])])
 
     def log_folder(self, folder: Path) -> None:
-        self._client.log_artifacts(self.run_id, str(folder))
+        if folder.is_dir():
+            self._client.log_artifacts(self.run_id, str(folder))
+        else:
+            self._client.log_artifact(self.run_id, str(folder))
 
     def finish(self, status: str, reason: str = "") -> None:
         if reason:
@@ -123,9 +130,6 @@ def start(config: TrackingConfig, outputs: Path, experiment: str, run_name: str,
         return Tracker()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    # Its own notices (new database, new experiment) would bury ours
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         if config.uri is not None:
             return MlflowTracker(config.uri, None, experiment, run_name, parameters)

@@ -47,10 +47,11 @@ def density_by_layer(
             style = "--" if index == 0 else "-"
             axes.plot(places, densities[index], color=shades[index], lw=2.2 if outer else 1.2, ls=style, label=layer)
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.set(xlabel=xlabel, title=name, ylim=(0, None))
+        axes.set(xlabel=xlabel, title=name)
         bare(axes)
         axes.legend(title="layer", frameon=False, fontsize=7, ncols=2 if len(layers) > 12 else 1)
     panels[0].set_ylabel("density over neurons")
+    panels[0].set_ylim(0, None)  # shared: only once all are drawn
     set_title(figure, title, detail)
     return figure
 
@@ -67,7 +68,7 @@ def density_map(
     mesh = None
     for axes, (name, layers, values), (places, densities) in zip(panels, runs, drawn, strict=True):
         mesh = axes.pcolormesh(
-            places, np.arange(len(layers)), densities, shading="nearest", cmap="cividis_r", vmin=0, vmax=highest
+            places, np.arange(len(layers)), densities, shading="nearest", cmap="Blues", vmin=0, vmax=highest
         )
         medians = [np.nanmedian(row) if np.isfinite(row).any() else np.nan for row in values]
         axes.plot(medians, np.arange(len(layers)), "o", color="white", markeredgecolor="black", ms=4, label="median")
