@@ -39,6 +39,7 @@ def run(config: DictConfig, folder: Path) -> None:
     settings = checked(config)
     if (folder / "summary.json").exists():
         raise UserError(f"hydra.run.dir={folder}: holds a finished run; choose another folder")
+    _check_reachable(settings)
     options, plugin = typed_options(settings.experiment)
     if options.control not in ("off", "random"):
         raise UserError(f"experiment.control={options.control}: give off or random")
@@ -47,7 +48,7 @@ def run(config: DictConfig, folder: Path) -> None:
     from neurexp.experiments.base import Setting
 
     clock = tracking.Stopwatch()
-    _preflight(settings)
+    _prepare_device(settings)
     outputs = Path(settings.run.outputs).expanduser().resolve()
     setting = Setting(_model_name(settings), _dataset_name(settings), settings.run.seed)
     tracker = tracking.start(settings.tracking, outputs, options.name, str(setting), _flat(config))
@@ -179,18 +180,23 @@ def capture_for(experiment: Any, model: Any, tokens: Any, batch_size: int) -> No
     )
 
 
-def _preflight(settings: Config) -> None:
-    """Everything that can be refused before anything is loaded, made or written."""
-    import torch
-
-    from neurexp.models.load import check_reachable, choose_device
+def _check_reachable(settings: Config) -> None:
+    """Refuses what is not to be had before anything heavy is imported, anything loaded or written."""
+    from neurexp.models.places import check_reachable
     from neurexp.text import sources
 
-    choose_device(settings.device.name)
-    torch.set_num_threads(_threads(settings))
     model = settings.model
     check_reachable(model.name, model.revision, model.tokenizer, model.weights.value, model.architecture is not None)
     sources.check_reachable(settings.dataset)
+
+
+def _prepare_device(settings: Config) -> None:
+    import torch
+
+    from neurexp.models.load import choose_device
+
+    choose_device(settings.device.name)
+    torch.set_num_threads(_threads(settings))
 
 
 @cache

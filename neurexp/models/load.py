@@ -17,22 +17,11 @@ from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from neurexp import hub
 from neurexp.errors import UserError, one_line
+from neurexp.models.places import Place, locate_parts
 from neurexp.models.sites import Family, family_of
 
 log = logging.getLogger(__name__)
-
-MINI = Path(__file__).resolve().parent.parent / "mini"
-CONFIG_FILES, WEIGHT_FILES = ["config.json"], ["*.safetensors", "*.safetensors.index.json"]
-TOKENIZER_FILES = [
-    "tokenizer*.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-]
 
 
 @dataclass(frozen=True)
@@ -81,54 +70,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A folder or a Hub repository at a commit, as `from_pretrained` takes it."""
-
-    path: str
-    revision: str | None
-
-    @property
-    def identity(self) -> str:
-        return self.revision or self.path
-
-
-def _locate(name: str, revision: str, option: str, files: list[str]) -> _Place:
-    """Finds `name` without loading anything: the embedded model, a local folder, or a repository on the Hub."""
-    if name == "mini":
-        return _Place(str(MINI), None)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return _Place(str(folder.resolve()), None)
-    if folder.exists():
-        raise UserError(f"{option}={name}: is a file; give the folder that holds it, or a Hub id")
-    if not hub.is_repository_id(name):
-        raise UserError(
-            f"{option}={name}: no such folder, nor is it a Hub id (ORGANISATION/MODEL); model=mini is offline"
-        )
-    commit = hub.resolve(name, revision, "model", option, tuple(files), offline="model=mini dataset=pydoc")
-    return _Place(name, commit)
-
-
-def check_reachable(name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool) -> None:
-    """Asks only whether what `load_model` will need is there. Raises UserError where it is not."""
-    _locate_parts(name, revision, tokenizer, weights, has_architecture)
-
-
-def _locate_parts(
-    name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool
-) -> tuple[_Place | None, _Place]:
-    """Where the config and weights lie (None: built from the named architecture), and where the tokenizer lies."""
-    files = TOKENIZER_FILES if tokenizer is None else []
-    place = None
-    if weights != "random" or not has_architecture:
-        files = CONFIG_FILES + (WEIGHT_FILES if weights != "random" else []) + files
-        place = _locate(name, revision, "model.name", files)
-    if tokenizer is not None:
-        return place, _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
-    return place, place or _locate(name, revision, "model.tokenizer", files)
-
-
 def load_model(
     name: str = "mini",
     *,
@@ -158,7 +99,7 @@ def load_model(
     target = choose_device(device)
     number_format = getattr(torch, dtype)
     transformers_logging.disable_progress_bar()
-    place, speech = _locate_parts(name, revision, tokenizer, weights, architecture is not None)
+    place, speech = locate_parts(name, revision, tokenizer, weights, architecture is not None)
     if place is None:
         fields = dict(architecture or {})
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
@@ -187,13 +128,13 @@ def load_model(
     return LanguageModel(network, encoder, name, identity, weights, _token_counts(speech, len(encoder)))
 
 
-def _token_counts(place: _Place, vocabulary: int) -> np.ndarray | None:
+def _token_counts(place: Place, vocabulary: int) -> np.ndarray | None:
     file = Path(place.path) / "token_counts.safetensors"
     counts = load_file(file)["counts"] if file.is_file() else None
     return counts if counts is not None and len(counts) == vocabulary else None
 
 
-def _load_weights(name: str, place: _Place, dtype: torch.dtype) -> PreTrainedModel:
+def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedModel:
     folder = Path(place.path)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise UserError(f"model.name={name}: no .safetensors file in {folder}; neurexp loads no other weight format")

@@ -1,0 +1,69 @@
+"""Where a model lies: the embedded one, a local folder, or a repository on the Hub at a commit.
+
+Loads nothing and imports nothing heavy, so that a name that leads nowhere is told within seconds.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurexp import hub
+from neurexp.errors import UserError
+
+MINI = Path(__file__).resolve().parent.parent / "mini"
+CONFIG_FILES, WEIGHT_FILES = ["config.json"], ["*.safetensors", "*.safetensors.index.json"]
+TOKENIZER_FILES = [
+    "tokenizer*.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder or a Hub repository at a commit, as `from_pretrained` takes it."""
+
+    path: str
+    revision: str | None
+
+    @property
+    def identity(self) -> str:
+        return self.revision or self.path
+
+
+def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
+    """Finds `name` without loading anything: the embedded model, a local folder, or a repository on the Hub."""
+    if name == "mini":
+        return Place(str(MINI), None)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Place(str(folder.resolve()), None)
+    if folder.exists():
+        raise UserError(f"{option}={name}: is a file; give the folder that holds it, or a Hub id")
+    if not hub.is_repository_id(name):
+        raise UserError(
+            f"{option}={name}: no such folder, nor is it a Hub id (ORGANISATION/MODEL); model=mini is offline"
+        )
+    commit = hub.resolve(name, revision, "model", option, tuple(files), offline="model=mini dataset=pydoc")
+    return Place(name, commit)
+
+
+def check_reachable(name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool) -> None:
+    """Asks only whether what `load_model` will need is there. Raises UserError where it is not."""
+    locate_parts(name, revision, tokenizer, weights, has_architecture)
+
+
+def locate_parts(
+    name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool
+) -> tuple[Place | None, Place]:
+    """Where the config and weights lie (None: built from the named architecture), and where the tokenizer lies."""
+    files = TOKENIZER_FILES if tokenizer is None else []
+    place = None
+    if weights != "random" or not has_architecture:
+        files = CONFIG_FILES + (WEIGHT_FILES if weights != "random" else []) + files
+        place = _locate(name, revision, "model.name", files)
+    if tokenizer is not None:
+        return place, _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
+    return place, place or _locate(name, revision, "model.tokenizer", files)
