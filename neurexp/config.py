@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -132,10 +132,9 @@ def checked(config: DictConfig) -> Config:
     for group in config:
         if group not in known:
             raise UserError(f"{group}: no such group{closest(str(group), known)} (there are {', '.join(known)})")
-        missing = OmegaConf.missing_keys(config[group])
-        for key in missing:
-            example = "=ORGANISATION/MODEL or a local folder" if (group, key) == ("model", "name") else ""
-            raise UserError(f"{group}.{key} is missing: give {group}.{key}{example}")
+    for option in sorted(OmegaConf.missing_keys(config)):
+        example = "ORGANISATION/MODEL or a local folder" if option == "model.name" else "VALUE"
+        raise UserError(f"{option} is missing: give {option}={example}")
     whole: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
     whole.experiment = config.experiment
     for option, value, least in (
@@ -166,6 +165,8 @@ def typed_options(experiment: DictConfig) -> tuple[Any, type]:
     try:
         module, name = str(dotted).rsplit(".", 1)
         plugin = getattr(import_module(module), name)
+        if not hasattr(plugin, "Options"):
+            raise AttributeError("it is no experiment")
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"experiment.plugin={dotted}: no such class ({one_line(error)})") from error
     try:
@@ -184,13 +185,28 @@ def explain(error: BaseException) -> str | None:
         return f"{group}={choice}: no such choice{closest(choice, error.options)} (choices: {', '.join(error.options)})"
     if isinstance(cause, OmegaConfBaseException):
         return _explain_override(cause)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as OPTION=VALUE ({one_line(error)})"
     if isinstance(error, HydraException):
         return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        return f"{_override_at_fault(error)}: a group's choice is a name; `--help` lists them"
     if isinstance(error, OSError):
         return (
             f"hydra.run.dir: the run folder cannot be made ({error}); give hydra.run.dir=FOLDER or run.outputs=FOLDER"
         )
     return None
+
+
+def _override_at_fault(error: BaseException) -> str:
+    """The override that Hydra was reading when it raised a bare ValueError, which does not say which it was."""
+    trace = error.__traceback__
+    while trace is not None:
+        line = getattr(trace.tb_frame.f_locals.get("override"), "input_line", None)
+        if line is not None:
+            return str(line)
+        trace = trace.tb_next
+    return "an override"
 
 
 def _explain_override(error: OmegaConfBaseException) -> str:

@@ -42,8 +42,8 @@ def run_pass(
         progress: show tokens per second and the time left, where standard error is a terminal.
     """
     device = network.device
-    ids = torch.as_tensor(input_ids)
-    mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else torch.as_tensor(valid)
+    ids = _tensor(input_ids)
+    mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else _tensor(valid)
     batch: Batch | None = None
 
     def receive(index: int, activations: torch.Tensor) -> None:
@@ -73,6 +73,21 @@ def measure_pilot(
     pilot = Pilot(len(sites), network.device)
     run_pass(network, sites, input_ids[:1], None if valid is None else valid[:1], [pilot])
     return pilot
+
+
+def _tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """A tensor of the array; a copy only where PyTorch would warn of sharing memory that must not be written."""
+    if isinstance(array, np.ndarray) and not array.flags.writeable:
+        array = array.copy()
+    return torch.as_tensor(array)
+
+
+def _check_ids(network: PreTrainedModel, ids: torch.Tensor) -> None:
+    vocabulary, positions = network.config.vocab_size, getattr(network.config, "max_position_embeddings", None)
+    if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+        raise ValueError(f"input_ids must be 0 or more, and below the vocabulary's {vocabulary}")
+    if positions is not None and ids.shape[1] > positions:
+        raise ValueError(f"input_ids has sequences of {ids.shape[1]} tokens; the model has {positions} positions")
 
 
 def _batch(ids, valid, first: int, device: torch.device, covariates: Covariates | None) -> Batch:
@@ -122,16 +137,20 @@ def capture(
     Raises:
         UserError: unknown family, site or layer.
         MemoryError: the result would not fit the budget; reduce inside a pass instead (`neurexp.engine`).
-        ValueError: shapes do not match, or ids are not integers.
+        ValueError: shapes do not match, or ids are not integers of the vocabulary, or sequences are too long.
     """
     network = model.network if isinstance(model, LanguageModel) else model
-    ids = torch.as_tensor(input_ids)
-    if ids.is_floating_point() or ids.ndim not in (1, 2) or ids.numel() == 0:
+    ids = _tensor(input_ids)
+    if ids.dtype == torch.bool or ids.is_floating_point() or ids.ndim not in (1, 2) or ids.numel() == 0:
         raise ValueError(f"input_ids must be integers [sequences, length], not {ids.dtype} {list(ids.shape)}")
-    ids = ids[None] if ids.ndim == 1 else ids
-    mask = None if valid is None else torch.as_tensor(valid).bool().reshape(-1, ids.shape[-1])
+    mask = None if valid is None else _tensor(valid).bool()
     if mask is not None and mask.shape != ids.shape:
         raise ValueError(f"valid has shape {list(mask.shape)}, input_ids {list(ids.shape)}")
+    if ids.ndim == 1:
+        ids, mask = ids[None], None if mask is None else mask[None]
+    _check_ids(network, ids)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give 1 or more")
     sites = find_sites(network, site, parse_layers(layers, network.config.num_hidden_layers))
     keep = Keep(len(sites), ids.shape[0], ids.shape[1], budget_bytes)
     run_pass(network, sites, ids, mask, [keep], batch_size=batch_size)

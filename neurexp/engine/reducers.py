@@ -45,8 +45,8 @@ class Reducer(ABC):
         """One site's activations `[tokens, neurons]` of the batch's valid tokens."""
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything needed to go on or to merge, as tensors on the CPU."""
-        return {name: getattr(self, name).detach().cpu().contiguous() for name in self.summed + self.fixed}
+        """Everything needed to go on or to merge, as copies on the CPU."""
+        return {name: getattr(self, name).detach().cpu().clone() for name in self.summed + self.fixed}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Takes over a state of `state()`."""
@@ -54,7 +54,10 @@ class Reducer(ABC):
             setattr(self, name, state[name].to(getattr(self, name).device).clone())
 
     def merge(self, other: Self) -> None:
-        """Adds what `other` saw of other tokens. Raises ValueError if shifts or edges differ."""
+        """Adds what `other` saw of other tokens. Raises ValueError if shifts, edges or groups differ."""
+        for name in self.summed:
+            if getattr(self, name).shape != getattr(other, name).shape:
+                raise ValueError(f"cannot merge: the two have {name} of different shapes")
         for name in self.fixed:
             if not torch.equal(getattr(self, name), getattr(other, name)):
                 raise ValueError(f"cannot merge: the two were taken with different {name}")
@@ -162,9 +165,11 @@ class Histogram(Reducer):
     def __init__(self, groups: int, low: torch.Tensor, high: torch.Tensor, bins: int, device: torch.device):
         """`low` and `high` `[sites]` bracket the bulk, which gets `bins` / 2 to `bins` bins; the rest is margin."""
         sites = len(low)
-        spread = (high - low).double().clamp(min=2.0**-20)
+        # No narrower than 2⁻²² of the values: float32 has no finer steps there, and bin numbers stay exact in it
+        least = torch.maximum(low.abs(), high.abs()).double().clamp(min=2.0**-100) * 2.0**-22
         self.bins, self.groups = 2 * bins, groups
-        self.width = torch.exp2(torch.ceil(torch.log2(spread / bins)))  # [sites] float64
+        width = torch.maximum((high - low).double() / bins, least)
+        self.width = torch.exp2(torch.ceil(torch.log2(width)))  # [sites] float64
         middle = (low + high).double() / 2
         self.start = torch.floor(middle / self.width).long() - bins  # [sites]: the first edge, in widths
         self.counts = torch.zeros(sites, groups, self.bins + 2, dtype=torch.int64, device=device)
@@ -200,7 +205,8 @@ class Keep(Reducer):
             needed = self._sites * math.prod(shape) * activations.element_size()
             if needed > self._budget:
                 raise MemoryError(f"keeping {self._sites} × {list(shape)} takes {needed:,} bytes of {self._budget:,}")
-            self.kept[site] = torch.full(shape, torch.nan, dtype=activations.dtype)
+            with torch.inference_mode(False):  # an ordinary tensor, for whoever gets it
+                self.kept[site] = torch.full(shape, torch.nan, dtype=activations.dtype)
         place = self.kept[site][batch.first : batch.first + sequences].view(sequences * length, -1)
         if batch.rows is None:
             place.copy_(activations)

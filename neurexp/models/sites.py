@@ -7,6 +7,7 @@ projection, the one that passes the non-linearity; `UP` is its other projection.
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -125,8 +126,8 @@ def parse_layers(layers: object, count: int) -> list[int]:
     what = f"experiment.layer={layers}: this model has layers 0 to {count - 1}; give all, one of them, or a list"
     if layers == "all":
         return list(range(count))
-    asked = layers if isinstance(layers, list | tuple | range) else [layers]
-    chosen = {layer for layer in asked if type(layer) is int and 0 <= layer < count}
-    if not asked or len(chosen) < len(set(asked)):
+    plain = layers.tolist() if isinstance(layers, np.ndarray | np.generic) else layers
+    asked = list(plain) if isinstance(plain, list | tuple | range) else [plain]
+    if not asked or not all(type(layer) is int and 0 <= layer < count for layer in asked):
         raise UserError(what)
-    return sorted(chosen)
+    return sorted(set(asked))  # type: ignore[type-var]
