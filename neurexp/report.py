@@ -32,7 +32,10 @@ class Report:
     figures: dict[str, Callable[[], "Figure"]] = field(default_factory=dict)  # file name without ending → drawing
 
     def check(self) -> None:
-        """Raises ValueError for a column without definition, unequal lengths, or a metric that is no number."""
+        """Raises ValueError for a column without definition, unequal lengths, or a metric that is no number or doubles."""
+        twice = set(self.metrics) & set(self.layers)
+        if twice:
+            raise ValueError(f"metrics that are named as columns of layers, which MLflow could not tell apart: {twice}")
         undefined = {*self.layers, *self.neurons, *self.metrics} - set(self.columns)
         if undefined:
             raise ValueError(f"no definition in the data dictionary for {sorted(undefined)}")

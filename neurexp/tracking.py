@@ -36,7 +36,8 @@ def write_report(folder: Path, report: Report) -> None:
     for name, tensors in report.tensors.items():
         write_tensors(folder / f"{name}.safetensors", tensors)
     with whole_file(folder / "columns.md") as path:
-        escaped = {name: definition.replace("|", "\\|") for name, definition in report.columns.items()}
+        present = {*report.layers, *report.neurons, *report.metrics}
+        escaped = {name: text.replace("|", "\\|") for name, text in report.columns.items() if name in present}
         rows = "".join(f"| `{name}` | {definition} |\n" for name, definition in escaped.items())
         path.write_text(f"# Columns and metrics\n\n| name | definition |\n| --- | --- |\n{rows}", "utf-8")
 
@@ -130,16 +131,19 @@ def start(config: TrackingConfig, outputs: Path, experiment: str, run_name: str,
         return Tracker()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    local = outputs / "mlartifacts" / experiment
     try:
         if config.uri is not None:
-            return MlflowTracker(config.uri, None, experiment, run_name, parameters)
+            # A server knows where its artifacts go; a store of files would put them wherever the command was typed
+            artifacts = None if config.uri.startswith("http") else local
+            return MlflowTracker(config.uri, artifacts, experiment, run_name, parameters)
         outputs.mkdir(parents=True, exist_ok=True)
         from filelock import FileLock
 
         # Eight processes that make one fresh SQLite store at once break its migration: one at a time
         with FileLock(outputs / ".mlflow.lock"):
             uri = f"sqlite:///{outputs / 'mlflow.db'}"
-            return MlflowTracker(uri, outputs / "mlartifacts" / experiment, experiment, run_name, parameters)
+            return MlflowTracker(uri, local, experiment, run_name, parameters)
     except Exception as error:
         option = f"run.outputs={outputs}" if config.uri is None else f"tracking.uri={config.uri}"
         raise UserError(f"{option}: MLflow cannot be opened there ({one_line(error)}); tracking=off works") from error

@@ -80,7 +80,7 @@ class TokenLength(base.Experiment):
         self._group_of_id = torch.from_numpy(group_of_id).to(model.device)
 
         first = pilot()
-        groups = len(GROUPS) + 2
+        groups = len(GROUPS) + 1 + (self.options.skip_positions > 0)
         self.moments = Moments(groups, first.shift)
         self.histogram = Histogram(groups, first.low, first.high, self.options.bins, model.device)
         self.gram = Gram(self.design.width, self.design.squared, first.shift)
@@ -236,7 +236,7 @@ class TokenLength(base.Experiment):
             "share_longer": shares[LONGER],
             "types": int((self.design.counts > 0).sum()),
             "types_effective": float(self.design.counts.sum() ** 2 / (self.design.counts.astype(float) ** 2).sum()),
-            "r_median": _median(r),
+            "r_median_all": _median(r),
             "r_abs_median": _median(np.abs(r)),
             "r_partial_abs_median": _median(np.abs(neurons["r_length_partial"])),
             "share_significant_all": float(significant.mean()),
@@ -265,10 +265,10 @@ class TokenLength(base.Experiment):
             f"it, {shares[LONGER]:.1%} longer; {self.special} special tokens have no length. A median split would put "
             f"{shares[SHORTER]:.1%} or {shares[SHORTER] + shares[EQUAL]:.1%} on the short side, not half.",
         ]
-        if "r_median" not in metrics:
+        if "r_median_all" not in metrics:
             return [*lines, "No correlation is defined: the tokens have one single length, or no neuron varies."]
         lines.append(
-            f"Correlation with length: median r {metrics['r_median']:+.3f}, median |r| {metrics['r_abs_median']:.3f}; "
+            f"Correlation with length: median r {metrics['r_median_all']:+.3f}, median |r| {metrics['r_abs_median']:.3f}; "
             f"{metrics['share_significant_all']:.1%} of the neurons differ from the null of shuffled token types "
             f"(Benjamini-{'Hochberg' if self.options.correction == 'bh' else 'Yekutieli'} over all layers, q < 0.05). "
             f"This text could have found |r| of {metrics.get('r_detectable_median', np.nan):.2f} (80 % power, one "

@@ -122,20 +122,28 @@ def _needed(token_id: Any, what: str) -> int:
     return token_id
 
 
+def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """`tokenizer.decode([id])` of every token of the vocabulary.
+
+    SentencePiece tokenizers drop a leading space (▁) in decoding a token alone; it is put back here.
+    """
+    ids = list(range(len(tokenizer)))
+    texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
+    spaced = []
+    for text, piece in zip(texts, tokenizer.convert_ids_to_tokens(ids), strict=True):
+        piece = piece or ""
+        spaces = len(piece) - len(piece.lstrip("\u2581"))
+        spaced.append(" " * max(0, spaces - (len(text) - len(text.lstrip(" ")))) + text)
+    return spaced
+
+
 def token_lengths(tokenizer: PreTrainedTokenizerBase, strip_space: bool = False) -> np.ndarray:
     """The length in characters of every token of the vocabulary, `[vocabulary]` int32.
 
     It is that of `tokenizer.decode([id])`: a leading space counts unless `strip_space`; bytes that are no whole
-    character decode to U+FFFD, which counts 1. Special tokens have none: `UNDEFINED`. SentencePiece tokenizers drop a
-    token's leading space in decoding it alone; it counts here all the same.
+    character decode to U+FFFD, which counts 1. Special tokens have none: `UNDEFINED`.
     """
-    ids = range(len(tokenizer))
-    texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
-    pieces = tokenizer.convert_ids_to_tokens(list(ids))
-    texts = [
-        " " + text if piece and piece.startswith("\u2581") and not text.startswith(" ") else text
-        for text, piece in zip(texts, pieces, strict=True)
-    ]
+    texts = token_texts(tokenizer)
     lengths = np.array([len(text.removeprefix(" ") if strip_space else text) for text in texts], dtype=np.int32)
     lengths[tokenizer.all_special_ids] = UNDEFINED
     return lengths

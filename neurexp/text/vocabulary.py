@@ -6,19 +6,15 @@ Knows no model and no sequence; `tokens.token_lengths` gives the lengths.
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from neurexp.text.tokens import token_texts
+
 
 def begins_word(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """`[vocabulary]` bool: the token's text is a space followed by a letter or digit.
 
     A word after a line break or an opening bracket has no such space and is not marked: the id alone does not tell.
     """
-    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    texts = tokenizer.batch_decode([[index] for index in range(len(tokenizer))], clean_up_tokenization_spaces=False)
-    spaced = [
-        " " + text if piece and piece.startswith("\u2581") and not text.startswith(" ") else text
-        for text, piece in zip(texts, pieces, strict=True)
-    ]
-    return np.array([len(text) > 1 and text[0] == " " and text[1].isalnum() for text in spaced])
+    return np.array([len(text) > 1 and text[0] == " " and text[1].isalnum() for text in token_texts(tokenizer)])
 
 
 def log_frequency(counts: np.ndarray) -> np.ndarray:
