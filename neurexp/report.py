@@ -32,7 +32,7 @@ class Report:
     figures: dict[str, Callable[[], "Figure"]] = field(default_factory=dict)  # file name without ending → drawing
 
     def check(self) -> None:
-        """Raises ValueError for a column without definition, unequal lengths, or a metric that is no number or doubles."""
+        """Raises ValueError for a column undefined, of unequal length or named twice, or a metric that is no number."""
         twice = set(self.metrics) & set(self.layers)
         if twice:
             raise ValueError(f"metrics that are named as columns of layers, which MLflow could not tell apart: {twice}")

@@ -26,7 +26,7 @@ def pair(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     layers.to_parquet(other / "layers.parquet")
     neurons.to_parquet(other / "neurons.parquet")
     summary = json.loads((other / "summary.json").read_text())
-    summary["metrics"]["r_median"] += 0.1
+    summary["metrics"]["r_median_all"] += 0.1
     (other / "summary.json").write_text(json.dumps(summary | {"setting": "other on pydoc"}))
     return finished.folder, other
 
@@ -41,10 +41,10 @@ def test_layers_are_put_on_relative_depth(pair):
 
 def test_headlines_are_tabulated_for_every_run_and_defined(pair):
     report = compare([read_run(str(folder), "") for folder in pair])
-    assert report.metrics["r_median_1"] - report.metrics["r_median_0"] == pytest.approx(0.1)
+    assert report.metrics["r_median_all_1"] - report.metrics["r_median_all_0"] == pytest.approx(0.1)
     report.check()
     told = "\n".join(report.findings)
-    assert "r_median:" in told
+    assert "r_median_all:" in told
     assert "tokens:" not in told  # what is equal in all runs is not repeated
 
 
@@ -56,7 +56,7 @@ def test_the_command_leaves_figures_tables_and_an_mlflow_run(pair, tmp_path, cap
     run_id = json.loads((folder / "summary.json").read_text())["mlflow_run_id"]
     run = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert "r_median_1" in run.data.metrics
+    assert "r_median_all_1" in run.data.metrics
     assert "other on pydoc" in capsys.readouterr().out
 
 

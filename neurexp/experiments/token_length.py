@@ -268,7 +268,8 @@ class TokenLength(base.Experiment):
         if "r_median_all" not in metrics:
             return [*lines, "No correlation is defined: the tokens have one single length, or no neuron varies."]
         lines.append(
-            f"Correlation with length: median r {metrics['r_median_all']:+.3f}, median |r| {metrics['r_abs_median']:.3f}; "
+            f"Correlation with length: median r {metrics['r_median_all']:+.3f}, median |r| "
+            f"{metrics['r_abs_median']:.3f}; "
             f"{metrics['share_significant_all']:.1%} of the neurons differ from the null of shuffled token types "
             f"(Benjamini-{'Hochberg' if self.options.correction == 'bh' else 'Yekutieli'} over all layers, q < 0.05). "
             f"This text could have found |r| of {metrics.get('r_detectable_median', np.nan):.2f} (80 % power, one "

@@ -101,8 +101,9 @@ def group_histograms(
         axes.tick_params(labelsize=7)
         axes.set_yticks([])
         bare(axes)
-    panels.flat[0].legend(loc="upper left", frameon=False, fontsize=7, handlelength=1.6)
-    for axes in panels[-1]:
+    if panels.flat[0].patches:
+        panels.flat[0].legend(loc="upper left", frameon=False, fontsize=7, handlelength=1.6)
+    for axes in panels.flat[max(0, layers - columns) : layers]:  # the lowest panel of each column
         axes.set_xlabel(xlabel, fontsize=8)
     for axes in panels[:, 0]:
         axes.set_ylabel("density (own scale)", fontsize=8)

@@ -3,7 +3,6 @@
 Weights come from safetensors files only, and no code of a repository is ever run. Knows nothing of text or experiments.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from neurexp.models.places import Place, locate_parts
 from neurexp.models.sites import Family, family_of
 
 log = logging.getLogger(__name__)
+
+SAFE = {"trust_remote_code": False}  # said each time: left unset, transformers asks on the terminal
 
 
 @dataclass(frozen=True)
@@ -97,29 +98,40 @@ def load_model(
         UserError: not there, not reachable, gated, of an unknown family, or damaged.
     """
     target = choose_device(device)
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"device.dtype={dtype}: give float32, bfloat16 or float16")
+    if weights not in ("pretrained", "random"):
+        raise UserError(f"model.weights={weights}: give pretrained or random")
     number_format = getattr(torch, dtype)
     transformers_logging.disable_progress_bar()
     place, speech = locate_parts(name, revision, tokenizer, weights, architecture is not None)
     if place is None:
         fields = dict(architecture or {})
-        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        config = _guarded(name, lambda: AutoConfig.for_model(fields.pop("model_type"), **fields), "architecture")
     else:
-        config = _guarded(name, lambda: AutoConfig.from_pretrained(place.path, revision=place.revision))
+        config = _guarded(name, lambda: AutoConfig.from_pretrained(place.path, revision=place.revision, **SAFE))
     family_of(config.model_type)
 
     if weights == "random":
         identity = f"random weights of seed {seed}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(number_format)
+            built = _guarded(
+                name, lambda: AutoModelForCausalLM.from_config(config, dtype=torch.float32), "architecture"
+            )
+        network = built.to(number_format)
     else:
         assert place is not None
         identity = place.identity
         network = _load_weights(name, place, number_format)
     spoken = tokenizer or name
     encoder = _guarded(
-        spoken, lambda: AutoTokenizer.from_pretrained(speech.path, revision=speech.revision), "tokenizer"
+        spoken, lambda: AutoTokenizer.from_pretrained(speech.path, revision=speech.revision, **SAFE), "tokenizer"
     )
+    if len(encoder) < 2:  # what transformers makes of a folder without tokenizer files
+        raise UserError(
+            f"model.tokenizer={spoken}: no tokenizer files there; give model.tokenizer=FOLDER, an id, or mini"
+        )
     if len(encoder) > network.config.vocab_size:
         raise UserError(
             f"model.tokenizer={spoken}: it has {len(encoder)} tokens, but {name} knows {network.config.vocab_size}"
@@ -141,7 +153,7 @@ def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedMode
     network, report = _guarded(
         name,
         lambda: AutoModelForCausalLM.from_pretrained(
-            place.path, revision=place.revision, dtype=dtype, use_safetensors=True, output_loading_info=True
+            place.path, revision=place.revision, dtype=dtype, use_safetensors=True, output_loading_info=True, **SAFE
         ),
     )
     if report["missing_keys"]:
@@ -157,7 +169,7 @@ def _guarded(name: str, load: Callable[[], Any], what: str = "name") -> Any:
         return load()
     except SafetensorError as error:
         raise UserError(f"model.{what}={name}: a weight file is damaged ({one_line(error)}); fetch it again") from error
-    except (OSError, ValueError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+    except Exception as error:  # a damaged folder raises whatever reads it first
         remote = not Path(name).is_dir() and name != "mini"
         place = "from the Hub" if remote else "from this folder"
         raise UserError(f"model.{what}={name}: cannot be loaded {place} ({one_line(error)})") from error

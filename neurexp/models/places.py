@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurexp import hub
-from neurexp.errors import UserError
+from neurexp.errors import UserError, one_line
 
 MINI = Path(__file__).resolve().parent.parent / "mini"
 CONFIG_FILES, WEIGHT_FILES = ["config.json"], ["*.safetensors", "*.safetensors.index.json"]
@@ -37,10 +37,14 @@ def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
     """Finds `name` without loading anything: the embedded model, a local folder, or a repository on the Hub."""
     if name == "mini":
         return Place(str(MINI), None)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(name).expanduser()
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
+        raise UserError(f"{option}={name}: cannot be a folder ({one_line(error)})") from error
+    if is_folder:
         return Place(str(folder.resolve()), None)
-    if folder.exists():
+    if exists:
         raise UserError(f"{option}={name}: is a file; give the folder that holds it, or a Hub id")
     if not hub.is_repository_id(name):
         raise UserError(

@@ -124,7 +124,7 @@ def parse_layers(layers: object, count: int) -> list[int]:
         UserError: not of that form, or beyond the model's `count` layers.
     """
     what = f"experiment.layer={layers}: this model has layers 0 to {count - 1}; give all, one of them, or a list"
-    if layers == "all":
+    if isinstance(layers, str) and layers == "all":
         return list(range(count))
     plain = layers.tolist() if isinstance(layers, np.ndarray | np.generic) else layers
     asked = list(plain) if isinstance(plain, list | tuple | range) else [plain]

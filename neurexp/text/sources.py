@@ -1,13 +1,13 @@
 """Where text comes from: a dataset config → whole documents, in order. Knows nothing of tokens or models.
 
-A document is a file, or a row of a .jsonl, .parquet or Hub dataset. Files are read through `datasets`.
+A document is a .txt file, or a row of a .jsonl, .parquet or Hub dataset; rows are read through `datasets`.
 """
 
 import hashlib
 import logging
 import sys
 from collections.abc import Iterator
-from itertools import groupby
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from neurexp.errors import UserError, closest, one_line
 
 log = logging.getLogger(__name__)
 
-BUILDERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+BUILDERS = {".txt": None, ".jsonl": "json", ".parquet": "parquet"}  # of `datasets`; a text file needs none
 OFFLINE = "dataset=pydoc, or dataset=text dataset.path=FILE_OR_FOLDER"
 
 
@@ -100,20 +100,24 @@ def _files(config: DatasetConfig) -> Iterator[str]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    for suffix, group in groupby(_listed(config), key=lambda file: file.suffix):
-        files = [str(file) for file in group]
-        whole: dict[str, Any] = {"sample_by": "document"} if suffix == ".txt" else {}
+    for file in _listed(config):
+        if file.stat().st_size == 0 and file.suffix != ".parquet":  # no rows; an empty parquet file is a torn one
+            continue
         try:
-            rows = load_dataset(BUILDERS[suffix], data_files=files, split="train", streaming=True, **whole)
-            column = "text" if suffix == ".txt" else config.text_column
-            for text in _column(rows, column, config):
+            if file.suffix == ".txt":  # a document as it is: `datasets` would turn \r\n into \n
+                texts: Iterator[str] = iter([file.read_bytes().decode("utf-8")])
+            else:
+                # A file's name is no pattern, whatever characters it has
+                rows = load_dataset(BUILDERS[file.suffix], data_files=escape(str(file)), split="train", streaming=True)
+                texts = _column(rows, config.text_column, config)
+            for text in texts:
                 if "\0" in text:
-                    raise UserError(f"dataset.path={config.path}: a file of it is binary, not text")
+                    raise UserError(f"dataset.path={config.path}: {file.name} is binary, not text")
                 yield text
         except UnicodeDecodeError as error:
-            raise UserError(f"dataset.path={config.path}: not UTF-8 text ({one_line(error)})") from error
+            raise UserError(f"dataset.path={config.path}: {file.name} is not UTF-8 text ({one_line(error)})") from error
         except (DatasetGenerationError, ValueError, OSError) as error:
-            raise UserError(f"dataset.path={config.path}: cannot be read ({one_line(error)})") from error
+            raise UserError(f"dataset.path={config.path}: {file.name} cannot be read ({one_line(error)})") from error
 
 
 def _from_hub(config: DatasetConfig) -> Iterator[str]:
@@ -143,6 +147,11 @@ def _column(rows: Any, column: str, config: DatasetConfig) -> Iterator[str]:
                 raise UserError(
                     f"dataset.text_column={column}: {_option(config)} has the columns {there}{closest(column, row)}"
                 )
-            yield row[column] or ""
+            text = row[column] if row[column] is not None else ""
+            if not isinstance(text, str):
+                raise UserError(
+                    f"dataset.text_column={column}: {_option(config)} has {type(text).__name__} there, not text"
+                )
+            yield text
     finally:
         stream.close()

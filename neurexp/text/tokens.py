@@ -102,9 +102,9 @@ def pack(
         if filled == needed:
             break
     if filled < needed:
+        there = filled + len(bos) * -(-filled // (sequence_length - len(bos)))
         raise UserError(
-            f"dataset.tokens={tokens}: the text has only {filled + rows * len(bos)} tokens ({begun} documents); "
-            "give fewer, or more text"
+            f"dataset.tokens={tokens}: the text has only {there} tokens ({begun} documents); give fewer, or more text"
         )
     input_ids = np.full((rows, sequence_length), end, dtype=np.int32)
     valid = np.arange(rows * sequence_length).reshape(rows, sequence_length) < tokens

@@ -1,0 +1,94 @@
+"""Runs many commands of neurexp, each in a fresh fork of one process that has imported the heavy libraries already.
+
+    commands = Commands(environment)
+    process = commands.run(["model=mini", "dataset=pydoc"], folder)
+
+A command starts at once in place of after five seconds, and shares nothing with another. HF_HOME and HF_ENDPOINT are
+those of `Commands`, because huggingface_hub reads them when it is imported. What the interpreter does as it ends is
+left out.
+"""
+
+import gc
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+PRELOADED = (
+    "datasets",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "neurexp.experiments.token_length",
+    "pyarrow.parquet",
+    "safetensors.numpy",
+    "transformers.models.gpt_neo.modeling_gpt_neo",
+)
+
+
+class Commands:
+    """The process that forks; it ends when it is closed."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def run(self, arguments: Sequence[str], folder: Path, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+        """`python -m neurexp ARGUMENTS` in `folder`; the exit code is -14 where it took longer than `timeout`."""
+        with TemporaryDirectory() as name:
+            streams = [Path(name, stream) for stream in ("stdout", "stderr")]
+            request = {
+                "arguments": list(arguments),
+                "folder": str(folder),
+                "streams": list(map(str, streams)),
+                "timeout": timeout,
+            }
+            assert self._server.stdin and self._server.stdout
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+            code = int(self._server.stdout.readline())
+            return subprocess.CompletedProcess(arguments, code, *(stream.read_text("utf-8") for stream in streams))
+
+    def close(self) -> None:
+        self._server.communicate()
+
+
+def serve() -> None:
+    """Answers each request, a line of JSON, with the exit code of its command. A fork becomes the command."""
+    for module in PRELOADED:
+        __import__(module)
+    gc.freeze()  # or the collector walks, and so copies, all of these libraries in each fork
+    for line in sys.stdin:
+        request = json.loads(line)
+        if child := os.fork():
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            continue
+        signal.alarm(request["timeout"])
+        for number, stream in enumerate(request["streams"], start=1):
+            os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(request["folder"])
+        sys.argv = ["neurexp", *request["arguments"]]
+        code = 1
+        try:
+            runpy.run_module("neurexp", run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # the interpreter's own end takes longer than most commands
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,105 @@
+"""Fixtures that several tests share: the command line, one finished run of it, the extra data."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from commands import Commands
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+NO_HUB = "http://127.0.0.1:9"  # refuses at once
+
+
+def environment(home: Path, **changes: str) -> dict[str, str]:
+    """This process's environment without what steers Hugging Face, Hydra or MLflow; no Hub can be reached."""
+    steering = ("HF_", "HUGGING", "TRANSFORMERS_", "HYDRA_", "MLFLOW_", "NEUREXP_TRACEBACK", "COMP_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
+    return kept | {"HF_HOME": str(home), "HF_ENDPOINT": NO_HUB} | changes
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """`cli("model=mini", …, HF_ENDPOINT=…)` runs `python -m neurexp` in `tmp_path`: its outputs lie there too."""
+
+    def run(*arguments: str, timeout: int = 240, **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "neurexp", *arguments],
+            cwd=tmp_path,
+            env=environment(tmp_path / "hf", **changes),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Starts commands fast, without a Hub (`commands.py`)."""
+    # mlflow reads its logging level when it is imported, which is here before neurexp can set it
+    commands = Commands(environment(tmp_path_factory.mktemp("hf"), MLFLOW_LOGGING_LEVEL="WARNING"))
+    yield commands
+    commands.close()
+
+
+@pytest.fixture
+def quick_cli(commands: Commands, tmp_path: Path) -> Cli:
+    """As `cli`, but forked from a process that is warm: for the many commands whose start is not what is tested."""
+    return lambda *arguments, **options: commands.run(arguments, tmp_path, **options)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended well: what it printed, its run folder and the folder of all outputs."""
+
+    process: subprocess.CompletedProcess[str]
+    folder: Path
+    outputs: Path
+
+
+# Two full batches would hide a mistake at their seams: five sequences, the last one padded, in batches of two
+FINISHED_ARGUMENTS = (
+    "experiment=token_length",
+    "model=mini",
+    "dataset=pydoc",
+    "device=cpu",
+    "dataset.tokens=1200",
+    "dataset.sequence_length=256",
+    "device.batch_size=2",
+)
+
+
+@pytest.fixture(scope="session")
+def finished(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One small run of the embedded model over the embedded text, tracked in MLflow; look, do not touch."""
+    where = tmp_path_factory.mktemp("finished")
+    process = commands.run(FINISHED_ARGUMENTS, where)
+    assert process.returncode == 0, process.stderr
+    (folder,) = (where / "outputs" / "token_length").iterdir()
+    return Finished(process, folder, where / "outputs")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of extra data that the tests can do without."""
+    where = os.environ.get("NEUREXP_DATA")
+    if not where:
+        pytest.skip("NEUREXP_DATA is not set")
+    return Path(where)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps this process from the Hub and from the user's cache of it, and all to one thread, before torch is imported.
+
+    On a busy machine two threads wait for each other most of the time.
+    """
+    home = TemporaryDirectory(prefix="neurexp-hf-")
+    config.add_cleanup(home.cleanup)
+    os.environ.update(HF_HOME=home.name, HF_ENDPOINT=NO_HUB, OMP_NUM_THREADS="1")
