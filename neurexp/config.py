@@ -4,6 +4,7 @@ Imports nothing heavy: `--help`, `--cfg` and tab completion stop here. An experi
 experiment (`Experiment.Options`), not here.
 """
 
+import sys
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from importlib import import_module
@@ -12,6 +13,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -115,6 +117,16 @@ class Config:
     experiment: Any = MISSING
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+class KeepFinishedRuns(Callback):
+    """Ends a command whose run folder holds a finished run, before Hydra writes its config over that run's."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.run.dir)
+        if (folder / "summary.json").exists():
+            print(f"error: hydra.run.dir={folder}: holds a finished run; choose another folder", file=sys.stderr)
+            sys.exit(1)  # an exception would only be warned of
 
 
 def register_schema() -> None:

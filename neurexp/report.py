@@ -28,6 +28,7 @@ class Report:
     neurons: Table  # a row per layer and neuron
     columns: dict[str, str]
     statistic: str  # the column of `neurons` whose distribution over layers sums the run up
+    of_the_text: frozenset[str] = frozenset()  # metrics that any model would share
     tensors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # file name without ending → tensors
     figures: dict[str, Callable[[], "Figure"]] = field(default_factory=dict)  # file name without ending → drawing
 
@@ -57,7 +58,7 @@ def with_control(report: Report, control: Report) -> Report:
     metrics, layers = dict(report.metrics), dict(report.layers)
     for name, value in report.metrics.items():
         other = control.metrics.get(name)
-        if other is not None and other != value:  # what is equal depends on the text alone
+        if other is not None and name not in report.of_the_text:
             metrics |= {f"{name}_control": other, f"{name}_excess": value - other}
             columns[f"{name}_control"] = f"{name} of the control: the same architecture with random weights"
             columns[f"{name}_excess"] = f"{name} − {name}_control"

@@ -37,8 +37,6 @@ def run(config: DictConfig, folder: Path) -> None:
         UserError: whatever the user can mend.
     """
     settings = checked(config)
-    if (folder / "summary.json").exists():
-        raise UserError(f"hydra.run.dir={folder}: holds a finished run; choose another folder")
     _check_reachable(settings)
     options, plugin = typed_options(settings.experiment)
     if options.control not in ("off", "random"):
@@ -51,9 +49,10 @@ def run(config: DictConfig, folder: Path) -> None:
     _prepare_device(settings)
     outputs = Path(settings.run.outputs).expanduser().resolve()
     setting = Setting(_model_name(settings), _dataset_name(settings), settings.run.seed)
+    experiment = plugin(options, setting)
     tracker = tracking.start(settings.tracking, outputs, options.name, str(setting), _flat(config))
     try:
-        model, tokens, report = _measure(settings, options, plugin, setting, outputs, clock)
+        model, tokens, report = _measure(settings, experiment, outputs, clock)
         with clock("analyse"):
             tracking.write_report(folder, report)
         with clock("figures"):
@@ -69,18 +68,18 @@ def run(config: DictConfig, folder: Path) -> None:
     _tell(report.findings, folder, sorted(report.figures), tracker, clock.seconds())
 
 
-def _measure(settings: Config, options: Any, plugin: Any, setting: Any, outputs: Path, clock: Any) -> tuple:
+def _measure(settings: Config, experiment: Any, outputs: Path, clock: Any) -> tuple:
     """The model, the tokens it was run on, and the report: with the control's beside it if that was asked for."""
     from neurexp.models.load import load_model
     from neurexp.models.sites import find_sites, parse_layers
     from neurexp.report import with_control
 
+    options = experiment.options
     with clock("load_model"):
         model = load_model(**_model_arguments(settings))
         _check_length(settings, model)
         find_sites(model.network, options.site, parse_layers(options.layer, model.layers))
         log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
-    experiment = plugin(options, setting)
     with clock("prepare_text"):
         tokens = experiment.inputs(model, settings.dataset, outputs / "cache")
         log.info("Text: %d tokens in %d sequences, %d documents", tokens.count, len(tokens.valid), tokens.documents)
@@ -90,7 +89,7 @@ def _measure(settings: Config, options: Any, plugin: Any, setting: Any, outputs:
         report = experiment.analyse()
     if options.control == "random":
         log.info("Control: the same with random weights")
-        control = plugin(options, setting)
+        control = type(experiment)(options, experiment.setting)
         with clock("load_model"):
             untrained = load_model(**{**_model_arguments(settings), "weights": "random"})
         with clock("capture"):

@@ -70,14 +70,20 @@ TEXTS = [
     ("dataset=text dataset.path=/no/such", "dataset.path=/no/such: no such file or folder"),
     ("dataset=text dataset.path={inputs}/empty.txt", "dataset.path={inputs}/empty.txt: there is no text in it"),
     ("dataset=text dataset.path={inputs}/blank.txt", "dataset.path={inputs}/blank.txt: there is no text in it"),
-    ("dataset=text dataset.path={inputs}/binary.txt", "dataset.path={inputs}/binary.txt: not UTF-8 text"),
-    ("dataset=text dataset.path={inputs}/zeros.txt", "dataset.path={inputs}/zeros.txt: a file of it is binary"),
+    ("dataset=text dataset.path={inputs}/binary.txt", "dataset.path={inputs}/binary.txt: binary.txt is not UTF-8 text"),
+    ("dataset=text dataset.path={inputs}/zeros.txt", "dataset.path={inputs}/zeros.txt: zeros.txt is binary"),
     ("dataset=text dataset.path={inputs}/table.csv", "dataset.path={inputs}/table.csv: .csv ending; give a .txt"),
     ("dataset=text dataset.path={inputs}/nothing", "dataset.path={inputs}/nothing: the folder holds no .txt"),
     ("dataset=text dataset.path={inputs}/column.jsonl", "dataset.text_column=text: "),
-    ("dataset=text dataset.path={inputs}/broken.jsonl", "dataset.path={inputs}/broken.jsonl: cannot be read"),
+    (
+        "dataset=text dataset.path={inputs}/broken.jsonl",
+        "dataset.path={inputs}/broken.jsonl: broken.jsonl cannot be read",
+    ),
     ("dataset=text dataset.path={inputs}/empty.jsonl", "dataset.path={inputs}/empty.jsonl: "),
-    ("dataset=text dataset.path={inputs}/broken.parquet", "dataset.path={inputs}/broken.parquet: cannot be read"),
+    (
+        "dataset=text dataset.path={inputs}/broken.parquet",
+        "dataset.path={inputs}/broken.parquet: broken.parquet cannot be read",
+    ),
     ("dataset=fineweb", "dataset.name=HuggingFaceFW/fineweb: not a folder here, and the Hub at http://127.0.0.1:9"),
 ]
 # After `model=hub dataset=pydoc tracking=off`.
@@ -95,7 +101,7 @@ MODELS = [
     ("model.name={inputs}/garbled_config", "model.name={inputs}/garbled_config: cannot be loaded"),
     ("model.name={inputs}/mistyped_config", "model.name={inputs}/mistyped_config: cannot be loaded"),
     ("model.name={inputs}/unknown_family", "model.name: the architecture 'bert' is not known to neurexp; known are "),
-    ("model.name={inputs}/no_tokenizer", "model.tokenizer={inputs}/no_tokenizer: cannot be loaded"),
+    ("model.name={inputs}/no_tokenizer", "model.tokenizer={inputs}/no_tokenizer: no tokenizer files there"),
 ]
 BEGINNINGS = (
     (MINI, WITH_MINI),

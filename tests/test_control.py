@@ -140,7 +140,7 @@ def test_two_reports_side_by_side():
     def report(metrics, shares):
         columns = dict.fromkeys((*metrics, "layer", "share"), "a definition")
         layers = {"layer": np.array([0, 1]), "share": np.array(shares)}
-        return Report(["the text", "the numbers"], metrics, layers, {}, columns, "share")
+        return Report(["the text", "the numbers"], metrics, layers, {}, columns, "share", frozenset({"tokens"}))
 
     ours, theirs = (
         report({"tokens": 9, "r": 0.5, "only": 1.0}, [0.1, 0.2]),

@@ -71,13 +71,15 @@ class Design:
         self.sequence_blocks = min(self.blocks, rows)
         self._block_of_sequence = torch.arange(rows, device=self.device) * self.sequence_blocks // rows
         self._half = rows / 2
-        # Indicators whose squares of x are wanted come next to each other: type block, sequence block, first position
+        # Indicators whose squares of x are wanted come next to each other: type and sequence blocks, first position,
+        # first half
         widths = {name: part.shape[1] for name, part in by_type.items()}
-        widths |= {"sequence_block": self.sequence_blocks, "first": 1, "sequence_block_value": self.sequence_blocks}
-        widths |= {"first_value": 1, "null_first_half": self.draws, "position": _position_bins(self.tokens)}
+        widths |= {"sequence_block": self.sequence_blocks, "first": 1, "early": 1}
+        widths |= {"sequence_block_value": self.sequence_blocks, "first_value": 1, "early_value": 1}
+        widths |= {"null_first_half": self.draws, "position": _position_bins(self.tokens)}
         edges = np.cumsum([0, *widths.values()])
         self.columns = {name: slice(int(a), int(b)) for name, a, b in zip(widths, edges, edges[1:], strict=False)}
-        self.squared = slice(self.columns["type_block"].start, self.columns["first"].stop)
+        self.squared = slice(self.columns["type_block"].start, self.columns["early"].stop)
         self.width = int(edges[-1])
         table = np.concatenate(list(by_type.values()), axis=1) * present[:, None]
         self._table = torch.from_numpy(table.astype(np.float32)).to(self.device)
@@ -94,7 +96,8 @@ class Design:
         early = (sequences < self._half).float()[:, None]
         by_type = self._table[ids]
         null = by_type[:, self.columns["null"]]
-        parts = [by_type, blocks, first, blocks * value, first * value, null * early, bins]
+        indicators = torch.cat([blocks, first, early], dim=1)
+        parts = [by_type, indicators, indicators * value, null * early, bins]
         return torch.cat(parts, dim=1) * counted
 
 

@@ -27,6 +27,10 @@ from neurexp.text.tokens import Tokens, token_lengths
 from neurexp.text.vocabulary import begins_word
 
 GROUPS = ("shorter", "equal", "longer")
+OF_THE_TEXT = frozenset(
+    ["tokens", "tokens_special", "length_min", "length_max", "length_median", "types", "types_effective"]
+    + [f"share_{name}" for name in GROUPS]
+)
 SPECIAL, SKIPPED = 3, 4  # the groups of tokens without a length, and of tokens at skipped positions
 
 
@@ -47,10 +51,26 @@ class TokenLength(base.Experiment):
 
     Options = Options
 
+    def __init__(self, options: Any, setting: base.Setting):
+        super().__init__(options, setting)
+        for name, value, least, most in (
+            ("bins", options.bins, 8, 4096),
+            ("permutations", options.permutations, 8, 1024),
+            ("blocks", options.blocks, 16, 64),
+        ):
+            if not least <= value <= most:
+                raise UserError(f"experiment.{name}={value}: give a whole number from {least} to {most}")
+        if options.correction not in ("bh", "by"):
+            raise UserError(
+                f"experiment.correction={options.correction}: give bh (Benjamini-Hochberg) or by (Benjamini-Yekutieli)"
+            )
+
     def reducers(
         self, model: LanguageModel, tokens: Tokens, layers: list[int], pilot: Callable[[], Pilot]
     ) -> list[Reducer]:
-        self._check_options(tokens)
+        skipped, length = self.options.skip_positions, tokens.valid.shape[1]
+        if not 0 <= skipped < length:
+            raise UserError(f"experiment.skip_positions={skipped}: give a whole number from 0 to {length - 1}")
         self.layers = layers
         lengths = token_lengths(model.tokenizer, self.options.strip_space)
         occurrences = np.bincount(tokens.input_ids[tokens.valid], minlength=len(lengths))
@@ -86,21 +106,6 @@ class TokenLength(base.Experiment):
         self.gram = Gram(self.design.width, self.design.squared, first.shift)
         return [self.moments, self.histogram, self.gram]
 
-    def _check_options(self, tokens: Tokens) -> None:
-        options, length = self.options, tokens.valid.shape[1]
-        for name, value, least, most in (
-            ("bins", options.bins, 8, 4096),
-            ("permutations", options.permutations, 8, 1024),
-            ("blocks", options.blocks, 16, 64),
-            ("skip_positions", options.skip_positions, 0, length - 1),
-        ):
-            if not least <= value <= most:
-                raise UserError(f"experiment.{name}={value}: give a whole number from {least} to {most}")
-        if options.correction not in ("bh", "by"):
-            raise UserError(
-                f"experiment.correction={options.correction}: give bh (Benjamini-Hochberg) or by (Benjamini-Yekutieli)"
-            )
-
     def covariates(
         self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor
     ) -> dict[str, torch.Tensor]:
@@ -130,6 +135,7 @@ class TokenLength(base.Experiment):
             neurons=neurons,
             columns=COLUMNS,
             statistic="r_length",
+            of_the_text=OF_THE_TEXT,
             tensors={
                 "histograms": {
                     "edges": edges,
@@ -271,14 +277,19 @@ class TokenLength(base.Experiment):
             f"Correlation with length: median r {metrics['r_median_all']:+.3f}, median |r| "
             f"{metrics['r_abs_median']:.3f}; "
             f"{metrics['share_significant_all']:.1%} of the neurons differ from the null of shuffled token types "
-            f"(Benjamini-{'Hochberg' if self.options.correction == 'bh' else 'Yekutieli'} over all layers, q < 0.05). "
-            f"This text could have found |r| of {metrics.get('r_detectable_median', np.nan):.2f} (80 % power, one "
-            "neuron)."
+            f"(Benjamini-{'Hochberg' if self.options.correction == 'bh' else 'Yekutieli'} over all layers, q < 0.05)."
         )
-        lines.append(
-            f"Given frequency, position and word beginning, {metrics.get('survival_overall', np.nan):.0%} of r is left "
-            f"(median |r| {metrics.get('r_partial_abs_median', np.nan):.3f}); frequencies are {self.reference}."
-        )
+        if "r_detectable_median" in metrics:
+            lines[-1] += (
+                f" This text could have found |r| of {metrics['r_detectable_median']:.2f} (80 % power, one neuron)."
+            )
+        if "survival_overall" in metrics:
+            lines.append(
+                f"Given frequency, position and word beginning, {metrics['survival_overall']:.0%} of r is left "
+                f"(median |r| {metrics['r_partial_abs_median']:.3f}); frequencies are {self.reference}."
+            )
+        else:
+            lines.append("Nothing of length is left once frequency, position and word beginning are known.")
         if "replication_r_overall" in metrics:
             lines.append(
                 f"The two halves of the text agree on r with a correlation of {metrics['replication_r_overall']:.2f} "

@@ -104,6 +104,7 @@ def load_model(
         raise UserError(f"model.weights={weights}: give pretrained or random")
     number_format = getattr(torch, dtype)
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity(logging.CRITICAL)  # what it logs of a load, we say in one line
     place, speech = locate_parts(name, revision, tokenizer, weights, architecture is not None)
     if place is None:
         fields = dict(architecture or {})
@@ -153,9 +154,17 @@ def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedMode
     network, report = _guarded(
         name,
         lambda: AutoModelForCausalLM.from_pretrained(
-            place.path, revision=place.revision, dtype=dtype, use_safetensors=True, output_loading_info=True, **SAFE
+            place.path,
+            revision=place.revision,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **SAFE,
         ),
     )
+    if report["mismatched_keys"]:
+        raise UserError(f"model.name={name}: its weights have other shapes than its config says; fetch it again")
     if report["missing_keys"]:
         # transformers would fill them with random numbers and go on
         absent = sorted(report["missing_keys"])

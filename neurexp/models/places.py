@@ -10,7 +10,7 @@ from neurexp import hub
 from neurexp.errors import UserError, one_line
 
 MINI = Path(__file__).resolve().parent.parent / "mini"
-CONFIG_FILES, WEIGHT_FILES = ["config.json"], ["*.safetensors", "*.safetensors.index.json"]
+CONFIG_FILES, WEIGHT_FILES = ["config.json"], ["*.safetensors", "*.safetensors.index.json", "generation_config.json"]
 TOKENIZER_FILES = [
     "tokenizer*.json",
     "vocab.*",

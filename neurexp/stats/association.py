@@ -12,6 +12,7 @@ from scipy import stats
 
 LEVEL = 0.05  # of significance, and 1 − the level of intervals
 POWER = 0.8
+ROUNDING = 1e-6  # of an r from float32 products
 CONSTANT = 1e-7  # a standard deviation below this share of the mean is float32 rounding, not variation
 
 
@@ -145,7 +146,8 @@ def permutation_p(r: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarr
     with np.errstate(invalid="ignore", divide="ignore"):
         t = (r - mean) / (spread * np.sqrt(1 + 1 / draws))
         p = 2 * stats.t.sf(np.abs(t), draws - 1)
-    return np.where(np.isfinite(p), p, 1.0), mean, spread
+    # Draws that differ by rounding only are no null: where no shuffle changes anything there is no evidence
+    return np.where(np.isfinite(p) & (spread > ROUNDING), p, 1.0), mean, spread
 
 
 def largest_by_chance(null: np.ndarray) -> float:

@@ -55,6 +55,10 @@ class ProfileSums:
         """Over the tokens at position 0."""
         return self._indicator_sums(layer, "first").total()
 
+    def first_half(self, layer: int) -> Sums:
+        """Over the tokens of the first half of the sequences."""
+        return self._indicator_sums(layer, "early").total()
+
     def of_columns(self, layer: int, name: str, over: Sums) -> Sums:
         """Each column `name` taken as a covariate, over the tokens that `over` covers; leading axis: columns."""
         columns, everything = self.columns[name], self.columns["category"]
@@ -104,8 +108,7 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
     whole = by_sequence.total()
     r = whole.pearson(shift)
 
-    half = -(-len(by_sequence.n) // 2)
-    early = Sums(*(getattr(by_sequence, name)[:half] for name in Sums.__dataclass_fields__)).total()
+    early = sums.first_half(layer)
     late = whole - early
     null = sums.of_columns(layer, "null", whole)
     null_early = sums.of_columns(layer, "null_first_half", early)

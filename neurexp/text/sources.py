@@ -99,7 +99,9 @@ def _listed(config: DatasetConfig) -> list[Path]:
 def _files(config: DatasetConfig) -> Iterator[str]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
+    from datasets.utils.logging import CRITICAL, set_verbosity
 
+    set_verbosity(CRITICAL)  # it logs what it then raises
     for file in _listed(config):
         if file.stat().st_size == 0 and file.suffix != ".parquet":  # no rows; an empty parquet file is a torn one
             continue
@@ -132,8 +134,11 @@ def _from_hub(config: DatasetConfig) -> Iterator[str]:
     )
     try:
         rows = load_dataset(str(config.name), config.subset, split=config.split, revision=commit, streaming=True)
-    except ValueError as error:  # unknown subset or split
-        raise UserError(f"dataset.name={config.name}: {one_line(error)}") from error
+    except ValueError as error:
+        text = one_line(error)
+        unknown = {"BuilderConfig": f"subset={config.subset}", "split": f"split={config.split}"}
+        option = next((option for word, option in unknown.items() if word in text), f"name={config.name}")
+        raise UserError(f"dataset.{option}: {text}") from error
     yield from _column(rows, config.text_column, config)
 
 

@@ -37,7 +37,7 @@ def test_books_are_whole_files_and_the_held_out_ones_stand_apart(tmp_path):
 def test_docstrings_that_share_a_run_of_words_with_held_out_text_are_dropped(monkeypatch):
     copied = " ".join(f"word{letter * 3}" for letter in "abcdefghijklmnop")
     kept = [PROSE * 3, "another one, " + PROSE * 3]
-    docstrings = [kept[0], "too short", "x = 1; " * 50, kept[0], f"{PROSE * 3}: {copied.upper()}.", kept[1]]
+    docstrings = [kept[0], "too short", "x = 1; " * 50, kept[0], f"{PROSE * 9}: {copied.upper()}.", kept[1]]
     monkeypatch.setattr(corpus, "_docstrings", lambda: iter(docstrings))
     texts, counts = corpus.read_docstrings(10**6, seed=0, held_out=[f"before {copied}, after"])
     assert sorted(texts) == sorted(kept)
