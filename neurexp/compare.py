@@ -37,8 +37,8 @@ class Run:
 
     @property
     def depth(self) -> np.ndarray:
-        """Relative depth of each captured layer: 0 the model's first, 1 the last that was captured."""
-        return self.layers["layer"] / max(1, self.layers["layer"].max())
+        """Relative depth of each captured layer: 0 the model's first, 1 its last."""
+        return self.layers["layer"] / max(1, self.summary["model_layers"] - 1)
 
 
 def read_run(given: str, uri: str) -> Run:
@@ -114,7 +114,7 @@ def compare(runs: list[Run]) -> Report:
     columns |= {
         "run": "index of the run, in the order given",
         "layer": "block index, from 0",
-        "depth": "layer / last captured layer",
+        "depth": "layer / last layer of the model",
         "q25": f"25 % quantile of {column} over the layer's neurons",
         "median": f"median of {column} over the layer's neurons",
         "q75": f"75 % quantile of {column} over the layer's neurons",

@@ -149,6 +149,10 @@ def checked(config: DictConfig) -> Config:
         raise UserError(f"{option} is missing: give {option}={example}")
     whole: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
     whole.experiment = config.experiment
+    # The dimensions that stand in a model's yaml are not those of another model that model.name= names
+    architecture = whole.model.architecture
+    if architecture is not None and architecture.pop("of", whole.model.name) != whole.model.name:
+        whole.model.architecture = None
     for option, value, least in (
         ("dataset.tokens", whole.dataset.tokens, 1),
         ("dataset.sequence_length", whole.dataset.sequence_length, 2),

@@ -37,7 +37,7 @@ def resolve(
         offline: what to type where there is no network.
 
     Returns:
-        The commit, from the Hub or, where it cannot be reached, from the cache; None where the cache does not tell.
+        The commit, from the Hub or, where it cannot be reached, from a model's copy in the cache.
 
     Raises:
         UserError: no such repository or revision, gated, or neither reachable nor in the cache.

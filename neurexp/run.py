@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 import traceback
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def run(config: DictConfig, folder: Path) -> None:
     options, plugin = typed_options(settings.experiment)
     if options.control not in ("off", "random"):
         raise UserError(f"experiment.control={options.control}: give off or random")
+    if options.control == "random" and settings.model.weights is Weights.random:
+        raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
 
     from neurexp import tracking
     from neurexp.experiments.base import Setting
@@ -63,7 +66,8 @@ def run(config: DictConfig, folder: Path) -> None:
         tracker.finish("KILLED", "interrupted")
         raise
     except BaseException as error:
-        tracker.finish("FAILED", f"{type(error).__name__}: {error}")
+        with suppress(Exception):  # what went wrong is the news, not that it could not be noted
+            tracker.finish("FAILED", f"{type(error).__name__}: {error}")
         raise
     _tell(report.findings, folder, sorted(report.figures), tracker, clock.seconds())
 
@@ -132,6 +136,7 @@ def _track(settings, setting, options, folder, model, tokens, report, tracker, c
         "device": str(model.device),
         "dtype": str(model.network.dtype).removeprefix("torch."),
         "setting": str(setting),
+        "model_layers": model.layers,
         "statistic": report.statistic,
         "findings": report.findings,
         "metrics": report.metrics,
@@ -146,6 +151,7 @@ def _track(settings, setting, options, folder, model, tokens, report, tracker, c
 def capture_for(experiment: Any, model: Any, tokens: Any, batch_size: int) -> None:
     """The pass that an experiment asks for: its reducers have seen every token when it returns."""
     from neurexp.engine.passes import measure_pilot, run_pass
+    from neurexp.engine.reducers import NotFiniteError
     from neurexp.models.sites import find_sites, parse_layers
 
     layers = parse_layers(experiment.options.layer, model.layers)
@@ -167,16 +173,14 @@ def capture_for(experiment: Any, model: Any, tokens: Any, batch_size: int) -> No
         return measured
 
     reducers = experiment.reducers(model, tokens, layers, pilot)
-    run_pass(
-        model.network,
-        sites,
-        tokens.input_ids,
-        tokens.valid,
-        reducers,
-        experiment.covariates,
-        batch_size,
-        progress=True,
-    )
+    ids, valid, covariates = tokens.input_ids, tokens.valid, experiment.covariates
+    try:
+        run_pass(model.network, sites, ids, valid, reducers, covariates, batch_size, progress=True)
+    except NotFiniteError as error:
+        raise UserError(
+            f"device.dtype={str(model.network.dtype).removeprefix('torch.')}: {sites[error.site].key} puts out NaN or "
+            "infinity; give device.dtype=float32 or bfloat16, or check the weights"
+        ) from error
 
 
 def _check_reachable(settings: Config) -> None:
@@ -309,6 +313,9 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _job()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -6,6 +6,8 @@ through a client of its own, so that nothing global is left behind between the j
 
 import logging
 import os
+import shlex
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -50,6 +52,9 @@ def write_figures(folder: Path, report: Report) -> None:
             draw().savefig(path, format="png")
 
 
+_UI = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--backend-store-uri"]
+
+
 class Tracker:
     """Tracking that is off: the run folder is all there is. Also the interface of tracking that is on."""
 
@@ -81,7 +86,7 @@ class MlflowTracker(Tracker):
         else:
             identifier = found.experiment_id
         self.run_id: str = self._client.create_run(identifier, run_name=run_name).info.run_id
-        self.where = f"mlflow ui --host 127.0.0.1 --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+        self.where = f"{shlex.join(_UI)} {shlex.quote(uri)}" if uri.startswith("sqlite") else uri
         values = (Param(name, value[:6000]) for name, value in parameters.items())
         for chunk in _chunks(values, 100):
             self._client.log_batch(self.run_id, params=chunk)

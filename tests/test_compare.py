@@ -27,7 +27,7 @@ def pair(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     neurons.to_parquet(other / "neurons.parquet")
     summary = json.loads((other / "summary.json").read_text())
     summary["metrics"]["r_median_all"] += 0.1
-    (other / "summary.json").write_text(json.dumps(summary | {"setting": "other on pydoc"}))
+    (other / "summary.json").write_text(json.dumps(summary | {"setting": "other on pydoc", "model_layers": 12}))
     return finished.folder, other
 
 

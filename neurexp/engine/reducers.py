@@ -31,6 +31,14 @@ class Batch:
         return self.input_ids.numel() if self.rows is None else len(self.rows)
 
 
+class NotFiniteError(ArithmeticError):
+    """A site put out NaN or infinity; `site` is its index in the pass."""
+
+    def __init__(self, site: int):
+        super().__init__(f"site {site} puts out NaN or infinity")
+        self.site = site
+
+
 class Reducer(ABC):
     """Base of all reducers; a subclass lists in `summed` which of its tensors add up when two are merged."""
 
@@ -116,7 +124,10 @@ class Moments(Reducer):
         values = activations.float()
         self.magnitudes[site] += self._members @ values.abs()
         centred = values - self.shift[site]
-        self.sums[site] += self._members @ centred
+        added = self._members @ centred
+        if not bool(added.isfinite().all()):
+            raise NotFiniteError(site)
+        self.sums[site] += added
         self.squares[site] += self._members @ centred.square_()
 
 

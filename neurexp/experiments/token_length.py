@@ -281,7 +281,8 @@ class TokenLength(base.Experiment):
         )
         if "r_detectable_median" in metrics:
             lines[-1] += (
-                f" This text could have found |r| of {metrics['r_detectable_median']:.2f} (80 % power, one neuron)."
+            detectable = metrics["r_detectable_median"]
+            lines[-1] += f" This text could have found |r − null mean| of {detectable:.2f} (80 % power, one neuron)."
             )
         if "survival_overall" in metrics:
             lines.append(
@@ -336,7 +337,7 @@ def _summarise(profile: LayerProfile) -> dict[str, float]:
         "replication_r": _correlation(early, late),
         "replication_sign": float((np.sign(early) == np.sign(late))[both].mean()) if both.any() else np.nan,
         "found_first_half": float(found.mean()),
-        "replicated": float(kept.sum() / found.sum()) if found.any() else np.nan,
+        "replicated": float(kept.sum() / found.sum()) if found.any() and np.isfinite(late).any() else np.nan,
     }
 
 
@@ -484,7 +485,9 @@ class _Figures:
                 "r with log frequency": list(self.frequency),
                 "r with length, given frequency, position, word beginning": list(self.partial),
             },
-            f"{left:.0%} of the correlation with length is left once its confounds are controlled for",
+            f"{left:.0%} of the correlation with length is left once its confounds are controlled for"
+            if np.isfinite(left)
+            else "Nothing of length is left once its confounds are known",
             f"{self.measured}; median and middle half over neurons; frequencies: {self.of.reference}",
             "correlation over tokens",
         )

@@ -130,7 +130,7 @@ def _from_hub(config: DatasetConfig) -> Iterator[str]:
         "Streaming %s%s (commit %s): read as far as needed, nothing of it is stored",
         config.name,
         f", {config.subset}" if config.subset else "",
-        (commit or "cached")[:12],
+        str(commit)[:12],
     )
     try:
         rows = load_dataset(str(config.name), config.subset, split=config.split, revision=commit, streaming=True)

@@ -83,10 +83,11 @@ def command(code: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 
-# As `python -m neurexp.mini.train`, but saving after every step and evaluating on little
+# As `python -m neurexp.mini.train`, but saving after every step, in small steps, and looking for no docstrings
 TRAIN = """
-from neurexp.mini import train
-train.HELD_OUT_TOKENS, train.SAVE_SECONDS = 2048, 0
+from neurexp.mini import corpus, train
+train.BATCH_SIZE, train.HELD_OUT_TOKENS, train.SAVE_SECONDS = 2, 2048, 0
+corpus._docstrings = lambda: iter(())
 train.main()
 """
 
@@ -111,7 +112,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not_and_its_folder_loads(tmp
     source = random.Random(0)
     words = ["".join(source.choices("abcdefghij", k=source.randint(1, 8))) for _ in range(2000)]
     for name in ("a.txt", "b.txt", "held.txt"):
-        (books / name).write_text(" ".join(source.choices(words, k=6000)))
+        (books / name).write_text(" ".join(source.choices(words, k=1500)))
     shared = ("--corpus", books, "--held-out", "held.txt", "--docstrings", 0, "--steps", 4)
     one, two = tmp_path / "one", tmp_path / "two"
     environ = environment(tmp_path / "hf", OMP_NUM_THREADS="2")
