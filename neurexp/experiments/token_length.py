@@ -280,10 +280,8 @@ class TokenLength(base.Experiment):
             f"(Benjamini-{'Hochberg' if self.options.correction == 'bh' else 'Yekutieli'} over all layers, q < 0.05)."
         )
         if "r_detectable_median" in metrics:
-            lines[-1] += (
             detectable = metrics["r_detectable_median"]
             lines[-1] += f" This text could have found |r − null mean| of {detectable:.2f} (80 % power, one neuron)."
-            )
         if "survival_overall" in metrics:
             lines.append(
                 f"Given frequency, position and word beginning, {metrics['survival_overall']:.0%} of r is left "
