@@ -104,6 +104,10 @@ def _cached_or_refuse(name: str, revision: str, kind: str, given: str, offline: 
         commit = reference.read_text().strip()
     elif (folder / "snapshots" / revision).is_dir():
         commit = revision
+    elif revision == "main" and (folder / "snapshots").is_dir():
+        # What was loaded at a commit leaves no reference behind: the copy that came last is the one meant
+        copies = sorted((folder / "snapshots").iterdir(), key=lambda copy: copy.stat().st_mtime)
+        commit = copies[-1].name if copies else None
     if commit is None or kind == "dataset":
         raise UserError(
             f"{given}: not a folder here, and the Hub at {constants.ENDPOINT} cannot be reached ({reason}); "
