@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from neurexp.text.tokens import Tokens
+from neurexp.text.tokens import UNDEFINED, Tokens
 from neurexp.text.vocabulary import balanced_blocks, log_frequency, shuffled_within_bands
-
-UNDEFINED = -1
 
 
 @dataclass
