@@ -98,7 +98,7 @@ def compare(runs: list[Run]) -> Report:
     ]
     shared = [key for key in runs[0].summary["metrics"] if all(key in run.summary["metrics"] for run in runs)]
     metrics, columns = {}, {}
-    definitions = _definitions(runs[0].folder)
+    definitions = definitions_in(runs[0].folder)
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
         for key in shared:
             metrics[f"{key}_{index}"] = run.summary["metrics"][key]
@@ -146,7 +146,7 @@ def compare(runs: list[Run]) -> Report:
         return over_depth(drawn, finding, f"median and middle half over neurons; {detail}", column)
 
     figures = {"densities": by_layer, "maps": as_map, "over_depth": over_depth}
-    return Report(findings, metrics, layers, {}, columns, column, figures=figures)
+    return Report(findings, metrics, layers, {}, columns, column, figures=figures, step_column=None)
 
 
 def _distinct_names(runs: list[Run]) -> list[str]:
@@ -154,7 +154,7 @@ def _distinct_names(runs: list[Run]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
-def _definitions(folder: Path) -> dict[str, str]:
+def definitions_in(folder: Path) -> dict[str, str]:
     """The data dictionary of a run folder, read back."""
     file = folder / "columns.md"
     lines = file.read_text("utf-8").splitlines() if file.exists() else []

@@ -105,6 +105,7 @@ class RunConfig:
 
     seed: int = 0
     outputs: str = "outputs"
+    reuse: bool = True  # activations captured before of the same words, model and settings stand for a new pass
 
 
 @dataclass
@@ -127,6 +128,21 @@ class KeepFinishedRuns(Callback):
         if (folder / "summary.json").exists():
             print(f"error: hydra.run.dir={folder}: holds a finished run; choose another folder", file=sys.stderr)
             sys.exit(1)  # an exception would only be warned of
+
+
+class SumUpSweep(Callback):
+    """Sums a multirun up when its last job has ended, and ends its MLflow run."""
+
+    folder: Path | None = None  # of the sweep under way in this process
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        type(self).folder = Path(config.hydra.sweep.dir).resolve()
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from neurexp import sweep
+
+        if self.folder is not None and self.folder.exists():
+            sweep.finish(self.folder)
 
 
 def register_schema() -> None:
@@ -152,7 +168,7 @@ def checked(config: DictConfig) -> Config:
     # The dimensions that stand in a model's yaml are not those of another model that model.name= names
     architecture = whole.model.architecture
     if architecture is not None and architecture.pop("of", whole.model.name) != whole.model.name:
-        whole.model.architecture = None
+        whole.model.architecture, whole.model.default_layer = None, None
     for option, value, least in (
         ("dataset.tokens", whole.dataset.tokens, 1),
         ("dataset.sequence_length", whole.dataset.sequence_length, 2),

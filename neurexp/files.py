@@ -30,12 +30,12 @@ def write_table(path: Path, table: dict[str, np.ndarray]) -> None:
         parquet.write_table(pa.table({name: pa.array(values) for name, values in table.items()}), temporary)
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Arrays as safetensors."""
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Arrays as safetensors, with texts that the file carries beside them."""
     from safetensors.numpy import save_file
 
     with whole_file(path) as temporary:
-        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
+        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary, metadata)
 
 
 def write_json(path: Path, content: Any) -> None:

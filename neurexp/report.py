@@ -19,7 +19,8 @@ Table = dict[str, np.ndarray]  # column → values, all of one length
 class Report:
     """The result of one run.
 
-    `columns` is the data dictionary: it defines every column of `layers` and `neurons`, and every metric.
+    `columns` is the data dictionary: it defines every column of `layers` and `neurons`, every metric, and every tensor
+    and further table's column as `FILE.NAME`.
     """
 
     findings: list[str]  # what a person reads first, a sentence each
@@ -30,17 +31,29 @@ class Report:
     statistic: str  # the column of `neurons` whose distribution over layers sums the run up
     of_the_text: frozenset[str] = frozenset()  # metrics that any model would share
     tensors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # file name without ending → tensors
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)  # tensors' file → the metadata it carries
+    tables: dict[str, Table] = field(default_factory=dict)  # file name without ending → a table beside the two above
     figures: dict[str, Callable[[], "Figure"]] = field(default_factory=dict)  # file name without ending → drawing
+    pages: dict[str, Callable[[], str]] = field(default_factory=dict)  # file name without ending → a page of HTML
+    step_column: str | None = "layer"  # of `layers`: MLflow's step; None where several rows share one
+    over_layers: dict[str, str] = field(default_factory=dict)  # columns of `layers` that sum it up → their null, or ""
+
+    def names(self) -> set[str]:
+        """Everything that the data dictionary must define."""
+        more = (self.tensors | self.tables).items()
+        return {*self.layers, *self.neurons, *self.metrics} | {
+            f"{file}.{name}" for file, within in more for name in within
+        }
 
     def check(self) -> None:
         """Raises ValueError for a column undefined, of unequal length or named twice, or a metric that is no number."""
         twice = set(self.metrics) & set(self.layers)
         if twice:
             raise ValueError(f"metrics that are named as columns of layers, which MLflow could not tell apart: {twice}")
-        undefined = {*self.layers, *self.neurons, *self.metrics} - set(self.columns)
+        undefined = self.names() - set(self.columns)
         if undefined:
             raise ValueError(f"no definition in the data dictionary for {sorted(undefined)}")
-        for name, table in (("layers", self.layers), ("neurons", self.neurons)):
+        for name, table in {"layers": self.layers, "neurons": self.neurons, **self.tables}.items():
             if len({len(values) for values in table.values()}) > 1:
                 raise ValueError(f"the columns of {name} differ in length")
         not_finite = [name for name, value in self.metrics.items() if not np.isfinite(value)]
@@ -51,17 +64,19 @@ class Report:
 def with_control(report: Report, control: Report) -> Report:
     """The report with the same numbers of a control beside its own, and the excess of every metric over it.
 
-    `NAME_control` and `NAME_excess` = NAME − NAME_control for every metric that depends on the model, and a column
-    `NAME_control` in `layers` likewise.
+    `NAME_control` and `NAME_excess` = NAME − NAME_control for every metric that depends on the model (no excess for
+    the index of a layer), and a column `NAME_control` in `layers` likewise.
     """
     columns = dict(report.columns)
     metrics, layers = dict(report.metrics), dict(report.layers)
     for name, value in report.metrics.items():
         other = control.metrics.get(name)
         if other is not None and name not in report.of_the_text:
-            metrics |= {f"{name}_control": other, f"{name}_excess": value - other}
+            metrics[f"{name}_control"] = other
             columns[f"{name}_control"] = f"{name} of the control: the same architecture with random weights"
-            columns[f"{name}_excess"] = f"{name} − {name}_control"
+            if not name.endswith("_layer"):  # a place, not a quantity
+                metrics[f"{name}_excess"] = value - other
+                columns[f"{name}_excess"] = f"{name} − {name}_control"
     for name in report.layers:
         if name != "layer":
             layers[f"{name}_control"] = control.layers[name]

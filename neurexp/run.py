@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import sys
-import time
 import traceback
 from contextlib import suppress
 from functools import cache
@@ -17,22 +16,41 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from neurexp.config import CONFIG_FOLDER, Config, Source, Weights, checked, explain, register_schema, typed_options
+from neurexp import sweep as sweeps
+from neurexp.config import (
+    CONFIG_FOLDER,
+    Config,
+    Source,
+    SumUpSweep,
+    Weights,
+    checked,
+    explain,
+    register_schema,
+    typed_options,
+)
 from neurexp.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
 WORTH_SAYING = 10  # seconds of a pass that are announced before it starts
+MODELS_KEPT = 2  # a model and its control
 BYTES_PER_NEURON = 200  # of neurons.parquet, roughly
 MOST_TOKENS_WRITTEN = 1_000_000  # longer inputs are identified by their hash only
 
 register_schema()
 
 
-def run(config: DictConfig, folder: Path) -> None:
+def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer: bool = False) -> None:
     """One run, from the composed config to the files in `folder` and in MLflow.
+
+    Args:
+        config: as Hydra composed it.
+        folder: the run folder.
+        sweep: the folder of the sweep that this run is a job of.
+        every_layer: the sweep is over layers.
 
     Raises:
         UserError: whatever the user can mend.
@@ -51,16 +69,25 @@ def run(config: DictConfig, folder: Path) -> None:
     clock = tracking.Stopwatch()
     _prepare_device(settings)
     outputs = Path(settings.run.outputs).expanduser().resolve()
-    setting = Setting(_model_name(settings), _dataset_name(settings), settings.run.seed)
+    setting = Setting(
+        _model_name(settings),
+        _dataset_name(settings),
+        settings.run.seed,
+        settings.model.default_layer,
+        settings.device.batch_size,
+        settings.run.reuse,
+        every_layer,
+    )
     experiment = plugin(options, setting)
-    tracker = tracking.start(settings.tracking, outputs, options.name, str(setting), _flat(config))
+    parent = None if sweep is None else sweeps.parent(settings.tracking, outputs, options.name, sweep)
+    tracker = tracking.start(settings.tracking, outputs, options.name, str(setting), _flat(config), parent)
     try:
-        model, tokens, report = _measure(settings, experiment, outputs, clock)
+        model, report = _measure(settings, experiment, outputs, clock)
         with clock("analyse"):
             tracking.write_report(folder, report)
         with clock("figures"):
             tracking.write_figures(folder, report)
-        _track(settings, setting, options, folder, model, tokens, report, tracker, clock)
+        _track(settings, experiment, folder, model, report, tracker, clock)
         tracker.finish("FINISHED")
     except KeyboardInterrupt:
         tracker.finish("KILLED", "interrupted")
@@ -69,45 +96,57 @@ def run(config: DictConfig, folder: Path) -> None:
         with suppress(Exception):  # what went wrong is the news, not that it could not be noted
             tracker.finish("FAILED", f"{type(error).__name__}: {error}")
         raise
-    _tell(report.findings, folder, sorted(report.figures), tracker, clock.seconds())
+    shown = sorted([f"{name}.png" for name in report.figures] + [f"{name}.html" for name in report.pages])
+    _tell(report.findings, folder, shown, tracker, clock.seconds())
 
 
 def _measure(settings: Config, experiment: Any, outputs: Path, clock: Any) -> tuple:
-    """The model, the tokens it was run on, and the report: with the control's beside it if that was asked for."""
-    from neurexp.models.load import load_model
-    from neurexp.models.sites import find_sites, parse_layers
+    """The model and the report: with the control's beside it if that was asked for."""
+    from neurexp.models.sites import find_sites
     from neurexp.report import with_control
 
     options = experiment.options
     with clock("load_model"):
-        model = load_model(**_model_arguments(settings))
+        model = _load(_model_arguments(settings))
         _check_length(settings, model)
-        find_sites(model.network, options.site, parse_layers(options.layer, model.layers))
+        find_sites(model.network, options.site, experiment.chosen_layers(model))
         log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
-    with clock("prepare_text"):
-        tokens = experiment.inputs(model, settings.dataset, outputs / "cache")
-        log.info("Text: %d tokens in %d sequences, %d documents", tokens.count, len(tokens.valid), tokens.documents)
-    with clock("capture"):
-        capture_for(experiment, model, tokens, settings.device.batch_size)
+    _run_passes(settings, experiment, model, outputs, clock)
     with clock("analyse"):
         report = experiment.analyse()
     if options.control == "random":
         log.info("Control: the same with random weights")
         control = type(experiment)(options, experiment.setting)
         with clock("load_model"):
-            untrained = load_model(**{**_model_arguments(settings), "weights": "random"})
-        with clock("capture"):
-            capture_for(control, untrained, tokens, settings.device.batch_size)
+            untrained = _load({**_model_arguments(settings), "weights": "random"})
+        _run_passes(settings, control, untrained, outputs, clock)
         with clock("analyse"):
             report = with_control(report, control.analyse())
-    return model, tokens, report
+    return model, report
 
 
-def _track(settings, setting, options, folder, model, tokens, report, tracker, clock) -> None:
+def _run_passes(settings: Config, experiment: Any, model: Any, outputs: Path, clock: Any) -> None:
+    passes = experiment.passes(model, settings.dataset, outputs / "cache")
+    try:
+        while True:
+            with clock("prepare_text"):
+                wanted = next(passes, None)
+            if wanted is None:
+                return
+            tokens = wanted.tokens
+            log.info("%s: %d tokens in %d sequences", wanted.what, tokens.count, len(tokens.valid))
+            with clock("capture"):
+                capture_for(wanted, model, tokens, settings.device.batch_size, experiment.options.site)
+    finally:
+        passes.close()
+
+
+def _track(settings, experiment, folder, model, report, tracker, clock) -> None:
     """Tokens, provenance and summary into the run folder, everything into MLflow; the summary comes last."""
     from neurexp import files, provenance
     from neurexp.text import sources
 
+    options, setting, tokens = experiment.options, experiment.setting, experiment.tokens
     with clock("track"):
         if tokens.count <= MOST_TOKENS_WRITTEN:
             arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
@@ -138,6 +177,7 @@ def _track(settings, setting, options, folder, model, tokens, report, tracker, c
         "setting": str(setting),
         "model_layers": model.layers,
         "statistic": report.statistic,
+        "over_layers": report.over_layers,
         "findings": report.findings,
         "metrics": report.metrics,
         "provenance": facts,
@@ -148,34 +188,33 @@ def _track(settings, setting, options, folder, model, tokens, report, tracker, c
     tracker.log_folder(folder / "summary.json")
 
 
-def capture_for(experiment: Any, model: Any, tokens: Any, batch_size: int) -> None:
-    """The pass that an experiment asks for: its reducers have seen every token when it returns."""
+def capture_for(wanted: Any, model: Any, tokens: Any, batch_size: int, site: str = "MLP") -> None:
+    """A pass that an experiment asks for: its reducers have seen every token when it returns."""
     from neurexp.engine.passes import measure_pilot, run_pass
     from neurexp.engine.reducers import NotFiniteError
-    from neurexp.models.sites import find_sites, parse_layers
+    from neurexp.models.sites import find_sites
 
-    layers = parse_layers(experiment.options.layer, model.layers)
-    sites = find_sites(model.network, experiment.options.site, layers)
+    layers = wanted.chosen_layers(model)
+    sites = find_sites(model.network, site, layers)
 
     @cache
     def pilot() -> Any:
-        start = time.perf_counter()
-        measured = measure_pilot(model.network, sites, tokens.input_ids, tokens.valid)
-        seconds = (time.perf_counter() - start) * len(tokens.valid)
+        return measure_pilot(model.network, sites, tokens.input_ids, tokens.valid)
+
+    def forecast(seconds: float, neurons: int) -> None:
         if seconds > WORTH_SAYING:
-            rows = measured.shift.numel()
             log.info(
-                "Pass: %d tokens, about %s by the pace of the first sequence; it will write about %.0f MB",
+                "Pass: %d tokens, about %s by the pace of its second batch; the run will write about %.0f MB",
                 tokens.count,
                 f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
-                (rows * BYTES_PER_NEURON + min(tokens.count, MOST_TOKENS_WRITTEN) * 5) / 1e6 + 1,
+                (neurons * BYTES_PER_NEURON + min(tokens.count, MOST_TOKENS_WRITTEN) * 5) / 1e6 + 1,
             )
-        return measured
 
-    reducers = experiment.reducers(model, tokens, layers, pilot)
-    ids, valid, covariates = tokens.input_ids, tokens.valid, experiment.covariates
+    reducers = wanted.reducers(model, tokens, layers, pilot)
+    ids, valid, covariates = tokens.input_ids, tokens.valid, wanted.covariates
+    batch_size = wanted.sequences_at_once(batch_size)
     try:
-        run_pass(model.network, sites, ids, valid, reducers, covariates, batch_size, progress=True)
+        run_pass(model.network, sites, ids, valid, reducers, covariates, batch_size, progress=True, forecast=forecast)
     except NotFiniteError as error:
         raise UserError(
             f"device.dtype={str(model.network.dtype).removeprefix('torch.')}: {sites[error.site].key} puts out NaN or "
@@ -190,7 +229,8 @@ def _check_reachable(settings: Config) -> None:
 
     model = settings.model
     check_reachable(model.name, model.revision, model.tokenizer, model.weights.value, model.architecture is not None)
-    sources.check_reachable(settings.dataset)
+    if settings.experiment.get("text", True):  # an experiment that can do without a text says so
+        sources.check_reachable(settings.dataset)
 
 
 def _prepare_device(settings: Config) -> None:
@@ -269,21 +309,37 @@ def _tell(findings: list[str], folder: Path, figures: list[str], tracker, second
     log.info("")
     near = os.path.relpath(folder)
     log.info("Run folder: %s", near if not near.startswith("..") else folder)
-    log.info("Figures:    %s", ", ".join(f"figures/{name}.png" for name in figures))
+    log.info("Figures:    %s", ", ".join(f"figures/{name}" for name in figures))
     if tracker.run_id:
         log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
     log.info("Seconds:    %s", ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()))
 
 
+def _load(arguments: dict[str, Any]) -> Any:
+    """The model; of a sweep's jobs in one process those that want the same share it, for no run changes a model."""
+    from neurexp.models.load import load_model
+
+    key = repr(sorted(arguments.items()))
+    if key not in _loaded:
+        while len(_loaded) >= MODELS_KEPT:
+            _loaded.pop(next(iter(_loaded)))
+        _loaded[key] = load_model(**arguments)
+    return _loaded[key]
+
+
+_loaded: dict[str, Any] = {}
 _failures: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")
 def _job(config: DictConfig) -> None:
     """One Hydra job. A failure is told and remembered: the other jobs of a sweep go on, the exit code says so."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    sweep = Path(hydra_config.sweep.dir).resolve() if hydra_config.mode is RunMode.MULTIRUN else None
+    over_layers = any(override.startswith("experiment.layer=") for override in hydra_config.overrides.task)
     try:
-        run(config, folder)
+        run(config, folder, sweep, every_layer=sweep is not None and over_layers)
     except Exception as error:
         if _wants_traceback():
             raise
@@ -293,6 +349,8 @@ def _job(config: DictConfig) -> None:
             message = f"unexpected {type(error).__name__}: {one_line(error)} (see {folder / 'traceback.txt'})"
         print(f"error: {message}", file=sys.stderr)
         _failures.append(message)
+        if sweep is not None:
+            sweeps.note_failure(sweep, folder.name, message)
         _discard_if_empty(folder)
 
 
@@ -314,6 +372,8 @@ def main() -> None:
     try:
         _job()
     except KeyboardInterrupt:
+        if SumUpSweep.folder is not None:
+            sweeps.interrupted(SumUpSweep.folder)
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
@@ -325,5 +385,5 @@ def main() -> None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(1)
-    if _failures:
+    if _failures or (SumUpSweep.folder is not None and sweeps.failures(SumUpSweep.folder)):
         sys.exit(1)

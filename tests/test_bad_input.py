@@ -34,7 +34,6 @@ WITH_MINI = [
     ("experiment.layer=[]", "experiment.layer=[]: this model has layers 0 to 5"),
     ("experiment.layer=[[0]]", "experiment.layer=[[0]]: this model has layers 0 to 5"),
     ("experiment.layer=first", "experiment.layer=first: this model has layers 0 to 5"),
-    ("experiment.layer=null", "experiment.layer=None: this model has layers 0 to 5"),
     ("experiment.site=MPL", "experiment.site=MPL: gpt_neo has MLP, ACT, PROJ, Q, K, V; did you mean MLP?"),
     ("experiment.bins=2", "experiment.bins=2: give a whole number from 8 to 4096"),
     ("experiment.bins=lots", "experiment.bins: "),

@@ -54,7 +54,7 @@ def test_help_lists_every_group_with_its_choices(cli, tmp_path):
         "model: gpt_neo_125m, gpt_neo_1_3b, hub, mini",
         "device: auto, cpu, cuda",
         "dataset: fineweb, pydoc, text",
-        "experiment: token_length",
+        "experiment: grammar_tuning, token_length",
         "tracking: mlflow, off",
     ):
         assert line in lines
@@ -399,5 +399,9 @@ def test_in_a_sweep_a_job_that_fails_stops_no_other_and_the_exit_code_tells(quic
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: experiment.layer=99: ")
     (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
-    finished = {folder.name: read_table(folder / "layers.parquet")["layer"].tolist() for folder in sweep.glob("*/")}
+    finished = {folder.name: read_table(folder / "layers.parquet")["layer"].tolist() for folder in sweep.glob("[0-9]/")}
     assert finished == {"0": [0], "2": [1]}
+    summary = json.loads((sweep / "summary.json").read_text("utf-8"))
+    assert [job["job"] for job in summary["jobs"]] == ["0", "2"]
+    assert len(summary["failed"]) == 1
+    assert read_table(sweep / "layers.parquet")["layer"].tolist() == [0, 1]

@@ -101,7 +101,10 @@ def test_every_headline_of_the_model_has_its_control_and_excess(runs):
     metrics, alone = runs["controlled"].metrics, runs["alone"].metrics
     of_the_model = set(alone) - OF_THE_TEXT
     assert {name for name in alone if f"{name}_control" in metrics} == of_the_model
-    for name in of_the_model:
+    places = {name for name in of_the_model if name.endswith("_layer")}
+    assert places
+    assert not {f"{name}_excess" for name in places} & set(metrics)  # the index of a layer has none
+    for name in of_the_model - places:
         assert metrics[f"{name}_excess"] == metrics[name] - metrics[f"{name}_control"]
     assert {"r_abs_median_excess", "survival_overall_excess", "share_significant_all_excess"} <= set(metrics)
 

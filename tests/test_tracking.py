@@ -155,9 +155,13 @@ def test_a_run_that_fails_after_its_start_is_marked_with_the_reason(several):
 def test_a_sweep_logs_a_run_per_job_and_earlier_failures_spoil_nothing(several):
     outputs, processes, runs = several
     assert processes[2].returncode == 0
-    assert [run.info.status for run in runs] == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
-    assert [run.data.params["experiment.layer"] for run in runs] == ["all", "99", "0", "1"]
-    for number, run in enumerate(runs[2:]):
+    assert [run.info.status for run in runs] == ["FAILED", "FAILED", "FINISHED", "FINISHED", "FINISHED"]
+    parent, *children = runs[2:]
+    jobs = [*runs[:2], *children]
+    assert [run.data.params["experiment.layer"] for run in jobs] == ["all", "99", "0", "1"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert "mlflow.parentRunId" not in parent.data.tags
+    for number, run in enumerate(children):
         folder = Path(run.data.tags["run_folder"])
         assert folder.parent.parent == outputs / "multirun"
         assert folder.name == str(number)

@@ -4,6 +4,7 @@
 reducer needs to know of the tokens comes as covariates.
 """
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,6 +29,7 @@ def run_pass(
     covariates: Covariates | None = None,
     batch_size: int = 4,
     progress: bool = False,
+    forecast: Callable[[float, int], None] | None = None,
 ) -> None:
     """Runs every sequence once and lets each reducer see each site's activations of the valid tokens.
 
@@ -40,14 +42,19 @@ def run_pass(
         covariates: (ids, positions, sequences) `[tokens]` of a batch's valid tokens → name → `[tokens, …]`.
         batch_size: sequences in one forward.
         progress: show tokens per second and the time left, where standard error is a terminal.
+        forecast: told once, after the second batch, how many seconds the pass will take by the pace of that batch (the
+            first one is slower than all others), and how many neurons it listens to. The hooks are in place then: it
+            must not run the model.
     """
     device = network.device
     ids = _tensor(input_ids)
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else _tensor(valid)
     batch: Batch | None = None
+    widths: dict[int, int] = {}
 
     def receive(index: int, activations: torch.Tensor) -> None:
         assert batch is not None
+        widths[index] = activations.shape[-1]
         rows = activations.flatten(0, 1)
         rows = rows if batch.rows is None else rows[batch.rows]
         for reducer in reducers:
@@ -56,11 +63,16 @@ def run_pass(
     bar = tqdm(total=int(mask.sum()), unit=" tokens", unit_scale=True, disable=None if progress else True, leave=False)
     with bar, torch.inference_mode(), hooked(sites, receive) as forward:
         for start in range(0, len(ids), batch_size):
+            began = time.perf_counter()
             batch = _batch(ids[start : start + batch_size], mask[start : start + batch_size], start, device, covariates)
             for reducer in reducers:
                 reducer.begin(batch)
             forward(network.base_model, use_cache=False, **_inputs(batch))
             bar.update(batch.tokens)
+            if forecast is not None and start == batch_size:
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                forecast((time.perf_counter() - began) * len(ids) / len(batch.input_ids), sum(widths.values()))
 
 
 def measure_pilot(

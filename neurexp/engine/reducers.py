@@ -223,3 +223,79 @@ class Keep(Reducer):
             place.copy_(activations)
         else:
             place[batch.rows.cpu()] = activations.cpu()
+
+
+class Rows(Reducer):
+    """Chosen tokens only: the activations of each span of tokens, pooled into a row.
+
+    Row i are the tokens at columns [start, stop) of one sequence; `rows(site)` is `[rows, neurons]` float32, whatever
+    the model's dtype (the mean is taken in float64). Its memory grows with the number of rows that were asked for, not
+    with the number of tokens.
+    """
+
+    POOLINGS = ("mean", "first", "last", "max")
+
+    def __init__(self, sequence: torch.Tensor, start: torch.Tensor, stop: torch.Tensor, pooling: str = "mean"):
+        """Spans `[rows]` int64 each, none of them empty."""
+        if pooling not in self.POOLINGS:
+            raise ValueError(f"pooling is {pooling}; give one of {', '.join(self.POOLINGS)}")
+        if bool((stop <= start).any()):
+            raise ValueError("a row without tokens")
+        if pooling == "first":
+            stop = start + 1
+        elif pooling == "last":
+            start = stop - 1
+        self._sequence, self._start, self._stop, self._pooling = sequence, start, stop, pooling
+        self.kept: dict[int, torch.Tensor] = {}
+
+    def rows(self, site: int) -> torch.Tensor:
+        """`[rows, neurons]` float32 on the CPU; NaN where the pass has not come to a row."""
+        return self.kept[site]
+
+    def begin(self, batch: Batch) -> None:
+        sequences, length = batch.valid.shape
+        here = (self._sequence >= batch.first) & (self._sequence < batch.first + sequences)
+        self._here = here.nonzero().squeeze(1)
+        start, stop = self._start[self._here], self._stop[self._here]
+        self._counts = (stop - start).to(batch.valid.device)
+        flat = (self._sequence[self._here] - batch.first) * length + start
+        # Every token of every span: its place among the batch's valid tokens, and the row it belongs to
+        of_row = torch.arange(len(flat)).repeat_interleave(stop - start)
+        within = torch.arange(len(of_row)) - (torch.cumsum(stop - start, 0) - (stop - start))[of_row]
+        places = (flat[of_row] + within).to(batch.valid.device)
+        self._of_row = of_row.to(batch.valid.device)
+        self._places = places if batch.rows is None else torch.searchsorted(batch.rows, places)
+
+    def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
+        if site not in self.kept:
+            with torch.inference_mode(False):
+                self.kept[site] = torch.full((len(self._sequence), activations.shape[1]), torch.nan)
+        if len(self._here) == 0:
+            return
+        values = activations[self._places]
+        shape = (len(self._here), activations.shape[1])
+        if self._pooling == "max":
+            values = values.float()
+            pooled = values.new_full(shape, -torch.inf)
+            pooled.index_reduce_(0, self._of_row, values, "amax")
+        else:
+            pooled = values.new_zeros(shape, dtype=torch.float64).index_add_(0, self._of_row, values.double())
+            pooled = (pooled / self._counts[:, None]).float()
+        if not bool(pooled.isfinite().all()):
+            raise NotFiniteError(site)
+        self.kept[site][self._here] = pooled.cpu()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {str(site): rows.clone() for site, rows in self.kept.items()}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        self.kept = {int(site): rows.clone() for site, rows in state.items()}
+
+    def merge(self, other: Self) -> None:
+        """Takes over the rows that `other` saw."""
+        for name in ("_sequence", "_start", "_stop"):
+            if not torch.equal(getattr(self, name), getattr(other, name)):
+                raise ValueError("cannot merge: the two look for different rows")
+        for site, rows in other.kept.items():
+            own = self.kept.get(site)
+            self.kept[site] = rows.clone() if own is None else torch.where(own.isnan(), rows, own)

@@ -4,7 +4,7 @@ An experiment never touches a hook, and never sees an activation that its reduce
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ import torch
 from neurexp.config import DatasetConfig
 from neurexp.engine.reducers import Pilot, Reducer
 from neurexp.models.load import LanguageModel
+from neurexp.models.sites import parse_layers
 from neurexp.provenance import hash_of_tokenizer
 from neurexp.report import Report
 from neurexp.text import sources
@@ -27,29 +28,82 @@ class Options:
     name: str
     plugin: str
     site: str = "MLP"
-    layer: Any = "all"
+    layer: Any = "all"  # None: the model's own default
     control: str = "off"  # random: the same again with random weights
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is about, for titles and texts."""
+    """What a run is about, for titles and texts, and the driver's choices that an experiment must know."""
 
     model: str
     dataset: str
     seed: int = 0
+    default_layer: int | None = None  # the model's own, for experiments on one layer
+    batch_size: int = 4
+    reuse: bool = True  # what an earlier run captured of the same may stand for a pass
+    every_layer: bool = False  # a sweep over layers: other jobs will want the other layers of the same pass
 
     def __str__(self) -> str:
         return f"{self.model} on {self.dataset}"
 
 
-class Experiment(ABC):
-    """Base of all experiments. The driver calls `inputs`, `reducers`, `covariates` (per batch), then `analyse`."""
+class Pass(ABC):
+    """One pass over tokens that an experiment asks for; `tokens` are those to run."""
+
+    what = "Text"  # it runs over, for the log
+    tokens: Tokens
+
+    @abstractmethod
+    def chosen_layers(self, model: LanguageModel) -> list[int]:
+        """Which layers to listen to."""
+
+    def sequences_at_once(self, batch_size: int) -> int:
+        """How many sequences go into one forward, given `device.batch_size`."""
+        return batch_size
+
+    @abstractmethod
+    def reducers(
+        self, model: LanguageModel, tokens: Tokens, layers: list[int], pilot: Callable[[], Pilot]
+    ) -> list[Reducer]:
+        """What to reduce each layer to. `pilot` measures the first sequence alone, where ranges must be fixed first."""
+
+    def covariates(
+        self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """What the reducers need to know of a batch's tokens, from id, position and sequence of each, `[tokens]`.
+
+        Returns name → `[tokens, …]`, on the device of `ids`.
+        """
+        return {}
+
+
+class Experiment(Pass):
+    """Base of all experiments. The driver runs its `passes`, then calls `analyse`.
+
+    An experiment with a single pass is that pass itself: it says what to run (`inputs`) and what to reduce it to.
+    """
 
     Options: ClassVar[type] = Options
 
     def __init__(self, options: Any, setting: Setting):
         self.options, self.setting = options, setting
+
+    def chosen_layers(self, model: LanguageModel) -> list[int]:
+        """`experiment.layer`; where it is not given, the model's own default, else the one at two thirds of its depth.
+
+        Raises:
+            UserError: no such layer.
+        """
+        layer = self.options.layer
+        if layer is None:
+            layer = self.setting.default_layer
+        return parse_layers(2 * model.layers // 3 if layer is None else layer, model.layers)
+
+    def passes(self, model: LanguageModel, dataset: DatasetConfig, cache: Path) -> Iterator[Pass]:
+        """Yields each pass in turn; when the iterator goes on, its reducers have seen every token."""
+        self.tokens = self.inputs(model, dataset, cache)
+        yield self
 
     def inputs(self, model: LanguageModel, dataset: DatasetConfig, cache: Path) -> Tokens:
         """The token sequences to run; unless overridden, the dataset's running text, packed, from `cache` if there."""
@@ -68,21 +122,6 @@ class Experiment(ABC):
             return pack(texts, model.tokenizer, dataset.tokens, dataset.sequence_length, begin_with_bos=bos)
 
         return cached(cache, key, tokenise)
-
-    @abstractmethod
-    def reducers(
-        self, model: LanguageModel, tokens: Tokens, layers: list[int], pilot: Callable[[], Pilot]
-    ) -> list[Reducer]:
-        """What to reduce each layer to. `pilot` measures the first sequence alone, where ranges must be fixed first."""
-
-    def covariates(
-        self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """What the reducers need to know of a batch's tokens, from id, position and sequence of each, `[tokens]`.
-
-        Returns name → `[tokens, …]`, on the device of `ids`.
-        """
-        return {}
 
     @abstractmethod
     def analyse(self) -> Report:

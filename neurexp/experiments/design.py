@@ -27,7 +27,7 @@ class Design:
         begins_word: `[vocabulary]` bool.
         draws: shuffled copies of the property.
         blocks: at most so many blocks of types, and of sequences.
-        skip_positions: tokens at positions below it take part in nothing.
+        skip_positions: tokens at positions below it take part in nothing but the columns `skipped`.
         seed: of the shuffles.
         device: where batches lie.
     """
@@ -54,7 +54,8 @@ class Design:
         frequency = log_frequency(self.reference_counts)
         frequency = frequency - (self.counts * frequency).sum() / max(1, self.counts.sum())
         of_category = (self.values[:, None] == self.categories) & present[:, None]
-        centred = np.where(present, self.values - self.centre, 0.0)
+        has_value = self.values != UNDEFINED
+        centred = np.where(has_value, self.values - self.centre, 0.0)
         shuffled = shuffled_within_bands(centred, self.counts, self.draws, self.seed).T
         type_block = np.eye(self.blocks)[balanced_blocks(self.counts, self.blocks)] * present[:, None]
         by_type = {
@@ -70,23 +71,24 @@ class Design:
         self._block_of_sequence = torch.arange(rows, device=self.device) * self.sequence_blocks // rows
         self._half = rows / 2
         # Indicators whose squares of x are wanted come next to each other: type and sequence blocks, first position,
-        # first half
+        # first half, skipped positions
         widths = {name: part.shape[1] for name, part in by_type.items()}
-        widths |= {"sequence_block": self.sequence_blocks, "first": 1, "early": 1}
+        widths |= {"sequence_block": self.sequence_blocks, "first": 1, "early": 1, "skipped": 1, "skipped_value": 1}
         widths |= {"sequence_block_value": self.sequence_blocks, "first_value": 1, "early_value": 1}
         widths |= {"null_first_half": self.draws, "position": _position_bins(self.tokens)}
         edges = np.cumsum([0, *widths.values()])
         self.columns = {name: slice(int(a), int(b)) for name, a, b in zip(widths, edges, edges[1:], strict=False)}
-        self.squared = slice(self.columns["type_block"].start, self.columns["early"].stop)
+        self.squared = slice(self.columns["type_block"].start, self.columns["skipped"].stop)
         self.width = int(edges[-1])
         table = np.concatenate(list(by_type.values()), axis=1) * present[:, None]
         self._table = torch.from_numpy(table.astype(np.float32)).to(self.device)
-        self._present = torch.from_numpy(present).to(self.device)
+        self._has_value = torch.from_numpy(has_value).to(self.device)
         self._centred = torch.from_numpy(centred.astype(np.float32)).to(self.device)
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> torch.Tensor:
         """The design matrix `[tokens, width]` float32 of a batch, from each token's id, position and sequence."""
-        counted = (self._present[ids] & (positions >= self.skip_positions)).float()[:, None]
+        has_value, skipped = self._has_value[ids], positions < self.skip_positions
+        counted, left_out = ((has_value & some).float()[:, None] for some in (~skipped, skipped))
         value = self._centred[ids][:, None]
         blocks = torch.nn.functional.one_hot(self._block_of_sequence[sequences], self.sequence_blocks).float()
         bins = torch.nn.functional.one_hot(_position_bin(positions), _width(self.columns["position"])).float()
@@ -94,9 +96,10 @@ class Design:
         early = (sequences < self._half).float()[:, None]
         by_type = self._table[ids]
         null = by_type[:, self.columns["null"]]
-        indicators = torch.cat([blocks, first, early], dim=1)
-        parts = [by_type, indicators, indicators * value, null * early, bins]
-        return torch.cat(parts, dim=1) * counted
+        indicators = torch.cat([blocks, first, early], dim=1) * counted
+        outside = [left_out, left_out * value]
+        within = [indicators * value, null * early * counted, bins * counted]
+        return torch.cat([by_type * counted, indicators, *outside, *within], dim=1)
 
 
 def _position_bin(positions: torch.Tensor) -> torch.Tensor:

@@ -136,6 +136,7 @@ class TokenLength(base.Experiment):
             columns=COLUMNS,
             statistic="r_length",
             of_the_text=OF_THE_TEXT,
+            over_layers={"share_significant": "", "r_median": ""},
             tensors={
                 "histograms": {
                     "edges": edges,
@@ -179,6 +180,8 @@ class TokenLength(base.Experiment):
         table["r_frequency"] = column("r_frequency")
         table["r_length_partial"] = column("r_partial")
         table["r_length_without_first"] = column("r_without_first")
+        if self.options.skip_positions:
+            table["r_length_with_skipped"] = column("r_with_skipped")
         table["r_length_first_half"] = np.concatenate([profile.r_halves[0] for profile in profiles])
         table["r_length_second_half"] = np.concatenate([profile.r_halves[1] for profile in profiles])
         table["null_mean"], table["null_sd"] = column("null_mean"), column("null_sd")
@@ -207,8 +210,10 @@ class TokenLength(base.Experiment):
         table["overlap_longer_shorter"] = overlap(histogram[:, SHORTER], histogram[:, LONGER])
         for group, name in enumerate(GROUPS):
             table[f"second_peak_{name}"] = association.second_peak(histogram[:, group, 1:-1])
-        table["constant_neurons"] = (everything.std == 0).sum(1)
+        table["constant_neurons"] = (~association.varies(everything.std**2, everything.mean)).sum(1)
         table["special_distance"] = _distance(self._sums.of(SPECIAL).mean, everything)
+        if self.options.skip_positions:
+            table["skipped_distance"] = _distance(self._sums.of(SKIPPED).mean, everything)
         first = [sums.first_position(index) for index in range(len(self.layers))]
         with np.errstate(invalid="ignore", divide="ignore"):
             of_first = np.stack([sums.shift[index] + one.x / one.n for index, one in enumerate(first)])
@@ -216,11 +221,14 @@ class TokenLength(base.Experiment):
 
         rows = [_summarise(profile) for profile in profiles]
         table |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        if self.options.skip_positions:
+            table["r_median_with_skipped"] = np.array([_median(profile.r_with_skipped) for profile in profiles])
         by_layer = neurons["q_length"].reshape(len(self.layers), -1) < association.LEVEL
-        positive = neurons["r_length"].reshape(len(self.layers), -1) > 0
+        # The test is about the null's mean, and so is the direction of what it found
+        above = _above_null(neurons).reshape(len(self.layers), -1)
         table["share_significant"] = by_layer.mean(1)
-        table["share_significant_positive"] = (by_layer & positive).mean(1)
-        table["share_significant_negative"] = (by_layer & ~positive).mean(1)
+        table["share_significant_positive"] = (by_layer & above).mean(1)
+        table["share_significant_negative"] = (by_layer & ~above).mean(1)
         table["r_detectable"] = np.array(
             [_median(association.smallest_detectable(one.null_sd, self.options.permutations)) for one in profiles]
         )
@@ -246,7 +254,7 @@ class TokenLength(base.Experiment):
             "r_abs_median": _median(np.abs(r)),
             "r_partial_abs_median": _median(np.abs(neurons["r_length_partial"])),
             "share_significant_all": float(significant.mean()),
-            "share_significant_all_positive": float((significant & (r > 0)).mean()),
+            "share_significant_all_positive": float((significant & _above_null(neurons)).mean()),
             "survival_overall": _slope(r, neurons["r_length_partial"]),
             "replication_r_overall": _correlation(neurons["r_length_first_half"], neurons["r_length_second_half"]),
             "r_detectable_median": _median(layers["r_detectable"]),
@@ -294,9 +302,20 @@ class TokenLength(base.Experiment):
                 f"The two halves of the text agree on r with a correlation of {metrics['replication_r_overall']:.2f} "
                 "over neurons."
             )
+        if self.options.skip_positions and "r_median_strongest" in metrics:
+            at = self.layers.index(metrics["r_median_strongest_layer"])
+            lines.append(
+                f"The first {self.options.skip_positions} positions of a sequence are left out; with them the largest "
+                f"median r of a layer, {layers['r_median'][at]:+.3f} in layer {self.layers[at]}, would be "
+                f"{layers['r_median_with_skipped'][at]:+.3f}."
+            )
         if self.sequences == 1:
             lines.append("One sequence only: no interval for r and no replication.")
         return lines
+
+
+def _above_null(neurons: Table) -> np.ndarray:
+    return neurons["r_length"] > neurons["null_mean"]
 
 
 def _arrays(reducer: Reducer) -> dict[str, np.ndarray]:
@@ -317,7 +336,8 @@ def _summarise(profile: LayerProfile) -> dict[str, float]:
     quantiles = np.quantile(r[defined], (0.05, 0.25, 0.5, 0.75, 0.95)) if defined.any() else np.full(5, np.nan)
     q_early, p_late = association.q_values(profile.p_halves[0]), profile.p_halves[1]
     found = q_early < association.LEVEL
-    kept = found & (p_late < association.LEVEL) & (np.sign(early) == np.sign(late))
+    excess_early, excess_late = profile.excess_halves
+    kept = found & (p_late < association.LEVEL) & (np.sign(excess_early) == np.sign(excess_late))
     both = np.isfinite(early) & np.isfinite(late)
     return {
         "r_mean": float(r[defined].mean()) if defined.any() else np.nan,
@@ -334,8 +354,8 @@ def _summarise(profile: LayerProfile) -> dict[str, float]:
         "r_largest_by_chance": profile.largest_by_chance,
         "replication_r": _correlation(early, late),
         "replication_sign": float((np.sign(early) == np.sign(late))[both].mean()) if both.any() else np.nan,
-        "found_first_half": float(found.mean()),
-        "replicated": float(kept.sum() / found.sum()) if found.any() and np.isfinite(late).any() else np.nan,
+        "found_first_half": float(found.mean()) if both.any() else np.nan,
+        "replicated": float(kept.sum() / found.sum()) if found.any() and both.any() else np.nan,
     }
 
 
@@ -421,7 +441,10 @@ class _Figures:
             self.histogram[:, :SPECIAL, 1:-1],
             ["shorter than the median", "of median length", "longer"],
             [f"{site}_{layer}" for layer in self.of.layers],
-            [f"d = {value:+.2f}\noverlap {share:.0%}" for value, share in zip(difference, shared, strict=True)],
+            [
+                f"d = {value:+.2f}\noverlap {share:.0%}" if np.isfinite(share) else ""
+                for value, share in zip(difference, shared, strict=True)
+            ],
             finding,
             f"{self.measured}; all neurons of a layer together; d: longer minus shorter, overlap: of the same two",
             f"activation at {site} (model's own units)",

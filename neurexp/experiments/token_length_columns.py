@@ -30,19 +30,23 @@ COLUMNS = {
         "its highest (0: one peak; towards 1: two equal ones); an effect size, to be held against the control"
         for name in ("shorter", "equal", "longer")
     },
-    "constant_neurons": "number of neurons whose activation did not vary at all",
+    "constant_neurons": "number of neurons that did not vary beyond float32's rounding (std ≤ 1e-7 · |mean|)",
     "special_distance": "root mean square over neurons of (mean_special − mean) / std: how far out special tokens lie",
     "first_distance": "the same for the tokens at position 0 of a sequence (if they have a length)",
+    "skipped_distance": "the same for the tokens at skipped positions",
     "eta2_length": f"η²: share of the neuron's variance between token lengths, each length a category; {_OF}",
     "r_length": f"Pearson's r of the activation with token length {_OF}; {_PERIOD}",
     "r_length_low": "lower end of the 95 % interval of r_length: block jackknife of Fisher's z, once over blocks of "
     "token types and once over blocks of neighbouring sequences, t with blocks − 1 degrees of freedom; the wider one "
-    "counts; missing if there is one sequence only",
+    "counts; missing if there is one sequence, or one type, only, or if r is undefined without one of the blocks",
     "r_length_high": "upper end of the same interval",
     "r_frequency": "Pearson's r of the activation with log2 of the token's smoothed frequency, same tokens",
     "r_length_partial": "partial correlation of activation and length given log2 frequency, position (bins 0, 1, 2–3, "
     "4–7, …) and whether the token begins a word",
     "r_length_without_first": "r_length without the tokens at position 0",
+    "r_length_with_skipped": "r_length with the tokens at skipped positions; what excluding them changed is the "
+    "difference to r_length; there only if experiment.skip_positions is not 0",
+    "r_median_with_skipped": "median of r_length_with_skipped over the layer's neurons",
     "r_length_first_half": "r_length in the first half of the sequences",
     "r_length_second_half": "r_length in the second half of the sequences",
     "null_mean": "mean of r under the null: lengths dealt out anew among token types of the same octave of count",
@@ -61,8 +65,8 @@ COLUMNS = {
     "share_positive": "share of the layer's neurons with r_length > 0",
     "share_negative": "share of the layer's neurons with r_length < 0",
     "share_significant": "share of the layer's neurons with q_length < 0.05",
-    "share_significant_positive": "of them with r_length > 0, as a share of all",
-    "share_significant_negative": "of them with r_length < 0, as a share of all",
+    "share_significant_positive": "of them with r_length > null_mean, as a share of all: the test is about null_mean",
+    "share_significant_negative": "of them with r_length < null_mean, as a share of all",
     "r_frequency_median": "median of r_frequency over the layer's neurons",
     "r_partial_median": "median of r_length_partial over the layer's neurons",
     "r_median_without_first": "median of r_length_without_first over the layer's neurons",
@@ -72,8 +76,10 @@ COLUMNS = {
     "r_detectable": "smallest |r − null_mean| that a test of one neuron at 5 % finds with 80 % power; layer's median",
     "replication_r": "correlation over neurons of r in the first and in the second half of the text",
     "replication_sign": "share of neurons whose r has the same sign in both halves",
-    "found_first_half": "share of neurons with q < 0.05 (in the layer) in the first half alone",
-    "replicated": "of those, the share with the same sign and p < 0.05 in the second half; missing if there are none",
+    "found_first_half": "share of neurons with q < 0.05 (in the layer) in the first half alone; missing without a "
+    "second half",
+    "replicated": "of those, the share with p < 0.05 in the second half too and r on the same side of null_mean; "
+    "missing if there are none",
     "tokens": "tokens run, special ones and skipped positions included",
     "tokens_special": "number of special tokens (end of text, …), which have no length",
     "length_min": "length of the shortest token that occurs, in characters",
@@ -87,7 +93,7 @@ COLUMNS = {
     "r_abs_median": "median of |r_length| over all neurons",
     "r_partial_abs_median": "median of |r_length_partial| over all neurons",
     "share_significant_all": "share of all neurons with q_length_all < 0.05",
-    "share_significant_all_positive": "of them with r_length > 0, as a share of all",
+    "share_significant_all_positive": "of them with r_length > null_mean, as a share of all",
     "survival_overall": "slope of r_length_partial on r_length through the origin over all neurons of all layers",
     "replication_r_overall": "replication_r over all neurons of all layers",
     "r_detectable_median": "median of r_detectable over layers",
@@ -97,4 +103,14 @@ COLUMNS = {
     "d_longer_shorter_strongest_layer": "that layer",
     "r_median_strongest": "r_median of the layer where it is largest in magnitude",
     "r_median_strongest_layer": "that layer",
+    "histograms.edges": "bin edges `[layers, bins + 1]`, the model's own units",
+    "histograms.counts": "activations in each bin [edge, next edge), all neurons together, `[layers, groups, bins]`; "
+    "groups: shorter, equal, longer, special, and the tokens at skipped positions where any were skipped",
+    "histograms.underflow": "activations below the first edge, `[layers, groups]`",
+    "histograms.overflow": "activations at or above the last edge, `[layers, groups]`",
+    "histograms.layers": "block index of each row",
+    "length_curves.lengths": "token lengths that occur, in characters",
+    "length_curves.tokens": "number of tokens of each length",
+    "length_curves.mean": "mean activation over these tokens and all neurons of the layer, `[layers, lengths]`",
+    "length_curves.layers": "block index of each row",
 }

@@ -3,9 +3,12 @@
 Weights come from safetensors files only, and no code of a repository is ever run. Knows nothing of text or experiments.
 """
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from neurexp.models.sites import Family, family_of
 
 log = logging.getLogger(__name__)
 
+NOT_COMPUTED = ("_name_or_path", "transformers_version", "dtype", "architectures")  # in a config, but not in a forward
 SAFE = {"trust_remote_code": False}  # said each time: left unset, transformers asks on the terminal
 
 
@@ -46,10 +50,25 @@ class LanguageModel:
         """The number of blocks."""
         return self.network.config.num_hidden_layers
 
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over config and parameters as they were when it was first asked for."""
+        return hash_of_weights(self.network)
+
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.network.device
+
+
+def hash_of_weights(network: PreTrainedModel) -> str:
+    """SHA-256 over the config and every parameter's name and bytes: equal for models that compute the same."""
+    config = {name: value for name, value in network.config.to_dict().items() if name not in NOT_COMPUTED}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def choose_device(name: str) -> torch.device:

@@ -34,6 +34,11 @@ class Sums:
         """The sums over the first axis."""
         return type(self)(*(getattr(self, name).sum(0) for name in self.__dataclass_fields__))
 
+    def __add__(self, other: Self) -> Self:
+        """Sums with the tokens of `other`."""
+        names = self.__dataclass_fields__
+        return type(self)(*(getattr(self, name) + getattr(other, name) for name in names))
+
     def __sub__(self, other: Self) -> Self:
         """Sums without the tokens of `other`."""
         names = self.__dataclass_fields__
@@ -46,8 +51,8 @@ class Sums:
             of_z = self.zz[..., None] - z**2 / n
             of_x = self.xx - self.x**2 / n
             r = (self.zx - z * self.x / n) / np.sqrt(of_z * of_x)
-            varies = (of_x / n > (CONSTANT * (shift + self.x / n)) ** 2) & (of_z > 1e-12 * self.zz[..., None])
-        return np.where(varies, np.clip(r, -1, 1), np.nan)
+            defined = varies(of_x / n, shift + self.x / n) & (of_z > 1e-12 * self.zz[..., None])
+        return np.where(defined, np.clip(r, -1, 1), np.nan)
 
 
 def partial_correlation(
@@ -74,25 +79,32 @@ def partial_correlation(
     count = np.diag(zz)[controls].max()
     with np.errstate(invalid="ignore", divide="ignore"):
         r = (covariate @ zx - fitted_z @ with_x) / np.sqrt(left_z * left_x)
-        varies = left_x / count > (CONSTANT * shift) ** 2
+        defined = varies(left_x / count, shift)
     if left_z <= 1e-9 * (covariate @ zz @ covariate):
         return np.full(zx.shape[1], np.nan)
-    return np.where(varies, np.clip(r, -1, 1), np.nan)
+    return np.where(defined, np.clip(r, -1, 1), np.nan)
 
 
-def eta_squared(counts: np.ndarray, sums: np.ndarray, xx: np.ndarray) -> np.ndarray:
+def varies(of_x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Whether a variance is more than the rounding of float32 numbers about such a mean."""
+    return of_x > (CONSTANT * mean) ** 2
+
+
+def eta_squared(counts: np.ndarray, sums: np.ndarray, xx: np.ndarray, shift: np.ndarray | float = 0.0) -> np.ndarray:
     """The share of a neuron's variance that lies between categories, `[…, neurons]`.
 
     Args:
         counts: `[categories]`.
         sums: Σx by category `[…, categories, neurons]`, about any shift.
         xx: Σx² over all of them `[…, neurons]`.
+        shift: as in `Sums.pearson`.
     """
     total, n = sums.sum(-2), counts.sum()
     within = (sums**2 / np.maximum(counts, 1)[:, None]).sum(-2)
+    of_x = xx - total**2 / n
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = (within - total**2 / n) / (xx - total**2 / n)
-    return np.where(np.isfinite(share), np.clip(share, 0, 1), np.nan)
+        share = (within - total**2 / n) / of_x
+    return np.where(varies(of_x / n, shift + total / n), np.clip(share, 0, 1), np.nan)
 
 
 def jackknife_error(blocks: Sums, shift: np.ndarray | float = 0.0) -> np.ndarray:
@@ -172,7 +184,8 @@ def second_peak(counts: np.ndarray) -> np.ndarray:
 
     An effect size and no test: with millions of dependent values any test of unimodality rejects. The histogram is
     smoothed by a Gaussian of one bin; of the peaks other than the highest, the largest prominence (height above the
-    higher of the two valleys beside it) is given relative to the highest peak.
+    higher of the two valleys beside it) is given relative to the highest peak. Of peaks of equal height the last counts
+    as the highest, so that the other's prominence is its height above the valley between them.
     """
     from scipy.ndimage import gaussian_filter1d
     from scipy.signal import find_peaks
@@ -181,6 +194,7 @@ def second_peak(counts: np.ndarray) -> np.ndarray:
     result = np.zeros(len(flat))
     for index, row in enumerate(flat):
         smooth = np.pad(gaussian_filter1d(row, 1.0), 1)
+        smooth *= 1 + 1e-9 * np.arange(len(smooth)) / len(smooth)  # no two peaks of equal height
         peaks, facts = find_peaks(smooth, prominence=0.0)
         if len(peaks) > 1:
             prominences = np.sort(facts["prominences"])

@@ -55,6 +55,10 @@ class ProfileSums:
         """Over the tokens at position 0."""
         return self._indicator_sums(layer, "first").total()
 
+    def skipped(self, layer: int) -> Sums:
+        """Over the tokens at skipped positions, which take part in nothing else."""
+        return self._indicator_sums(layer, "skipped").total()
+
     def first_half(self, layer: int) -> Sums:
         """Over the tokens of the first half of the sequences."""
         return self._indicator_sums(layer, "early").total()
@@ -91,11 +95,13 @@ class LayerProfile:
     r_frequency: np.ndarray
     r_partial: np.ndarray
     r_without_first: np.ndarray
+    r_with_skipped: np.ndarray
     eta2: np.ndarray
     p: np.ndarray
     null_mean: np.ndarray
     null_sd: np.ndarray
     r_halves: tuple[np.ndarray, np.ndarray]
+    excess_halves: tuple[np.ndarray, np.ndarray]  # r − null_mean in each half
     p_halves: tuple[np.ndarray, np.ndarray]
     largest_by_chance: float
     curve: np.ndarray  # [categories] mean over neurons and the tokens of a category
@@ -123,10 +129,8 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
     draws = null.pearson(shift)
     p, null_mean, null_sd = association.permutation_p(r, draws)
     r_halves = early.pearson(shift), late.pearson(shift)
-    p_halves = (
-        association.permutation_p(r_halves[0], null_early.pearson(shift))[0],
-        association.permutation_p(r_halves[1], null_late.pearson(shift))[0],
-    )
+    of_early = association.permutation_p(r_halves[0], null_early.pearson(shift))
+    of_late = association.permutation_p(r_halves[1], null_late.pearson(shift))
 
     # Two dependencies: tokens of a type are alike, and so are neighbours in a text. The wider interval counts.
     bounds = []
@@ -150,12 +154,14 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
         r_frequency=sums.of_columns(layer, "log_frequency", whole).pearson(shift)[0],
         r_partial=sums.partial(layer, whole.xx),
         r_without_first=(whole - sums.first_position(layer)).pearson(shift),
-        eta2=association.eta_squared(counts, category_sums, whole.xx),
+        r_with_skipped=(whole + sums.skipped(layer)).pearson(shift),
+        eta2=association.eta_squared(counts, category_sums, whole.xx, shift),
         p=p,
         null_mean=null_mean,
         null_sd=null_sd,
         r_halves=r_halves,
-        p_halves=p_halves,
+        excess_halves=(r_halves[0] - of_early[1], r_halves[1] - of_late[1]),
+        p_halves=(of_early[0], of_late[0]),
         largest_by_chance=association.largest_by_chance(draws),
         curve=curve,
     )

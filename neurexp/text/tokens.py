@@ -6,7 +6,8 @@ sequence is padded on the right; validity is by position, never by token id. Kno
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from neurexp.errors import UserError
 from neurexp.files import write_tensors
 
 UNDEFINED = -1  # the length of a special token
+_CUT = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")  # a space between two letters
+PIECE = 100_000  # characters of a long document that are tokenised at once
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,10 @@ def pack(
             stream[filled] = end
             filled += 1
         begun += 1
-        if filled < needed:
-            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        for piece in _pieces(text, tokenizer):
+            if filled == needed:
+                break
+            ids = tokenizer(piece, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
             ids = ids[: needed - filled]
             stream[filled : filled + len(ids)] = ids
             filled += len(ids)
@@ -116,18 +121,35 @@ def pack(
     return Tokens(input_ids, valid, begun)
 
 
+def _pieces(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """A long document in pieces whose tokens, joined, are the document's: memory does not grow with its length.
+
+    GPT-2's pre-tokeniser, and those made after it, end a word before a single space that a letter follows: such a cut
+    changes no token. A tokenizer of another kind gets the whole document.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if len(text) <= PIECE or backend is None or "ByteLevel" not in str(backend.pre_tokenizer) or backend.normalizer:
+        yield text
+        return
+    start = 0
+    while match := _CUT.search(text, start + PIECE):
+        yield text[start : match.start()]
+        start = match.start()
+    yield text[start:]
+
+
 def _needed(token_id: Any, what: str) -> int:
     if token_id is None:
         raise UserError(f"model.tokenizer: it has no {what} token, which packing needs; give another tokenizer")
     return token_id
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """`tokenizer.decode([id])` of every token of the vocabulary.
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | None = None) -> list[str]:
+    """`tokenizer.decode([id])` of each of `ids`, or of every token of the vocabulary.
 
     SentencePiece tokenizers drop a leading space (▁) in decoding a token alone; it is put back here.
     """
-    ids = list(range(len(tokenizer)))
+    ids = list(range(len(tokenizer))) if ids is None else [int(index) for index in ids]
     texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
     spaced = []
     for text, piece in zip(texts, tokenizer.convert_ids_to_tokens(ids), strict=True):

@@ -192,3 +192,14 @@ def test_a_failing_reducer_leaves_no_hooks():
     with pytest.raises(ZeroDivisionError):
         run_pass(MODEL, SITES, token_ids(1, 8), None, [Fails()])
     assert not any(module._forward_hooks for module in MODEL.modules())
+
+
+def test_the_forecast_is_made_once_by_the_second_batch():
+    model, told = build("gpt_neo"), []
+    sites = find_sites(model, "MLP", [0])
+    for sequences, expected in ((2, 0), (3, 1), (9, 1)):
+        told.clear()
+        tell = lambda seconds, neurons: told.append((seconds, neurons))  # noqa: E731
+        run_pass(model, sites, token_ids(sequences, 8), None, [], batch_size=2, forecast=tell)
+        assert len(told) == expected
+        assert all(seconds > 0 and neurons == EXPANSION for seconds, neurons in told)

@@ -205,6 +205,13 @@ def of_layer(x: Array, text: Text) -> tuple[dict[str, Array], dict[str, float]]:
     for table, unit in ((neurons, spread), (row, row["std"])):
         table["d_longer_shorter"] = (table["mean_longer"] - table["mean_shorter"]) / unit
     row["constant_neurons"] = (spread == 0).sum()
+    outside = ~text.seen & (text.length >= 0)
+    if text.skip_positions:
+        wider = text.used | outside
+        neurons["r_length_with_skipped"] = pearson(x[wider], text.length[wider].astype(float))
+        row["r_median_with_skipped"] = np.median(neurons["r_length_with_skipped"])
+        left_out = x[~text.seen].mean(0)
+        row["skipped_distance"] = np.sqrt((((left_out - neurons["mean"]) / spread) ** 2).mean())
     for name, members in (("special", text.groups["special"]), ("first", text.used & (text.position == 0))):
         row[f"{name}_distance"] = np.nan
         if members.any():
@@ -212,12 +219,14 @@ def of_layer(x: Array, text: Text) -> tuple[dict[str, Array], dict[str, float]]:
 
     r, null = pearson(used, length), pearson(used, shuffled)
     row["r_largest_by_chance"] = np.quantile(np.abs(null - null.mean(0)).max(1), 0.95)
-    r_half, p_half = [], []
+    r_half, p_half, above = [], [], []
     for half in (early, ~early):
+        null_half = pearson(used[half], shuffled[:, half])
         r_half.append(pearson(used[half], length[half]))
-        p_half.append(p_against(r_half[-1], pearson(used[half], shuffled[:, half])))
+        p_half.append(p_against(r_half[-1], null_half))
+        above.append(r_half[-1] > null_half.mean(0))
     found = q_values(p_half[0]) < 0.05
-    again = found & (p_half[1] < 0.05) & (np.sign(r_half[0]) == np.sign(r_half[1]))
+    again = found & (p_half[1] < 0.05) & (above[0] == above[1])
     row["found_first_half"] = found.mean()
     row["replicated"] = again.sum() / found.sum() if found.any() else np.nan
     neurons |= {
@@ -257,8 +266,8 @@ def summary_of_neurons(neurons: dict[str, Array], draws: int) -> dict[str, float
         "share_positive": (r > 0).mean(),
         "share_negative": (r < 0).mean(),
         "share_significant": (q < 0.05).mean(),
-        "share_significant_positive": ((q < 0.05) & (r > 0)).mean(),
-        "share_significant_negative": ((q < 0.05) & (r < 0)).mean(),
+        "share_significant_positive": ((q < 0.05) & (r > neurons["null_mean"])).mean(),
+        "share_significant_negative": ((q < 0.05) & (r < neurons["null_mean"])).mean(),
         "r_frequency_median": np.median(neurons["r_frequency"]),
         "r_partial_median": np.median(partial_r),
         "r_median_without_first": np.median(neurons["r_length_without_first"]),
@@ -296,7 +305,7 @@ def metrics(text: Text, neurons: dict[str, Array], layers: dict[str, Array]) -> 
         "r_abs_median": np.median(np.abs(r)),
         "r_partial_abs_median": np.median(np.abs(partial_r)),
         "share_significant_all": significant.mean(),
-        "share_significant_all_positive": (significant & (r > 0)).mean(),
+        "share_significant_all_positive": (significant & (r > neurons["null_mean"])).mean(),
         "survival_overall": slope(r, partial_r),
         "replication_r_overall": np.corrcoef(neurons["r_length_first_half"], neurons["r_length_second_half"])[0, 1],
         "r_detectable_median": np.median(layers["r_detectable"]),

@@ -409,6 +409,9 @@ def test_two_peaks_that_touch_are_measured_by_the_valley_between():
     both = gaussian(30) + 0.9 * gaussian(42)
     assert second_peak(both) == pytest.approx((both[42] - both[36]) / both[30], abs=0.05)
     assert second_peak(gaussian(38) + gaussian(42)) == pytest.approx(0, abs=1e-6)
+    equal = gaussian(34) + gaussian(46)
+    assert second_peak(equal) == pytest.approx(1 - equal[40] / equal[34], abs=0.05)
+    assert second_peak(equal) < 0.9  # and not the whole height, though neither is lower than the other
 
 
 def test_noise_in_single_bins_is_small():

@@ -109,7 +109,7 @@ def test_tokens_that_could_not_be_made_leave_nothing(tmp_path):
 
 
 def test_a_file_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch):
-    def half(arrays, path):
+    def half(arrays, path, metadata=None):
         path.write_bytes(b"half of a")
         raise OSError("no space left on device")
 

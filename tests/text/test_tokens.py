@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+import neurexp.text.tokens as tokens_module
 from neurexp.errors import UserError
 from neurexp.models.places import MINI
 from neurexp.text.tokens import UNDEFINED, Tokens, pack, token_lengths
@@ -217,3 +218,21 @@ def test_sentencepiece_tokens_keep_the_space_that_decoding_alone_drops():
     llama = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     assert llama.decode([vocabulary["▁the"]]) == "the"
     assert dict(zip(SENTENCEPIECE, token_lengths(llama).tolist(), strict=True)) == SENTENCEPIECE
+
+
+@pytest.mark.parametrize("folder", ["mini", "gpt2-tokenizer"])
+def test_a_long_document_in_pieces_has_the_tokens_of_the_whole(folder, data, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(MINI if folder == "mini" else data / folder)
+    text = sorted((data / "books").glob("*.txt"))[0].read_text("utf-8")[:400_000]
+    monkeypatch.setattr(tokens_module, "PIECE", 997)
+    pieces = list(tokens_module._pieces(text, tokenizer))
+    assert len(pieces) > 300
+    assert "".join(pieces) == text
+    whole = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    found = pack([text], tokenizer, len(whole), 512)
+    assert found.input_ids[found.valid].tolist() == whole
+
+
+def test_a_tokenizer_of_another_kind_gets_the_document_whole(words):
+    text = "word " * (tokens_module.PIECE // 4)
+    assert list(tokens_module._pieces(text, words)) == [text]

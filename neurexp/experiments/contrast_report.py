@@ -1,0 +1,414 @@
+"""A contrast's report: tables, headlines, sentences and figures from the analysis of its layers."""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from neurexp.experiments.contrast_columns import columns_of
+from neurexp.report import Report, Table
+from neurexp.stats.association import LEVEL, q_values
+from neurexp.stats.contrast import p_of_largest
+
+if TYPE_CHECKING:
+    from neurexp.experiments.contrast import Contrast, LayerAnalysis
+
+OF_THE_WORDS = frozenset(
+    ("words", "words_duplicate", "words_shared", "words_unaligned", "words_one_token", "text_occurrences",
+     "neurons_tested", "rows_one_token", "rows_context")
+)  # fmt: skip
+SHOWN = 12  # neurons whose values are drawn word by word
+
+
+def write(of: "Contrast") -> Report:
+    """Analyses every layer of the contrast and says what was found."""
+    chosen = tqdm(of.layers, unit=" layers", leave=False, disable=None if len(of.layers) > 1 else True)
+    analyses = [of.layer_analysis(layer) for layer in chosen]
+    neurons = _neurons(of, analyses)
+    layers = _layers(of, analyses, neurons)
+    metrics = _metrics(of, layers, neurons)
+    labels = of.rows.category
+    tensors = {f"{of.options.site}_{layer}": of.activations["words"][layer] for layer in of.layers}
+    sizes = np.bincount(labels, minlength=len(of.categories))
+    if len(set(sizes)) == 1:  # the array of the documents: [categories, words, neurons]
+        by_category = np.argsort(labels, kind="stable").reshape(len(sizes), -1)
+        tensors |= {f"{name}_by_category": rows[by_category] for name, rows in tensors.items()}
+    tensors["labels"] = labels
+    definitions = columns_of(of.categories, [*of.conditions, *(["one_token"] if of.two else [])])
+    for name in tensors:
+        definitions[f"activations.{name}"] = (
+            "index of each word's category"
+            if name == "labels"
+            else "activations `[categories, words, neurons]`, words in the order of words.parquet"
+            if name.endswith("_by_category")
+            else "activations `[words, neurons]`, a row per word of words.parquet"
+        )
+    notes = {"words": json.dumps(of.rows.words, ensure_ascii=False), "categories": json.dumps(of.categories)}
+    null = "auroc_heldout_shuffled_q95"
+    report = Report(
+        findings=_findings(of, layers, metrics),
+        metrics=metrics,
+        layers=layers,
+        neurons=neurons,
+        columns=definitions,
+        statistic="cohens_d" if of.two else "eta2",
+        of_the_text=OF_THE_WORDS,
+        tensors={"activations": tensors},
+        notes={"activations": notes},
+        tables={"words": _words(of), "agreement": _agreement(neurons, of)},
+        over_layers={"share_bonferroni": "share_bonferroni_shuffled", "auroc_heldout": null},
+    )
+    drawn = _Figures(of, analyses, layers, neurons, metrics, report.over_layers)
+    report.figures, report.pages = drawn.all(), drawn.pages()
+    return report
+
+
+def _neurons(of: "Contrast", analyses: list["LayerAnalysis"]) -> Table:
+    count = len(analyses[0].neurons["mean"])
+    table: Table = {
+        "layer": np.repeat(of.layers, count),
+        "neuron": np.tile(np.arange(count), len(of.layers)),
+    }
+    for name in analyses[0].neurons:
+        table[name] = np.concatenate([one.neurons[name] for one in analyses])
+        if name == "p_maxt":  # over all layers: the same shuffles were used in each
+            table["p_maxt_all"] = _p_over_layers(of, analyses)
+        if name == f"q_{of.test}":
+            table[f"{name}_all"] = q_values(table[f"p_{of.test}"])
+    return table
+
+
+def _p_over_layers(of: "Contrast", analyses: list["LayerAnalysis"]) -> np.ndarray:
+    statistic = np.concatenate([one.neurons["t_welch" if of.two else "f"] for one in analyses])
+    largest = np.stack([one.null.largest for one in analyses]).max(0)
+    return p_of_largest(statistic, largest, analyses[0].null.exact)
+
+
+def _layers(of: "Contrast", analyses: list["LayerAnalysis"], neurons: Table) -> Table:
+    rows = len(of.layers)
+    table: Table = {"layer": np.array(of.layers)}
+    for name in analyses[0].row:
+        table[name] = np.array([one.row[name] for one in analyses])
+
+    def by_layer(name: str) -> np.ndarray:
+        return neurons[name].reshape(rows, -1)
+
+    bonferroni = by_layer("significant_bonferroni")
+    table["share_significant"] = (by_layer(f"q_{of.test}") < LEVEL).mean(1)
+    table["share_bonferroni"] = bonferroni.mean(1)
+    table["share_maxt"] = (by_layer("p_maxt") < LEVEL).mean(1)
+    if of.two:
+        paired = by_layer("p_paired")
+        share = (paired < LEVEL / paired.shape[1]).mean(1)
+        table["share_paired_bonferroni"] = np.where(np.isnan(paired).all(1), np.nan, share)
+        positive = by_layer("t_welch") > 0
+        table["share_bonferroni_positive"] = (bonferroni & positive).mean(1)
+        table["share_bonferroni_negative"] = (bonferroni & ~positive).mean(1)
+        table["d_abs_median"] = np.array([_median(np.abs(row)) for row in by_layer("cohens_d")])
+        best = np.nanargmax(np.abs(np.nan_to_num(by_layer("auroc"), nan=0.5) - 0.5), axis=1)
+        table["auroc_best"] = by_layer("auroc")[np.arange(rows), best]
+    return table
+
+
+def _metrics(of: "Contrast", layers: Table, neurons: Table) -> dict[str, float]:
+    metrics: dict[str, float] = {
+        "words": len(of.rows.words),
+        "words_unaligned": of.rows.dropped,
+        "words_one_token": int((of.rows.lengths == 1).sum()),
+        **of.counts(),
+        "text_occurrences": len(of.found.words) if "text" in of.activations else 0,
+        "neurons_tested": len(neurons["mean"]),
+        "significant_bonferroni_all": int(neurons["significant_bonferroni"].sum()),
+        "share_significant_all": float((neurons[f"q_{of.test}_all"] < LEVEL).mean()),
+        "share_bonferroni_all": float(neurons["significant_bonferroni"].mean()),
+        "share_bonferroni_shuffled_all": float(layers["share_bonferroni_shuffled"].mean()),
+        "replication_rate_all": _mean(layers["replication_rate"]),
+        "replication_rate_chance_all": _mean(layers["replication_rate_chance"]),
+    }
+    for name in ("auroc_heldout", "probe_layer_accuracy"):
+        best = int(np.nanargmax(layers[name]))
+        metrics |= {f"{name}_best": float(layers[name][best]), f"{name}_best_layer": of.layers[best]}
+    for name in (*of.conditions, *(["one_token"] if of.two else [])):
+        metrics[f"share_bonferroni_{name}_all"] = _mean(layers[f"share_bonferroni_{name}"])
+        if of.two:
+            metrics[f"d_r_{name}_all"] = _mean(layers[f"d_r_{name}"])
+    if of.two and np.isfinite(neurons["t_welch"]).any():
+        for end, index in zip(("top", "bottom"), _extremes(neurons), strict=True):
+            metrics |= {
+                f"{end}_t": float(neurons["t_welch"][index]),
+                f"{end}_layer": int(neurons["layer"][index]),
+                f"{end}_neuron": int(neurons["neuron"][index]),
+                f"{end}_d": float(neurons["cohens_d"][index]),
+                f"{end}_replicated": float(neurons["replicated"][index]),
+            }
+            if "auroc_text" in neurons:
+                metrics[f"{end}_auroc_text"] = float(neurons["auroc_text"][index])
+        if "auroc_text_r" in layers:
+            metrics["auroc_text_r_all"] = _mean(layers["auroc_text_r"])
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def _extremes(neurons: Table) -> tuple[int, int]:
+    """Rows of the highest and of the lowest t."""
+    return int(np.nanargmax(neurons["t_welch"])), int(np.nanargmin(neurons["t_welch"]))
+
+
+def _words(of: "Contrast") -> Table:
+    pair = np.full(len(of.rows.words), -1)
+    if of.two:
+        for rows in of._pairs():
+            pair[rows] = np.arange(len(rows))
+    return {
+        "word": np.array(of.rows.words),
+        "category": np.array([of.categories[label] for label in of.rows.category]),
+        "label": of.rows.category,
+        "tokens": of.rows.lengths,
+        "pair": pair,
+    }
+
+
+def _agreement(neurons: Table, of: "Contrast") -> Table:
+    """How often two tests agree, for every pair of them."""
+    count = len(neurons["mean"]) // len(of.layers)
+    called = {
+        f"{of.test}_bonferroni": neurons["significant_bonferroni"],
+        "max_t": neurons["p_maxt"] < LEVEL,
+        f"{of.test}_bh": neurons[f"q_{of.test}"] < LEVEL,
+        "replicated": neurons["replicated"] > 0.5,
+    }
+    if of.two and np.isfinite(neurons["p_paired"]).any():
+        called = {"paired_bonferroni": neurons["p_paired"] < LEVEL / count, **called}
+    names = list(called)
+    both = [(a, b) for index, a in enumerate(names) for b in names[index + 1 :]]
+    return {
+        "first": np.array([a for a, _ in both]),
+        "second": np.array([b for _, b in both]),
+        "both": np.array([int((called[a] & called[b]).sum()) for a, b in both]),
+        "only_first": np.array([int((called[a] & ~called[b]).sum()) for a, b in both]),
+        "only_second": np.array([int((~called[a] & called[b]).sum()) for a, b in both]),
+        "neither": np.array([int((~called[a] & ~called[b]).sum()) for a, b in both]),
+    }
+
+
+def _findings(of: "Contrast", layers: Table, metrics: dict[str, Any]) -> list[str]:
+    sizes = np.bincount(of.rows.category)
+    what = ", ".join(f"{size} {name}" for size, name in zip(sizes, of.categories, strict=True))
+    left_out = sum(metrics.get(name, 0) for name in ("words_duplicate", "words_shared", "words_unaligned"))
+    lines = [f"{what}; {metrics['words_one_token']} of {metrics['words']} words are a single token"]
+    lines[0] += f"; {left_out} lines of the lists were left out." if left_out else "."
+    where = f"layer {of.layers[0]}" if len(of.layers) == 1 else f"{len(of.layers)} layers"
+    lines.append(
+        f"{metrics['significant_bonferroni_all']} of {metrics['neurons_tested']} neurons in {where} "
+        f"({metrics['share_bonferroni_all']:.1%}) tell them apart (Welch, p < 0.05 / neurons of the layer); shuffled "
+        f"labels: {metrics['share_bonferroni_shuffled_all']:.2%}."
+        if of.two
+        else f"{metrics['significant_bonferroni_all']} of {metrics['neurons_tested']} neurons in {where} "
+        f"({metrics['share_bonferroni_all']:.1%}) differ between the categories (F, p < 0.05 / neurons of the layer); "
+        f"shuffled labels: {metrics['share_bonferroni_shuffled_all']:.2%}."
+    )
+    if of.two:
+        beside = [
+            (text, f"share_bonferroni_{name}_all")
+            for name, text in (("one_token", "within one-token words"), ("context", f"as “{_second(of)}”"))
+        ]
+        shown = [f"{text} {metrics[name]:.1%}" for text, name in beside if name in metrics]
+        if shown:
+            lines[-1] += f" Side by side: {', '.join(shown)}."
+    if "replication_rate_all" in metrics:
+        lines.append(
+            f"Of the neurons selected on one half of the words {metrics['replication_rate_all']:.0%} replicate on the "
+            f"other (chance: {metrics['replication_rate_chance_all']:.0%}); the best one's AUROC on unseen words is "
+            f"{metrics['auroc_heldout_best']:.2f} (layer {metrics['auroc_heldout_best_layer']}), a probe on the whole "
+            f"layer is right on {metrics['probe_layer_accuracy_best']:.0%} "
+            f"(layer {metrics['probe_layer_accuracy_best_layer']})."
+        )
+    else:
+        lines.append("No neuron was selected on one half of the words, so none could replicate on the other.")
+    for end, category in (("top", 1), ("bottom", 0)):
+        if f"{end}_t" in metrics:
+            text = f"The neuron that prefers {of.categories[category]} most is {metrics[f'{end}_neuron']} of layer "
+            text += f"{metrics[f'{end}_layer']} (t = {metrics[f'{end}_t']:+.1f}, d = {metrics[f'{end}_d']:+.2f}"
+            if f"{end}_auroc_text" in metrics:
+                seen = np.bincount(of.found.category, minlength=2)
+                text += f"; AUROC in running text {metrics[f'{end}_auroc_text']:.2f}, from {seen[1]} occurrences of "
+                text += f"{of.categories[1]} and {seen[0]} of {of.categories[0]}"
+            lines.append(text + ").")
+    if of.options.text and metrics["text_occurrences"] == 0:
+        lines.append("None of the words occurs in the text as a whole word: nothing to generalise to.")
+    return lines
+
+
+def _second(of: "Contrast") -> str:
+    return str(getattr(of.options, "second_template", ""))
+
+
+def _median(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+class _Figures:
+    """The contrast's figures, each drawn when it is called for."""
+
+    def __init__(self, of: "Contrast", analyses, layers: Table, neurons: Table, metrics, over_layers: dict[str, str]):
+        self.of, self.analyses, self.layers, self.neurons = of, analyses, layers, neurons
+        self.metrics, self.over = metrics, over_layers
+        sizes = np.bincount(of.rows.category)
+        names = ", ".join(f"{size} {name}" for size, name in zip(sizes, of.categories, strict=True))
+        self.measured = f"{of.setting.model}, {of.options.site}; {names}"
+        best = int(np.nanargmax(layers["share_bonferroni"] + 1e-9 * layers["auroc_heldout"]))
+        self.at = best  # the layer that figures of one layer show
+
+    def all(self) -> dict[str, Callable[[], Any]]:
+        figures: dict[str, Callable[[], Any]] = {"words_by_neurons": self.words_by_neurons}
+        if self.of.two and np.isfinite(self.neurons["t_welch"]).any():
+            figures |= {
+                "volcano": self.volcano,
+                "t_against_null": self.t_against_null,
+                "top_neurons": self.top_neurons,
+            }
+            if "text" in self.of.activations:
+                figures["text_heat_map"] = self.heat_map
+        if len(self.of.layers) > 1:
+            figures["over_layers"] = self.over_layers
+        return figures
+
+    def pages(self) -> dict[str, Callable[[], str]]:
+        return {"text_heat_map": self.heat_page} if "text_heat_map" in self.all() else {}
+
+    @property
+    def _layer(self) -> int:
+        return self.of.layers[self.at]
+
+    def _of_layer(self, name: str) -> np.ndarray:
+        return self.neurons[name].reshape(len(self.of.layers), -1)[self.at]
+
+    def words_by_neurons(self):
+        from neurexp.figures.contrasts import words_by_neurons
+
+        offset, negative = self.layers["mean_offset"][self.at], self.layers["share_mean_negative"][self.at]
+        return words_by_neurons(
+            self.of.activations["words"][self._layer],
+            self.of.rows.category,
+            self.of.categories,
+            self._of_layer("band"),
+            f"{negative:.0%} of the neurons of layer {self._layer} sit below zero (mean {offset:+.2f}); "
+            f"{self.layers['bands'][self.at]:g} are far out for all words",
+            f"{self.measured}; layer {self._layer}; marks below: means beyond 3.5 robust SD of the others",
+            "activation (model's own units)",
+        )
+
+    def volcano(self):
+        from neurexp.figures.contrasts import volcano
+
+        found = int(self._of_layer("significant_bonferroni").sum())
+        d, p, q = self._of_layer("cohens_d"), self._of_layer("p_welch"), self._of_layer("q_welch")
+        threshold = float(p[q < LEVEL].max()) if (q < LEVEL).any() else None
+        return volcano(
+            d, p, LEVEL / len(p), threshold, self._of_layer("neuron"),
+            f"{found} of {len(p)} neurons of layer {self._layer} pass Bonferroni; shuffled labels: "
+            f"{self.layers['share_bonferroni_shuffled'][self.at] * len(p):.1f}",
+            f"{self.measured}; Welch's t, {int((q < LEVEL).sum())} neurons with q < 0.05 (Benjamini-Hochberg)",
+            f"Cohen's d (right: {self.of.categories[1]} higher, left: {self.of.categories[0]})",
+        )  # fmt: skip
+
+    def t_against_null(self):
+        from neurexp.figures.contrasts import t_against_null
+
+        null = self.analyses[self.at].null
+        t = self._of_layer("t_welch")
+        limit = float(np.quantile(null.largest, 1 - LEVEL))
+        beyond = int((self._of_layer("p_maxt") < LEVEL).sum())
+        return t_against_null(
+            t[np.isfinite(t)], null.counts, null.edges, limit,
+            f"{beyond} neurons of layer {self._layer} lie beyond the largest |t| that chance brings",
+            f"{self.measured}; null: {len(null.largest):,} shuffles of the labels, all neurons; dashed: 95 % quantile "
+            "of the largest |t| of any neuron in a shuffle",
+            f"Welch's t (positive: {self.of.categories[1]} higher)",
+        )  # fmt: skip
+
+    def top_neurons(self):
+        from neurexp.figures.contrasts import values_by_word
+
+        t = np.nan_to_num(self.neurons["t_welch"])
+        order = np.argsort(t)
+        half = min(SHOWN // 2, len(t) // 2)
+        chosen = [*order[::-1][:half], *order[:half][::-1]]
+        labels, values = [], []
+        for index in chosen:
+            layer, neuron = int(self.neurons["layer"][index]), int(self.neurons["neuron"][index])
+            labels.append(
+                f"{self.of.options.site}_{layer}, neuron {neuron}\nd = {self.neurons['cohens_d'][index]:+.2f}"
+            )
+            values.append(self.of.activations["words"][layer][:, neuron])
+        d = self.neurons["cohens_d"][chosen]
+        return values_by_word(
+            values, labels, self.of.rows.category, self.of.categories,
+            f"Even the neurons that differ most overlap: |d| from {np.abs(d).min():.2f} to {np.abs(d).max():.2f}",
+            f"{self.measured}; a dot a word, bar: mean; above: neurons that prefer {self.of.categories[1]}, below: "
+            f"{self.of.categories[0]}; chosen and shown on the same words",
+            "activation (own scale)",
+        )  # fmt: skip
+
+    def over_layers(self):
+        from neurexp.figures.contrasts import over_layers
+
+        best = int(np.nanargmax(self.layers["auroc_heldout"]))
+        share = self.layers["share_bonferroni"]
+        most = int(np.argmax(share))
+        return over_layers(
+            self.of.layers,
+            {name: (self.layers[name], self.layers.get(null)) for name, null in self.over.items()},
+            f"Layer {self.of.layers[most]} has most neurons that pass Bonferroni ({share[most]:.1%}); on unseen words "
+            f"the best neuron is in layer {self.of.layers[best]} (AUROC {self.layers['auroc_heldout'][best]:.2f})",
+            f"{self.measured}; dashed: the same with shuffled labels (mean; for AUROC the 95 % quantile)",
+        )
+
+    def _heat(self):
+        top, bottom = _extremes(self.neurons)
+        rows = []
+        for index, category in ((top, 1), (bottom, 0)):
+            layer, neuron = int(self.neurons["layer"][index]), int(self.neurons["neuron"][index])
+            found = self.of.excerpt_of(layer, neuron)
+            assert found is not None
+            tokens, values, listed = found
+            name = f"{self.of.options.site}_{layer}, neuron {neuron}"
+            score = self.neurons["auroc_text"][index]
+            told = (
+                f"AUROC {score:.2f} between listed words in the text" if np.isfinite(score) else "too few listed words"
+            )
+            rows.append((f"{name}: prefers {self.of.categories[category]} ({told})", tokens, values, listed))
+        return rows
+
+    def _about_heat(self) -> str:
+        return (
+            f"{self.of.setting}; {len(self.of.found.words)} occurrences of listed words in the text, at most "
+            f"{self.of.options.occurrences} of each; colour: the neuron's activation about its mean over the excerpt"
+        )
+
+    def _heat_title(self) -> str:
+        scores = [self.metrics[name] for name in ("top_auroc_text", "bottom_auroc_text") if name in self.metrics]
+        if len(scores) < 2:
+            return "The two neurons that differ most, over running text"
+        # bottom: category 0 should be higher, so the chance in its direction is 1 − AUROC
+        return (
+            f"In running text the neuron for {self.of.categories[1]} is right on {scores[0]:.0%} of pairs of listed "
+            f"words, the one for {self.of.categories[0]} on {1 - scores[1]:.0%}"
+        )
+
+    def heat_map(self):
+        from neurexp.figures.heat import heat_map
+
+        return heat_map(self._heat(), self.of.categories, self._heat_title(), self._about_heat())
+
+    def heat_page(self) -> str:
+        from neurexp.figures.heat import heat_page
+
+        return heat_page(self._heat(), self.of.categories, self._heat_title(), self._about_heat())

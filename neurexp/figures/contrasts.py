@@ -1,0 +1,175 @@
+"""Contrasts: words × neurons, effect against evidence, t against its null, values word by word, and over layers."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
+
+MARKERS = "os^Dvx"
+
+
+def words_by_neurons(
+    activations: np.ndarray, labels: np.ndarray, categories: Sequence[str], band: np.ndarray, title: str, detail: str,
+    scale: str,
+) -> Figure:  # fmt: skip
+    """The array of the documents as an image, a row a word, a column a neuron; far-out neurons are marked below.
+
+    Args:
+        activations: `[words, neurons]`.
+        labels: `[words]`, the index of each word's category.
+        categories: their names.
+        band: `[neurons]` bool.
+        title, detail, scale: texts.
+    """
+    order = np.argsort(labels, kind="stable")
+    figure = new_figure(9, 5)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(20, 1))
+    limit = float(np.quantile(np.abs(activations), 0.995)) or 1.0
+    image = axes.imshow(
+        activations[order], aspect="auto", cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest",
+        extent=(-0.5, activations.shape[1] - 0.5, len(order) - 0.5, -0.5),
+    )  # fmt: skip
+    start = 0
+    for category, name in enumerate(categories):
+        size = int((labels == category).sum())
+        axes.text(
+            -0.01, start + size / 2, name, transform=axes.get_yaxis_transform(), ha="right", va="center", rotation=90
+        )
+        start += size
+        if start < len(order):
+            axes.axhline(start - 0.5, color="black", linewidth=1)
+    axes.set_yticks([])
+    below.vlines(np.flatnonzero(band), 0, 1, color="black", linewidth=0.8)
+    below.set(ylim=(0, 1), yticks=[], xlabel="neuron")
+    figure.colorbar(image, ax=[axes, below], label=scale, extend="both")
+    set_title(figure, title, detail)
+    return figure
+
+
+def volcano(
+    d: np.ndarray, p: np.ndarray, bonferroni: float, benjamini: float | None, names: np.ndarray, title: str,
+    detail: str, xlabel: str,
+) -> Figure:  # fmt: skip
+    """Effect size against −log10 p of every neuron, with the thresholds drawn; the outermost are named.
+
+    Args:
+        d, p: `[neurons]`.
+        bonferroni: the corrected level.
+        benjamini: the largest p with q < 0.05, None where there is none.
+        names: `[neurons]` indices.
+        title, detail, xlabel: texts.
+    """
+    figure = new_figure(7.5, 5)
+    axes = figure.add_subplot()
+    height = -np.log10(np.maximum(p, 1e-300))
+    passed = p < bonferroni
+    axes.scatter(d[~passed], height[~passed], s=6, color="#999999", marker="o", label="others")
+    axes.scatter(d[passed], height[passed], s=16, color=GROUP_STYLES[2]["color"], marker="^", label="pass Bonferroni")
+    axes.axhline(-np.log10(bonferroni), color="black", linewidth=1, linestyle="--")
+    axes.annotate("Bonferroni", (1, -np.log10(bonferroni)), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    if benjamini is not None:
+        axes.axhline(-np.log10(benjamini), color="black", linewidth=1, linestyle=":")
+        axes.annotate(
+            "Benjamini-Hochberg", (1, -np.log10(benjamini)), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
+    for index in np.argsort(-height)[:6]:
+        axes.annotate(
+            str(names[index]), (d[index], height[index]), fontsize=7, xytext=(3, 2), textcoords="offset points"
+        )
+    axes.axvline(0, color="black", linewidth=0.5)
+    limit = float(np.nanmax(np.abs(d))) * 1.1 if np.isfinite(d).any() else 1.0
+    axes.set(xlim=(-limit, limit), xlabel=xlabel, ylabel="−log10 p (Welch)")
+    axes.legend(frameon=False, fontsize=8, loc="upper center")
+    bare(axes)
+    set_title(figure, title, detail)
+    return figure
+
+
+def t_against_null(
+    t: np.ndarray, counts: np.ndarray, edges: np.ndarray, limit: float, title: str, detail: str, xlabel: str
+) -> Figure:
+    """The histogram of all neurons' t over that of shuffled labels, both as densities.
+
+    Args:
+        t: `[neurons]`.
+        counts, edges: the null's histogram.
+        limit: beyond ± it no neuron lies in 95 % of the shuffles.
+        title, detail, xlabel: texts.
+    """
+    figure = new_figure(7.5, 4.4)
+    axes = figure.add_subplot()
+    colour, line = GROUP_STYLES[1]["color"], GROUP_STYLES[1]["linestyle"]
+    axes.stairs(counts / counts.sum() / np.diff(edges), edges, label="shuffled labels", color=colour, ls=line)
+    bins = np.linspace(edges[0], edges[-1], 61)
+    axes.hist(
+        t, bins, density=True, color=GROUP_STYLES[0]["color"], alpha=0.6, label="neurons", hatch="///", ec="white"
+    )
+    for side in (-limit, limit):
+        axes.axvline(side, color="black", linewidth=1, linestyle="--")
+    axes.set(xlabel=xlabel, ylabel="density")
+    axes.legend(frameon=False, fontsize=8)
+    bare(axes)
+    set_title(figure, title, detail)
+    return figure
+
+
+def values_by_word(
+    values: Sequence[np.ndarray], names: Sequence[str], labels: np.ndarray, categories: Sequence[str], title: str,
+    detail: str, ylabel: str,
+) -> Figure:  # fmt: skip
+    """Chosen neurons' values, a dot a word, by category.
+
+    Args:
+        values: `[words]` of each neuron.
+        names: of the neurons.
+        labels: `[words]`.
+        categories, title, detail, ylabel: texts.
+    """
+    columns = (len(values) + 1) // 2
+    figure = new_figure(1.7 * columns + 1, 6)
+    panels = figure.subplots(2, columns, squeeze=False)
+    spread = np.random.default_rng(0)
+    for axes in panels.flat[len(values) :]:
+        axes.set_axis_off()
+    # The first half of the neurons above, the second below
+    for axes, row, name in zip(panels.flat, values, names, strict=False):
+        for category in range(len(categories)):
+            own = row[labels == category]
+            place = category + spread.uniform(-0.25, 0.25, len(own))
+            color = GROUP_STYLES[(0, 2, 1)[category % 3]]["color"]
+            axes.scatter(place, own, s=7, color=color, marker=MARKERS[category % 6], alpha=0.7)
+            axes.hlines(own.mean(), category - 0.35, category + 0.35, color="black", linewidth=2)
+        axes.set_xticks(range(len(categories)), categories, fontsize=7)
+        axes.tick_params(axis="y", labelsize=6)
+        axes.set_title(name, fontsize=7)
+        bare(axes)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(ylabel, fontsize=8)
+    set_title(figure, title, detail)
+    return figure
+
+
+def over_layers(
+    layers: Sequence[int], series: Mapping[str, tuple[np.ndarray, np.ndarray | None]], title: str, detail: str
+) -> Figure:
+    """A panel per column: its values over the layers, and its null dashed.
+
+    Args:
+        layers: their indices.
+        series: column → its values `[layers]`, and those of its null.
+        title, detail: texts.
+    """
+    figure = new_figure(max(6.0, 4.2 * len(series)), 4.2)
+    panels = figure.subplots(1, len(series), squeeze=False)[0]
+    for axes, (name, (values, null)) in zip(panels, series.items(), strict=True):
+        axes.plot(layers, values, "o-", color=GROUP_STYLES[2]["color"], label=name)
+        if null is not None:
+            axes.plot(layers, null, "s--", ms=4, color=GROUP_STYLES[1]["color"], label="by chance")
+        axes.set_xticks(layers)
+        axes.set(xlabel="layer", ylabel=name.replace("_", " "))
+        axes.legend(frameon=False, fontsize=8)
+        bare(axes)
+    set_title(figure, title, detail)
+    return figure

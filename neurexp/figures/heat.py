@@ -1,0 +1,112 @@
+"""Running text, every token coloured by a neuron's activation: as a picture, and as a page that opens anywhere.
+
+A page has no script and loads nothing; whatever stands in the text is escaped.
+"""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from neurexp.figures.style import new_figure, set_title
+
+# (heading, tokens, activations [tokens], index of the category of a listed word or −1)
+Passage = tuple[str, Sequence[str], np.ndarray, np.ndarray]
+WIDTH = 92  # characters of a line of the picture
+LINES = ("underline", "underline dotted", "underline dashed", "underline wavy")
+
+
+def _colours(values: np.ndarray) -> np.ndarray:
+    """Purple below the mean of the excerpt, orange above it, white at it: apart in grey by the sign that is written."""
+    centred = values - values.mean()
+    limit = float(np.quantile(np.abs(centred), 0.98)) or 1.0
+    return colormaps["PuOr_r"](0.5 + 0.42 * np.clip(centred / limit, -1, 1))
+
+
+def _shown(token: str) -> str:
+    """A token on one line, without characters that would move others."""
+    text = token.replace("\n", "⏎").replace("\t", "→")
+    return "".join(character if character.isprintable() else "·" for character in text)
+
+
+def heat_map(passages: Sequence[Passage], categories: Sequence[str], title: str, detail: str) -> Figure:
+    """The passages one below the other; listed words are in bold type, with the category's initial above them."""
+    laid = [_lines(passage) for passage in passages]
+    rows = sum(len(lines) + 2 for lines in laid)
+    figure = new_figure(10, 1.4 + 0.3 * rows)
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, WIDTH), ylim=(rows, 0))
+    axes.set_axis_off()
+    y = 0.5
+    for (heading, tokens, values, listed), lines in zip(passages, laid, strict=True):
+        colours = _colours(values)
+        axes.text(0, y, heading, fontsize=9, fontweight="bold", va="center", parse_math=False)
+        y += 1.1
+        for line in lines:
+            for index, x in line:
+                text = _shown(tokens[index])
+                width = len(text)
+                axes.add_patch(_box(x, y, width, colours[index]))
+                bold = "bold" if listed[index] >= 0 else "normal"
+                axes.text(
+                    x + width / 2, y, text, fontsize=8, family="monospace", fontweight=bold, ha="center", va="center",
+                    parse_math=False,
+                )  # fmt: skip
+                if listed[index] >= 0:
+                    initial = categories[int(listed[index])][:1].upper()
+                    axes.text(x + width / 2, y - 0.42, initial, fontsize=5, ha="center", va="center")
+            y += 1
+        y += 0.9
+    set_title(figure, title, f"{detail}; orange: above, purple: below; bold: listed words, their category above them")
+    return figure
+
+
+def _box(x: float, y: float, width: float, colour: np.ndarray):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y - 0.36), width, 0.72, facecolor=colour, edgecolor="none")
+
+
+def _lines(passage: Passage) -> list[list[tuple[int, int]]]:
+    """For each line of the picture, the tokens on it and the column each begins at."""
+    lines, x = [[]], 0
+    for index, token in enumerate(passage[1]):
+        width = len(_shown(token))
+        if x + width > WIDTH and lines[-1]:
+            lines.append([])
+            x = 0
+        lines[-1].append((index, x))
+        x += width
+    return lines
+
+
+def heat_page(passages: Sequence[Passage], categories: Sequence[str], title: str, detail: str) -> str:
+    """The passages as HTML: a token's activation shows under the pointer; listed words are underlined by category."""
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f"<title>{escape(title)}</title>",
+        "<style>body{font:16px/2 Georgia,serif;max-width:60em;margin:2em auto;padding:0 1em;color:#111;background:#fff}"
+        "h1{font-size:1.2em}h2{font-size:1em;margin-top:2em}"
+        "span{padding:.15em 0;white-space:pre-wrap;unicode-bidi:isolate}footer{font-size:.8em;color:#444}</style>",
+        f"</head><body><h1>{escape(title)}</h1>",
+    ]
+    key = ", ".join(
+        f'<span style="text-decoration:{LINES[index % len(LINES)]}">{escape(name)}</span>'
+        for index, name in enumerate(categories)
+    )
+    parts.append(f"<p>Listed words: {key}. Orange: above the neuron's mean over the excerpt; purple: below.</p>")
+    for heading, tokens, values, listed in passages:
+        parts.append(f"<h2>{escape(heading)}</h2><p>")
+        for token, value, colour, category in zip(tokens, values, _colours(values), listed, strict=True):
+            red, green, blue = (round(255 * float(part)) for part in colour[:3])
+            line = f";text-decoration:{LINES[int(category) % len(LINES)]};font-weight:bold" if category >= 0 else ""
+            parts.append(
+                f'<span title="{value:+.3f}" style="background:rgb({red},{green},{blue}){line}">'
+                f"{escape(_shown(token))}</span>"
+            )
+        parts.append("</p>")
+    parts.append(f"<footer>{escape(detail)}</footer></body></html>")
+    return "\n".join(parts[:5]) + "".join(parts[5:]) + "\n"

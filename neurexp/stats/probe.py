@@ -1,0 +1,150 @@
+"""Probes: how well can held-out rows be told apart by one neuron, or by all of a layer? Cross-validated, float64.
+
+Knows no word and no model. Rows are split into folds, each category by itself; what is chosen or fitted on four fifths
+of them is scored on the fifth that it has not seen.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from neurexp.stats.contrast import compare_within
+
+FOLDS = 5
+ITERATIONS = 30
+TOLERANCE = 1e-8  # of the largest step, on standardised neurons
+REGULARISATION = 1.0  # scikit-learn's C, of the probe on all neurons of a layer
+
+
+@dataclass(frozen=True)
+class NeuronProbes:
+    """A logistic regression on each neuron alone, `[neurons]` each."""
+
+    accuracy: np.ndarray  # share of held-out rows that were told apart
+    separated: np.ndarray  # bool: in some fold the training rows were separated perfectly, and no maximum exists
+    converged: np.ndarray  # bool: in every fold, or separated
+
+
+def folds(labels: np.ndarray, seed: int) -> np.ndarray:
+    """The fold of each row `[rows]`, 0 to 4: each category is dealt out evenly."""
+    random = np.random.default_rng(seed)
+    fold = np.zeros(len(labels), dtype=np.int64)
+    for category in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == category))
+        fold[members] = np.arange(len(members)) % FOLDS
+    return fold
+
+
+def neuron_probes(x: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> NeuronProbes:
+    """Fits every neuron's own logistic regression at once, by Newton's method, and scores the held-out rows.
+
+    Where one neuron separates the training rows perfectly the likelihood has no maximum: its limit, the threshold
+    midway between the two nearest rows, is taken in its place, and said so.
+
+    Args:
+        x: `[rows, neurons]`.
+        labels: `[rows]`, 0 or 1.
+        fold: `[rows]` of `folds`.
+    """
+    right = np.zeros(x.shape[1])
+    separated, converged = np.zeros(x.shape[1], dtype=bool), np.ones(x.shape[1], dtype=bool)
+    for held in np.unique(fold):
+        hits, apart, done = _scored(x, labels, fold != held)
+        right += hits
+        separated |= apart
+        converged &= done | apart
+    return NeuronProbes(right / len(labels), separated, converged)
+
+
+def _scored(x: np.ndarray, labels: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Held-out rows that each neuron's probe gets right, whether it separates the training rows, and converged."""
+    y, spread = labels[train], x[train].std(0)
+    z = (x - x[train].mean(0)) / np.where(spread > 0, spread, 1.0)
+    threshold, way, apart = _separation(z[train], y)
+    intercept, slope, done = _newton(z[train], y)
+    score = np.where(apart, way * (z[~train] - threshold), intercept + slope * z[~train])
+    return ((score > 0) == (labels[~train] == 1)[:, None]).sum(0), apart, done
+
+
+def _separation(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where one threshold separates the categories: it, on which side category 1 lies, and whether there is one."""
+    one, zero = z[y == 1], z[y == 0]
+    above, below = one.min(0) > zero.max(0), one.max(0) < zero.min(0)
+    threshold = np.where(above, one.min(0) + zero.max(0), one.max(0) + zero.min(0)) / 2
+    return threshold, np.where(above, 1.0, -1.0), above | below
+
+
+def _newton(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Intercepts and slopes of maximum likelihood, and whether the last step was negligible."""
+    share = y.mean()
+    intercept, slope = np.full(z.shape[1], np.log(share / (1 - share))), np.zeros(z.shape[1])
+    done = np.zeros(z.shape[1], dtype=bool)
+    active = np.arange(z.shape[1])
+    for _ in range(ITERATIONS):
+        x = z[:, active]
+        p = expit(intercept[active] + slope[active] * x)
+        weight, left = p * (1 - p), y[:, None] - p
+        weighted = weight * x
+        a, b, c = weight.sum(0), weighted.sum(0), (weighted * x).sum(0)
+        first, second = left.sum(0), (left * x).sum(0)
+        determinant = a * c - b * b
+        with np.errstate(invalid="ignore", divide="ignore"):
+            steps = np.stack([c * first - b * second, a * second - b * first]) / determinant
+        flat = ~np.isfinite(steps).all(0)  # a neuron that never varies: the intercept is all there is
+        steps = np.where(flat, 0.0, np.clip(steps, -4, 4))
+        intercept[active] += steps[0]
+        slope[active] += steps[1]
+        finished = np.abs(steps).max(0) < TOLERANCE
+        done[active[finished]] = True
+        active = active[~finished]
+        if len(active) == 0:
+            break
+    return intercept, slope, done
+
+
+def best_neuron_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Held-out accuracy of the neuron that tells the training rows of each fold apart best, `[labellings]`.
+
+    The neuron is chosen by Welch's t among the training rows, so that choosing and testing share no row.
+
+    Args:
+        x: `[rows, neurons]`.
+        labellings: `[labellings, rows]`, 0 or 1: the labels, and shuffles of them.
+        fold: `[rows]` of `folds`.
+    """
+    right = np.zeros(len(labellings))
+    for held in np.unique(fold):
+        train = fold != held
+        t = compare_within(x, labellings, np.broadcast_to(train, labellings.shape)).statistic
+        best = np.argmax(np.nan_to_num(np.abs(t), nan=-1.0), axis=1)
+        for index, labels in enumerate(labellings):
+            right[index] += _scored(x[:, [best[index]]], labels, train)[0][0]
+    return right / x.shape[0]
+
+
+def layer_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Held-out accuracy of an L2-regularised logistic regression on all neurons of a layer, `[labellings]`.
+
+    Two categories or more. Neurons are standardised on the training rows (scikit-learn, C = 1). There are fewer rows
+    than neurons, so the fit is done in the space that the training rows span: the penalty does not notice a rotation.
+
+    Args:
+        x: `[rows, neurons]`.
+        labellings: `[labellings, rows]`: the labels, and shuffles of them.
+        fold: `[rows]` of `folds`.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    right = np.zeros(len(labellings))
+    for held in np.unique(fold):
+        train = fold != held
+        spread = x[train].std(0)
+        z = (x - x[train].mean(0)) / np.where(spread > 0, spread, 1.0)
+        squares, axes = np.linalg.eigh(z[train] @ z[train].T)
+        kept = squares > 1e-10 * squares.max()
+        rotated = z @ (z[train].T @ (axes[:, kept] / np.sqrt(squares[kept])))
+        for index, labels in enumerate(labellings):
+            model = LogisticRegression(C=REGULARISATION, solver="newton-cholesky").fit(rotated[train], labels[train])
+            right[index] += (model.predict(rotated[~train]) == labels[~train]).sum()
+    return right / x.shape[0]

@@ -1,0 +1,147 @@
+"""A sweep (Hydra's multirun): its jobs are child runs of one MLflow run, whose summary draws their metrics over layers.
+
+The sweep's folder carries what jobs in other processes must know: the parent's run id, and what failed. Knows no
+experiment; imports nothing heavy until a sweep ends.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from neurexp.config import Backend, TrackingConfig
+from neurexp.errors import one_line
+
+PARENT = "parent.json"
+FAILED = "failed.txt"  # a line per job that failed
+
+
+def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path) -> str | None:
+    """The MLflow run that the jobs of the sweep in `folder` belong to; the first job to ask makes it."""
+    from filelock import FileLock
+
+    from neurexp import tracking
+    from neurexp.files import write_json
+
+    if config.backend is Backend.off:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / PARENT
+    with FileLock(folder / ".parent.lock"):
+        if not file.exists():
+            tracker = tracking.start(config, outputs, experiment, f"sweep {folder.name}", {"sweep_folder": str(folder)})
+            write_json(file, {"run_id": tracker.run_id, "uri": tracker.uri, "where": tracker.where})
+        return json.loads(file.read_text("utf-8"))["run_id"]
+
+
+def note_failure(folder: Path, job: str, message: str) -> None:
+    """Writes down that a job failed, where the process that started the sweep will find it."""
+    with (folder / FAILED).open("a", encoding="utf-8") as file:
+        file.write(f"{job}\t{one_line(Exception(message))}\n")
+
+
+def failures(folder: Path) -> list[str]:
+    """The jobs that failed, a line each."""
+    file = folder / FAILED
+    return file.read_text("utf-8").splitlines() if file.exists() else []
+
+
+def finish(folder: Path, status: str | None = None) -> None:
+    """Sums up the sweep in its folder and in its parent run, and ends that run.
+
+    Args:
+        folder: of the sweep.
+        status: of the parent; unless given FINISHED, or FAILED if a job failed.
+    """
+    from neurexp import tracking
+    from neurexp.files import write_json
+
+    failed = failures(folder)
+    known = json.loads((folder / PARENT).read_text("utf-8")) if (folder / PARENT).exists() else None
+    tracker = tracking.Tracker() if known is None else tracking.MlflowTracker(known["uri"], known["run_id"])
+    finished = _finished(folder)
+    if finished and status is None:
+        report = _report(finished)
+        tracking.write_report(folder, report)
+        tracking.write_figures(folder, report)
+        summary = {
+            "experiment": "sweep",
+            "of": finished[0]["experiment"],
+            "jobs": [{"job": one["job"], "overrides": one["overrides"], "metrics": one["metrics"]} for one in finished],
+            "failed": failed,
+            "mlflow_run_id": tracker.run_id,
+        }
+        write_json(folder / "summary.json", summary)
+        tracker.log(report, {"experiment": finished[0]["experiment"], "sweep": folder})
+        for name in ("summary.json", "layers.parquet", "columns.md", "figures", "multirun.yaml"):
+            if (folder / name).exists():
+                tracker.log_folder(folder / name, "figures" if name == "figures" else None)
+        print("\n" + "".join(f"  • {line}\n" for line in report.findings))
+        print(f"Sweep:      {folder}: {len(finished)} jobs finished, {len(failed)} failed")
+        if known is not None:
+            print(f"MLflow:     parent run {tracker.run_id}; open with: {known['where']}")
+    reason = "; ".join(line.replace("\t", ": ") for line in failed)
+    tracker.finish(status or ("FAILED" if failed or not finished else "FINISHED"), reason)
+
+
+def _finished(folder: Path) -> list[dict[str, Any]]:
+    """The summaries of the jobs that ended well, in their order."""
+    found = []
+    for file in folder.glob("*/summary.json"):
+        summary = json.loads(file.read_text("utf-8"))
+        overrides = file.parent / ".hydra" / "overrides.yaml"
+        lines = overrides.read_text("utf-8").splitlines() if overrides.exists() else []
+        summary |= {"job": file.parent.name, "folder": str(file.parent)}
+        found.append(summary | {"overrides": [line.removeprefix("- ") for line in lines]})
+    return sorted(found, key=lambda one: (len(one["job"]), one["job"]))
+
+
+def _report(finished: list[dict[str, Any]]) -> Any:
+    """The jobs' rows of `layers.parquet` under each other, and their headlines over the layers as a figure."""
+    import numpy as np
+    from pyarrow import parquet
+
+    from neurexp.compare import definitions_in
+    from neurexp.report import Report
+
+    folders = [Path(one["folder"]) for one in finished]
+    tables = [parquet.read_table(folder / "layers.parquet") for folder in folders]
+    shared = [name for name in tables[0].column_names if all(name in table.column_names for table in tables)]
+    layers = {name: np.concatenate([table[name].to_numpy() for table in tables]) for name in shared}
+    jobs = np.concatenate([np.full(len(table), index) for index, table in enumerate(tables)])
+    order = np.lexsort((jobs, layers["layer"]))
+    layers = {"layer": layers["layer"][order], "job": jobs[order]} | {name: layers[name][order] for name in shared}
+    columns = definitions_in(folders[0]) | {"job": "index of the sweep's job that the row is of"}
+    once = len(set(layers["layer"].tolist())) == len(layers["layer"])  # a sweep over layers, and over nothing else
+    over = {name: null for name, null in finished[0].get("over_layers", {}).items() if name in layers}
+    metrics, findings = {}, []
+    for name in over:
+        if np.isfinite(layers[name]).any():
+            best = int(np.nanargmax(np.abs(layers[name])))
+            metrics |= {f"{name}_most": float(layers[name][best]), f"{name}_most_layer": int(layers["layer"][best])}
+            columns |= {
+                f"{name}_most": f"the {name} of largest magnitude of all jobs",
+                f"{name}_most_layer": "its layer",
+            }
+            findings.append(f"{name} is largest in layer {layers['layer'][best]}: {layers[name][best]:.3g}")
+
+    def over_layers():
+        from neurexp.figures.contrasts import over_layers
+
+        return over_layers(
+            layers["layer"].tolist(),
+            {name: (layers[name], layers.get(null)) for name, null in over.items()},
+            "; ".join(findings),
+            f"{finished[0]['experiment']}, {finished[0]['setting']}; one job a layer; dashed: the null if any",
+        )
+
+    figures = {"over_layers": over_layers} if once and findings else {}
+    return Report(findings, metrics, layers, {}, columns, "", figures=figures, step_column="layer" if once else None)
+
+
+def interrupted(folder: Path) -> None:
+    """Marks the parent as killed; what goes wrong with that is not the news."""
+    try:
+        finish(folder, "KILLED")
+    except Exception as error:
+        print(f"error: the sweep's MLflow run could not be ended ({one_line(error)})", file=sys.stderr)
