@@ -151,7 +151,7 @@ def _track(settings, experiment, folder, model, report, tracker, clock) -> None:
         if tokens.count <= MOST_TOKENS_WRITTEN:
             arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
             files.write_tensors(folder / "tokens.safetensors", arrays)
-        dataset = sources.identity(settings.dataset)
+        dataset = sources.identity(settings.dataset) if _reads_text(settings) else {"source": "none"}
         facts = provenance.of_process() | {
             "model_revision": model.revision,
             "model_weights": model.weights,
@@ -161,6 +161,7 @@ def _track(settings, experiment, folder, model, report, tracker, clock) -> None:
             "seed": settings.run.seed,
             "threads": _threads(settings),
             "batch_size": settings.device.batch_size,
+            **experiment.provenance(),
         }
         tags = {name: facts[name] for name in ("model_revision", "token_hash", "git_commit", "git_dirty")}
         tags |= {"experiment": options.name, "model": model.name, "dataset": setting.dataset}
@@ -229,8 +230,13 @@ def _check_reachable(settings: Config) -> None:
 
     model = settings.model
     check_reachable(model.name, model.revision, model.tokenizer, model.weights.value, model.architecture is not None)
-    if settings.experiment.get("text", True):  # an experiment that can do without a text says so
+    if _reads_text(settings):
         sources.check_reachable(settings.dataset)
+
+
+def _reads_text(settings: Config) -> bool:
+    """Whether the dataset is read at all: an experiment that can do without has an option `text`."""
+    return bool(settings.experiment.get("text", True))
 
 
 def _prepare_device(settings: Config) -> None:
@@ -284,6 +290,8 @@ def _model_name(settings: Config) -> str:
 
 def _dataset_name(settings: Config) -> str:
     dataset = settings.dataset
+    if not _reads_text(settings):
+        return "words alone"
     if dataset.source is Source.files:
         return Path(dataset.path or "").name
     return dataset.source.value if dataset.source is Source.pydoc else str(dataset.name).rsplit("/")[-1]

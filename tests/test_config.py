@@ -77,7 +77,7 @@ def test_every_key_of_every_yaml_is_typed(group):
         given = OmegaConf.load(file)
         if group == "experiment":
             _, plugin = typed_options(given)
-            known = {option.name for option in fields(plugin.Options)}
+            known = {option.name for option in fields(plugin.Options)} | {"defaults"}
         else:
             known = {
                 option.name
@@ -88,7 +88,7 @@ def test_every_key_of_every_yaml_is_typed(group):
 
 @pytest.mark.parametrize("choice", CHOICES["experiment"])
 def test_an_experiments_yaml_shows_every_option_with_its_default(choice):
-    given = OmegaConf.load(CONFIG_FOLDER / "experiment" / f"{choice}.yaml")
+    given = settings(f"experiment={choice}").experiment  # composed: a yaml may take over another's options
     _, plugin = typed_options(given)
     defaults = {
         option.name: option.default for option in fields(plugin.Options) if option.name not in ("name", "plugin")

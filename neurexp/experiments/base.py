@@ -123,6 +123,10 @@ class Experiment(Pass):
 
         return cached(cache, key, tokenise)
 
+    def provenance(self) -> dict[str, Any]:
+        """What else names the inputs of this run, beside the tokens of its first pass and the dataset."""
+        return {}
+
     @abstractmethod
     def analyse(self) -> Report:
         """After the pass: from the reducers' state to the report."""

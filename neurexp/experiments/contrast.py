@@ -6,6 +6,7 @@ here. The arithmetic is in `stats.contrast` and `stats.probe`, the texts of the 
 """
 
 import hashlib
+import json
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -151,6 +152,13 @@ class Contrast(base.Experiment):
         self, model: LanguageModel, tokens: Tokens, layers: list[int], pilot: Callable[[], Pilot]
     ) -> list[Reducer]:
         raise NotImplementedError("a contrast has several passes")
+
+    def provenance(self) -> dict[str, Any]:
+        labelled = json.dumps([self.rows.words, self.rows.category.tolist()], ensure_ascii=False)
+        facts = {"words_hash": hashlib.sha256(labelled.encode()).hexdigest(), "reused": self.reused}
+        if "text" in self.activations:
+            facts["text_token_hash"] = self.found.tokens.hash
+        return facts
 
     # -- what the numbers say --------------------------------------------------------------------------------------
 
