@@ -76,7 +76,7 @@ def test_every_key_of_every_yaml_is_typed(group):
     for file in (CONFIG_FOLDER / group).glob("*.yaml"):
         given = OmegaConf.load(file)
         if group == "experiment":
-            _, plugin = typed_options(given)
+            plugin = typed_options(OmegaConf.create({"name": given.name, "plugin": given.plugin}))[1]
             known = {option.name for option in fields(plugin.Options)} | {"defaults"}
         else:
             known = {
