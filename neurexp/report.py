@@ -65,7 +65,7 @@ def with_control(report: Report, control: Report) -> Report:
     """The report with the same numbers of a control beside its own, and the excess of every metric over it.
 
     `NAME_control` and `NAME_excess` = NAME − NAME_control for every metric that depends on the model (no excess for
-    the index of a layer), and a column `NAME_control` in `layers` likewise.
+    the index of a layer or neuron), and a column `NAME_control` in `layers` likewise.
     """
     columns = dict(report.columns)
     metrics, layers = dict(report.metrics), dict(report.layers)
@@ -74,7 +74,7 @@ def with_control(report: Report, control: Report) -> Report:
         if other is not None and name not in report.of_the_text:
             metrics[f"{name}_control"] = other
             columns[f"{name}_control"] = f"{name} of the control: the same architecture with random weights"
-            if not name.endswith("_layer"):  # a place, not a quantity
+            if not name.endswith(("_layer", "_neuron")):  # a place, not a quantity
                 metrics[f"{name}_excess"] = value - other
                 columns[f"{name}_excess"] = f"{name} − {name}_control"
     for name in report.layers:

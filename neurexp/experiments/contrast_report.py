@@ -124,8 +124,8 @@ def _metrics(of: "Contrast", layers: Table, neurons: Table) -> dict[str, float]:
         "share_significant_all": float((neurons[f"q_{of.test}_all"] < LEVEL).mean()),
         "share_bonferroni_all": float(neurons["significant_bonferroni"].mean()),
         "share_bonferroni_shuffled_all": float(layers["share_bonferroni_shuffled"].mean()),
-        "replication_rate_all": _mean(layers["replication_rate"]),
-        "replication_rate_chance_all": _mean(layers["replication_rate_chance"]),
+        "replication_rate_all": _pooled(layers["replication_rate"], layers["replication_selected"]),
+        "replication_rate_chance_all": _pooled(layers["replication_rate_chance"], layers["replication_selected"]),
     }
     for name in ("auroc_heldout", "probe_layer_accuracy"):
         best = int(np.nanargmax(layers[name]))
@@ -252,6 +252,12 @@ def _median(values: np.ndarray) -> float:
 def _mean(values: np.ndarray) -> float:
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else float("nan")
+
+
+def _pooled(rates: np.ndarray, weights: np.ndarray) -> float:
+    """The rate over all that the rates are of."""
+    known = np.isfinite(rates)
+    return float((rates[known] @ weights[known]) / weights[known].sum()) if weights[known].sum() > 0 else float("nan")
 
 
 class _Figures:
@@ -381,16 +387,15 @@ class _Figures:
             tokens, values, listed = found
             name = f"{self.of.options.site}_{layer}, neuron {neuron}"
             score = self.neurons["auroc_text"][index]
-            told = (
-                f"AUROC {score:.2f} between listed words in the text" if np.isfinite(score) else "too few listed words"
-            )
+            right = score if category == 1 else 1 - score  # the chance in the neuron's own direction
+            told = f"higher on them in {right:.0%} of pairs" if np.isfinite(score) else "too few listed words"
             rows.append((f"{name}: prefers {self.of.categories[category]} ({told})", tokens, values, listed))
         return rows
 
     def _about_heat(self) -> str:
         return (
             f"{self.of.setting}; {len(self.of.found.words)} occurrences of listed words in the text, at most "
-            f"{self.of.options.occurrences} of each; colour: the neuron's activation about its mean over the excerpt"
+            f"{self.of.options.occurrences} of each; colour: the neuron's activation"
         )
 
     def _heat_title(self) -> str:

@@ -26,9 +26,9 @@ def words_by_neurons(
     order = np.argsort(labels, kind="stable")
     figure = new_figure(9, 5)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(20, 1))
-    limit = float(np.quantile(np.abs(activations), 0.995)) or 1.0
+    low, high = np.quantile(activations, (0.005, 0.995))
     image = axes.imshow(
-        activations[order], aspect="auto", cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest",
+        activations[order], aspect="auto", cmap="cividis", vmin=low, vmax=high, interpolation="nearest",
         extent=(-0.5, activations.shape[1] - 0.5, len(order) - 0.5, -0.5),
     )  # fmt: skip
     start = 0

@@ -19,10 +19,9 @@ LINES = ("underline", "underline dotted", "underline dashed", "underline wavy")
 
 
 def _colours(values: np.ndarray) -> np.ndarray:
-    """Purple below the mean of the excerpt, orange above it, white at it: apart in grey by the sign that is written."""
-    centred = values - values.mean()
-    limit = float(np.quantile(np.abs(centred), 0.98)) or 1.0
-    return colormaps["PuOr_r"](0.5 + 0.42 * np.clip(centred / limit, -1, 1))
+    """From pale, the lowest 2 % of the excerpt, to dark, the highest: a grey print tells as much."""
+    low, high = np.quantile(values, (0.02, 0.98))
+    return colormaps["YlOrBr"](0.62 * np.clip((values - low) / max(high - low, 1e-12), 0, 1))
 
 
 def _shown(token: str) -> str:
@@ -59,7 +58,7 @@ def heat_map(passages: Sequence[Passage], categories: Sequence[str], title: str,
                     axes.text(x + width / 2, y - 0.42, initial, fontsize=5, ha="center", va="center")
             y += 1
         y += 0.9
-    set_title(figure, title, f"{detail}; orange: above, purple: below; bold: listed words, their category above them")
+    set_title(figure, title, f"{detail}; darker: more active; bold: listed words, their category's initial above them")
     return figure
 
 
@@ -97,7 +96,7 @@ def heat_page(passages: Sequence[Passage], categories: Sequence[str], title: str
         f'<span style="text-decoration:{LINES[index % len(LINES)]}">{escape(name)}</span>'
         for index, name in enumerate(categories)
     )
-    parts.append(f"<p>Listed words: {key}. Orange: above the neuron's mean over the excerpt; purple: below.</p>")
+    parts.append(f"<p>Listed words: {key}. The darker a token, the more active the neuron.</p>")
     for heading, tokens, values, listed in passages:
         parts.append(f"<h2>{escape(heading)}</h2><p>")
         for token, value, colour, category in zip(tokens, values, _colours(values), listed, strict=True):
