@@ -137,7 +137,13 @@ def compare(runs: list[Run]) -> Report:
     def as_map():
         from neurexp.figures.profiles import density_map
 
-        return density_map(panels, finding, detail, column)
+        return density_map(panels, finding, detail, column, depths=[run.depth for run in runs])
+
+    def overlaid():
+        from neurexp.figures.profiles import densities_at_depths
+
+        drawn = [(name, run.depth, run.by_layer(column)) for name, run in zip(names, runs, strict=True)]
+        return densities_at_depths(drawn, finding, f"the layer nearest to each relative depth; {detail}", column)
 
     def over_depth():
         from neurexp.figures.profiles import over_depth
@@ -145,7 +151,7 @@ def compare(runs: list[Run]) -> Report:
         drawn = {name: (run.depth, rows) for name, run, rows in zip(names, runs, quartiles, strict=True)}
         return over_depth(drawn, finding, f"median and middle half over neurons; {detail}", column)
 
-    figures = {"densities": by_layer, "maps": as_map, "over_depth": over_depth}
+    figures = {"densities": by_layer, "overlaid": overlaid, "maps": as_map, "over_depth": over_depth}
     return Report(findings, metrics, layers, {}, columns, column, figures=figures, step_column=None)
 
 

@@ -57,29 +57,64 @@ def density_by_layer(
 
 
 def density_map(
-    runs: Sequence[tuple[str, Sequence[int], Sequence[np.ndarray]]], title: str, detail: str, xlabel: str
+    runs: Sequence[tuple[str, Sequence[int], Sequence[np.ndarray]]],
+    title: str,
+    detail: str,
+    xlabel: str,
+    depths: Sequence[np.ndarray] | None = None,
 ) -> Figure:
-    """The same as a map: layer × value, darker where more neurons lie; the median of each layer is marked."""
+    """The same as a map: layer × value, darker where more neurons lie; the median of each layer is marked.
+
+    With `depths`, the relative depth `[layers]` of each run's layers, models of any depth lie side by side on it.
+    """
     limit = max(_limit(values) for _, _, values in runs)
     figure = new_figure(5.2 * len(runs) + 1.6, 2.4 + 0.17 * max(len(layers) for _, layers, _ in runs))
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     drawn = [_densities(values, limit) for _, _, values in runs]
     highest = max(densities.max() for _, densities in drawn)
     mesh = None
-    for axes, (name, layers, values), (places, densities) in zip(panels, runs, drawn, strict=True):
-        mesh = axes.pcolormesh(
-            places, np.arange(len(layers)), densities, shading="nearest", cmap="Blues", vmin=0, vmax=highest
-        )
+    rows = [np.arange(len(layers)) for _, layers, _ in runs] if depths is None else depths
+    for axes, (name, layers, values), (places, densities), y in zip(panels, runs, drawn, rows, strict=True):
+        mesh = axes.pcolormesh(places, y, densities, shading="nearest", cmap="Blues", vmin=0, vmax=highest)
         medians = [np.nanmedian(row) if np.isfinite(row).any() else np.nan for row in values]
-        axes.plot(medians, np.arange(len(layers)), "o", color="white", markeredgecolor="black", ms=4, label="median")
+        axes.plot(medians, y, "o", color="white", markeredgecolor="black", ms=4, label="median")
         axes.axvline(0, color="black", linewidth=0.6)
         step = max(1, len(layers) // 12)
-        axes.set_yticks(np.arange(len(layers))[::step], [str(layer) for layer in layers][::step])
+        if depths is None:
+            axes.set_yticks(y[::step], [str(layer) for layer in layers][::step])
         axes.set(xlabel=xlabel, title=name)
         axes.legend(frameon=False, fontsize=7, loc="upper right")
-    panels[0].set_ylabel("layer")
+    panels[0].set_ylabel("layer" if depths is None else "relative depth (0: first layer, 1: last)")
     assert mesh is not None
     figure.colorbar(mesh, ax=panels.tolist(), label="density over neurons")
+    set_title(figure, title, detail)
+    return figure
+
+
+def densities_at_depths(
+    runs: Sequence[tuple[str, np.ndarray, Sequence[np.ndarray]]], title: str, detail: str, xlabel: str
+) -> Figure:
+    """The densities of several runs over each other, a panel for each third of the way through the models.
+
+    Args:
+        runs: (name, relative depth `[layers]`, `[neurons]` values of each layer).
+        title, detail, xlabel: texts.
+    """
+    limit = max(_limit(values) for _, _, values in runs)
+    figure = new_figure(11, 3.6)
+    panels = figure.subplots(1, 4, sharey=True)
+    for axes, depth in zip(panels, (0, 1 / 3, 2 / 3, 1), strict=True):
+        for index, (name, depths, values) in enumerate(runs):
+            nearest = int(np.abs(np.asarray(depths) - depth).argmin())
+            places, densities = _densities([values[nearest]], limit)
+            style = GROUP_STYLES[index % len(GROUP_STYLES)]
+            axes.plot(places, densities[0], color=style["color"], linestyle=style["linestyle"], label=name)
+        axes.axvline(0, color="black", linewidth=0.6)
+        axes.set(xlabel=xlabel, title=f"depth {depth:.2f}")
+        bare(axes)
+    panels[0].set_ylabel("density over neurons")
+    panels[0].set_ylim(0, None)
+    panels[0].legend(frameon=False, fontsize=7, loc="upper left")
     set_title(figure, title, detail)
     return figure
 
