@@ -63,6 +63,7 @@ class ModelConfig:
     tokenizer: str | None = None  # Hub id, local folder, or `mini`; the model's own if not given
     weights: Weights = Weights.pretrained
     default_layer: int | None = None  # for experiments on one layer
+    fast: bool = True  # GPT-Neo: fused attention and GELU, verified against transformers' own when it is loaded
     architecture: dict[str, Any] | None = None  # what transformers' AutoConfig takes, for random weights
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import traceback
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,7 @@ def _track(settings, experiment, folder, model, report, tracker, clock) -> None:
             "seed": settings.run.seed,
             "threads": _threads(settings),
             "batch_size": settings.device.batch_size,
+            "fast_forward": model.fast,
             **experiment.provenance(),
         }
         tags = {name: facts[name] for name in ("model_revision", "token_hash", "git_commit", "git_dirty")}
@@ -191,12 +192,19 @@ def _track(settings, experiment, folder, model, report, tracker, clock) -> None:
 
 def capture_for(wanted: Any, model: Any, tokens: Any, batch_size: int, site: str = "MLP") -> None:
     """A pass that an experiment asks for: its reducers have seen every token when it returns."""
+    from neurexp.models.fast import fast_forward
+
+    with fast_forward(model.network) if model.fast else nullcontext():
+        _capture(wanted, model, tokens, batch_size, site)
+
+
+def _capture(wanted: Any, model: Any, tokens: Any, batch_size: int, site: str) -> None:
     from neurexp.engine.passes import measure_pilot, run_pass
     from neurexp.engine.reducers import NotFiniteError
     from neurexp.models.sites import find_sites
 
     layers = wanted.chosen_layers(model)
-    sites = find_sites(model.network, site, layers)
+    sites = find_sites(model.network, site, layers)  # of the model as it runs: the fast forward swaps modules
 
     @cache
     def pilot() -> Any:
@@ -271,6 +279,7 @@ def _model_arguments(settings: Config) -> dict[str, Any]:
         "device": settings.device.name,
         "dtype": settings.device.dtype.value,
         "seed": settings.run.seed,
+        "fast": model.fast,
     }
 
 

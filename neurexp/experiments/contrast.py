@@ -124,6 +124,7 @@ class Contrast(base.Experiment):
             "tokenizer": hash_of_tokenizer(model.tokenizer),
             "tokens": selection.tokens.hash,
             "spans": hashlib.sha256(spans.tobytes()).hexdigest(),
+            "fast": model.fast,
             "batch_size": self.setting.batch_size,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

@@ -20,11 +20,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from neurexp.errors import UserError, one_line
+from neurexp.models.fast import difference_from_eager
 from neurexp.models.places import Place, locate_parts
 from neurexp.models.sites import Family, family_of
 
 log = logging.getLogger(__name__)
 
+# Largest ‖fast − eager‖ / ‖eager‖: rounding of each number format
+AGREEMENT = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 NOT_COMPUTED = ("_name_or_path", "transformers_version", "dtype", "architectures")  # in a config, but not in a forward
 SAFE = {"trust_remote_code": False}  # said each time: left unset, transformers asks on the terminal
 
@@ -39,6 +42,7 @@ class LanguageModel:
     revision: str  # the commit on the Hub; for a local folder its path
     weights: str  # "pretrained" or "random"
     token_counts: np.ndarray | None = None  # [vocabulary] in the text that the tokenizer's model was trained on
+    fast: bool = False  # the fast forward was asked for, and agrees with the eager one
 
     @property
     def family(self) -> Family:
@@ -100,6 +104,7 @@ def load_model(
     device: str = "auto",
     dtype: str = "float32",
     seed: int = 0,
+    fast: bool = False,
 ) -> LanguageModel:
     """Loads a causal language model for measuring: evaluation mode, no gradients.
 
@@ -112,6 +117,7 @@ def load_model(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `float32`, `bfloat16` or `float16`.
         seed: of random weights.
+        fast: verify that the fast forward (`models.fast`) agrees with transformers' own; the network stays as it is.
 
     Raises:
         UserError: not there, not reachable, gated, of an unknown family, or damaged.
@@ -157,7 +163,18 @@ def load_model(
             f"model.tokenizer={spoken}: it has {len(encoder)} tokens, but {name} knows {network.config.vocab_size}"
         )
     network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
-    return LanguageModel(network, encoder, name, identity, weights, _token_counts(speech, len(encoder)))
+    agrees = fast and _fast_agrees(network)
+    return LanguageModel(network, encoder, name, identity, weights, _token_counts(speech, len(encoder)), agrees)
+
+
+def _fast_agrees(network: PreTrainedModel) -> bool:
+    difference = difference_from_eager(network)
+    if difference is None:
+        return False
+    if not difference <= AGREEMENT[network.dtype]:
+        log.warning("The fast forward differs from transformers' own by %.1e: not used (model.fast=false)", difference)
+        return False
+    return True
 
 
 def _token_counts(place: Place, vocabulary: int) -> np.ndarray | None:

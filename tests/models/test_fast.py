@@ -1,7 +1,11 @@
 """The fast forward computes what the eager one does, and the model is as it was once the context is left."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from pyarrow.parquet import read_table
 from tiny import CONFIGS, build, difference, token_ids
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
@@ -138,3 +142,41 @@ def test_other_families_run_as_they_did(family):
     eager = logits(model, ids)
     with fast_forward(model):
         assert torch.equal(logits(model, ids), eager)
+
+
+def test_the_difference_is_of_rounding_for_gpt_neo_and_there_is_none_for_others(model):
+    assert 0 <= fast.difference_from_eager(model) <= 1e-5
+    assert fast.difference_from_eager(build("gpt2")) is None
+    assert not model.base_model.h[0]._forward_hooks
+
+
+def test_a_fast_forward_that_forgets_the_window_is_seen(model, monkeypatch):
+    def without_window(module, query, key, value, attention_mask=None):
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0), None
+
+    monkeypatch.setattr(fast, "_fused_attention", without_window)
+    assert fast.difference_from_eager(model) > 1e-3
+
+
+def test_a_fast_forward_that_differs_is_not_used_and_that_is_said(monkeypatch, caplog):
+    monkeypatch.setattr("neurexp.models.load.difference_from_eager", lambda network: 1e-3)
+    assert not neurexp.load_model("mini", device="cpu", fast=True).fast
+    assert "not used" in caplog.text
+
+
+def test_it_is_used_only_where_it_is_asked_for():
+    assert neurexp.load_model("mini", device="cpu", fast=True).fast
+    assert not neurexp.load_model("mini", device="cpu").fast
+
+
+def test_runs_with_it_and_without_it_agree_and_say_which(quick_cli, tmp_path):
+    arguments = ("model=mini", "dataset=pydoc", "dataset.tokens=1024", "tracking=off")
+    found = []
+    for given in ("true", "false"):
+        process = quick_cli(*arguments, f"model.fast={given}", f"hydra.run.dir=fast_{given}")
+        assert process.returncode == 0, process.stderr
+        folder = tmp_path / f"fast_{given}"
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        assert summary["provenance"]["fast_forward"] is (given == "true")
+        found.append(read_table(folder / "neurons.parquet")["r_length"].to_numpy())
+    np.testing.assert_allclose(*found, atol=1e-5)
