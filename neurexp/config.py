@@ -131,19 +131,17 @@ class KeepFinishedRuns(Callback):
             sys.exit(1)  # an exception would only be warned of
 
 
-class SumUpSweep(Callback):
-    """Sums a multirun up when its last job has ended, and ends its MLflow run."""
+class NoteSweep(Callback):
+    """Notes the folder of a multirun as it starts; `run.main` sums it up when it has ended, however it ended."""
 
     folder: Path | None = None  # of the sweep under way in this process
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        type(self).folder = Path(config.hydra.sweep.dir).resolve()
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from neurexp import sweep
-
-        if self.folder is not None and self.folder.exists():
-            sweep.finish(self.folder)
+        folder = Path(config.hydra.sweep.dir).resolve()
+        if folder.exists() and any(folder.iterdir()):
+            print(f"error: hydra.sweep.dir={folder}: is not empty; choose another folder", file=sys.stderr)
+            sys.exit(1)  # an exception would only be warned of
+        type(self).folder = folder
 
 
 def register_schema() -> None:

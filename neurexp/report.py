@@ -78,7 +78,7 @@ def with_control(report: Report, control: Report) -> Report:
                 metrics[f"{name}_excess"] = value - other
                 columns[f"{name}_excess"] = f"{name} − {name}_control"
     for name in report.layers:
-        if name != "layer":
+        if name != "layer" and not name.startswith("rows_"):
             layers[f"{name}_control"] = control.layers[name]
             columns[f"{name}_control"] = f"{name} of the control: the same architecture with random weights"
     findings = report.findings + [f"Control (random weights): {line}" for line in control.findings[1:]]

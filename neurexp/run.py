@@ -23,8 +23,8 @@ from neurexp import sweep as sweeps
 from neurexp.config import (
     CONFIG_FOLDER,
     Config,
+    NoteSweep,
     Source,
-    SumUpSweep,
     Weights,
     checked,
     explain,
@@ -168,7 +168,8 @@ def _track(settings, experiment, folder, model, report, tracker, clock) -> None:
         tags |= {"experiment": options.name, "model": model.name, "dataset": setting.dataset}
         tags |= {"device": model.device, "run_folder": folder}
         source = str(dataset.get("path") or dataset.get("name") or dataset["source"])
-        entity = {"name": setting.dataset, "digest": tokens.hash[:16], "source_type": dataset["source"]}
+        digest = facts.get("text_token_hash", tokens.hash)
+        entity = {"name": setting.dataset, "digest": digest[:16], "source_type": dataset["source"]}
         tracker.log(report, tags, entity | {"source": source})
         tracker.log_folder(folder)
     summary = {
@@ -244,7 +245,7 @@ def _check_reachable(settings: Config) -> None:
 
 def _reads_text(settings: Config) -> bool:
     """Whether the dataset is read at all: an experiment that can do without has an option `text`."""
-    return bool(settings.experiment.get("text", True))
+    return str(settings.experiment.get("text", True)).lower() not in ("false", "no", "off", "n", "0")
 
 
 def _prepare_device(settings: Config) -> None:
@@ -285,7 +286,7 @@ def _model_arguments(settings: Config) -> dict[str, Any]:
 
 def _check_length(settings: Config, model) -> None:
     positions = getattr(model.network.config, "max_position_embeddings", None)
-    if positions is not None and settings.dataset.sequence_length > positions:
+    if positions is not None and _reads_text(settings) and settings.dataset.sequence_length > positions:
         raise UserError(
             f"dataset.sequence_length={settings.dataset.sequence_length}: {model.name} has {positions} positions; "
             f"give {positions} or fewer"
@@ -358,16 +359,16 @@ def _job(config: DictConfig) -> None:
     try:
         run(config, folder, sweep, every_layer=sweep is not None and over_layers)
     except Exception as error:
-        if _wants_traceback():
-            raise
         message = str(error)
         if not isinstance(error, UserError):
             (folder / "traceback.txt").write_text(traceback.format_exc(), "utf-8")
             message = f"unexpected {type(error).__name__}: {one_line(error)} (see {folder / 'traceback.txt'})"
-        print(f"error: {message}", file=sys.stderr)
-        _failures.append(message)
         if sweep is not None:
             sweeps.note_failure(sweep, folder.name, message)
+        if _wants_traceback():
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        _failures.append(message)
         _discard_if_empty(folder)
 
 
@@ -386,21 +387,41 @@ def main() -> None:
     # Hydra hands its errors over only in this mode; what the user asked for is kept beside it
     os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    status = None
     try:
         _job()
     except KeyboardInterrupt:
-        if SumUpSweep.folder is not None:
-            sweeps.interrupted(SumUpSweep.folder)
+        status = "KILLED"
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        status = "FAILED"
         message = explain(error)
         if message is None or _wants_traceback():
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(1)
-    if _failures or (SumUpSweep.folder is not None and sweeps.failures(SumUpSweep.folder)):
+    finally:
+        if NoteSweep.folder is not None and not _end_sweep(NoteSweep.folder, status):
+            _failures.append("the sweep")
+    if _failures:
         sys.exit(1)
+
+
+def _end_sweep(folder: Path, status: str | None) -> bool:
+    """Sums the sweep up and ends its MLflow run; whether all went well."""
+    if not folder.exists():
+        return True
+    try:
+        sweeps.finish(folder, status)
+    except Exception as error:
+        if _wants_traceback():
+            traceback.print_exc()
+        print(f"error: the sweep in {folder} could not be summed up ({one_line(error)})", file=sys.stderr)
+        with suppress(Exception):
+            sweeps.finish(folder, "FAILED")
+        return False
+    return not sweeps.failures(folder)

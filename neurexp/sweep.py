@@ -5,7 +5,6 @@ experiment; imports nothing heavy until a sweep ends.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +136,3 @@ def _report(finished: list[dict[str, Any]]) -> Any:
 
     figures = {"over_layers": over_layers} if once and findings else {}
     return Report(findings, metrics, layers, {}, columns, "", figures=figures, step_column="layer" if once else None)
-
-
-def interrupted(folder: Path) -> None:
-    """Marks the parent as killed; what goes wrong with that is not the news."""
-    try:
-        finish(folder, "KILLED")
-    except Exception as error:
-        print(f"error: the sweep's MLflow run could not be ended ({one_line(error)})", file=sys.stderr)

@@ -37,7 +37,7 @@ def test_the_plugin_of_the_page_runs_from_another_folder(cli, tmp_path):
         by_pair.setdefault(row["pair"], set()).add(row["word"])
     assert len(by_pair) == 100
     assert all(len(pair) == 1 for pair in by_pair.values())
-    assert "negated: They do not {word}" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text("utf-8")
+    assert "affirmed: They will {word}" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text("utf-8")
 
 
 def test_an_option_that_the_plugin_does_not_have_is_refused(quick_cli, tmp_path):

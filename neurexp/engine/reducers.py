@@ -273,16 +273,16 @@ class Rows(Reducer):
         if len(self._here) == 0:
             return
         values = activations[self._places]
+        if not bool(values.isfinite().all()):
+            raise NotFiniteError(site)
         shape = (len(self._here), activations.shape[1])
         if self._pooling == "max":
             values = values.float()
-            pooled = values.new_full(shape, -torch.inf)
-            pooled.index_reduce_(0, self._of_row, values, "amax")
+            of_row = self._of_row[:, None].expand_as(values)
+            pooled = values.new_full(shape, -torch.inf).scatter_reduce_(0, of_row, values, "amax")
         else:
             pooled = values.new_zeros(shape, dtype=torch.float64).index_add_(0, self._of_row, values.double())
             pooled = (pooled / self._counts[:, None]).float()
-        if not bool(pooled.isfinite().all()):
-            raise NotFiniteError(site)
         self.kept[site][self._here] = pooled.cpu()
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -296,6 +296,8 @@ class Rows(Reducer):
         for name in ("_sequence", "_start", "_stop"):
             if not torch.equal(getattr(self, name), getattr(other, name)):
                 raise ValueError("cannot merge: the two look for different rows")
+        if self._pooling != other._pooling:
+            raise ValueError("cannot merge: the two pool differently")
         for site, rows in other.kept.items():
             own = self.kept.get(site)
             self.kept[site] = rows.clone() if own is None else torch.where(own.isnan(), rows, own)

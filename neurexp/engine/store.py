@@ -7,7 +7,6 @@ Knows neither models nor words.
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.numpy import load_file
 
 from neurexp.files import write_tensors
 
-log = logging.getLogger(__name__)
+FORMAT = 1  # raised when rows come to mean something else, so that old ones are not taken for new
 
 
 class RowStore:
@@ -28,7 +27,8 @@ class RowStore:
 
     def __init__(self, folder: Path, key: dict[str, Any]):
         """`key` names all that the activations depend on; it is hashed as JSON."""
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        text = json.dumps({"format": FORMAT, **key}, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
         self._folder = folder / f"rows_{name}"
 
     def _file(self, layer: int) -> Path:
@@ -40,10 +40,10 @@ class RowStore:
         for layer in layers:
             try:
                 found[layer] = load_file(self._file(layer))["rows"]
-            except FileNotFoundError:
-                return None
-            except (SafetensorError, KeyError, OSError):
+            except (SafetensorError, KeyError):  # not whole
                 self._file(layer).unlink(missing_ok=True)
+                return None
+            except OSError:  # not there, or not to be read
                 return None
         return found
 

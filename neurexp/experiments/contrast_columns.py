@@ -1,30 +1,27 @@
 """The data dictionary of a contrast: what each column of its tables and each metric means."""
 
-_CONDITION = {
-    "one_token": "within words of one token",
-    "context": "with the words in experiment.second_template",
-}
 
-
-def columns_of(categories: list[str], conditions: list[str]) -> dict[str, str]:
-    """Definitions for these categories, and for the conditions shown beside the first."""
+def columns_of(categories: list[str], conditions: dict[str, str]) -> dict[str, str]:
+    """Definitions for these categories, and for the conditions beside the first: name → its description."""
     names = " and ".join(f"{index} = {name}" for index, name in enumerate(categories))
     columns = dict(_COLUMNS)
     columns["mean"] += f"; categories: {names}"
     for index, name in enumerate(categories):
         columns[f"mean_{index}"] = f"mean activation over the words of category {index}, {name}"
-    for name in conditions:
-        where = _CONDITION.get(name, f"under the condition {name}")
+    for name, where in {"one_token": "within words of one token", **conditions}.items():
         columns |= {
             f"rows_{name}": f"number of words {where}",
             f"t_welch_{name}": f"t_welch {where}; missing with fewer than 4 words of a category",
-            f"q_{name}": f"q_welch {where}",
+            f"f_{name}": f"f {where}; missing with fewer than 4 words of a category",
+            f"q_{name}": f"q_welch (q_f) {where}",
             f"cohens_d_{name}": f"cohens_d {where}",
-            f"share_significant_{name}": f"share_significant {where}",
-            f"share_bonferroni_{name}": f"share_bonferroni {where}",
-            f"d_r_{name}": f"correlation over neurons of cohens_d and cohens_d {where}",
-            f"share_bonferroni_{name}_all": f"mean of share_bonferroni_{name} over layers",
-            f"d_r_{name}_all": f"mean of d_r_{name} over layers",
+            f"share_significant_{name}": f"share_significant {where}; fewer words find less",
+            f"share_bonferroni_{name}": f"share_bonferroni {where}; fewer words find less",
+            f"d_r_{name}": f"correlation over neurons of cohens_d and cohens_d {where}; the same words stand in both",
+            f"d_r_{name}_shuffled_q95": f"d_r_{name} {_SHUFFLED}, the same in both: 95 % quantile over "
+            "experiment.shuffles; not near 0, because the same words stand in both",
+            f"share_bonferroni_{name}_within_layers": f"mean of share_bonferroni_{name} over layers",
+            f"d_r_{name}_mean": f"mean of d_r_{name} over layers",
         }
     return columns
 
@@ -43,8 +40,9 @@ _COLUMNS = {
     "band": "whether the neuron's mean lies beyond 3.5 robust standard deviations (1.4826 × median absolute deviation) "
     "of the median of its layer's means: a vertical band in the picture words × neurons",
     "t_paired": "one-sample t of the differences category 1 − category 0 over pairs of words, n − 1 degrees of "
-    "freedom; pairs by number of tokens, then frequency rank, then alphabet. Which word meets which is arbitrary, "
-    "and another pairing gives another t. Missing if the categories differ in size",
+    "freedom; pairs by number of tokens, then frequency rank, then alphabet. Unless the same word stands in "
+    "both categories, which word meets which is arbitrary, and another pairing gives another t. Missing if the "
+    "categories differ in size",
     "p_paired": "its two-sided p",
     "t_welch": "Welch's t, (mean_1 − mean_0) / standard error; positive: category 1 is higher",
     "p_welch": "its two-sided p, degrees of freedom by Welch and Satterthwaite; 1 if undefined",
@@ -52,11 +50,13 @@ _COLUMNS = {
     "p_f": "its p; 1 if undefined",
     "eta2": "η²: share of the neuron's variance that lies between categories",
     "p_permutation": "p of |t_welch| (more than two categories: f) among experiment.permutations shuffles of labels: "
-    "(1 + exceedances) / (shuffles + 1), so never below that; exact where there are fewer distinct labellings",
+    "(1 + exceedances) / (shuffles + 1), so never below that; exact where there are fewer distinct labellings. If "
+    "every word has as many rows of each category, labels change within words only",
     "p_maxt": "the same against the largest |t_welch| (f) of any neuron of the layer in each shuffle: corrected for "
     "the family of the layer's neurons",
     "p_maxt_all": "the same against the largest of any neuron of all layers of the run",
     "significant_bonferroni": "p_welch (p_f) < 0.05 / neurons of the layer",
+    "significant_bonferroni_all": "p_welch (p_f) < 0.05 / neurons of all layers of the run",
     "q_welch": "p_welch by Benjamini-Hochberg, family: the layer",
     "q_welch_all": "p_welch by Benjamini-Hochberg, family: all layers of the run",
     "q_f": "p_f by Benjamini-Hochberg, family: the layer",
@@ -87,14 +87,15 @@ _COLUMNS = {
     "share_significant_shuffled": f"share_significant {_SHUFFLED}, mean over experiment.shuffles shuffles",
     "share_bonferroni_shuffled": f"share_bonferroni {_SHUFFLED}, mean over experiment.shuffles shuffles",
     "replication_selected": f"number of neurons selected, mean over splits: {_HALVES}",
-    "replication_rate": "share of the selected that have p < 0.05 in the second half, in the same direction",
-    "replication_rate_chance": "the same if the second half's labels are shuffled (two categories: 2.5 % expected)",
-    "replication_selected_shuffled": f"replication_selected {_SHUFFLED} before splitting",
-    "replication_rate_shuffled": f"replication_rate {_SHUFFLED} before splitting; missing if nothing was selected",
+    "replication_replicated": "number of them with p < 0.05 in the same direction in the second half, mean over splits",
+    "replication_by_chance": "the same if the second half's labels are shuffled",
+    "replication_rate": "share of all selections that replicated",
+    "replication_selected_shuffled": f"replication_selected {_SHUFFLED} before splitting (10 splits a shuffle)",
+    "replication_replicated_shuffled": f"replication_replicated {_SHUFFLED} before splitting",
     "auroc_heldout": "auroc in the second half, in the expected direction, of the neuron with the largest |t_welch| in "
     "the first (more than two categories: of its highest category against the rest); mean over splits",
-    "auroc_heldout_shuffled": f"the same {_SHUFFLED}",
-    "auroc_heldout_shuffled_q95": f"the same {_SHUFFLED}: 95 % quantile over splits",
+    "auroc_heldout_shuffled": f"the same {_SHUFFLED}: mean over experiment.shuffles of the mean over 10 splits",
+    "auroc_heldout_shuffled_q95": f"the same {_SHUFFLED}: 95 % quantile over experiment.shuffles",
     "probe_layer_accuracy": "5-fold cross-validated accuracy of a logistic regression on all neurons of the layer "
     "(standardised, L2, C = 1)",
     "probe_layer_accuracy_shuffled_q95": f"the same {_SHUFFLED}: 95 % quantile over experiment.shuffles",
@@ -105,22 +106,30 @@ _COLUMNS = {
     "probe_accuracy_shuffled_q95": f"probe_accuracy {_SHUFFLED}: 95 % quantile over neurons in one shuffle",
     "probe_separated_neurons": "number of neurons with probe_separated",
     "probe_unconverged": "number of neurons whose regression did not converge",
-    "auroc_text_r": "correlation over neurons of auroc and auroc_text",
+    "auroc_text_r": "correlation over neurons of auroc and auroc_text; the same words stand in both",
+    "auroc_text_r_shuffled_q95": f"the same {_SHUFFLED}, the same in both: 95 % quantile over experiment.shuffles",
+    "auroc_text_heldout": "the neuron with the largest |t_welch| in one half of the words, on their own; its AUROC "
+    "between occurrences in the text of the other half, in the expected direction; mean over splits, 0.5 by chance",
     "words": "number of words",
+    "words_empty": "empty lines of the word lists; dropped",
     "words_duplicate": "lines of the word lists that repeat another of the same list; dropped",
     "words_shared": "words that stand in more than one list; dropped from all",
     "words_unaligned": "words that share a token with the template around them; dropped",
     "words_one_token": "number of words of a single token",
     "text_occurrences": "occurrences of listed words in the text that were used",
     "neurons_tested": "number of neurons of all layers of the run",
-    "significant_bonferroni_all": "number of neurons with significant_bonferroni, over all layers of the run",
-    "share_significant_all": "share of all neurons with q_welch_all (q_f_all) < 0.05",
-    "share_bonferroni_all": "share of all neurons with significant_bonferroni",
-    "share_bonferroni_shuffled_all": "mean of share_bonferroni_shuffled over layers",
-    "replication_rate_all": "replication_rate over the selections of all layers",
-    "replication_rate_chance_all": "replication_rate_chance over the selections of all layers",
+    "bonferroni_within_layers": "number of neurons with significant_bonferroni, over all layers of the run",
+    "bonferroni_over_all": "number of neurons with significant_bonferroni_all",
+    "share_bonferroni_within_layers": "share of all neurons with significant_bonferroni",
+    "share_bonferroni_shuffled_within_layers": "mean of share_bonferroni_shuffled over layers",
+    "share_significant_over_all": "share of all neurons with q_welch_all (q_f_all) < 0.05",
+    "replication_rate_all": "replication_replicated / replication_selected, both summed over layers",
+    "replication_rate_chance_all": "replication_by_chance / replication_selected, both summed over layers; of two "
+    "categories 2.5 % are expected",
     "auroc_heldout_best": "the largest auroc_heldout of a layer",
     "auroc_heldout_best_layer": "that layer",
+    "auroc_text_heldout_best": "the largest auroc_text_heldout of a layer",
+    "auroc_text_heldout_best_layer": "that layer",
     "probe_layer_accuracy_best": "the largest probe_layer_accuracy of a layer",
     "probe_layer_accuracy_best_layer": "that layer",
     **{
@@ -132,10 +141,14 @@ _COLUMNS = {
             "neuron": "the index of the neuron with the {} t_welch",
             "d": "cohens_d of the neuron with the {} t_welch",
             "auroc_text": "auroc_text of the neuron with the {} t_welch",
+            "auroc_text_low": "lower end of the 95 % bootstrap interval over words of auroc_text of the neuron with "
+            "the {} t_welch",
+            "auroc_text_high": "upper end of the 95 % bootstrap interval over words of auroc_text of the neuron with "
+            "the {} t_welch",
             "replicated": "`replicated` of the neuron with the {} t_welch",
         }.items()
     },
-    "auroc_text_r_all": "mean of auroc_text_r over layers",
+    "auroc_text_r_mean": "mean of auroc_text_r over layers",
     "words.word": "the word",
     "words.category": "its category",
     "words.label": "index of the category",

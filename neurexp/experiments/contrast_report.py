@@ -7,25 +7,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from neurexp.experiments.contrast_analysis import Analyst, LayerAnalysis
 from neurexp.experiments.contrast_columns import columns_of
 from neurexp.report import Report, Table
 from neurexp.stats.association import LEVEL, q_values
-from neurexp.stats.contrast import p_of_largest
+from neurexp.stats.contrast import auroc_interval, p_of_largest
 
 if TYPE_CHECKING:
-    from neurexp.experiments.contrast import Contrast, LayerAnalysis
+    from neurexp.experiments.contrast import Contrast
 
 OF_THE_WORDS = frozenset(
-    ("words", "words_duplicate", "words_shared", "words_unaligned", "words_one_token", "text_occurrences",
-     "neurons_tested", "rows_one_token", "rows_context")
+    ("words", "words_empty", "words_duplicate", "words_shared", "words_unaligned", "words_one_token",
+     "text_occurrences", "neurons_tested")
 )  # fmt: skip
 SHOWN = 12  # neurons whose values are drawn word by word
+BOOTSTRAPS = 2000  # for the interval of an AUROC in running text
 
 
 def write(of: "Contrast") -> Report:
     """Analyses every layer of the contrast and says what was found."""
     chosen = tqdm(of.layers, unit=" layers", leave=False, disable=None if len(of.layers) > 1 else True)
-    analyses = [of.layer_analysis(layer) for layer in chosen]
+    analyst = Analyst(of)
+    analyses = [analyst.layer(layer) for layer in chosen]
     neurons = _neurons(of, analyses)
     layers = _layers(of, analyses, neurons)
     metrics = _metrics(of, layers, neurons)
@@ -36,7 +39,7 @@ def write(of: "Contrast") -> Report:
         by_category = np.argsort(labels, kind="stable").reshape(len(sizes), -1)
         tensors |= {f"{name}_by_category": rows[by_category] for name, rows in tensors.items()}
     tensors["labels"] = labels
-    definitions = columns_of(of.categories, [*of.conditions, *(["one_token"] if of.two else [])])
+    definitions = columns_of(of.categories, {name: one.described for name, one in of.conditions.items()})
     for name in tensors:
         definitions[f"activations.{name}"] = (
             "index of each word's category"
@@ -57,7 +60,7 @@ def write(of: "Contrast") -> Report:
         of_the_text=OF_THE_WORDS,
         tensors={"activations": tensors},
         notes={"activations": notes},
-        tables={"words": _words(of), "agreement": _agreement(neurons, of)},
+        tables={"words": _words(analyst), "agreement": _agreement(neurons, of)},
         over_layers={"share_bonferroni": "share_bonferroni_shuffled", "auroc_heldout": null},
     )
     drawn = _Figures(of, analyses, layers, neurons, metrics, report.over_layers)
@@ -65,7 +68,7 @@ def write(of: "Contrast") -> Report:
     return report
 
 
-def _neurons(of: "Contrast", analyses: list["LayerAnalysis"]) -> Table:
+def _neurons(of: "Contrast", analyses: list[LayerAnalysis]) -> Table:
     count = len(analyses[0].neurons["mean"])
     table: Table = {
         "layer": np.repeat(of.layers, count),
@@ -73,6 +76,8 @@ def _neurons(of: "Contrast", analyses: list["LayerAnalysis"]) -> Table:
     }
     for name in analyses[0].neurons:
         table[name] = np.concatenate([one.neurons[name] for one in analyses])
+        if name == "significant_bonferroni":
+            table[f"{name}_all"] = table[f"p_{of.test}"] < LEVEL / (count * len(of.layers))
         if name == "p_maxt":  # over all layers: the same shuffles were used in each
             table["p_maxt_all"] = _p_over_layers(of, analyses)
         if name == f"q_{of.test}":
@@ -80,13 +85,13 @@ def _neurons(of: "Contrast", analyses: list["LayerAnalysis"]) -> Table:
     return table
 
 
-def _p_over_layers(of: "Contrast", analyses: list["LayerAnalysis"]) -> np.ndarray:
-    statistic = np.concatenate([one.neurons["t_welch" if of.two else "f"] for one in analyses])
+def _p_over_layers(of: "Contrast", analyses: list[LayerAnalysis]) -> np.ndarray:
+    observed = np.concatenate([one.null.observed for one in analyses])
     largest = np.stack([one.null.largest for one in analyses]).max(0)
-    return p_of_largest(statistic, largest, analyses[0].null.exact)
+    return p_of_largest(observed, largest, analyses[0].null.exact)
 
 
-def _layers(of: "Contrast", analyses: list["LayerAnalysis"], neurons: Table) -> Table:
+def _layers(of: "Contrast", analyses: list[LayerAnalysis], neurons: Table) -> Table:
     rows = len(of.layers)
     table: Table = {"layer": np.array(of.layers)}
     for name in analyses[0].row:
@@ -120,20 +125,22 @@ def _metrics(of: "Contrast", layers: Table, neurons: Table) -> dict[str, float]:
         **of.counts(),
         "text_occurrences": len(of.found.words) if "text" in of.activations else 0,
         "neurons_tested": len(neurons["mean"]),
-        "significant_bonferroni_all": int(neurons["significant_bonferroni"].sum()),
-        "share_significant_all": float((neurons[f"q_{of.test}_all"] < LEVEL).mean()),
-        "share_bonferroni_all": float(neurons["significant_bonferroni"].mean()),
-        "share_bonferroni_shuffled_all": float(layers["share_bonferroni_shuffled"].mean()),
-        "replication_rate_all": _pooled(layers["replication_rate"], layers["replication_selected"]),
-        "replication_rate_chance_all": _pooled(layers["replication_rate_chance"], layers["replication_selected"]),
+        "bonferroni_within_layers": int(neurons["significant_bonferroni"].sum()),
+        "bonferroni_over_all": int(neurons["significant_bonferroni_all"].sum()),
+        "share_bonferroni_within_layers": float(neurons["significant_bonferroni"].mean()),
+        "share_bonferroni_shuffled_within_layers": float(layers["share_bonferroni_shuffled"].mean()),
+        "share_significant_over_all": float((neurons[f"q_{of.test}_all"] < LEVEL).mean()),
+        "replication_rate_all": _ratio(layers["replication_replicated"], layers["replication_selected"]),
+        "replication_rate_chance_all": _ratio(layers["replication_by_chance"], layers["replication_selected"]),
     }
-    for name in ("auroc_heldout", "probe_layer_accuracy"):
-        best = int(np.nanargmax(layers[name]))
-        metrics |= {f"{name}_best": float(layers[name][best]), f"{name}_best_layer": of.layers[best]}
-    for name in (*of.conditions, *(["one_token"] if of.two else [])):
-        metrics[f"share_bonferroni_{name}_all"] = _mean(layers[f"share_bonferroni_{name}"])
+    for name in ("auroc_heldout", "auroc_text_heldout", "probe_layer_accuracy"):
+        if name in layers and np.isfinite(layers[name]).any():
+            best = int(np.nanargmax(layers[name]))
+            metrics |= {f"{name}_best": float(layers[name][best]), f"{name}_best_layer": of.layers[best]}
+    for name in (*of.conditions, "one_token"):
+        metrics[f"share_bonferroni_{name}_within_layers"] = _mean(layers[f"share_bonferroni_{name}"])
         if of.two:
-            metrics[f"d_r_{name}_all"] = _mean(layers[f"d_r_{name}"])
+            metrics[f"d_r_{name}_mean"] = _mean(layers[f"d_r_{name}"])
     if of.two and np.isfinite(neurons["t_welch"]).any():
         for end, index in zip(("top", "bottom"), _extremes(neurons), strict=True):
             metrics |= {
@@ -143,11 +150,25 @@ def _metrics(of: "Contrast", layers: Table, neurons: Table) -> dict[str, float]:
                 f"{end}_d": float(neurons["cohens_d"][index]),
                 f"{end}_replicated": float(neurons["replicated"][index]),
             }
-            if "auroc_text" in neurons:
-                metrics[f"{end}_auroc_text"] = float(neurons["auroc_text"][index])
+            if "auroc_text" in neurons and np.isfinite(neurons["auroc_text"][index]):
+                metrics |= _text_score(of, neurons, index, end)
         if "auroc_text_r" in layers:
-            metrics["auroc_text_r_all"] = _mean(layers["auroc_text_r"])
+            metrics["auroc_text_r_mean"] = _mean(layers["auroc_text_r"])
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def _text_score(of: "Contrast", neurons: Table, index: int, end: str) -> dict[str, float]:
+    """One neuron's AUROC in running text, and its interval over words."""
+    rows = of.text_rows(int(neurons["layer"][index]))
+    assert rows is not None
+    _, units = np.unique(of.found.words, return_inverse=True)
+    values = rows[0][:, int(neurons["neuron"][index])].astype(np.float64)
+    low, high = auroc_interval(values, of.found.category, units, BOOTSTRAPS, of.setting.seed)
+    return {
+        f"{end}_auroc_text": float(neurons["auroc_text"][index]),
+        f"{end}_auroc_text_low": low,
+        f"{end}_auroc_text_high": high,
+    }
 
 
 def _extremes(neurons: Table) -> tuple[int, int]:
@@ -155,16 +176,17 @@ def _extremes(neurons: Table) -> tuple[int, int]:
     return int(np.nanargmax(neurons["t_welch"])), int(np.nanargmin(neurons["t_welch"]))
 
 
-def _words(of: "Contrast") -> Table:
-    pair = np.full(len(of.rows.words), -1)
-    if of.two:
-        for rows in of._pairs():
-            pair[rows] = np.arange(len(rows))
+def _words(analyst: Analyst) -> Table:
+    rows = analyst.of.rows
+    pair = np.full(len(rows.words), -1)
+    if analyst.two:
+        for members in analyst.pairs:
+            pair[members] = np.arange(len(members))
     return {
-        "word": np.array(of.rows.words),
-        "category": np.array([of.categories[label] for label in of.rows.category]),
-        "label": of.rows.category,
-        "tokens": of.rows.lengths,
+        "word": np.array(rows.words),
+        "category": np.array([analyst.of.categories[label] for label in rows.category]),
+        "label": rows.category,
+        "tokens": rows.lengths,
         "pair": pair,
     }
 
@@ -195,53 +217,85 @@ def _agreement(neurons: Table, of: "Contrast") -> Table:
 def _findings(of: "Contrast", layers: Table, metrics: dict[str, Any]) -> list[str]:
     sizes = np.bincount(of.rows.category)
     what = ", ".join(f"{size} {name}" for size, name in zip(sizes, of.categories, strict=True))
-    left_out = sum(metrics.get(name, 0) for name in ("words_duplicate", "words_shared", "words_unaligned"))
-    lines = [f"{what}; {metrics['words_one_token']} of {metrics['words']} words are a single token"]
-    lines[0] += f"; {left_out} lines of the lists were left out." if left_out else "."
-    where = f"layer {of.layers[0]}" if len(of.layers) == 1 else f"{len(of.layers)} layers"
+    left_out = [
+        f"{metrics[name]} {text}"
+        for name, text in (
+            ("words_empty", "empty lines"),
+            ("words_duplicate", "duplicates"),
+            ("words_shared", "words in several lists"),
+            ("words_unaligned", "words that share a token with what stands around them"),
+        )
+        if metrics.get(name)
+    ]
+    lines = [f"{what}; {metrics['words_one_token']} of {metrics['words']} rows are a single token."]
+    if left_out:
+        lines[0] += f" Left out: {', '.join(left_out)}."
+    several = len(of.layers) > 1
+    where = f"{len(of.layers)} layers" if several else f"layer {of.layers[0]}"
     lines.append(
-        f"{metrics['significant_bonferroni_all']} of {metrics['neurons_tested']} neurons in {where} "
-        f"({metrics['share_bonferroni_all']:.1%}) tell them apart (Welch, p < 0.05 / neurons of the layer); shuffled "
-        f"labels: {metrics['share_bonferroni_shuffled_all']:.2%}."
-        if of.two
-        else f"{metrics['significant_bonferroni_all']} of {metrics['neurons_tested']} neurons in {where} "
-        f"({metrics['share_bonferroni_all']:.1%}) differ between the categories (F, p < 0.05 / neurons of the layer); "
-        f"shuffled labels: {metrics['share_bonferroni_shuffled_all']:.2%}."
+        f"{metrics['bonferroni_within_layers']} of {metrics['neurons_tested']} neurons in {where} "
+        f"({metrics['share_bonferroni_within_layers']:.1%}) tell them apart ({'Welch' if of.two else 'F'}, p < 0.05 / "
+        f"neurons of the layer); shuffled labels: {metrics['share_bonferroni_shuffled_within_layers']:.2%}."
     )
-    if of.two:
-        beside = [
-            (text, f"share_bonferroni_{name}_all")
-            for name, text in (("one_token", "within one-token words"), ("context", f"as “{_second(of)}”"))
-        ]
-        shown = [f"{text} {metrics[name]:.1%}" for text, name in beside if name in metrics]
-        if shown:
-            lines[-1] += f" Side by side: {', '.join(shown)}."
+    if several:
+        lines[-1] += f" Corrected for all layers: {metrics['bonferroni_over_all']}."
+    beside = [("one_token", "within words of one token")]
+    beside += [(name, condition.described) for name, condition in of.conditions.items()]
+    shown = [
+        f"{text} {metrics[f'share_bonferroni_{name}_within_layers']:.1%} (n = {layers[f'rows_{name}'][0]})"
+        for name, text in beside
+        if f"share_bonferroni_{name}_within_layers" in metrics
+    ]
+    if shown:
+        lines[-1] += f" Side by side: {', '.join(shown)}."
+    most = "the largest of these layers; " if several else ""
     if "replication_rate_all" in metrics:
+        at = of.layers.index(metrics["auroc_heldout_best_layer"])
         lines.append(
             f"Of the neurons selected on one half of the words {metrics['replication_rate_all']:.0%} replicate on the "
-            f"other (chance: {metrics['replication_rate_chance_all']:.0%}); the best one's AUROC on unseen words is "
-            f"{metrics['auroc_heldout_best']:.2f} (layer {metrics['auroc_heldout_best_layer']}), a probe on the whole "
-            f"layer is right on {metrics['probe_layer_accuracy_best']:.0%} "
-            f"(layer {metrics['probe_layer_accuracy_best_layer']})."
+            f"other (chance: {metrics['replication_rate_chance_all']:.0%}). The best neuron's AUROC on words that did "
+            f"not choose it is "
+            f"{metrics['auroc_heldout_best']:.2f} in layer {metrics['auroc_heldout_best_layer']} ({most}"
+            f"shuffled labels: 95 % below {layers['auroc_heldout_shuffled_q95'][at]:.2f})."
         )
     else:
         lines.append("No neuron was selected on one half of the words, so none could replicate on the other.")
-    for end, category in (("top", 1), ("bottom", 0)):
+    at = of.layers.index(metrics["probe_layer_accuracy_best_layer"])
+    lines.append(
+        f"A probe on all neurons of a layer is right on {metrics['probe_layer_accuracy_best']:.0%} of unseen words in "
+        f"layer {metrics['probe_layer_accuracy_best_layer']} ({most}shuffled labels: 95 % below "
+        f"{layers['probe_layer_accuracy_shuffled_q95'][at]:.0%})."
+    )
+    for end, own in (("top", 1), ("bottom", 0)):
         if f"{end}_t" in metrics:
-            text = f"The neuron that prefers {of.categories[category]} most is {metrics[f'{end}_neuron']} of layer "
-            text += f"{metrics[f'{end}_layer']} (t = {metrics[f'{end}_t']:+.1f}, d = {metrics[f'{end}_d']:+.2f}"
-            if f"{end}_auroc_text" in metrics:
-                seen = np.bincount(of.found.category, minlength=2)
-                text += f"; AUROC in running text {metrics[f'{end}_auroc_text']:.2f}, from {seen[1]} occurrences of "
-                text += f"{of.categories[1]} and {seen[0]} of {of.categories[0]}"
-            lines.append(text + ").")
-    if of.options.text and metrics["text_occurrences"] == 0:
+            lines.append(_about_extreme(of, metrics, end, own))
+    if of.reads_text and metrics["text_occurrences"] == 0:
         lines.append("None of the words occurs in the text as a whole word: nothing to generalise to.")
+    elif "auroc_text_heldout_best" in metrics:
+        lines.append(
+            f"Chosen on half of the words on their own, the best neuron's AUROC on the other half in running text is "
+            f"{metrics['auroc_text_heldout_best']:.2f} in layer {metrics['auroc_text_heldout_best_layer']}"
+            f"{' (the largest of these layers)' if several else ''}."
+        )
     return lines
 
 
-def _second(of: "Contrast") -> str:
-    return str(getattr(of.options, "second_template", ""))
+def _about_extreme(of: "Contrast", metrics: dict[str, Any], end: str, own: int) -> str:
+    text = (
+        f"The neuron that prefers {of.categories[own]} most is {metrics[f'{end}_neuron']} of layer "
+        f"{metrics[f'{end}_layer']} (t = {metrics[f'{end}_t']:+.1f}, d = {metrics[f'{end}_d']:+.2f}"
+    )
+    if f"{end}_auroc_text" not in metrics:
+        return text + ")."
+    low, score, high = (metrics[f"{end}_auroc_text{part}"] for part in ("_low", "", "_high"))
+    if own == 0:  # in the neuron's own direction
+        low, score, high = 1 - high, 1 - score, 1 - low
+    seen = np.bincount(of.found.category, minlength=2)
+    return text + (
+        f"). In running text it is higher on {of.categories[own]} than on {of.categories[1 - own]} in {score:.0%} of "
+        f"pairs (95 % interval over words {low:.0%} to {high:.0%}; the same words, {seen[own]} and "
+        f"{seen[1 - own]} occurrences)."
+    )
 
 
 def _median(values: np.ndarray) -> float:
@@ -254,10 +308,9 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _pooled(rates: np.ndarray, weights: np.ndarray) -> float:
-    """The rate over all that the rates are of."""
-    known = np.isfinite(rates)
-    return float((rates[known] @ weights[known]) / weights[known].sum()) if weights[known].sum() > 0 else float("nan")
+def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
+    """Of all layers together; NaN where there is nothing to divide by."""
+    return float(part.sum() / whole.sum()) if whole.sum() > 0 else float("nan")
 
 
 class _Figures:
@@ -269,15 +322,16 @@ class _Figures:
         sizes = np.bincount(of.rows.category)
         names = ", ".join(f"{size} {name}" for size, name in zip(sizes, of.categories, strict=True))
         self.measured = f"{of.setting.model}, {of.options.site}; {names}"
-        best = int(np.nanargmax(layers["share_bonferroni"] + 1e-9 * layers["auroc_heldout"]))
-        self.at = best  # the layer that figures of one layer show
+        self.statistic, self.symbol, self.effect = ("t_welch", "t", "cohens_d") if of.two else ("f", "F", "eta2")
+        # The layer that figures of one layer show
+        self.at = int(np.argmax(layers["share_bonferroni"] + 1e-9 * np.nan_to_num(layers["auroc_heldout"])))
 
     def all(self) -> dict[str, Callable[[], Any]]:
         figures: dict[str, Callable[[], Any]] = {"words_by_neurons": self.words_by_neurons}
-        if self.of.two and np.isfinite(self.neurons["t_welch"]).any():
+        if np.isfinite(self.neurons[self.statistic]).any():
             figures |= {
                 "volcano": self.volcano,
-                "t_against_null": self.t_against_null,
+                f"{self.symbol.lower()}_against_null": self.against_null,
                 "top_neurons": self.top_neurons,
             }
             if "text" in self.of.activations:
@@ -315,51 +369,60 @@ class _Figures:
         from neurexp.figures.contrasts import volcano
 
         found = int(self._of_layer("significant_bonferroni").sum())
-        d, p, q = self._of_layer("cohens_d"), self._of_layer("p_welch"), self._of_layer("q_welch")
+        effect, p, q = (self._of_layer(name) for name in (self.effect, f"p_{self.of.test}", f"q_{self.of.test}"))
         threshold = float(p[q < LEVEL].max()) if (q < LEVEL).any() else None
+        xlabel = "η²: share of the neuron's variance that lies between the categories"
+        if self.of.two:
+            xlabel = f"Cohen's d (right: {self.of.categories[1]} higher, left: {self.of.categories[0]})"
         return volcano(
-            d, p, LEVEL / len(p), threshold, self._of_layer("neuron"),
+            effect, p, LEVEL / len(p), threshold, self._of_layer("neuron"),
             f"{found} of {len(p)} neurons of layer {self._layer} pass Bonferroni; shuffled labels: "
             f"{self.layers['share_bonferroni_shuffled'][self.at] * len(p):.1f}",
-            f"{self.measured}; Welch's t, {int((q < LEVEL).sum())} neurons with q < 0.05 (Benjamini-Hochberg)",
-            f"Cohen's d (right: {self.of.categories[1]} higher, left: {self.of.categories[0]})",
+            f"{self.measured}; {'Welch t' if self.of.two else 'F'}-test, {int((q < LEVEL).sum())} neurons with "
+            "q < 0.05 (Benjamini-Hochberg)",
+            xlabel,
         )  # fmt: skip
 
-    def t_against_null(self):
-        from neurexp.figures.contrasts import t_against_null
+    def against_null(self):
+        from neurexp.figures.contrasts import against_null
 
         null = self.analyses[self.at].null
-        t = self._of_layer("t_welch")
+        values = self._of_layer(self.statistic)
         limit = float(np.quantile(null.largest, 1 - LEVEL))
         beyond = int((self._of_layer("p_maxt") < LEVEL).sum())
-        return t_against_null(
-            t[np.isfinite(t)], null.counts, null.edges, limit,
-            f"{beyond} neurons of layer {self._layer} lie beyond the largest |t| that chance brings",
-            f"{self.measured}; null: {len(null.largest):,} shuffles of the labels, all neurons; dashed: 95 % quantile "
-            "of the largest |t| of any neuron in a shuffle",
-            f"Welch's t (positive: {self.of.categories[1]} higher)",
+        name = "Welch's t" if self.of.two else "F"
+        direction = f" (positive: {self.of.categories[1]} higher)" if self.of.two else ""
+        return against_null(
+            values[np.isfinite(values)], null.counts, null.edges, limit,
+            f"{beyond} neurons of layer {self._layer} lie beyond what the largest of all neurons reaches by chance",
+            f"{self.measured}; null: shuffled labels, all neurons (its histogram: the first 2,000 shuffles); dashed: "
+            "95 % quantile "
+            f"of the largest {'|t|' if self.of.two else 'F'} of any neuron in {len(null.largest):,} shuffles",
+            f"{name}{direction}",
         )  # fmt: skip
 
     def top_neurons(self):
         from neurexp.figures.contrasts import values_by_word
 
-        t = np.nan_to_num(self.neurons["t_welch"])
-        order = np.argsort(t)
-        half = min(SHOWN // 2, len(t) // 2)
-        chosen = [*order[::-1][:half], *order[:half][::-1]]
-        labels, values = [], []
+        values = np.nan_to_num(self.neurons[self.statistic])
+        order = np.argsort(values)
+        half = min(SHOWN // 2, len(values) // 2)
+        chosen = [*order[::-1][:half], *order[:half][::-1]] if self.of.two else list(order[::-1][: 2 * half])
+        labels, rows = [], []
+        sign = "d = {:+.2f}" if self.of.two else "η² = {:.2f}"
         for index in chosen:
             layer, neuron = int(self.neurons["layer"][index]), int(self.neurons["neuron"][index])
-            labels.append(
-                f"{self.of.options.site}_{layer}, neuron {neuron}\nd = {self.neurons['cohens_d'][index]:+.2f}"
-            )
-            values.append(self.of.activations["words"][layer][:, neuron])
-        d = self.neurons["cohens_d"][chosen]
+            effect = sign.format(self.neurons[self.effect][index])
+            labels.append(f"{self.of.options.site}_{layer}, neuron {neuron}\n{effect}")
+            rows.append(self.of.activations["words"][layer][:, neuron])
+        above = f"above: neurons that prefer {self.of.categories[-1]}, below: {self.of.categories[0]}; "
+        effects = np.abs(self.neurons[self.effect][chosen])
         return values_by_word(
-            values, labels, self.of.rows.category, self.of.categories,
-            f"Even the neurons that differ most overlap: |d| from {np.abs(d).min():.2f} to {np.abs(d).max():.2f}",
-            f"{self.measured}; a dot a word, bar: mean; above: neurons that prefer {self.of.categories[1]}, below: "
-            f"{self.of.categories[0]}; chosen and shown on the same words",
+            rows, labels, self.of.rows.category, self.of.categories,
+            f"The neurons with the largest {'|t|' if self.of.two else 'F'}, word by word: "
+            f"{'|d|' if self.of.two else 'η²'} from {np.nanmin(effects):.2f} to {np.nanmax(effects):.2f}",
+            f"{self.measured}; a dot a word, bar: mean; {above if self.of.two else ''}chosen and shown on the same "
+            "words",
             "activation (own scale)",
         )  # fmt: skip
 
@@ -374,7 +437,7 @@ class _Figures:
             {name: (self.layers[name], self.layers.get(null)) for name, null in self.over.items()},
             f"Layer {self.of.layers[most]} has most neurons that pass Bonferroni ({share[most]:.1%}); on unseen words "
             f"the best neuron is in layer {self.of.layers[best]} (AUROC {self.layers['auroc_heldout'][best]:.2f})",
-            f"{self.measured}; dashed: the same with shuffled labels (mean; for AUROC the 95 % quantile)",
+            f"{self.measured}; dashed: the same with shuffled labels (share: mean; AUROC: 95 % quantile over shuffles)",
         )
 
     def _heat(self):

@@ -40,12 +40,18 @@ class GrammarTuning(contrast.Contrast):
     def select(self, model: LanguageModel) -> Selection:
         return self._placed(model, self.options.template)
 
-    def beside(self, model: LanguageModel) -> dict[str, Selection]:
+    def beside(self, model: LanguageModel) -> dict[str, contrast.Condition]:
         second = self.options.second_template
-        return {} if second is None else {"context": self._placed(model, second)}
+        if second is None:
+            return {}
+        return {"context": contrast.Condition(f"as “{second}”", self._placed(model, second))}
 
     def counts(self) -> dict[str, int]:
-        return {"words_duplicate": self.lists.duplicates, "words_shared": self.lists.shared}
+        return {
+            "words_empty": self.lists.empty,
+            "words_duplicate": self.lists.duplicates,
+            "words_shared": self.lists.shared,
+        }
 
     def _placed(self, model: LanguageModel, template: str) -> Selection:
         examples = [

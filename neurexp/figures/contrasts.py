@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
+from neurexp.figures.style import GROUP_STYLES, bare, drawable, new_figure, set_title
 
 MARKERS = "os^Dvx"
 
@@ -79,18 +79,19 @@ def volcano(
             str(names[index]), (d[index], height[index]), fontsize=7, xytext=(3, 2), textcoords="offset points"
         )
     axes.axvline(0, color="black", linewidth=0.5)
-    limit = float(np.nanmax(np.abs(d))) * 1.1 if np.isfinite(d).any() else 1.0
-    axes.set(xlim=(-limit, limit), xlabel=xlabel, ylabel="−log10 p (Welch)")
+    limit = float(np.max(np.abs(d[np.isfinite(d)]), initial=0.0)) * 1.1 or 1.0
+    signed = bool((d[np.isfinite(d)] < 0).any())
+    axes.set(xlim=(-limit if signed else 0, limit), xlabel=xlabel, ylabel="−log10 p")
     axes.legend(frameon=False, fontsize=8, loc="upper center")
     bare(axes)
     set_title(figure, title, detail)
     return figure
 
 
-def t_against_null(
+def against_null(
     t: np.ndarray, counts: np.ndarray, edges: np.ndarray, limit: float, title: str, detail: str, xlabel: str
 ) -> Figure:
-    """The histogram of all neurons' t over that of shuffled labels, both as densities.
+    """The histogram of all neurons' t (or F) over that of shuffled labels, both as densities.
 
     Args:
         t: `[neurons]`.
@@ -101,12 +102,12 @@ def t_against_null(
     figure = new_figure(7.5, 4.4)
     axes = figure.add_subplot()
     colour, line = GROUP_STYLES[1]["color"], GROUP_STYLES[1]["linestyle"]
-    axes.stairs(counts / counts.sum() / np.diff(edges), edges, label="shuffled labels", color=colour, ls=line)
+    axes.stairs(counts / max(1, counts.sum()) / np.diff(edges), edges, label="shuffled labels", color=colour, ls=line)
     bins = np.linspace(edges[0], edges[-1], 61)
     axes.hist(
-        t, bins, density=True, color=GROUP_STYLES[0]["color"], alpha=0.6, label="neurons", hatch="///", ec="white"
+        t, bins, density=len(t) > 0, color=GROUP_STYLES[0]["color"], alpha=0.6, label="neurons", hatch="///", ec="white"
     )
-    for side in (-limit, limit):
+    for side in (-limit, limit) if edges[0] < 0 else (limit,):
         axes.axvline(side, color="black", linewidth=1, linestyle="--")
     axes.set(xlabel=xlabel, ylabel="density")
     axes.legend(frameon=False, fontsize=8)
@@ -141,7 +142,8 @@ def values_by_word(
             color = GROUP_STYLES[(0, 2, 1)[category % 3]]["color"]
             axes.scatter(place, own, s=7, color=color, marker=MARKERS[category % 6], alpha=0.7)
             axes.hlines(own.mean(), category - 0.35, category + 0.35, color="black", linewidth=2)
-        axes.set_xticks(range(len(categories)), categories, fontsize=7)
+        names_below = [drawable(name) for name in categories]
+        axes.set_xticks(range(len(categories)), names_below, fontsize=7, parse_math=False)
         axes.tick_params(axis="y", labelsize=6)
         axes.set_title(name, fontsize=7)
         bare(axes)

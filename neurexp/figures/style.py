@@ -1,9 +1,13 @@
 """What all figures share: colours that the colour-blind and a grey print tell apart, sizes, title and foot."""
 
 import textwrap
+from collections.abc import Iterator
+from functools import cache
 
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 # Okabe and Ito's orange, grey-black and blue: of different lightness, and each with a line style of its own.
 GROUP_STYLES = (
@@ -19,10 +23,37 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def set_title(figure: Figure, finding: str, detail: str) -> None:
-    """The finding as the title, what it was measured on at the foot, both wrapped to the figure's width."""
+    """The finding as the title, what it was measured on at the foot, both wrapped to the figure's width.
+
+    Called last. All texts are taken as they are: names of models, files and words may hold `$` and `_`.
+    """
     width = int(figure.get_figwidth() * 11)
     figure.suptitle(textwrap.fill(finding, width), fontsize=11, fontweight="bold")
     figure.supxlabel(textwrap.fill(detail, int(width * 1.3)), fontsize=8, color="#333333")
+    for text in _own_texts(figure):
+        text.set_parse_math(False)
+        text.set_text(drawable(text.get_text()))
+
+
+def _own_texts(figure: Figure) -> Iterator[Text]:
+    """Every text but the numbers at the ticks."""
+    yield from (text for text in figure.get_children() if isinstance(text, Text))
+    for axes in figure.axes:
+        yield from (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
+        legend = axes.get_legend()
+        if legend is not None:
+            yield from (legend.get_title(), *legend.get_texts())
+
+
+@cache
+def _has_glyph(character: str) -> bool:
+    fonts = (font_manager.get_font(font_manager.findfont(name)) for name in ("DejaVu Sans", "DejaVu Sans Mono"))
+    return all(font.get_char_index(ord(character)) for font in fonts)
+
+
+def drawable(text: str) -> str:
+    """The text with a box for each character that the figures' fonts lack."""
+    return "".join(one if one == "\n" or _has_glyph(one) else "\u25af" for one in text)
 
 
 def bare(axes: Axes) -> None:

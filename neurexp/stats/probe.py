@@ -12,8 +12,9 @@ from scipy.special import expit
 from neurexp.stats.contrast import compare_within
 
 FOLDS = 5
-ITERATIONS = 30
+ITERATIONS, HALVINGS = 50, 20
 TOLERANCE = 1e-8  # of the largest step, on standardised neurons
+MANY = 500  # training rows, from which on a solver is used whose cost does not grow with their cube
 REGULARISATION = 1.0  # scikit-learn's C, of the probe on all neurons of a layer
 
 
@@ -26,14 +27,21 @@ class NeuronProbes:
     converged: np.ndarray  # bool: in every fold, or separated
 
 
-def folds(labels: np.ndarray, seed: int) -> np.ndarray:
-    """The fold of each row `[rows]`, 0 to 4: each category is dealt out evenly."""
+def folds(labels: np.ndarray, seed: int, units: np.ndarray | None = None) -> np.ndarray:
+    """The fold of each row `[rows]`, 0 to 4: each kind of unit is dealt out evenly.
+
+    Rows of one unit (a word in two sentences) share a fold; units are of one kind if they have rows of the same
+    categories. Unless `units` `[rows]` are given every row is one.
+    """
+    units = np.arange(len(labels)) if units is None else units
     random = np.random.default_rng(seed)
-    fold = np.zeros(len(labels), dtype=np.int64)
-    for category in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == category))
+    kinds = np.zeros(int(units.max()) + 1, dtype=np.int64)
+    np.bitwise_or.at(kinds, units, 1 << labels)
+    fold = np.zeros(len(kinds), dtype=np.int64)
+    for kind in np.unique(kinds[kinds > 0]):
+        members = random.permutation(np.flatnonzero(kinds == kind))
         fold[members] = np.arange(len(members)) % FOLDS
-    return fold
+    return fold[units]
 
 
 def neuron_probes(x: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> NeuronProbes:
@@ -76,30 +84,42 @@ def _separation(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _newton(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Intercepts and slopes of maximum likelihood, and whether the last step was negligible."""
+    """Intercepts and slopes of maximum likelihood, and whether the last step was negligible.
+
+    Newton's steps, halved as long as they lower the likelihood. A neuron that never varies keeps its intercept.
+    """
     share = y.mean()
     intercept, slope = np.full(z.shape[1], np.log(share / (1 - share))), np.zeros(z.shape[1])
-    done = np.zeros(z.shape[1], dtype=bool)
-    active = np.arange(z.shape[1])
+    done = ~(np.ptp(z, axis=0) > 0)
+    active = np.flatnonzero(~done)
+    likelihood = np.full(z.shape[1], y.sum() * np.log(share) + (len(y) - y.sum()) * np.log(1 - share))
     for _ in range(ITERATIONS):
+        if len(active) == 0:
+            break
         x = z[:, active]
         p = expit(intercept[active] + slope[active] * x)
         weight, left = p * (1 - p), y[:, None] - p
         weighted = weight * x
         a, b, c = weight.sum(0), weighted.sum(0), (weighted * x).sum(0)
         first, second = left.sum(0), (left * x).sum(0)
-        determinant = a * c - b * b
         with np.errstate(invalid="ignore", divide="ignore"):
-            steps = np.stack([c * first - b * second, a * second - b * first]) / determinant
-        flat = ~np.isfinite(steps).all(0)  # a neuron that never varies: the intercept is all there is
-        steps = np.where(flat, 0.0, np.clip(steps, -4, 4))
-        intercept[active] += steps[0]
-        slope[active] += steps[1]
-        finished = np.abs(steps).max(0) < TOLERANCE
+            steps = np.stack([c * first - b * second, a * second - b * first]) / (a * c - b * b)
+        lost = ~np.isfinite(steps).all(0)  # the weights underflowed: no maximum was found
+        steps = np.where(lost, 0.0, steps)
+        size = np.ones(len(active))
+        for _ in range(HALVINGS):
+            eta = intercept[active] + size * steps[0] + (slope[active] + size * steps[1]) * x
+            reached = (y[:, None] * eta - np.logaddexp(0, eta)).sum(0)
+            worse = reached < likelihood[active] - 1e-9 * np.abs(likelihood[active])
+            if not worse.any():
+                break
+            size = np.where(worse, size / 2, size)
+        intercept[active] += size * steps[0]
+        slope[active] += size * steps[1]
+        likelihood[active] = reached
+        finished = (np.abs(steps).max(0) < TOLERANCE) & ~lost
         done[active[finished]] = True
-        active = active[~finished]
-        if len(active) == 0:
-            break
+        active = active[~finished & ~lost]
     return intercept, slope, done
 
 
@@ -142,9 +162,15 @@ def layer_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray) -> n
         spread = x[train].std(0)
         z = (x - x[train].mean(0)) / np.where(spread > 0, spread, 1.0)
         squares, axes = np.linalg.eigh(z[train] @ z[train].T)
-        kept = squares > 1e-10 * squares.max()
+        kept = squares > max(1e-10 * squares.max(), 1e-12)
+        if not kept.any():  # no neuron varies: the most frequent category is all there is to say
+            for index, labels in enumerate(labellings):
+                right[index] += (labels[~train] == np.bincount(labels[train]).argmax()).sum()
+            continue
         rotated = z @ (z[train].T @ (axes[:, kept] / np.sqrt(squares[kept])))
+        solver = "newton-cholesky" if train.sum() < MANY else "lbfgs"
         for index, labels in enumerate(labellings):
-            model = LogisticRegression(C=REGULARISATION, solver="newton-cholesky").fit(rotated[train], labels[train])
+            model = LogisticRegression(C=REGULARISATION, solver=solver, max_iter=1000)
+            model.fit(rotated[train], labels[train])
             right[index] += (model.predict(rotated[~train]) == labels[~train]).sum()
     return right / x.shape[0]

@@ -86,9 +86,9 @@ def pack(
     Raises:
         UserError: the documents end before, or the tokenizer lacks a token that is needed.
     """
-    end = _needed(tokenizer.eos_token_id, "end-of-text")
+    end = needed_token(tokenizer.eos_token_id, "end-of-text")
     rows = -(-tokens // sequence_length)
-    bos = [_needed(tokenizer.bos_token_id, "beginning-of-text")] if begin_with_bos else []
+    bos = [needed_token(tokenizer.bos_token_id, "beginning-of-text")] if begin_with_bos else []
     needed = tokens - rows * len(bos)
     stream = np.empty(needed, dtype=np.int32)
     filled = begun = 0
@@ -138,7 +138,8 @@ def _pieces(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     yield text[start:]
 
 
-def _needed(token_id: Any, what: str) -> int:
+def needed_token(token_id: Any, what: str) -> int:
+    """The id of a special token. Raises UserError where the tokenizer has none."""
     if token_id is None:
         raise UserError(f"model.tokenizer: it has no {what} token, which packing needs; give another tokenizer")
     return token_id

@@ -4,6 +4,7 @@ A word is found again by character offsets, so that tokens of a template around 
 nothing of models.
 """
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
-from neurexp.text.tokens import Tokens, token_texts
+from neurexp.text.tokens import Tokens, needed_token, token_texts
 
 OWN_LISTS = Path(__file__).resolve().parent / "words"
 FIRST = ("verbs", "nouns")  # the order of the source documents; other categories follow the alphabet
-JOINERS = ("'", "’", "-", "_")  # after these a word is part of a longer one
+JOINERS = ("'", "’", "-", "‐", "_")  # after these a word is part of a longer one
+LONGEST_CHARACTER = 4  # bytes, and so tokens at most
 LONGEST_WORD = 100  # characters
+FEWEST = 2  # words of a category
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class WordLists:
     """Words by category, in alphabetical order: a result cannot depend on the order of a file."""
 
     words: dict[str, list[str]]  # category → its words
+    empty: int  # lines, dropped
     duplicates: int  # dropped
     shared: int  # words in more than one category, dropped from all
 
@@ -52,6 +56,15 @@ class Selection:
     words: list[str]  # [rows]
     dropped: int = 0  # words that share a token with what stands around them
 
+    def ids(self, row: int) -> list[int]:
+        """The token ids of a row."""
+        return self.tokens.input_ids[self.sequence[row], self.start[row] : self.stop[row]].tolist()
+
+    def only(self, chosen: np.ndarray) -> "Selection":
+        """The rows where `chosen` `[rows]` is True, of the same tokens."""
+        spans = {name: getattr(self, name)[chosen] for name in ("sequence", "start", "stop", "category")}
+        return replace(self, **spans, words=[word for word, one in zip(self.words, chosen, strict=True) if one])
+
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each row."""
@@ -73,20 +86,23 @@ def read_lists(folder: Path, option: str = "experiment.words") -> WordLists:
     order = first if len(first) == len(files) else sorted(files)
     if len(first) == len(FIRST):
         order = [*first, *sorted(set(files) - set(first))]
-    found = {name: _read(files[name], option) for name in order}
+    found, empty = dict[str, list[str]](), dict[str, int]()
+    for name in order:
+        found[name], empty[name] = _read(files[name], option)
     duplicates = sum(len(words) - len(set(words)) for words in found.values())
     every = [word for words in found.values() for word in set(words)]
     shared = {word for word in every if every.count(word) > 1} if len(every) != len(set(every)) else set()
     words = {name: sorted(set(listed) - shared) for name, listed in found.items()}
     for name, left in words.items():
-        if len(left) < 2:
-            raise UserError(f"{option}={folder}: {name}.txt has {len(left)} words of its own; it needs two or more")
-    return WordLists(words, duplicates, len(shared))
+        if len(left) < FEWEST:
+            raise UserError(f"{option}={folder}: {name}.txt has {len(left)} words of its own; give {FEWEST} or more")
+    return WordLists(words, sum(empty.values()), duplicates, len(shared))
 
 
-def _read(file: Path, option: str) -> list[str]:
+def _read(file: Path, option: str) -> tuple[list[str], int]:
+    """The words of a file, and the number of empty lines."""
     try:
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+        lines = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{option}={file.parent}: {file.name} is not UTF-8 text ({error})") from error
     words = [line.strip() for line in lines if line.strip()]
@@ -97,7 +113,8 @@ def _read(file: Path, option: str) -> list[str]:
                 f"{option}={file.parent}: {file.name} holds {shown}, which is no word (one a line, printable, at most "
                 f"{LONGEST_WORD} characters)"
             )
-    return words
+    end = 1 if lines[-1] == "" else 0  # of the last line, not a line of its own
+    return words, len(lines) - end - len(words)
 
 
 def place(word: str, category: int, template: str) -> Example:
@@ -106,18 +123,20 @@ def place(word: str, category: int, template: str) -> Example:
     return Example(before + word + after, len(before), len(before) + len(word), word, category)
 
 
-def align(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], begin_with_bos: bool = False) -> Selection:
+def align(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], begin_with_bos: bool = False, required: bool = True
+) -> Selection:
     """Tokenises each example as a sequence of its own, padded on the right, and finds its word's tokens.
 
     A token belongs to the word if it covers any of its characters; a space before the word may be part of it. A word
     whose tokens cover other characters of the text as well cannot be told from them: it is dropped, and counted.
 
     Raises:
-        UserError: the tokenizer gives no offsets, or no word is left.
+        UserError: the tokenizer gives no offsets, or no word is left and one is `required`.
     """
     if not tokenizer.is_fast:
         raise UserError("model.tokenizer: it gives no character offsets, which finding a word's tokens needs")
-    bos = [tokenizer.bos_token_id] if begin_with_bos else []
+    bos = [needed_token(tokenizer.bos_token_id, "beginning-of-text")] if begin_with_bos else []
     texts = [example.text for example in examples]
     found = tokenizer(
         texts, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True, verbose=False
@@ -132,13 +151,13 @@ def align(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], begin
             continue
         rows.append([*bos, *ids])
         kept.append((example, len(bos) + own[0], len(bos) + own[-1] + 1))
-    if not kept:
-        raise UserError("experiment.template: no word has tokens of its own in it; set it apart by spaces")
-    longest = max(len(row) for row in rows)
+    if not kept and required:
+        raise UserError("experiment: no word has tokens of its own in its text; set it apart by spaces")
+    longest = max((len(row) for row in rows), default=0)
     pad = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
     ids = np.full((len(rows), longest), pad, dtype=np.int32)
-    valid = np.arange(longest) < np.array([len(row) for row in rows])[:, None]
-    ids[valid] = np.concatenate(rows)
+    valid = np.arange(longest) < np.array([len(row) for row in rows], dtype=np.int64)[:, None]
+    ids[valid] = [index for row in rows for index in row]
     return Selection(
         Tokens(ids, valid, len(rows)),
         np.arange(len(rows)),
@@ -164,14 +183,11 @@ def occurrences(
     by_first: dict[int, list[tuple[tuple[int, ...], str, int]]] = {}
     for word, category in words:
         for form in {word, word.capitalize()}:
-            ids = tuple(tokenizer(f" {form}", add_special_tokens=False, verbose=False)["input_ids"])
-            if ids:
+            # Within a text, where a tokenizer that begins every text with a space of its own adds none
+            found = align(tokenizer, [place(form, category, "a {word}")], required=False)
+            if len(found.words):
+                ids = tuple(found.tokens.input_ids[0, found.start[0] : found.stop[0]].tolist())
                 by_first.setdefault(ids[0], []).append((ids, word, category))
-    present = np.unique(tokens.input_ids[tokens.valid])
-    texts = token_texts(tokenizer, present.tolist())
-    goes_on = {
-        index for index, text in zip(present.tolist(), texts, strict=True) if text[:1].isalnum() or text[:1] in JOINERS
-    }
     spans, seen = [], dict[str, int]()
     for row in np.flatnonzero(np.isin(tokens.input_ids, list(by_first)).any(1)):
         ids = tokens.input_ids[row][tokens.valid[row]]
@@ -181,11 +197,27 @@ def occurrences(
                 continue
             form, word, category = max(fits, key=lambda one: len(one[0]))
             stop = int(start) + len(form)
-            if stop < len(ids) and int(ids[stop]) not in goes_on and seen.get(word, 0) < most:
+            if (
+                seen.get(word, 0) < most
+                and stop < len(ids)
+                and not _goes_on(tokenizer, ids[stop : stop + LONGEST_CHARACTER])
+            ):
                 seen[word] = seen.get(word, 0) + 1
                 spans.append((int(row), int(start), stop, category, word))
     columns = list(zip(*spans, strict=True)) if spans else [[], [], [], [], []]
     return Selection(tokens, *(np.array(column, dtype=np.int64) for column in columns[:4]), words=list(columns[4]))
+
+
+def _goes_on(tokenizer: PreTrainedTokenizerBase, following: np.ndarray) -> bool:
+    """Whether a word goes on with these tokens: a letter, digit, mark, apostrophe or hyphen comes next."""
+    ids = [int(index) for index in following]
+    text = token_texts(tokenizer, ids[:1])[0]
+    if text.startswith("\ufffd"):  # a part of a character: its other bytes are in the next tokens
+        text = str(tokenizer.decode(ids))
+    first = text[:1]
+    return (
+        first.isalnum() or first in JOINERS or unicodedata.category(first or " ").startswith("M") or first == "\ufffd"
+    )
 
 
 def excerpt(selection: Selection, length: int) -> Selection:
