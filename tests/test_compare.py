@@ -52,7 +52,12 @@ def test_the_command_leaves_figures_tables_and_an_mlflow_run(pair, tmp_path, cap
     main([*map(str, pair), "--outputs", str(tmp_path)])
     (folder,) = (tmp_path / "compare").iterdir()
     assert {"summary.json", "layers.parquet", "columns.md", "figures"} == {file.name for file in folder.iterdir()}
-    assert {file.name for file in (folder / "figures").iterdir()} == {"densities.png", "maps.png", "over_depth.png"}
+    assert {file.name for file in (folder / "figures").iterdir()} == {
+        "densities.png",
+        "maps.png",
+        "over_depth.png",
+        "overlaid.png",
+    }
     run_id = json.loads((folder / "summary.json").read_text())["mlflow_run_id"]
     run = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(run_id)
     assert run.info.status == "FINISHED"

@@ -377,7 +377,7 @@ def test_words_left_out_are_counted(quick, tmp_path):
     done = quick(*ALONE, f"experiment.words={folder}")
     assert (done.metrics["words_duplicate"], done.metrics["words_shared"]) == (1, 1)
     assert done.metrics["words"] == 10
-    assert done.summary["findings"][0].endswith("; 2 lines of the lists were left out.")
+    assert done.summary["findings"][0].endswith("Left out: 1 duplicates, 1 words in several lists.")
 
 
 def test_a_text_in_which_no_listed_word_occurs_is_said_so(quick, tmp_path):
@@ -392,9 +392,12 @@ def test_a_control_with_random_weights_stands_beside(quick):
     done = quick(*ALONE, "experiment.control=random")
     layers = done.table("layers")
     assert "share_bonferroni_control" in layers
-    assert {f"{name}_control" for name in layers if name != "layer" and not name.endswith("_control")} <= set(layers)
-    assert done.metrics["share_bonferroni_all_excess"] == pytest.approx(
-        done.metrics["share_bonferroni_all"] - done.metrics["share_bonferroni_all_control"]
+    own = {
+        name for name in layers if name != "layer" and not name.startswith("rows_") and not name.endswith("_control")
+    }
+    assert {f"{name}_control" for name in own} <= set(layers)
+    assert done.metrics["share_bonferroni_within_layers_excess"] == pytest.approx(
+        done.metrics["share_bonferroni_within_layers"] - done.metrics["share_bonferroni_within_layers_control"]
     )
     assert "words_control" not in done.metrics
     assert any(line.startswith("Control (random weights): ") for line in done.summary["findings"])
@@ -432,7 +435,7 @@ BAD = [
     ("experiment.second_template=The", "experiment.second_template=The: give a text with one {word} in it"),
     ("experiment.words=/nonexistent", "experiment.words=/nonexistent: no such folder"),
     ("experiment.words={lists}/empty", "experiment.words={lists}/empty: 0 word lists there"),
-    ("experiment.words={lists}/few", "experiment.words: only 3 words of a can be used; give 4 or more"),
+    ("experiment.words={lists}/few", "experiment.words: only 3 rows of a can be used; give 4 or more"),
     ("experiment.control=shuffled", "experiment.control=shuffled: give off or random"),
     ("experiment.text=perhaps", "experiment.text: "),
     ("experiment.bins=96", "experiment.bins: no such option"),

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ class Contrast(base.Experiment):
 
     Options = Options
     categories: list[str]  # names, in the order of the labels
+    chosen_by: ClassVar[str] = "experiment"  # the option that a user changes to get other rows
 
     def __init__(self, options: Any, setting: base.Setting):
         super().__init__(options, setting)
@@ -101,9 +102,7 @@ class Contrast(base.Experiment):
         for category, name in enumerate(self.categories):
             size = int((self.rows.category == category).sum())
             if size < FEWEST:
-                raise UserError(
-                    f"experiment={self.options.name}: only {size} rows of {name} can be used; it takes {FEWEST} or more"
-                )
+                raise UserError(f"{self.chosen_by}: only {size} rows of {name} can be used; give {FEWEST} or more")
 
     # -- the passes ------------------------------------------------------------------------------------------------
 

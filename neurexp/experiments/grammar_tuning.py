@@ -26,6 +26,7 @@ class GrammarTuning(contrast.Contrast):
     """The experiment `grammar_tuning`."""
 
     Options = Options
+    chosen_by = "experiment.words"
 
     def __init__(self, options: Any, setting: base.Setting):
         super().__init__(options, setting)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neurexp
 from neurexp.experiments.base import Setting
+from neurexp.experiments.contrast_analysis import Analyst
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.models.load import load_model
 from neurexp.run import capture_for
@@ -278,9 +279,10 @@ def test_the_metrics_are_those_of_the_tables(run):
         "words": 200,
         "words_one_token": (run.words["tokens"] == 1).sum(),
         "neurons_tested": 1536,
-        "significant_bonferroni_all": of["significant_bonferroni"].sum(),
-        "share_significant_all": (of["q_welch_all"] < 0.05).mean(),
-        "share_bonferroni_all": of["significant_bonferroni"].mean(),
+        "bonferroni_within_layers": of["significant_bonferroni"].sum(),
+        "bonferroni_over_all": (of["p_welch"] < 0.05 / 1536).sum(),
+        "share_significant_over_all": (of["q_welch_all"] < 0.05).mean(),
+        "share_bonferroni_within_layers": of["significant_bonferroni"].mean(),
         "top_t": of["t_welch"][top],
         "top_neuron": of["neuron"][top],
         "top_layer": of["layer"][top],
@@ -457,6 +459,6 @@ def test_of_neurons_without_information_one_in_twenty_passes_the_probes_null(tmp
     for seed in range(12):
         experiment.setting = replace(experiment.setting, seed=seed)
         neurons = {}
-        row = experiment._probes(random.normal(size=(200, 400)), neurons)
+        row = Analyst(experiment)._probes(random.normal(size=(200, 400)), neurons)
         above.append((neurons["probe_accuracy"] > row["probe_accuracy_shuffled_q95"]).mean())
     assert np.mean(above) < 0.08  # with folds that deal out the shuffled labels evenly: 0.045 ± 0.004
