@@ -92,34 +92,34 @@ def _newton(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     intercept, slope = np.full(z.shape[1], np.log(share / (1 - share))), np.zeros(z.shape[1])
     done = ~(np.ptp(z, axis=0) > 0)
     active = np.flatnonzero(~done)
-    likelihood = np.full(z.shape[1], y.sum() * np.log(share) + (len(y) - y.sum()) * np.log(1 - share))
+    x, one = z[:, active], (y == 1)[:, None]
+    p = np.full(x.shape, share)
+    likelihood = np.full(len(active), np.log(np.where(one, p[:, :1], 1 - p[:, :1])).sum())
     for _ in range(ITERATIONS):
         if len(active) == 0:
             break
-        x = z[:, active]
-        p = expit(intercept[active] + slope[active] * x)
-        weight, left = p * (1 - p), y[:, None] - p
+        weight, left = p * (1 - p), one - p
         weighted = weight * x
-        a, b, c = weight.sum(0), weighted.sum(0), (weighted * x).sum(0)
-        first, second = left.sum(0), (left * x).sum(0)
+        a, b, c = weight.sum(0), weighted.sum(0), np.einsum("rn,rn->n", weighted, x)
+        first, second = left.sum(0), np.einsum("rn,rn->n", left, x)
         with np.errstate(invalid="ignore", divide="ignore"):
             steps = np.stack([c * first - b * second, a * second - b * first]) / (a * c - b * b)
         lost = ~np.isfinite(steps).all(0)  # the weights underflowed: no maximum was found
-        steps = np.where(lost, 0.0, steps)
-        size = np.ones(len(active))
+        steps[:, lost] = 0.0
+        finished = (np.abs(steps).max(0) < TOLERANCE) & ~lost
         for _ in range(HALVINGS):
-            eta = intercept[active] + size * steps[0] + (slope[active] + size * steps[1]) * x
-            reached = (y[:, None] * eta - np.logaddexp(0, eta)).sum(0)
-            worse = reached < likelihood[active] - 1e-9 * np.abs(likelihood[active])
+            p = expit(intercept[active] + steps[0] + (slope[active] + steps[1]) * x)
+            with np.errstate(divide="ignore"):
+                reached = np.log(np.where(one, p, 1 - p)).sum(0)
+            worse = reached < likelihood - 1e-9 * np.abs(likelihood)
             if not worse.any():
                 break
-            size = np.where(worse, size / 2, size)
-        intercept[active] += size * steps[0]
-        slope[active] += size * steps[1]
-        likelihood[active] = reached
-        finished = (np.abs(steps).max(0) < TOLERANCE) & ~lost
+            steps[:, worse] /= 2
+        intercept[active] += steps[0]
+        slope[active] += steps[1]
         done[active[finished]] = True
-        active = active[~finished & ~lost]
+        left_over = ~finished & ~lost
+        active, x, p, likelihood = active[left_over], x[:, left_over], p[:, left_over], reached[left_over]
     return intercept, slope, done
 
 
