@@ -1,0 +1,73 @@
+"""Sweeps as a whole: started twice, in parallel processes, interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import environment
+from mlflow import MlflowClient
+
+CHEAP = (
+    "experiment=grammar_tuning", "model=mini", "dataset=pydoc", "dataset.tokens=2048", "device.threads=1",
+    "experiment.permutations=100", "experiment.splits=4", "experiment.shuffles=2",
+)  # fmt: skip
+
+
+def runs_in(outputs):
+    """Status of the parent, and the statuses of its children."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{outputs / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("grammar_tuning")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == len(runs) - 1
+    return parent.info.status, sorted(run.info.status for run in children)
+
+
+def test_a_sweep_folder_is_not_used_twice(quick_cli, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "parent.json").write_text("{}")
+    process = quick_cli("-m", *CHEAP, "experiment.layer=0,1", "hydra.sweep.dir=sweep")
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: hydra.sweep.dir=")
+    assert line.endswith("is not empty; choose another folder")
+    assert [file.name for file in (tmp_path / "sweep").iterdir()] == ["parent.json"]
+
+
+@pytest.mark.slow
+def test_jobs_in_parallel_processes_share_one_capture_and_one_parent(cli, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=4")
+    process = cli("-m", *launcher, *CHEAP, "experiment.layer=0,1,2,99", timeout=400)
+    assert process.returncode == 1  # layer 99
+    assert "experiment.layer=99" in process.stderr
+    assert runs_in(tmp_path / "outputs") == ("FAILED", ["FAILED", "FINISHED", "FINISHED", "FINISHED"])
+    (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
+    logs = [(sweep / str(job) / "neurexp.log").read_text("utf-8") for job in range(3)]
+    assert sum("Words: 200 rows" in log for log in logs) == 1
+    assert sum("Taken from an earlier capture: words, context, text" in log for log in logs) == 2
+    for folder in (tmp_path / "outputs" / "cache").glob("rows_*"):
+        assert len(list(folder.glob("*.safetensors"))) == 6
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_leaves_its_runs_killed(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neurexp", "-m", *CHEAP, "experiment.layer=0,1,2,3"],
+        cwd=tmp_path,
+        env=environment(tmp_path / "hf", PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+    assert process.stdout is not None
+    assert any(line.startswith("Taken from an earlier capture") for line in process.stdout)  # in the second job
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.splitlines()[-1]) == (130, "error: interrupted")
+    assert runs_in(tmp_path / "outputs") == ("KILLED", ["FINISHED", "KILLED"])
+    assert not list((tmp_path / "outputs").rglob("*.tmp*"))
