@@ -54,7 +54,8 @@ def read_run(given: str, uri: str) -> Run:
         folder = _artifacts(given, uri)
     missing = [name for name in ("summary.json", "layers.parquet", "neurons.parquet") if not (folder / name).exists()]
     if missing:
-        raise UserError(f"{given}: not the folder of a finished run ({', '.join(missing)} missing)")
+        hint = "; of a sweep give the folders of its jobs" if (folder / "0").is_dir() else ""
+        raise UserError(f"{given}: not the folder of a finished run ({', '.join(missing)} missing){hint}")
     try:
         summary = json.loads((folder / "summary.json").read_text("utf-8"))
         tables = [
@@ -91,6 +92,11 @@ def compare(runs: list[Run]) -> Report:
     if len(experiments) > 1:
         raise UserError(f"compare: the runs are of different experiments ({', '.join(sorted(experiments))})")
     column = runs[0].summary["statistic"]
+    for run in runs:
+        if column not in run.neurons:
+            raise UserError(
+                f"compare: {run.folder} has no {column}, which sums {runs[0].folder} up: they ask different questions"
+            )
     names = _distinct_names(runs)
     quartiles = [
         np.array([np.nanquantile(row, (0.25, 0.5, 0.75)) if np.isfinite(row).any() else [np.nan] * 3 for row in rows])
@@ -151,7 +157,9 @@ def compare(runs: list[Run]) -> Report:
         drawn = {name: (run.depth, rows) for name, run, rows in zip(names, runs, quartiles, strict=True)}
         return over_depth(drawn, finding, f"median and middle half over neurons; {detail}", column)
 
-    figures = {"densities": by_layer, "overlaid": overlaid, "maps": as_map, "over_depth": over_depth}
+    figures = {"densities": by_layer, "overlaid": overlaid}
+    if min(len(run.depth) for run in runs) > 1:  # a single layer is no map, and no course over depth
+        figures |= {"maps": as_map, "over_depth": over_depth}
     return Report(findings, metrics, layers, {}, columns, column, figures=figures, step_column=None)
 
 
@@ -164,7 +172,7 @@ def definitions_in(folder: Path) -> dict[str, str]:
     """The data dictionary of a run folder, read back."""
     file = folder / "columns.md"
     lines = file.read_text("utf-8").splitlines() if file.exists() else []
-    rows = (line.strip("| ").split(" | ", 1) for line in lines if line.startswith("| `"))
+    rows = (line.removeprefix("| ").removesuffix(" |").split(" | ", 1) for line in lines if line.startswith("| `"))
     return {row[0].strip("`"): row[1].replace("\\|", "|") for row in rows if len(row) == 2}
 
 

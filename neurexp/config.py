@@ -199,7 +199,10 @@ def typed_options(experiment: DictConfig) -> tuple[Any, type]:
         if not hasattr(plugin, "Options"):
             raise AttributeError("it is no experiment")
     except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"experiment.plugin={dotted}: no such class ({one_line(error)})") from error
+        raise UserError(
+            f"experiment.plugin={dotted}: no such class ({one_line(error)}); modules are looked for in the current "
+            "folder and on PYTHONPATH"
+        ) from error
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plugin.Options), experiment)), plugin
     except OmegaConfBaseException as error:
@@ -217,6 +220,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(cause, OmegaConfBaseException):
         return _explain_override(cause)
     if isinstance(error, OverrideParseException):
+        option, _, value = str(error.override).partition("=")
+        if any(character in value for character in "{}[]() ,:") and not value.startswith(("'", '"')):
+            return f"{error.override}: quote the value within the shell's quotes: '{option}=\"{value}\"'"
         return f"{error.override}: cannot be read as OPTION=VALUE ({one_line(error)})"
     if isinstance(error, HydraException):
         return " ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -36,7 +36,8 @@ class Report:
     figures: dict[str, Callable[[], "Figure"]] = field(default_factory=dict)  # file name without ending → drawing
     pages: dict[str, Callable[[], str]] = field(default_factory=dict)  # file name without ending → a page of HTML
     step_column: str | None = "layer"  # of `layers`: MLflow's step; None where several rows share one
-    over_layers: dict[str, str] = field(default_factory=dict)  # columns of `layers` that sum it up → their null, or ""
+    # Columns of `layers` that sum it up → how a figure labels them, and the column of their null or ""
+    over_layers: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def names(self) -> set[str]:
         """Everything that the data dictionary must define."""

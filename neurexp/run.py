@@ -240,7 +240,11 @@ def _check_reachable(settings: Config) -> None:
     model = settings.model
     check_reachable(model.name, model.revision, model.tokenizer, model.weights.value, model.architecture is not None)
     if _reads_text(settings):
-        sources.check_reachable(settings.dataset)
+        try:
+            sources.check_reachable(settings.dataset)
+        except UserError as error:
+            hint = "; experiment.text=false does without a text" if "text" in settings.experiment else ""
+            raise UserError(f"{error}{hint}") from error
 
 
 def _reads_text(settings: Config) -> bool:

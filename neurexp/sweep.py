@@ -112,9 +112,9 @@ def _report(finished: list[dict[str, Any]]) -> Any:
     layers = {"layer": layers["layer"][order], "job": jobs[order]} | {name: layers[name][order] for name in shared}
     columns = definitions_in(folders[0]) | {"job": "index of the sweep's job that the row is of"}
     once = len(set(layers["layer"].tolist())) == len(layers["layer"])  # a sweep over layers, and over nothing else
-    over = {name: null for name, null in finished[0].get("over_layers", {}).items() if name in layers}
+    over = {name: about for name, about in finished[0].get("over_layers", {}).items() if name in layers}
     metrics, findings = {}, []
-    for name in over:
+    for name, (label, _) in over.items():
         if np.isfinite(layers[name]).any():
             best = int(np.nanargmax(np.abs(layers[name])))
             metrics |= {f"{name}_most": float(layers[name][best]), f"{name}_most_layer": int(layers["layer"][best])}
@@ -122,16 +122,17 @@ def _report(finished: list[dict[str, Any]]) -> Any:
                 f"{name}_most": f"the {name} of largest magnitude of all jobs",
                 f"{name}_most_layer": "its layer",
             }
-            findings.append(f"{name} is largest in layer {layers['layer'][best]}: {layers[name][best]:.3g}")
+            findings.append(f"The {label} is largest in layer {layers['layer'][best]}: {layers[name][best]:.3g}")
 
     def over_layers():
         from neurexp.figures.contrasts import over_layers
 
         return over_layers(
             layers["layer"].tolist(),
-            {name: (layers[name], layers.get(null)) for name, null in over.items()},
+            {label: (layers[name], layers.get(null)) for name, (label, null) in over.items()},
             "; ".join(findings),
-            f"{finished[0]['experiment']}, {finished[0]['setting']}; one job a layer; dashed: the null if any",
+            f"{finished[0]['experiment']}, {finished[0]['setting']}; one job a layer; dashed: the null, if there is "
+            "one (an average, or the 95 % quantile where it is of a best neuron)",
         )
 
     figures = {"over_layers": over_layers} if once and findings else {}

@@ -94,7 +94,12 @@ class Contrast(base.Experiment):
         return {}
 
     def in_text(self, model: LanguageModel, tokens: Tokens) -> Selection | None:
-        """Labelled rows of running text to which the finding should generalise; unless overridden, the same words."""
+        """Labelled rows of running text to which the finding should generalise; unless overridden, the same words.
+
+        None where there are none: a word that stands in several categories has no label in a text.
+        """
+        if len(set(self.rows.words)) < len(self.rows.words):
+            return None
         words = zip(self.rows.words, self.rows.category.tolist(), strict=True)
         return occurrences(tokens, model.tokenizer, words, self.options.occurrences)
 

@@ -148,6 +148,9 @@ _COLUMNS = {
             "replicated": "`replicated` of the neuron with the {} t_welch",
         }.items()
     },
+    "top_f": "the highest f of all neurons",
+    "top_eta2": "eta2 of that neuron",
+    "top_category": "index of the category on which that neuron's mean is highest",
     "auroc_text_r_mean": "mean of auroc_text_r over layers",
     "words.word": "the word",
     "words.category": "its category",

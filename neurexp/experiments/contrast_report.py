@@ -61,7 +61,10 @@ def write(of: "Contrast") -> Report:
         tensors={"activations": tensors},
         notes={"activations": notes},
         tables={"words": _words(analyst), "agreement": _agreement(neurons, of)},
-        over_layers={"share_bonferroni": "share_bonferroni_shuffled", "auroc_heldout": null},
+        over_layers={
+            "share_bonferroni": ("share of neurons that pass Bonferroni", "share_bonferroni_shuffled"),
+            "auroc_heldout": ("AUROC of the best neuron on unseen words", null),
+        },
     )
     drawn = _Figures(of, analyses, layers, neurons, metrics, report.over_layers)
     report.figures, report.pages = drawn.all(), drawn.pages()
@@ -154,6 +157,15 @@ def _metrics(of: "Contrast", layers: Table, neurons: Table) -> dict[str, float]:
                 metrics |= _text_score(of, neurons, index, end)
         if "auroc_text_r" in layers:
             metrics["auroc_text_r_mean"] = _mean(layers["auroc_text_r"])
+    if not of.two and np.isfinite(neurons["f"]).any():
+        index = int(np.nanargmax(neurons["f"]))
+        metrics |= {
+            "top_f": float(neurons["f"][index]),
+            "top_layer": int(neurons["layer"][index]),
+            "top_neuron": int(neurons["neuron"][index]),
+            "top_eta2": float(neurons["eta2"][index]),
+            "top_category": int(np.argmax([neurons[f"mean_{one}"][index] for one in range(len(of.categories))])),
+        }
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
@@ -269,6 +281,22 @@ def _findings(of: "Contrast", layers: Table, metrics: dict[str, Any]) -> list[st
     for end, own in (("top", 1), ("bottom", 0)):
         if f"{end}_t" in metrics:
             lines.append(_about_extreme(of, metrics, end, own))
+    if "top_f" in metrics:
+        lines.append(
+            f"The neuron that differs most is {metrics['top_neuron']} of layer {metrics['top_layer']} (F = "
+            f"{metrics['top_f']:.1f}, η² = {metrics['top_eta2']:.2f}), highest on “"
+            f"{of.categories[int(metrics['top_category'])]}”. Running text is looked at with two categories only."
+        )
+    missing = [
+        text
+        for text, absent in (
+            ("the paired t (the categories differ in size)", of.two and len(set(sizes.tolist())) > 1),
+            ("words of one token (too few)", "share_bonferroni_one_token_within_layers" not in metrics),
+        )
+        if absent
+    ]
+    if missing:
+        lines.append(f"Left out: {' and '.join(missing)}.")
     if of.reads_text and metrics["text_occurrences"] == 0:
         lines.append("None of the words occurs in the text as a whole word: nothing to generalise to.")
     elif "auroc_text_heldout_best" in metrics:
@@ -282,7 +310,7 @@ def _findings(of: "Contrast", layers: Table, metrics: dict[str, Any]) -> list[st
 
 def _about_extreme(of: "Contrast", metrics: dict[str, Any], end: str, own: int) -> str:
     text = (
-        f"The neuron that prefers {of.categories[own]} most is {metrics[f'{end}_neuron']} of layer "
+        f"The neuron that prefers “{of.categories[own]}” most is {metrics[f'{end}_neuron']} of layer "
         f"{metrics[f'{end}_layer']} (t = {metrics[f'{end}_t']:+.1f}, d = {metrics[f'{end}_d']:+.2f}"
     )
     if f"{end}_auroc_text" not in metrics:
@@ -316,7 +344,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
 class _Figures:
     """The contrast's figures, each drawn when it is called for."""
 
-    def __init__(self, of: "Contrast", analyses, layers: Table, neurons: Table, metrics, over_layers: dict[str, str]):
+    def __init__(self, of: "Contrast", analyses, layers: Table, neurons: Table, metrics, over_layers):
         self.of, self.analyses, self.layers, self.neurons = of, analyses, layers, neurons
         self.metrics, self.over = metrics, over_layers
         sizes = np.bincount(of.rows.category)
@@ -377,10 +405,11 @@ class _Figures:
         return volcano(
             effect, p, LEVEL / len(p), threshold, self._of_layer("neuron"),
             f"{found} of {len(p)} neurons of layer {self._layer} pass Bonferroni; shuffled labels: "
-            f"{self.layers['share_bonferroni_shuffled'][self.at] * len(p):.1f}",
+            f"{self.layers['share_bonferroni_shuffled'][self.at] * len(p):.1f} neurons",
             f"{self.measured}; {'Welch t' if self.of.two else 'F'}-test, {int((q < LEVEL).sum())} neurons with "
             "q < 0.05 (Benjamini-Hochberg)",
             xlabel,
+            signed=self.of.two,
         )  # fmt: skip
 
     def against_null(self):
@@ -394,7 +423,7 @@ class _Figures:
         direction = f" (positive: {self.of.categories[1]} higher)" if self.of.two else ""
         return against_null(
             values[np.isfinite(values)], null.counts, null.edges, limit,
-            f"{beyond} neurons of layer {self._layer} lie beyond what the largest of all neurons reaches by chance",
+            f"{beyond} neurons of layer {self._layer} lie beyond the largest of all neurons in 95 % of the shuffles",
             f"{self.measured}; null: shuffled labels, all neurons (its histogram: the first 2,000 shuffles); dashed: "
             "95 % quantile "
             f"of the largest {'|t|' if self.of.two else 'F'} of any neuron in {len(null.largest):,} shuffles",
@@ -434,7 +463,7 @@ class _Figures:
         most = int(np.argmax(share))
         return over_layers(
             self.of.layers,
-            {name: (self.layers[name], self.layers.get(null)) for name, null in self.over.items()},
+            {label: (self.layers[name], self.layers.get(null)) for name, (label, null) in self.over.items()},
             f"Layer {self.of.layers[most]} has most neurons that pass Bonferroni ({share[most]:.1%}); on unseen words "
             f"the best neuron is in layer {self.of.layers[best]} (AUROC {self.layers['auroc_heldout'][best]:.2f})",
             f"{self.measured}; dashed: the same with shuffled labels (share: mean; AUROC: 95 % quantile over shuffles)",

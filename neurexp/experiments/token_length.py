@@ -136,7 +136,10 @@ class TokenLength(base.Experiment):
             columns=COLUMNS,
             statistic="r_length",
             of_the_text=OF_THE_TEXT,
-            over_layers={"share_significant": "", "r_median": ""},
+            over_layers={
+                "share_significant": ("share of neurons that differ from the null", ""),
+                "r_median": ("median r with token length", ""),
+            },
             tensors={
                 "histograms": {
                     "edges": edges,

@@ -50,7 +50,7 @@ def words_by_neurons(
 
 def volcano(
     d: np.ndarray, p: np.ndarray, bonferroni: float, benjamini: float | None, names: np.ndarray, title: str,
-    detail: str, xlabel: str,
+    detail: str, xlabel: str, signed: bool = True,
 ) -> Figure:  # fmt: skip
     """Effect size against −log10 p of every neuron, with the thresholds drawn; the outermost are named.
 
@@ -60,6 +60,7 @@ def volcano(
         benjamini: the largest p with q < 0.05, None where there is none.
         names: `[neurons]` indices.
         title, detail, xlabel: texts.
+        signed: whether the effect has two directions.
     """
     figure = new_figure(7.5, 5)
     axes = figure.add_subplot()
@@ -74,13 +75,12 @@ def volcano(
         axes.annotate(
             "Benjamini-Hochberg", (1, -np.log10(benjamini)), xycoords=("axes fraction", "data"), ha="right", va="bottom"
         )
-    for index in np.argsort(-height)[:6]:
+    for index in np.argsort(-height)[:3]:
         axes.annotate(
             str(names[index]), (d[index], height[index]), fontsize=7, xytext=(3, 2), textcoords="offset points"
         )
     axes.axvline(0, color="black", linewidth=0.5)
     limit = float(np.max(np.abs(d[np.isfinite(d)]), initial=0.0)) * 1.1 or 1.0
-    signed = bool((d[np.isfinite(d)] < 0).any())
     axes.set(xlim=(-limit if signed else 0, limit), xlabel=xlabel, ylabel="−log10 p")
     axes.legend(frameon=False, fontsize=8, loc="upper center")
     bare(axes)
@@ -103,7 +103,8 @@ def against_null(
     axes = figure.add_subplot()
     colour, line = GROUP_STYLES[1]["color"], GROUP_STYLES[1]["linestyle"]
     axes.stairs(counts / max(1, counts.sum()) / np.diff(edges), edges, label="shuffled labels", color=colour, ls=line)
-    bins = np.linspace(edges[0], edges[-1], 61)
+    outermost = max(edges[-1], float(np.abs(t).max(initial=0.0)) * 1.02)
+    bins = np.linspace(-outermost if edges[0] < 0 else 0.0, outermost, 61)
     axes.hist(
         t, bins, density=len(t) > 0, color=GROUP_STYLES[0]["color"], alpha=0.6, label="neurons", hatch="///", ec="white"
     )
@@ -166,11 +167,11 @@ def over_layers(
     figure = new_figure(max(6.0, 4.2 * len(series)), 4.2)
     panels = figure.subplots(1, len(series), squeeze=False)[0]
     for axes, (name, (values, null)) in zip(panels, series.items(), strict=True):
-        axes.plot(layers, values, "o-", color=GROUP_STYLES[2]["color"], label=name)
+        axes.plot(layers, values, "o-", color=GROUP_STYLES[2]["color"], label="found")
         if null is not None:
-            axes.plot(layers, null, "s--", ms=4, color=GROUP_STYLES[1]["color"], label="by chance")
+            axes.plot(layers, null, "s--", ms=4, color=GROUP_STYLES[1]["color"], label="shuffled labels")
         axes.set_xticks(layers)
-        axes.set(xlabel="layer", ylabel=name.replace("_", " "))
+        axes.set(xlabel="layer", ylabel=name)
         axes.legend(frameon=False, fontsize=8)
         bare(axes)
     set_title(figure, title, detail)

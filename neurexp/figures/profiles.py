@@ -101,9 +101,13 @@ def densities_at_depths(
         title, detail, xlabel: texts.
     """
     limit = max(_limit(values) for _, _, values in runs)
-    figure = new_figure(11, 3.6)
-    panels = figure.subplots(1, 4, sharey=True)
-    for axes, depth in zip(panels, (0, 1 / 3, 2 / 3, 1), strict=True):
+    # A panel is a place where a run has a layer, named by the first run's depth there
+    first = np.asarray(runs[0][1])
+    wanted = [int(np.abs(first - depth).argmin()) for depth in (0, 1 / 3, 2 / 3, 1)]
+    shown = [float(first[index]) for index in dict.fromkeys(wanted)]
+    figure = new_figure(max(5.5, 2.75 * len(shown)), 3.8)
+    panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for axes, depth in zip(panels, shown, strict=True):
         for index, (name, depths, values) in enumerate(runs):
             nearest = int(np.abs(np.asarray(depths) - depth).argmin())
             places, densities = _densities([values[nearest]], limit)
@@ -113,7 +117,7 @@ def densities_at_depths(
         axes.set(xlabel=xlabel, title=f"depth {depth:.2f}")
         bare(axes)
     panels[0].set_ylabel("density over neurons")
-    panels[0].set_ylim(0, None)
+    panels[0].set_ylim(0, panels[0].get_ylim()[1] * 1.25)  # room for the legend
     panels[0].legend(frameon=False, fontsize=7, loc="upper left")
     set_title(figure, title, detail)
     return figure

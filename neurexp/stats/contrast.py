@@ -176,8 +176,7 @@ def permutation(
     rows, within = len(labels), units if is_paired(labels, units) else None
     exact = labels.max() == 1 and within is None and comb(rows, int(labels.sum())) <= draws
     random = np.random.default_rng(seed)
-    top = max(6.0, float(observed[defined].max()) * 1.05) if defined.any() else 6.0
-    edges = np.linspace(0 if labels.max() > 1 else -top, top, bins + 1)
+    edges = np.linspace(-6.0, 6.0, bins + 1)
     exceed, counts, largest = np.zeros(x.shape[1], dtype=np.int64), np.zeros(bins, dtype=np.int64), []
     labellings = _every_labelling(rows, int(labels.sum())) if exact else _labellings(labels, draws, random, within)
     for batch in labellings:
@@ -185,6 +184,9 @@ def permutation(
         magnitude = np.where(np.isfinite(drawn), np.abs(drawn), 0.0)
         exceed += (magnitude >= threshold).sum(0)
         largest.append(magnitude.max(1))
+        if len(largest) == 1:
+            top = 1.5 * max(float(magnitude.max()), 1.0)  # hardly a later draw lies beyond
+            edges = np.linspace(0.0 if labels.max() > 1 else -top, top, bins + 1)
         if len(largest) <= DRAWN:
             counts += np.histogram(drawn[:, defined], edges)[0]
     highest = np.concatenate(largest)

@@ -78,10 +78,11 @@ def read_lists(folder: Path, option: str = "experiment.words") -> WordLists:
         UserError: fewer than two categories, a category with fewer than two words left, or a file that is not text.
     """
     if not folder.is_dir():
-        raise UserError(f"{option}={folder}: no such folder; give one with a CATEGORY.txt of words for each category")
+        what = "is a file" if folder.is_file() else "no such folder"
+        raise UserError(f"{option}={folder}: {what}; give a folder with a CATEGORY.txt of words for each category")
     files = {file.stem: file for file in folder.glob("*.txt") if file.is_file()}
     if len(files) < 2:
-        raise UserError(f"{option}={folder}: {len(files)} word lists there; a contrast needs two or more CATEGORY.txt")
+        raise UserError(f"{option}={folder}: {len(files)} CATEGORY.txt there; a contrast needs two or more")
     first = [name for name in FIRST if name in files]
     order = first if len(first) == len(files) else sorted(files)
     if len(first) == len(FIRST):
@@ -95,7 +96,10 @@ def read_lists(folder: Path, option: str = "experiment.words") -> WordLists:
     words = {name: sorted(set(listed) - shared) for name, listed in found.items()}
     for name, left in words.items():
         if len(left) < FEWEST:
-            raise UserError(f"{option}={folder}: {name}.txt has {len(left)} words of its own; give {FEWEST} or more")
+            raise UserError(
+                f"{option}={folder}: {name}.txt has {len(left)} words of its own, which stand in no other list; give "
+                "4 or more"
+            )
     return WordLists(words, sum(empty.values()), duplicates, len(shared))
 
 

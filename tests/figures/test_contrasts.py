@@ -186,7 +186,7 @@ def test_a_panel_a_column_with_its_null_dashed(layers, columns):
         for index in range(columns)
     }
     figure = draw(over_layers(layers, series, **TEXTS))
-    assert [axes.get_ylabel() for axes in figure.axes] == [name.replace("_", " ") for name in series]
+    assert [axes.get_ylabel() for axes in figure.axes] == list(series)
     for axes, (values, chance) in zip(figure.axes, series.values(), strict=True):
         assert axes.lines[0].get_ydata().tolist() == values.tolist()
         assert axes.lines[0].get_xdata().tolist() == layers

@@ -125,8 +125,8 @@ def test_words_beyond_ascii_and_of_several_parts_are_words(tmp_path):
 @pytest.mark.parametrize(
     ("content", "answer"),
     [
-        ({"a": ["p", "q"]}, "1 word lists there"),
-        ({}, "0 word lists there"),
+        ({"a": ["p", "q"]}, "1 CATEGORY.txt there"),
+        ({}, "0 CATEGORY.txt there"),
         ({"a": ["p", "q"], "b": ""}, "b.txt has 0 words of its own"),
         ({"a": ["p", "q"], "b": "\n \n"}, "b.txt has 0 words of its own"),
         ({"a": ["p", "q", "r", "s"], "b": ["p", "q"]}, "b.txt has 0 words of its own"),
@@ -160,7 +160,7 @@ def test_a_word_may_be_as_long_as_the_limit(tmp_path):
 @pytest.mark.parametrize("what", ["nothing", "a_file"])
 def test_what_is_no_folder_is_named(tmp_path, what):
     (tmp_path / "a_file").write_text("word\n")
-    with pytest.raises(UserError, match=rf"^experiment\.words={tmp_path / what}: no such folder"):
+    with pytest.raises(UserError, match=rf"^experiment\.words={tmp_path / what}: (no such folder|is a file); give"):
         read_lists(tmp_path / what)
 
 
