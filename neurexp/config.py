@@ -125,6 +125,9 @@ class KeepFinishedRuns(Callback):
     """Ends a command whose run folder holds a finished run, before Hydra writes its config over that run's."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not str(config.run.outputs).strip():  # or the run folder would lie at the file system's root
+            print("error: run.outputs is empty: give run.outputs=FOLDER", file=sys.stderr)
+            sys.exit(1)
         folder = Path(config.hydra.run.dir)
         if (folder / "summary.json").exists():
             print(f"error: hydra.run.dir={folder}: holds a finished run; choose another folder", file=sys.stderr)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -25,8 +26,13 @@ def of_process() -> dict[str, Any]:
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         "git_commit": commit,
         "git_dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")) if commit else None,
-        "command_line": shlex.join([Path(sys.executable).name, "-m", "neurexp", *sys.argv[1:]]),
+        "command_line": without_secrets(shlex.join([Path(sys.executable).name, "-m", "neurexp", *sys.argv[1:]])),
     }
+
+
+def without_secrets(text: str) -> str:
+    """The text without the user and password of any address in it."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def hash_of_tokenizer(tokenizer) -> str:

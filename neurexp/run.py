@@ -7,6 +7,7 @@ answer before that.
 import logging
 import os
 import shutil
+import signal
 import sys
 import traceback
 from contextlib import nullcontext, suppress
@@ -314,12 +315,14 @@ def _dataset_name(settings: Config) -> str:
 def _flat(config: DictConfig) -> dict[str, str]:
     """The resolved config as dotted names, for MLflow's parameters."""
 
+    from neurexp.provenance import without_secrets
+
     def walk(prefix: str, value: Any):
         if isinstance(value, dict):
             for key, inner in value.items():
                 yield from walk(f"{prefix}.{key}" if prefix else str(key), inner)
         elif value is not None:
-            yield prefix, str(getattr(value, "value", value))
+            yield prefix, without_secrets(str(getattr(value, "value", value)))
 
     return dict(walk("", OmegaConf.to_container(config, resolve=True)))
 
@@ -391,6 +394,7 @@ def main() -> None:
     # Hydra hands its errors over only in this mode; what the user asked for is kept beside it
     os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _interrupt)  # a job that a scheduler ends leaves what Ctrl-C leaves
     status = None
     try:
         _job()
@@ -413,6 +417,10 @@ def main() -> None:
             _failures.append("the sweep")
     if _failures:
         sys.exit(1)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _end_sweep(folder: Path, status: str | None) -> bool:

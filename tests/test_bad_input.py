@@ -9,6 +9,8 @@ import torch
 from make_repos import make_gpt_neo
 from safetensors.torch import load_file, save_file
 
+from neurexp.provenance import without_secrets
+
 MINI = ("model=mini", "dataset=pydoc", "tracking=off")
 
 # What is typed after the defaults (`{inputs}`: the folder of the fixture below) and what the answer must say.
@@ -222,3 +224,13 @@ def test_the_traceback_is_shown_to_who_asks_for_it(commands, cli):
         process.stderr.splitlines()[-1]
         == "neurexp.errors.UserError: dataset.tokens=0: give a whole number of 1 or more"
     )
+
+
+def test_an_empty_outputs_folder_is_not_the_root(quick_cli):
+    process = quick_cli("model=mini", "dataset=pydoc", "run.outputs=")
+    assert (process.returncode, process.stderr) == (1, "error: run.outputs is empty: give run.outputs=FOLDER\n")
+
+
+def test_a_password_in_an_address_is_not_passed_on():
+    assert without_secrets("tracking.uri=https://me:secret@host/x y") == "tracking.uri=https://***@host/x y"
+    assert without_secrets("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"

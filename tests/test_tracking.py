@@ -169,7 +169,8 @@ def test_a_sweep_logs_a_run_per_job_and_earlier_failures_spoil_nothing(several):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_is_marked_so_and_is_no_result(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_marked_so_and_is_no_result(tmp_path, sent):
     arguments = ("model=mini", "dataset=pydoc", "dataset.tokens=100000", "hydra.run.dir=run")
     process = subprocess.Popen(
         [sys.executable, "-m", "neurexp", *arguments],
@@ -181,7 +182,7 @@ def test_an_interrupted_run_is_marked_so_and_is_no_result(tmp_path):
     )
     assert process.stdout is not None
     assert any(line.startswith("Text: ") for line in process.stdout)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     process.communicate(timeout=60)
     assert process.returncode != 0
     (run,) = runs_in(tmp_path / "outputs")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from neurexp.experiments.contrast import Contrast
 
 FEWEST = 4  # rows of a category, below which nothing is compared
+MANY_ROWS, FEW_SHUFFLES = 500, 5  # beyond so many rows a layer's probe is fitted to so many shuffles only
 SPLITS_OF_A_SHUFFLE = 10  # of the words in halves, for each shuffle of the labels
 
 
@@ -140,7 +141,8 @@ class Analyst:
         # Dealt out within the folds: the null's folds are then as balanced as the real ones
         shuffles = np.stack([self._shuffled(random, fold) for _ in range(self.options.shuffles)])
         labellings = np.concatenate([self.labels[None], shuffles])
-        of_layer = probe.layer_accuracy(x, labellings, fold)
+        few = labellings if len(self.labels) <= MANY_ROWS else labellings[: 1 + FEW_SHUFFLES]  # it is the slow one
+        of_layer = probe.layer_accuracy(x, few, fold)
         row = {
             "probe_layer_accuracy": float(of_layer[0]),
             "probe_layer_accuracy_shuffled_q95": float(np.quantile(of_layer[1:], 1 - LEVEL)),

@@ -98,7 +98,8 @@ _COLUMNS = {
     "auroc_heldout_shuffled_q95": f"the same {_SHUFFLED}: 95 % quantile over experiment.shuffles",
     "probe_layer_accuracy": "5-fold cross-validated accuracy of a logistic regression on all neurons of the layer "
     "(standardised, L2, C = 1)",
-    "probe_layer_accuracy_shuffled_q95": f"the same {_SHUFFLED}: 95 % quantile over experiment.shuffles",
+    "probe_layer_accuracy_shuffled_q95": f"the same {_SHUFFLED}: 95 % quantile over experiment.shuffles (5 of them "
+    "with more than 500 rows)",
     "probe_best_accuracy": "5-fold accuracy of the neuron that was best (|t_welch|) among the training words of each "
     "fold: choosing and testing share no word",
     "probe_best_accuracy_shuffled_q95": f"the same {_SHUFFLED}: 95 % quantile over experiment.shuffles",

@@ -14,7 +14,6 @@ from neurexp.stats.contrast import compare_within
 FOLDS = 5
 ITERATIONS, HALVINGS = 50, 20
 TOLERANCE = 1e-8  # of the largest step, on standardised neurons
-MANY = 500  # training rows, from which on a solver is used whose cost does not grow with their cube
 REGULARISATION = 1.0  # scikit-learn's C, of the probe on all neurons of a layer
 
 
@@ -168,9 +167,7 @@ def layer_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray) -> n
                 right[index] += (labels[~train] == np.bincount(labels[train]).argmax()).sum()
             continue
         rotated = z @ (z[train].T @ (axes[:, kept] / np.sqrt(squares[kept])))
-        solver = "newton-cholesky" if train.sum() < MANY else "lbfgs"
         for index, labels in enumerate(labellings):
-            model = LogisticRegression(C=REGULARISATION, solver=solver, max_iter=1000)
-            model.fit(rotated[train], labels[train])
+            model = LogisticRegression(C=REGULARISATION, solver="newton-cholesky").fit(rotated[train], labels[train])
             right[index] += (model.predict(rotated[~train]) == labels[~train]).sum()
     return right / x.shape[0]
