@@ -1,7 +1,7 @@
 """The analysis of one layer of a contrast: every statistic of its neurons, and its row of `layers.parquet`.
 
 Arrays come from the contrast's captures, the arithmetic from `stats.contrast` and `stats.probe`; which column means
-what is said in `contrast_columns`.
+what is said in `contrast_columns`. Knows no sentence and no figure.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neurexp.report import Table
-from neurexp.stats import contrast, probe
+from neurexp.stats import contrast, probe, summary
 from neurexp.stats.association import LEVEL, q_values
 from neurexp.text.words import Selection, pairs
 
@@ -194,8 +194,11 @@ class Analyst:
             # The same words in both: they would agree somewhat whatever their labels
             first = contrast.differences(x, self.shuffles)
             second = contrast.differences(beside, self._labels_of(rows))
-            null = [correlation(*both) for both in zip(first, second, strict=True)]
-            values = correlation(neurons["cohens_d"], neurons[f"cohens_d_{name}"]), _quantile(null)
+            null = [summary.correlation(*both) for both in zip(first, second, strict=True)]
+            values = (
+                summary.correlation(neurons["cohens_d"], neurons[f"cohens_d_{name}"]),
+                summary.quantile(np.array(null), 1 - LEVEL),
+            )
             row |= dict(zip(agreement, values, strict=True))
         return row
 
@@ -213,12 +216,14 @@ class Analyst:
             return row
         text, found = rows[0].astype(np.float64), self.of.found
         neurons["auroc_text"] = contrast.auroc(text, found.category)
-        row["auroc_text_r"] = correlation(neurons["auroc"], neurons["auroc_text"])
+        row["auroc_text_r"] = summary.correlation(neurons["auroc"], neurons["auroc_text"])
         known = set(zip(self.of.rows.words, self.labels.tolist(), strict=True))
         if not known.issuperset(zip(found.words, found.category.tolist(), strict=True)):
             return row  # other rows than the first ones': no word to shuffle or to hold out
         null = zip(contrast.auroc(x, self.shuffles), contrast.auroc(text, self._labels_of(found)), strict=True)
-        row["auroc_text_r_shuffled_q95"] = _quantile([correlation(*both) for both in null])
+        row["auroc_text_r_shuffled_q95"] = summary.quantile(
+            np.array([summary.correlation(*both) for both in null]), 1 - LEVEL
+        )
         # Chosen on half of the words, on their own; scored on the other half, in use
         number = dict(zip(self.of.rows.words, self.units, strict=True))
         unit_of = np.array([number[word] for word in found.words])
@@ -228,17 +233,3 @@ class Analyst:
             scores.append(contrast.one_against_rest(text[unseen, best], found.category[unseen], way))
         row["auroc_text_heldout"] = float(np.nanmean(scores)) if np.isfinite(scores).any() else np.nan
         return row
-
-
-def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's r over what is defined in both; NaN where that is too little or does not vary."""
-    both = np.isfinite(x) & np.isfinite(y)
-    if both.sum() < 3 or np.ptp(x[both]) == 0 or np.ptp(y[both]) == 0:
-        return float("nan")
-    return float(np.corrcoef(x[both], y[both])[0, 1])
-
-
-def _quantile(values: list[float]) -> float:
-    """The 95 % quantile of what is defined."""
-    finite = np.array(values)[np.isfinite(values)]
-    return float(np.quantile(finite, 1 - LEVEL)) if len(finite) else float("nan")

@@ -1,4 +1,4 @@
-"""The data dictionary of a contrast: what each column of its tables and each metric means."""
+"""The data dictionary of a contrast: what each column of its tables and each metric means. Texts only."""
 
 
 def columns_of(categories: list[str], conditions: dict[str, str]) -> dict[str, str]:

@@ -1,7 +1,9 @@
-"""A contrast's report: tables, headlines, sentences and figures from the analysis of its layers."""
+"""A contrast's report: tables, headlines and sentences from the analysis of its layers.
+
+Computes nothing of its own but over layers; what a figure shows is said in `contrast_figures`.
+"""
 
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +11,9 @@ from tqdm import tqdm
 
 from neurexp.experiments.contrast_analysis import Analyst, LayerAnalysis
 from neurexp.experiments.contrast_columns import columns_of
+from neurexp.experiments.contrast_figures import Figures, extremes
 from neurexp.report import Report, Table
+from neurexp.stats import summary
 from neurexp.stats.association import LEVEL, q_values
 from neurexp.stats.contrast import auroc_interval, p_of_largest
 
@@ -20,7 +24,6 @@ OF_THE_WORDS = frozenset(
     ("words", "words_empty", "words_duplicate", "words_shared", "words_unaligned", "words_one_token",
      "text_occurrences", "neurons_tested")
 )  # fmt: skip
-SHOWN = 12  # neurons whose values are drawn word by word
 BOOTSTRAPS = 2000  # for the interval of an AUROC in running text
 
 
@@ -66,7 +69,7 @@ def write(of: "Contrast") -> Report:
             "auroc_heldout": ("AUROC of the best neuron on unseen words", null),
         },
     )
-    drawn = _Figures(of, analyses, layers, neurons, metrics, report.over_layers)
+    drawn = Figures(of, analyses, layers, neurons, metrics, report.over_layers)
     report.figures, report.pages = drawn.all(), drawn.pages()
     return report
 
@@ -114,7 +117,7 @@ def _layers(of: "Contrast", analyses: list[LayerAnalysis], neurons: Table) -> Ta
         positive = by_layer("t_welch") > 0
         table["share_bonferroni_positive"] = (bonferroni & positive).mean(1)
         table["share_bonferroni_negative"] = (bonferroni & ~positive).mean(1)
-        table["d_abs_median"] = np.array([_median(np.abs(row)) for row in by_layer("cohens_d")])
+        table["d_abs_median"] = np.array([summary.median(np.abs(row)) for row in by_layer("cohens_d")])
         best = np.nanargmax(np.abs(np.nan_to_num(by_layer("auroc"), nan=0.5) - 0.5), axis=1)
         table["auroc_best"] = by_layer("auroc")[np.arange(rows), best]
     return table
@@ -133,19 +136,19 @@ def _metrics(of: "Contrast", layers: Table, neurons: Table) -> dict[str, float]:
         "share_bonferroni_within_layers": float(neurons["significant_bonferroni"].mean()),
         "share_bonferroni_shuffled_within_layers": float(layers["share_bonferroni_shuffled"].mean()),
         "share_significant_over_all": float((neurons[f"q_{of.test}_all"] < LEVEL).mean()),
-        "replication_rate_all": _ratio(layers["replication_replicated"], layers["replication_selected"]),
-        "replication_rate_chance_all": _ratio(layers["replication_by_chance"], layers["replication_selected"]),
+        "replication_rate_all": summary.ratio(layers["replication_replicated"], layers["replication_selected"]),
+        "replication_rate_chance_all": summary.ratio(layers["replication_by_chance"], layers["replication_selected"]),
     }
     for name in ("auroc_heldout", "auroc_text_heldout", "probe_layer_accuracy"):
         if name in layers and np.isfinite(layers[name]).any():
             best = int(np.nanargmax(layers[name]))
             metrics |= {f"{name}_best": float(layers[name][best]), f"{name}_best_layer": of.layers[best]}
     for name in (*of.conditions, "one_token"):
-        metrics[f"share_bonferroni_{name}_within_layers"] = _mean(layers[f"share_bonferroni_{name}"])
+        metrics[f"share_bonferroni_{name}_within_layers"] = summary.mean(layers[f"share_bonferroni_{name}"])
         if of.two:
-            metrics[f"d_r_{name}_mean"] = _mean(layers[f"d_r_{name}"])
+            metrics[f"d_r_{name}_mean"] = summary.mean(layers[f"d_r_{name}"])
     if of.two and np.isfinite(neurons["t_welch"]).any():
-        for end, index in zip(("top", "bottom"), _extremes(neurons), strict=True):
+        for end, index in zip(("top", "bottom"), extremes(neurons), strict=True):
             metrics |= {
                 f"{end}_t": float(neurons["t_welch"][index]),
                 f"{end}_layer": int(neurons["layer"][index]),
@@ -156,7 +159,7 @@ def _metrics(of: "Contrast", layers: Table, neurons: Table) -> dict[str, float]:
             if "auroc_text" in neurons and np.isfinite(neurons["auroc_text"][index]):
                 metrics |= _text_score(of, neurons, index, end)
         if "auroc_text_r" in layers:
-            metrics["auroc_text_r_mean"] = _mean(layers["auroc_text_r"])
+            metrics["auroc_text_r_mean"] = summary.mean(layers["auroc_text_r"])
     if not of.two and np.isfinite(neurons["f"]).any():
         index = int(np.nanargmax(neurons["f"]))
         metrics |= {
@@ -181,11 +184,6 @@ def _text_score(of: "Contrast", neurons: Table, index: int, end: str) -> dict[st
         f"{end}_auroc_text_low": low,
         f"{end}_auroc_text_high": high,
     }
-
-
-def _extremes(neurons: Table) -> tuple[int, int]:
-    """Rows of the highest and of the lowest t."""
-    return int(np.nanargmax(neurons["t_welch"])), int(np.nanargmin(neurons["t_welch"]))
 
 
 def _words(analyst: Analyst) -> Table:
@@ -324,188 +322,3 @@ def _about_extreme(of: "Contrast", metrics: dict[str, Any], end: str, own: int) 
         f"pairs (95 % interval over words {low:.0%} to {high:.0%}; the same words, {seen[own]} and "
         f"{seen[1 - own]} occurrences)."
     )
-
-
-def _median(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(np.median(values)) if len(values) else float("nan")
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else float("nan")
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
-    """Of all layers together; NaN where there is nothing to divide by."""
-    return float(part.sum() / whole.sum()) if whole.sum() > 0 else float("nan")
-
-
-class _Figures:
-    """The contrast's figures, each drawn when it is called for."""
-
-    def __init__(self, of: "Contrast", analyses, layers: Table, neurons: Table, metrics, over_layers):
-        self.of, self.analyses, self.layers, self.neurons = of, analyses, layers, neurons
-        self.metrics, self.over = metrics, over_layers
-        sizes = np.bincount(of.rows.category)
-        names = ", ".join(f"{size} {name}" for size, name in zip(sizes, of.categories, strict=True))
-        self.measured = f"{of.setting.model}, {of.options.site}; {names}"
-        self.statistic, self.symbol, self.effect = ("t_welch", "t", "cohens_d") if of.two else ("f", "F", "eta2")
-        # The layer that figures of one layer show
-        self.at = int(np.argmax(layers["share_bonferroni"] + 1e-9 * np.nan_to_num(layers["auroc_heldout"])))
-
-    def all(self) -> dict[str, Callable[[], Any]]:
-        figures: dict[str, Callable[[], Any]] = {"words_by_neurons": self.words_by_neurons}
-        if np.isfinite(self.neurons[self.statistic]).any():
-            figures |= {
-                "volcano": self.volcano,
-                f"{self.symbol.lower()}_against_null": self.against_null,
-                "top_neurons": self.top_neurons,
-            }
-            if "text" in self.of.activations:
-                figures["text_heat_map"] = self.heat_map
-        if len(self.of.layers) > 1:
-            figures["over_layers"] = self.over_layers
-        return figures
-
-    def pages(self) -> dict[str, Callable[[], str]]:
-        return {"text_heat_map": self.heat_page} if "text_heat_map" in self.all() else {}
-
-    @property
-    def _layer(self) -> int:
-        return self.of.layers[self.at]
-
-    def _of_layer(self, name: str) -> np.ndarray:
-        return self.neurons[name].reshape(len(self.of.layers), -1)[self.at]
-
-    def words_by_neurons(self):
-        from neurexp.figures.contrasts import words_by_neurons
-
-        offset, negative = self.layers["mean_offset"][self.at], self.layers["share_mean_negative"][self.at]
-        return words_by_neurons(
-            self.of.activations["words"][self._layer],
-            self.of.rows.category,
-            self.of.categories,
-            self._of_layer("band"),
-            f"{negative:.0%} of the neurons of layer {self._layer} sit below zero (mean {offset:+.2f}); "
-            f"{self.layers['bands'][self.at]:g} are far out for all words",
-            f"{self.measured}; layer {self._layer}; marks below: means beyond 3.5 robust SD of the others",
-            "activation (model's own units)",
-        )
-
-    def volcano(self):
-        from neurexp.figures.contrasts import volcano
-
-        found = int(self._of_layer("significant_bonferroni").sum())
-        effect, p, q = (self._of_layer(name) for name in (self.effect, f"p_{self.of.test}", f"q_{self.of.test}"))
-        threshold = float(p[q < LEVEL].max()) if (q < LEVEL).any() else None
-        xlabel = "η²: share of the neuron's variance that lies between the categories"
-        if self.of.two:
-            xlabel = f"Cohen's d (right: {self.of.categories[1]} higher, left: {self.of.categories[0]})"
-        return volcano(
-            effect, p, LEVEL / len(p), threshold, self._of_layer("neuron"),
-            f"{found} of {len(p)} neurons of layer {self._layer} pass Bonferroni; shuffled labels: "
-            f"{self.layers['share_bonferroni_shuffled'][self.at] * len(p):.1f} neurons",
-            f"{self.measured}; {'Welch t' if self.of.two else 'F'}-test, {int((q < LEVEL).sum())} neurons with "
-            "q < 0.05 (Benjamini-Hochberg)",
-            xlabel,
-            signed=self.of.two,
-        )  # fmt: skip
-
-    def against_null(self):
-        from neurexp.figures.contrasts import against_null
-
-        null = self.analyses[self.at].null
-        values = self._of_layer(self.statistic)
-        limit = float(np.quantile(null.largest, 1 - LEVEL))
-        beyond = int((self._of_layer("p_maxt") < LEVEL).sum())
-        name = "Welch's t" if self.of.two else "F"
-        direction = f" (positive: {self.of.categories[1]} higher)" if self.of.two else ""
-        return against_null(
-            values[np.isfinite(values)], null.counts, null.edges, limit,
-            f"{beyond} neurons of layer {self._layer} lie beyond the largest of all neurons in 95 % of the shuffles",
-            f"{self.measured}; null: shuffled labels, all neurons (its histogram: the first 2,000 shuffles); dashed: "
-            "95 % quantile "
-            f"of the largest {'|t|' if self.of.two else 'F'} of any neuron in {len(null.largest):,} shuffles",
-            f"{name}{direction}",
-        )  # fmt: skip
-
-    def top_neurons(self):
-        from neurexp.figures.contrasts import values_by_word
-
-        values = np.nan_to_num(self.neurons[self.statistic])
-        order = np.argsort(values)
-        half = min(SHOWN // 2, len(values) // 2)
-        chosen = [*order[::-1][:half], *order[:half][::-1]] if self.of.two else list(order[::-1][: 2 * half])
-        labels, rows = [], []
-        sign = "d = {:+.2f}" if self.of.two else "η² = {:.2f}"
-        for index in chosen:
-            layer, neuron = int(self.neurons["layer"][index]), int(self.neurons["neuron"][index])
-            effect = sign.format(self.neurons[self.effect][index])
-            labels.append(f"{self.of.options.site}_{layer}, neuron {neuron}\n{effect}")
-            rows.append(self.of.activations["words"][layer][:, neuron])
-        above = f"above: neurons that prefer {self.of.categories[-1]}, below: {self.of.categories[0]}; "
-        effects = np.abs(self.neurons[self.effect][chosen])
-        return values_by_word(
-            rows, labels, self.of.rows.category, self.of.categories,
-            f"The neurons with the largest {'|t|' if self.of.two else 'F'}, word by word: "
-            f"{'|d|' if self.of.two else 'η²'} from {np.nanmin(effects):.2f} to {np.nanmax(effects):.2f}",
-            f"{self.measured}; a dot a word, bar: mean; {above if self.of.two else ''}chosen and shown on the same "
-            "words",
-            "activation (own scale)",
-        )  # fmt: skip
-
-    def over_layers(self):
-        from neurexp.figures.contrasts import over_layers
-
-        best = int(np.nanargmax(self.layers["auroc_heldout"]))
-        share = self.layers["share_bonferroni"]
-        most = int(np.argmax(share))
-        return over_layers(
-            self.of.layers,
-            {label: (self.layers[name], self.layers.get(null)) for name, (label, null) in self.over.items()},
-            f"Layer {self.of.layers[most]} has most neurons that pass Bonferroni ({share[most]:.1%}); on unseen words "
-            f"the best neuron is in layer {self.of.layers[best]} (AUROC {self.layers['auroc_heldout'][best]:.2f})",
-            f"{self.measured}; dashed: the same with shuffled labels (share: mean; AUROC: 95 % quantile over shuffles)",
-        )
-
-    def _heat(self):
-        top, bottom = _extremes(self.neurons)
-        rows = []
-        for index, category in ((top, 1), (bottom, 0)):
-            layer, neuron = int(self.neurons["layer"][index]), int(self.neurons["neuron"][index])
-            found = self.of.excerpt_of(layer, neuron)
-            assert found is not None
-            tokens, values, listed = found
-            name = f"{self.of.options.site}_{layer}, neuron {neuron}"
-            score = self.neurons["auroc_text"][index]
-            right = score if category == 1 else 1 - score  # the chance in the neuron's own direction
-            told = f"higher on them in {right:.0%} of pairs" if np.isfinite(score) else "too few listed words"
-            rows.append((f"{name}: prefers {self.of.categories[category]} ({told})", tokens, values, listed))
-        return rows
-
-    def _about_heat(self) -> str:
-        return (
-            f"{self.of.setting}; {len(self.of.found.words)} occurrences of listed words in the text, at most "
-            f"{self.of.options.occurrences} of each; colour: the neuron's activation"
-        )
-
-    def _heat_title(self) -> str:
-        scores = [self.metrics[name] for name in ("top_auroc_text", "bottom_auroc_text") if name in self.metrics]
-        if len(scores) < 2:
-            return "The two neurons that differ most, over running text"
-        # bottom: category 0 should be higher, so the chance in its direction is 1 − AUROC
-        return (
-            f"In running text the neuron for {self.of.categories[1]} is right on {scores[0]:.0%} of pairs of listed "
-            f"words, the one for {self.of.categories[0]} on {1 - scores[1]:.0%}"
-        )
-
-    def heat_map(self):
-        from neurexp.figures.heat import heat_map
-
-        return heat_map(self._heat(), self.of.categories, self._heat_title(), self._about_heat())
-
-    def heat_page(self) -> str:
-        from neurexp.figures.heat import heat_page
-
-        return heat_page(self._heat(), self.of.categories, self._heat_title(), self._about_heat())

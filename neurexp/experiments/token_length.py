@@ -3,7 +3,7 @@
 A profile of every neuron over the length of its token: group means about the median, Pearson's r with its interval and
 an honest null, and what is left of r once frequency, position and word beginning are controlled for. The words and
 numbers are made here; the arithmetic is in `stats`, the columns of the pass in `design`, the texts of the data
-dictionary in `token_length_columns`.
+dictionary in `token_length_columns`, the figures in `token_length_figures`. Touches no hook and no activation.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,10 @@ from neurexp.errors import UserError
 from neurexp.experiments import base
 from neurexp.experiments.design import Design
 from neurexp.experiments.token_length_columns import COLUMNS
+from neurexp.experiments.token_length_figures import Figures
 from neurexp.models.load import LanguageModel
 from neurexp.report import Report, Table
-from neurexp.stats import association
+from neurexp.stats import association, summary
 from neurexp.stats.groups import EQUAL, LONGER, SHORTER, GroupSums, Summary, median_split, overlap
 from neurexp.stats.profile import LayerProfile, ProfileSums, profile_layer
 from neurexp.text.tokens import Tokens, token_lengths
@@ -155,7 +156,7 @@ class TokenLength(base.Experiment):
                     "layers": np.array(self.layers),
                 },
             },
-            figures=_Figures(self, layers, neurons, histogram, edges, curves).all(),
+            figures=Figures(self, layers, neurons, histogram[:, :SPECIAL, 1:-1], edges, curves).all(),
         )
 
     def _neuron_table(self, profiles: list[LayerProfile]) -> Table:
@@ -206,8 +207,8 @@ class TokenLength(base.Experiment):
         table: Table = {"layer": np.array(self.layers)}
         table["mean"], table["std"], table["mean_abs"] = everything.per_layer()
         for group, name in enumerate((*GROUPS, "special")):
-            summary = self._sums.of(group)
-            table[f"mean_{name}"], table[f"std_{name}"], table[f"mean_abs_{name}"] = summary.per_layer()
+            of_group = self._sums.of(group)
+            table[f"mean_{name}"], table[f"std_{name}"], table[f"mean_abs_{name}"] = of_group.per_layer()
         with np.errstate(invalid="ignore", divide="ignore"):
             table["d_longer_shorter"] = (table["mean_longer"] - table["mean_shorter"]) / table["std"]
         table["overlap_longer_shorter"] = overlap(histogram[:, SHORTER], histogram[:, LONGER])
@@ -225,7 +226,7 @@ class TokenLength(base.Experiment):
         rows = [_summarise(profile) for profile in profiles]
         table |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
         if self.options.skip_positions:
-            table["r_median_with_skipped"] = np.array([_median(profile.r_with_skipped) for profile in profiles])
+            table["r_median_with_skipped"] = np.array([summary.median(profile.r_with_skipped) for profile in profiles])
         by_layer = neurons["q_length"].reshape(len(self.layers), -1) < association.LEVEL
         # The test is about the null's mean, and so is the direction of what it found
         above = _above_null(neurons).reshape(len(self.layers), -1)
@@ -233,7 +234,10 @@ class TokenLength(base.Experiment):
         table["share_significant_positive"] = (by_layer & above).mean(1)
         table["share_significant_negative"] = (by_layer & ~above).mean(1)
         table["r_detectable"] = np.array(
-            [_median(association.smallest_detectable(one.null_sd, self.options.permutations)) for one in profiles]
+            [
+                summary.median(association.smallest_detectable(one.null_sd, self.options.permutations))
+                for one in profiles
+            ]
         )
         return table
 
@@ -253,22 +257,24 @@ class TokenLength(base.Experiment):
             "share_longer": shares[LONGER],
             "types": int((self.design.counts > 0).sum()),
             "types_effective": float(self.design.counts.sum() ** 2 / (self.design.counts.astype(float) ** 2).sum()),
-            "r_median_all": _median(r),
-            "r_abs_median": _median(np.abs(r)),
-            "r_partial_abs_median": _median(np.abs(neurons["r_length_partial"])),
+            "r_median_all": summary.median(r),
+            "r_abs_median": summary.median(np.abs(r)),
+            "r_partial_abs_median": summary.median(np.abs(neurons["r_length_partial"])),
             "share_significant_all": float(significant.mean()),
             "share_significant_all_positive": float((significant & _above_null(neurons)).mean()),
-            "survival_overall": _slope(r, neurons["r_length_partial"]),
-            "replication_r_overall": _correlation(neurons["r_length_first_half"], neurons["r_length_second_half"]),
-            "r_detectable_median": _median(layers["r_detectable"]),
-            "first_layer_excess": _median(layers["r_median"][:1]) - _median(layers["r_median"][1:]),
+            "survival_overall": summary.slope(r, neurons["r_length_partial"]),
+            "replication_r_overall": summary.correlation(
+                neurons["r_length_first_half"], neurons["r_length_second_half"]
+            ),
+            "r_detectable_median": summary.median(layers["r_detectable"]),
+            "first_layer_excess": summary.median(layers["r_median"][:1]) - summary.median(layers["r_median"][1:]),
             "last_layers_contraction": _contraction(spread),
         }
-        strongest = _largest(layers["d_longer_shorter"])
+        strongest = summary.largest(layers["d_longer_shorter"])
         if strongest is not None:
             metrics["d_longer_shorter_strongest"] = float(layers["d_longer_shorter"][strongest])
             metrics["d_longer_shorter_strongest_layer"] = self.layers[strongest]
-        strongest = _largest(layers["r_median"])
+        strongest = summary.largest(layers["r_median"])
         if strongest is not None:
             metrics["r_median_strongest"] = float(layers["r_median"][strongest])
             metrics["r_median_strongest_layer"] = self.layers[strongest]
@@ -348,170 +354,23 @@ def _summarise(profile: LayerProfile) -> dict[str, float]:
         **dict(zip(("r_q05", "r_q25", "r_median", "r_q75", "r_q95"), map(float, quantiles), strict=True)),
         "share_positive": float((r > 0).mean()),
         "share_negative": float((r < 0).mean()),
-        "r_frequency_median": _median(profile.r_frequency),
-        "r_partial_median": _median(profile.r_partial),
-        "r_median_without_first": _median(profile.r_without_first),
-        "survival": _slope(r, profile.r_partial),
-        "eta2_median": _median(profile.eta2),
-        "null_sd_median": _median(profile.null_sd),
+        "r_frequency_median": summary.median(profile.r_frequency),
+        "r_partial_median": summary.median(profile.r_partial),
+        "r_median_without_first": summary.median(profile.r_without_first),
+        "survival": summary.slope(r, profile.r_partial),
+        "eta2_median": summary.median(profile.eta2),
+        "null_sd_median": summary.median(profile.null_sd),
         "r_largest_by_chance": profile.largest_by_chance,
-        "replication_r": _correlation(early, late),
+        "replication_r": summary.correlation(early, late),
         "replication_sign": float((np.sign(early) == np.sign(late))[both].mean()) if both.any() else np.nan,
         "found_first_half": float(found.mean()) if both.any() else np.nan,
         "replicated": float(kept.sum() / found.sum()) if found.any() and both.any() else np.nan,
     }
 
 
-def _median(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(np.median(values)) if len(values) else float("nan")
-
-
-def _slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Of y on x through the origin."""
-    both = np.isfinite(x) & np.isfinite(y)
-    return float((x[both] @ y[both]) / (x[both] @ x[both])) if both.any() and x[both].any() else float("nan")
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    both = np.isfinite(x) & np.isfinite(y)
-    if both.sum() < 3 or np.ptp(x[both]) == 0 or np.ptp(y[both]) == 0:
-        return float("nan")
-    return float(np.corrcoef(x[both], y[both])[0, 1])
-
-
-def _largest(values: np.ndarray) -> int | None:
-    """The row of the largest magnitude, or None where none is defined."""
-    return int(np.nanargmax(np.abs(values))) if np.isfinite(values).any() else None
-
-
 def _contraction(spread: np.ndarray) -> float:
     """1 − (spread of r in the last quarter of the layers) / (in the middle half), by medians over layers."""
     count = len(spread)
     quarter = max(1, count // 4)
-    middle, last = spread[quarter : count - quarter], spread[count - quarter :]
-    return 1 - _median(last) / _median(middle) if len(middle) and _median(middle) > 0 else float("nan")
-
-
-class _Figures:
-    """The experiment's figures, each drawn when it is called for."""
-
-    def __init__(self, experiment: TokenLength, layers: Table, neurons: Table, histogram, edges, curves):
-        self.of, self.layers, self.histogram, self.edges, self.curves = experiment, layers, histogram, edges, curves
-        rows = len(experiment.layers)
-        self.r, self.partial, self.frequency = (
-            neurons[name].reshape(rows, -1) for name in ("r_length", "r_length_partial", "r_frequency")
-        )
-        self.measured = f"{experiment.setting}, {int(experiment.lengths.sum()):,} tokens"
-
-    def all(self) -> dict[str, Callable[[], Any]]:
-        figures: dict[str, Callable[[], Any]] = {
-            "token_lengths": self.token_lengths,
-            "activation_histograms": self.activation_histograms,
-            "activation_over_length": self.activation_over_length,
-        }
-        if np.isfinite(self.r).any():
-            figures |= {"r_by_layer": self.r_by_layer, "r_map": self.r_map, "length_and_frequency": self.confounds}
-        return figures
-
-    def token_lengths(self):
-        from neurexp.figures.distributions import split_counts
-
-        shares, median = self.of.split.shares, self.of.split.median
-        space = "leading space stripped" if self.of.options.strip_space else "leading space counted"
-        return split_counts(
-            self.of.lengths,
-            median,
-            f"The median token has {median:g} characters; {shares[SHORTER]:.0%} of tokens are shorter, "
-            f"{shares[EQUAL]:.0%} as long, {shares[LONGER]:.0%} longer",
-            f"{self.measured} with a length; {self.of.special} special tokens left out",
-            f"token length (characters of the decoded token, {space})",
-        )
-
-    def activation_histograms(self):
-        from neurexp.figures.distributions import group_histograms
-
-        difference, shared = self.layers["d_longer_shorter"], self.layers["overlap_longer_shorter"]
-        finding = "Only one side of the median is occupied: nothing to compare"
-        if np.isfinite(difference).any():
-            finding = (
-                f"Longer and shorter tokens share {np.nanmin(shared):.0%} to {np.nanmax(shared):.0%} of area; "
-                f"their means differ by {np.nanmin(difference):+.2f} to {np.nanmax(difference):+.2f} SD"
-            )
-        site = self.of.options.site
-        return group_histograms(
-            self.edges,
-            self.histogram[:, :SPECIAL, 1:-1],
-            ["shorter than the median", "of median length", "longer"],
-            [f"{site}_{layer}" for layer in self.of.layers],
-            [
-                f"d = {value:+.2f}\noverlap {share:.0%}" if np.isfinite(share) else ""
-                for value, share in zip(difference, shared, strict=True)
-            ],
-            finding,
-            f"{self.measured}; all neurons of a layer together; d: longer minus shorter, overlap: of the same two",
-            f"activation at {site} (model's own units)",
-        )
-
-    def activation_over_length(self):
-        from neurexp.figures.profiles import curves_by_layer
-
-        strongest = _largest(self.layers["r_median"])
-        finding = "Mean activation at each token length"
-        if strongest is not None:
-            value = self.layers["r_median"][strongest]
-            finding = f"The layer's mean {'rises' if value > 0 else 'falls'} with length most in layer " + str(
-                self.of.layers[strongest]
-            )
-        lengths = self.of.design.categories
-        return curves_by_layer(
-            lengths, self.curves, self.of.layers, self.of.lengths[lengths], finding,
-            f"{self.measured}; mean over all neurons of a layer; points on few tokens (below) are noisy",
-            "token length (characters)", f"mean activation at {self.of.options.site} (model's own units)",
-        )  # fmt: skip
-
-    def _about_r(self) -> str:
-        share = self.layers["share_significant"]
-        return (
-            f"{self.measured}; significant against shuffled token types (q < 0.05 in the layer): {share.min():.0%} to "
-            f"{share.max():.0%} of a layer's neurons"
-        )
-
-    def _finding_r(self) -> str:
-        first, rest = self.layers["r_median"][0], self.layers["r_median"][1:]
-        if len(rest) == 0:
-            return f"Median r with token length: {first:+.3f}"
-        return (
-            f"Median r is {first:+.3f} in layer {self.of.layers[0]} and {np.nanmin(rest):+.3f} to "
-            f"{np.nanmax(rest):+.3f} in the others"
-        )
-
-    def r_by_layer(self):
-        from neurexp.figures.profiles import density_by_layer
-
-        panel = (str(self.of.setting), self.of.layers, list(self.r))
-        return density_by_layer([panel], self._finding_r(), self._about_r(), "Pearson's r with token length")
-
-    def r_map(self):
-        from neurexp.figures.profiles import density_map
-
-        panel = (str(self.of.setting), self.of.layers, list(self.r))
-        return density_map([panel], self._finding_r(), self._about_r(), "Pearson's r with token length")
-
-    def confounds(self):
-        from neurexp.figures.profiles import quantiles_by_layer
-
-        left = _slope(self.r.ravel(), self.partial.ravel())
-        return quantiles_by_layer(
-            self.of.layers,
-            {
-                "r with length": list(self.r),
-                "r with log frequency": list(self.frequency),
-                "r with length, given frequency, position, word beginning": list(self.partial),
-            },
-            f"{left:.0%} of the correlation with length is left once its confounds are controlled for"
-            if np.isfinite(left)
-            else "Nothing of length is left once its confounds are known",
-            f"{self.measured}; median and middle half over neurons; frequencies: {self.of.reference}",
-            "correlation over tokens",
-        )
+    middle, last = summary.median(spread[quarter : count - quarter]), summary.median(spread[count - quarter :])
+    return 1 - last / middle if middle > 0 else float("nan")

@@ -4,6 +4,7 @@ Knows no word and no model. Labels are 0 … categories − 1; with two categori
 is the higher one. Where a quantity is not defined (a neuron that never varies) it is NaN, and its p and q are 1.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -11,6 +12,7 @@ from math import comb
 import numpy as np
 from scipy import special, stats
 
+from neurexp.stats import association
 from neurexp.stats.association import LEVEL, varies
 
 CHUNK = 500  # labellings at once
@@ -66,22 +68,27 @@ def welch(x: np.ndarray, first: np.ndarray, second: np.ndarray) -> Welch:
 
 def anova(x: np.ndarray, labels: np.ndarray) -> Welch:
     """The one-way F of the categories and its p (Fisher's, equal variances). `labels` is `[…, rows]`."""
-    f = _f_statistic(x, labels)
+    f = _f_over(x)(labels)
     count = int(labels.max()) + 1
     p = special.fdtrc(count - 1, x.shape[0] - count, np.nan_to_num(f, nan=0.0))
     return Welch(f, np.where(np.isfinite(f), p, 1.0))
 
 
-def _f_statistic(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _f_over(x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The one-way F as a function of the labels `[…, rows]`; what does not depend on them is computed once."""
     x, defined = _centred(x)
-    count, rows = int(labels.max()) + 1, x.shape[0]
-    total, between = (x**2).sum(0), 0.0
-    for category in range(count):
-        members = (labels == category).astype(float)
-        between = between + (members @ x) ** 2 / members.sum(-1)[..., None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        f = (between / (count - 1)) / (np.maximum(total - between, FLAT * total) / (rows - count))
-    return np.where(defined, f, np.nan)
+    rows, total = len(x), (x**2).sum(0)
+
+    def statistic(labels: np.ndarray) -> np.ndarray:
+        count, between = int(labels.max()) + 1, 0.0
+        for category in range(count):
+            members = (labels == category).astype(float)
+            between = between + (members @ x) ** 2 / members.sum(-1)[..., None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            f = (between / (count - 1)) / (np.maximum(total - between, FLAT * total) / (rows - count))
+        return np.where(defined, f, np.nan)
+
+    return statistic
 
 
 def compare(x: np.ndarray, labels: np.ndarray) -> Welch:
@@ -130,10 +137,9 @@ def paired_t(x: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.n
 
 def eta_squared(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The share of a neuron's variance that lies between categories, `[neurons]`."""
-    x, defined = _centred(x)
-    between = sum((x[labels == one].sum(0)) ** 2 / (labels == one).sum() for one in range(int(labels.max()) + 1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(defined, between / (x**2).sum(0), np.nan)
+    mean = x.mean(0)
+    sums = np.stack([(x[labels == one] - mean).sum(0) for one in range(int(labels.max()) + 1)])
+    return association.eta_squared(np.bincount(labels), sums, ((x - mean) ** 2).sum(0), mean)
 
 
 @dataclass(frozen=True)
@@ -168,9 +174,9 @@ def permutation(
             has as many rows of each category.
         bins: of the null's histogram.
     """
-    statistic = _f_statistic if labels.max() > 1 else _welch_statistic
+    statistic = (_f_over if labels.max() > 1 else _welch_over)(x)
     # By the same arithmetic as the draws, or the observed labelling might not be found as extreme as itself
-    observed = np.abs(statistic(x, labels[None])[0])
+    observed = np.abs(statistic(labels[None])[0])
     defined = np.isfinite(observed)
     threshold = _threshold(observed)
     rows, within = len(labels), units if is_paired(labels, units) else None
@@ -180,7 +186,7 @@ def permutation(
     exceed, counts, largest = np.zeros(x.shape[1], dtype=np.int64), np.zeros(bins, dtype=np.int64), []
     labellings = _every_labelling(rows, int(labels.sum())) if exact else _labellings(labels, draws, random, within)
     for batch in labellings:
-        drawn = statistic(x, batch)
+        drawn = statistic(batch)
         magnitude = np.where(np.isfinite(drawn), np.abs(drawn), 0.0)
         exceed += (magnitude >= threshold).sum(0)
         largest.append(magnitude.max(1))
@@ -222,30 +228,35 @@ def p_of_largest(observed: np.ndarray, largest: np.ndarray, exact: bool) -> np.n
     return np.where(defined, (exceed + add) / (len(largest) + add), 1.0)
 
 
-def _welch_statistic(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """`welch(...).statistic` for `[draws, rows]` labels 0/1, all with the same numbers of each, in few operations.
+def _welch_over(x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Welch's t as a function of labels 0/1 `[draws, rows]`, all with the same numbers of each, in few operations.
 
     x is about its mean, so the groups' sums are each other's negative, and their sums of squares add up to the whole:
     the squared error of the difference is linear in one group's sum of squares and in the square of its sum. With
     groups of equal size the sums of squares fall out.
     """
     x, _ = _centred(x)
-    member = labels.astype(float)
-    n1 = member[0].sum()
-    n0 = len(member[0]) - n1
-    a1, a0 = 1 / (n1 * (n1 - 1)), 1 / (n0 * (n0 - 1))
-    total = (x**2).sum(0)
-    sums = member @ x
-    error = sums**2
-    error *= -(a1 / n1 + a0 / n0)
-    error += total * a0
-    if n1 != n0:
-        error += (a1 - a0) * (member @ x**2)
-    np.maximum(error, FLAT * total / len(x) * (1 / (n1 - 1) + 1 / (n0 - 1)), out=error)
-    np.sqrt(error, out=error)
-    sums *= 1 / n1 + 1 / n0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.divide(sums, error, out=sums)
+    rows, x2 = len(x), x**2
+    total = x2.sum(0)
+
+    def statistic(labels: np.ndarray) -> np.ndarray:
+        member = labels.astype(float)
+        n1 = member[0].sum()
+        n0 = rows - n1
+        a1, a0 = 1 / (n1 * (n1 - 1)), 1 / (n0 * (n0 - 1))
+        sums = member @ x
+        error = sums**2
+        error *= -(a1 / n1 + a0 / n0)
+        error += total * a0
+        if n1 != n0:
+            error += (a1 - a0) * (member @ x2)
+        np.maximum(error, FLAT * total / rows * (1 / (n1 - 1) + 1 / (n0 - 1)), out=error)
+        np.sqrt(error, out=error)
+        sums *= 1 / n1 + 1 / n0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.divide(sums, error, out=sums)
+
+    return statistic
 
 
 def _labellings(labels: np.ndarray, draws: int, random: np.random.Generator, units: np.ndarray | None = None):
@@ -380,11 +391,6 @@ class Replication:
         """The share of selections that replicated; NaN where nothing was selected."""
         return float(self.replicated.sum() / self.selected.sum()) if self.selected.any() else float("nan")
 
-    @property
-    def chance_rate(self) -> float:
-        """The same where the second half's labels are shuffled."""
-        return float(self.by_chance.sum() / self.selected.sum()) if self.selected.any() else float("nan")
-
 
 def replicate(
     x: np.ndarray, labels: np.ndarray, splits: int, seed: int, units: np.ndarray | None = None, shuffles: int = 0
@@ -431,14 +437,19 @@ def replicate(
 
 
 def _half(labels: np.ndarray, units: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Half of the units of each kind, bool by row; units are of one kind if they have rows of the same categories."""
-    kinds = np.zeros(int(units.max()) + 1, dtype=np.int64)
-    np.bitwise_or.at(kinds, units, 1 << labels)
-    chosen = np.zeros(len(kinds), dtype=bool)
-    for kind in np.unique(kinds[kinds > 0]):
-        members = random.permutation(np.flatnonzero(kinds == kind))
+    """Half of the units of each kind, bool by row."""
+    chosen = np.zeros(int(units.max()) + 1, dtype=bool)
+    for kind in kinds_of_units(labels, units):
+        members = random.permutation(kind)
         chosen[members[: len(members) // 2]] = True
     return chosen[units]
+
+
+def kinds_of_units(labels: np.ndarray, units: np.ndarray) -> list[np.ndarray]:
+    """The units by kind; units are of one kind if they have rows of the same categories."""
+    kinds = np.zeros(int(units.max()) + 1, dtype=np.int64)
+    np.bitwise_or.at(kinds, units, 1 << labels)
+    return [np.flatnonzero(kinds == kind) for kind in np.unique(kinds[kinds > 0])]
 
 
 def one_against_rest(x: np.ndarray, labels: np.ndarray, way: float) -> float:

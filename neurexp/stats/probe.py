@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from neurexp.stats.contrast import compare_within
+from neurexp.stats.contrast import compare_within, kinds_of_units
 
 FOLDS = 5
 ITERATIONS, HALVINGS = 50, 20
@@ -29,16 +29,13 @@ class NeuronProbes:
 def folds(labels: np.ndarray, seed: int, units: np.ndarray | None = None) -> np.ndarray:
     """The fold of each row `[rows]`, 0 to 4: each kind of unit is dealt out evenly.
 
-    Rows of one unit (a word in two sentences) share a fold; units are of one kind if they have rows of the same
-    categories. Unless `units` `[rows]` are given every row is one.
+    Rows of one unit (a word in two sentences) share a fold. Unless `units` `[rows]` are given every row is one.
     """
     units = np.arange(len(labels)) if units is None else units
     random = np.random.default_rng(seed)
-    kinds = np.zeros(int(units.max()) + 1, dtype=np.int64)
-    np.bitwise_or.at(kinds, units, 1 << labels)
-    fold = np.zeros(len(kinds), dtype=np.int64)
-    for kind in np.unique(kinds[kinds > 0]):
-        members = random.permutation(np.flatnonzero(kinds == kind))
+    fold = np.zeros(int(units.max()) + 1, dtype=np.int64)
+    for kind in kinds_of_units(labels, units):
+        members = random.permutation(kind)
         fold[members] = np.arange(len(members)) % FOLDS
     return fold[units]
 

@@ -5,6 +5,7 @@ nothing of models.
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ FIRST = ("verbs", "nouns")  # the order of the source documents; other categorie
 JOINERS = ("'", "’", "-", "‐", "_")  # after these a word is part of a longer one
 LONGEST_CHARACTER = 4  # bytes, and so tokens at most
 LONGEST_WORD = 100  # characters
-FEWEST = 2  # words of a category
+FEWEST = 2  # words of a category, for it to be a list at all; what an analysis needs is its own affair
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,13 @@ def read_lists(folder: Path, option: str = "experiment.words") -> WordLists:
     files = {file.stem: file for file in folder.glob("*.txt") if file.is_file()}
     if len(files) < 2:
         raise UserError(f"{option}={folder}: {len(files)} CATEGORY.txt there; a contrast needs two or more")
-    first = [name for name in FIRST if name in files]
-    order = first if len(first) == len(files) else sorted(files)
-    if len(first) == len(FIRST):
-        order = [*first, *sorted(set(files) - set(first))]
+    order = [*FIRST, *sorted(set(files) - set(FIRST))] if set(FIRST) <= set(files) else sorted(files)
     found, empty = dict[str, list[str]](), dict[str, int]()
     for name in order:
         found[name], empty[name] = _read(files[name], option)
     duplicates = sum(len(words) - len(set(words)) for words in found.values())
-    every = [word for words in found.values() for word in set(words)]
-    shared = {word for word in every if every.count(word) > 1} if len(every) != len(set(every)) else set()
+    lists = Counter(word for words in found.values() for word in set(words))
+    shared = {word for word, count in lists.items() if count > 1}
     words = {name: sorted(set(listed) - shared) for name, listed in found.items()}
     for name, left in words.items():
         if len(left) < FEWEST:

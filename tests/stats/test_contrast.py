@@ -290,7 +290,7 @@ def test_the_fast_statistic_is_welchs_on_every_labelling(sizes, seed, offset):
     random = np.random.default_rng(seed)
     many = np.stack([labels, *(random.permutation(labels) for _ in range(6))])
     np.testing.assert_allclose(
-        contrast._welch_statistic(x, many), contrast.welch(x, many == 0, many == 1).statistic, rtol=1e-8, atol=1e-10
+        contrast._welch_over(x)(many), contrast.welch(x, many == 0, many == 1).statistic, rtol=1e-8, atol=1e-10
     )
 
 
@@ -300,7 +300,7 @@ def test_the_fast_statistic_is_scipys_on_every_labelling(sizes):
     random = np.random.default_rng(0)
     many = np.stack([random.permutation(labels) for _ in range(20)])
     expected = [t_of(x, one).statistic for one in many]
-    np.testing.assert_allclose(contrast._welch_statistic(x, many), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(contrast._welch_over(x)(many), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_p_of_the_largest_counts_draws_by_hand():
@@ -498,7 +498,6 @@ def test_where_every_neuron_is_dead_nothing_is_found_and_nothing_fails():
     replication = contrast.replicate(x, labels, splits=3, seed=0)
     assert not replication.selected.any()
     assert np.isnan(replication.rate)
-    assert np.isnan(replication.chance_rate)
     np.testing.assert_array_equal(replication.heldout, 0.5)
 
 
@@ -633,6 +632,5 @@ def test_by_chance_a_fortieth_of_the_selected_replicates():
     selected = replication.selected.sum(1)
     assert selected.mean() > 50
     rates = replication.by_chance / selected
-    assert replication.chance_rate == pytest.approx(replication.by_chance.sum() / selected.sum())
     assert abs(rates.mean() - 0.025) < 4 * rates.std(ddof=1) / np.sqrt(400)
     assert rates.std(ddof=1) / np.sqrt(400) < 0.005
