@@ -1,19 +1,27 @@
-"""A faster GPT-Neo forward that computes what transformers' eager one does: fused attention and a fused GELU.
+"""A faster GPT-Neo forward that computes what transformers' eager one does, up to rounding.
 
-transformers has no `sdpa` for GPT-Neo and composes `gelu_new` of several operations. `fast_forward` swaps both inside a
-context and puts the originals back, so a model that a caller owns is never left changed; `difference_from_eager` says
-whether it may be used. Assumes right-padded batches without a KV cache, which is all that a run of neurexp has.
+transformers has no `sdpa` for GPT-Neo and composes `gelu_new` of several operations. `fast_forward` swaps, inside a
+context, the attention, the GELU and the products with the weights, and puts the originals back, so a model that a
+caller owns is never left changed; `difference_from_eager` says whether it may be used. Assumes right-padded batches
+without a KV cache, which is all that a run of neurexp has.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoBlock, GPTNeoMLP, GPTNeoSelfAttention
+
+from neurexp import kernels
+
+BLOCK = {torch.float32: 64, torch.bfloat16: 256}  # queries at once on a CPU, measured for heads of 64
+ALIGNED = 16  # keys; widths that are multiples of it multiply faster
 
 
 def _fused_attention(module: GPTNeoSelfAttention, query, key, value, attention_mask=None):
@@ -25,22 +33,95 @@ def _fused_attention(module: GPTNeoSelfAttention, query, key, value, attention_m
     return scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0), None
 
 
+class _BlockedAttention:
+    """The same on a CPU: some queries at a time against no more keys than they may see, in memory that is used again.
+
+    PyTorch's own fused attention multiplies in tiles too small for a CPU's cores, and skips nothing of a window.
+    """
+
+    def __init__(self) -> None:
+        self._scratch = torch.empty(0)
+        self._blocks = cache(_query_blocks)
+
+    def __call__(self, module: GPTNeoSelfAttention, query, key, value, attention_mask=None):
+        if torch.is_grad_enabled():  # what is written in place has no gradient
+            return _fused_attention(module, query, key, value)
+        sequences, heads, length, width = query.shape
+        window = module.config.window_size if module.attention_type == "local" else length
+        out = query.new_empty(sequences, length, heads, width).transpose(1, 2)
+        for start, stop, first, hidden in self._blocks(length, window, query.dtype):
+            scores = self._memory((heads, stop - start, stop - first), query.dtype)
+            for index in range(sequences):
+                torch.bmm(query[index, :, start:stop], key[index, :, first:stop].transpose(1, 2), out=scores)
+                scores[..., start - first :] += hidden[:, start - first :]
+                if stop - window > first:  # not every query sees the first keys
+                    scores[..., : start - first] += hidden[:, : start - first]
+                torch.softmax(scores, -1, out=scores)
+                out[index, :, start:stop] = torch.bmm(scores, value[index, :, first:stop])
+        return out, None
+
+    def _memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        size = shape[0] * shape[1] * shape[2]
+        if self._scratch.numel() < size or self._scratch.dtype != dtype:
+            self._scratch = torch.empty(size, dtype=dtype)
+        return self._scratch[:size].view(shape)
+
+
+def _query_blocks(length: int, window: int, dtype: torch.dtype) -> list[tuple[int, int, int, torch.Tensor]]:
+    """Queries start … stop, the first key that any of them may see, and −∞ `[queries, keys]` where one may not."""
+    step, place, blocks = BLOCK.get(dtype, 128), torch.arange(length), []
+    for start in range(0, length, step):
+        stop, first = min(start + step, length), max(0, start - window + 1) // ALIGNED * ALIGNED
+        distance = place[start:stop, None] - place[first:stop]
+        hidden = torch.zeros(distance.shape, dtype=dtype)
+        blocks.append((start, stop, first, hidden.masked_fill_((distance < 0) | (distance >= window), -torch.inf)))
+    return blocks
+
+
+def _attention_for(device: torch.device) -> Callable:
+    return _BlockedAttention() if device.type == "cpu" else _fused_attention
+
+
+def _linear(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return kernels.linear(x, module.weight, module.bias)
+
+
 @contextmanager
-def fast_forward(model: PreTrainedModel) -> Iterator[None]:
-    """Within the context, `model`'s GPT-Neo blocks attend by `scaled_dot_product_attention` and use a fused GELU."""
-    attentions = [module for module in model.modules() if isinstance(module, GPTNeoSelfAttention)]
-    mlps = [module for module in model.modules() if isinstance(module, GPTNeoMLP)]
-    activations = [mlp.act for mlp in mlps]
+def _attributes(changes: list[tuple[nn.Module, str, Any]]) -> Iterator[None]:
+    """Gives each module the attribute, and takes it back, whatever happens inside."""
+    kept = [(module, name, module.__dict__.get(name)) for module, name, _ in changes]
     try:
-        for attention in attentions:
-            attention._attn = MethodType(_fused_attention, attention)
-        for mlp in mlps:
-            if model.config.activation_function == "gelu_new":
-                mlp.act = nn.GELU(approximate="tanh")
+        for module, name, value in changes:
+            module.__dict__[name] = value
         yield
     finally:
-        for attention in attentions:
-            attention.__dict__.pop("_attn", None)
+        for module, name, value in reversed(kept):
+            if value is None:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = value
+
+
+@contextmanager
+def fast_forward(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context, `model`'s GPT-Neo blocks attend, multiply and take their GELU by faster kernels."""
+    attend = _attention_for(model.device)
+    changes, mlps = [], []
+    for block in (module for module in model.modules() if isinstance(module, GPTNeoBlock)):
+        for module in block.modules():
+            if isinstance(module, GPTNeoSelfAttention):
+                changes.append((module, "_attn", MethodType(attend, module)))
+            elif isinstance(module, nn.Linear) and "forward" not in module.__dict__:
+                changes.append((module, "forward", MethodType(_linear, module)))
+            elif isinstance(module, GPTNeoMLP) and model.config.activation_function == "gelu_new":
+                mlps.append(module)
+    activations = [mlp.act for mlp in mlps]
+    try:
+        for mlp in mlps:
+            mlp.act = nn.GELU(approximate="tanh")
+        with _attributes(changes):
+            yield
+    finally:
         for mlp, activation in zip(mlps, activations, strict=True):
             mlp.act = activation
 

@@ -68,13 +68,13 @@ def test_gradients_are_those_of_the_eager_forward(model):
 
 
 def test_it_is_really_used_inside_and_only_there(model, monkeypatch):
-    calls, plain = [], fast.scaled_dot_product_attention
+    calls, attend = [], fast._attention_for(torch.device("cpu"))
 
     def counting(*arguments, **options):
         calls.append(1)
-        return plain(*arguments, **options)
+        return attend(*arguments, **options)
 
-    monkeypatch.setattr(fast, "scaled_dot_product_attention", counting)
+    monkeypatch.setattr(fast, "_attention_for", lambda device: counting)
     ids = token_ids(1, 12)
     with fast_forward(model):
         logits(model, ids)
@@ -154,7 +154,7 @@ def test_a_fast_forward_that_forgets_the_window_is_seen(model, monkeypatch):
     def without_window(module, query, key, value, attention_mask=None):
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0), None
 
-    monkeypatch.setattr(fast, "_fused_attention", without_window)
+    monkeypatch.setattr(fast, "_attention_for", lambda device: without_window)
     assert fast.difference_from_eager(model) > 1e-3
 
 
