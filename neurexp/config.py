@@ -73,6 +73,7 @@ class DeviceConfig:
 
     name: str = MISSING
     dtype: Dtype = Dtype.float32
+    tf32: bool = False  # CUDA: float32 products in TensorFloat-32, 10 bits of mantissa
     threads: int | None = None  # PyTorch's CPU threads; its own choice if not given
     batch_size: int = 4  # sequences in one forward
 
@@ -106,7 +107,7 @@ class RunConfig:
 
     seed: int = 0
     outputs: str = "outputs"
-    reuse: bool = True  # activations captured before of the same words, model and settings stand for a new pass
+    reuse: bool = True  # what an earlier run kept of the same pass (text or words, model, settings) stands for it
 
 
 @dataclass
@@ -149,7 +150,10 @@ class NoteSweep(Callback):
 
 def register_schema() -> None:
     """Makes the schema known to Hydra, under the name that `config.yaml` lists first."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    # For each group that `--help` lists Hydra copies the whole store, which took half of its time; `load` copies anyway
+    store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]
 
 
 def checked(config: DictConfig) -> Config:

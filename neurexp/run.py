@@ -10,9 +10,11 @@ import shutil
 import signal
 import sys
 import traceback
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
@@ -32,6 +34,7 @@ from neurexp.config import (
     register_schema,
     typed_options,
 )
+from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -80,16 +83,22 @@ def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer
         every_layer,
     )
     experiment = plugin(options, setting)
+    if processes.rank() > 0:
+        if plugin.splits:
+            _measure(settings, experiment, outputs, clock)
+        processes.leave()
+        return
     parent = None if sweep is None else sweeps.parent(settings.tracking, outputs, options.name, sweep)
     tracker = tracking.start(settings.tracking, outputs, options.name, str(setting), _flat(config), parent)
     try:
-        model, report = _measure(settings, experiment, outputs, clock)
+        model, report, reused = _measure(settings, experiment, outputs, clock)
         with clock("analyse"):
             tracking.write_report(folder, report)
         with clock("figures"):
             tracking.write_figures(folder, report)
-        _track(settings, experiment, folder, model, report, tracker, clock)
+        _track(settings, experiment, folder, model, report, reused, tracker, clock)
         tracker.finish("FINISHED")
+        processes.leave()
     except KeyboardInterrupt:
         tracker.finish("KILLED", "interrupted")
         raise
@@ -102,47 +111,78 @@ def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer
 
 
 def _measure(settings: Config, experiment: Any, outputs: Path, clock: Any) -> tuple:
-    """The model and the report: with the control's beside it if that was asked for."""
+    """The model, the report (with the control's beside it if that was asked for), and the passes that were reused.
+
+    No report but in process 0 of those of `torchrun`.
+    """
     from neurexp.models.sites import find_sites
     from neurexp.report import with_control
 
-    options = experiment.options
+    options, report = experiment.options, None
     with clock("load_model"):
         model = _load(_model_arguments(settings))
         _check_length(settings, model)
         find_sites(model.network, options.site, experiment.chosen_layers(model))
         log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
-    _run_passes(settings, experiment, model, outputs, clock)
-    with clock("analyse"):
-        report = experiment.analyse()
+    reused = _run_passes(settings, experiment, model, outputs, clock)
+    if processes.rank() == 0:
+        with clock("analyse"):
+            report = experiment.analyse()
     if options.control == "random":
         log.info("Control: the same with random weights")
         control = type(experiment)(options, experiment.setting)
         with clock("load_model"):
             untrained = _load({**_model_arguments(settings), "weights": "random"})
-        _run_passes(settings, control, untrained, outputs, clock)
-        with clock("analyse"):
-            report = with_control(report, control.analyse())
-    return model, report
+        reused += [f"control: {what}" for what in _run_passes(settings, control, untrained, outputs, clock)]
+        if report is not None:
+            with clock("analyse"):
+                report = with_control(report, control.analyse())
+    return model, report, reused
 
 
-def _run_passes(settings: Config, experiment: Any, model: Any, outputs: Path, clock: Any) -> None:
-    passes = experiment.passes(model, settings.dataset, outputs / "cache")
+def _run_passes(settings: Config, experiment: Any, model: Any, outputs: Path, clock: Any) -> list[str]:
+    """Runs every pass that the experiment asks for; returns those that an earlier run's pass stood for."""
+    passes, reused = experiment.passes(model, settings.dataset, outputs / "cache"), []
     try:
         while True:
             with clock("prepare_text"):
                 wanted = next(passes, None)
             if wanted is None:
-                return
+                return reused
             tokens = wanted.tokens
             log.info("%s: %d tokens in %d sequences", wanted.what, tokens.count, len(tokens.valid))
-            with clock("capture"):
-                capture_for(wanted, model, tokens, settings.device.batch_size, experiment.options.site)
+            if _run_or_reuse(settings, wanted, model, experiment.options.site, outputs / "cache", clock):
+                reused.append(wanted.what)
     finally:
         passes.close()
 
 
-def _track(settings, experiment, folder, model, report, tracker, clock) -> None:
+def _run_or_reuse(settings: Config, wanted: Any, model: Any, site: str, cache: Path, clock: Any) -> bool:
+    """One pass, or what an earlier run stored of the same; whether it was the latter."""
+    from neurexp.engine.store import StateStore
+    from neurexp.experiments.base import capture_key
+
+    tokens, batch_size = wanted.tokens, settings.device.batch_size
+    key = wanted.key(model) if processes.count() == 1 else None
+    if key is None:
+        with clock("capture"):
+            capture_for(wanted, model, tokens, batch_size, site)
+        return False
+    store = StateStore(cache, capture_key(model, tokens, site, batch_size) | key)
+    if settings.run.reuse:
+        with clock("track"):
+            found = store.load(wanted.reducers(model, tokens, wanted.chosen_layers(model)))
+        if found:
+            log.info("%s: the statistics are an earlier pass's (run.reuse=false for a fresh one)", wanted.what)
+            return True
+    with clock("capture"):
+        reducers = capture_for(wanted, model, tokens, batch_size, site)
+    with clock("track"):
+        store.save(reducers)
+    return False
+
+
+def _track(settings, experiment, folder, model, report, reused, tracker, clock) -> None:
     """Tokens, provenance and summary into the run folder, everything into MLflow; the summary comes last."""
     from neurexp import files, provenance
     from neurexp.text import sources
@@ -162,7 +202,9 @@ def _track(settings, experiment, folder, model, report, tracker, clock) -> None:
             "seed": settings.run.seed,
             "threads": _threads(settings),
             "batch_size": settings.device.batch_size,
+            "processes": processes.count(),
             "fast_forward": model.fast,
+            "reused": reused,
             **experiment.provenance(),
         }
         tags = {name: facts[name] for name in ("model_revision", "token_hash", "git_commit", "git_dirty")}
@@ -192,25 +234,24 @@ def _track(settings, experiment, folder, model, report, tracker, clock) -> None:
     tracker.log_folder(folder / "summary.json")
 
 
-def capture_for(wanted: Any, model: Any, tokens: Any, batch_size: int, site: str = "MLP") -> None:
-    """A pass that an experiment asks for: its reducers have seen every token when it returns."""
+def capture_for(wanted: Any, model: Any, tokens: Any, batch_size: int, site: str = "MLP") -> list:
+    """A pass that an experiment asks for: its reducers, which this returns, have seen every token.
+
+    Of the processes of `torchrun` each runs its share, and only the reducers of process 0 see it all.
+    """
     from neurexp.models.fast import fast_forward
 
     with fast_forward(model.network) if model.fast else nullcontext():
-        _capture(wanted, model, tokens, batch_size, site)
+        return _capture(wanted, model, tokens, batch_size, site)
 
 
-def _capture(wanted: Any, model: Any, tokens: Any, batch_size: int, site: str) -> None:
-    from neurexp.engine.passes import measure_pilot, run_pass
+def _capture(wanted: Any, model: Any, tokens: Any, batch_size: int, site: str) -> list:
+    from neurexp.engine.passes import run_pass
     from neurexp.engine.reducers import NotFiniteError
     from neurexp.models.sites import find_sites
 
     layers = wanted.chosen_layers(model)
     sites = find_sites(model.network, site, layers)  # of the model as it runs: the fast forward swaps modules
-
-    @cache
-    def pilot() -> Any:
-        return measure_pilot(model.network, sites, tokens.input_ids, tokens.valid)
 
     def forecast(seconds: float, neurons: int) -> None:
         if seconds > WORTH_SAYING:
@@ -221,16 +262,28 @@ def _capture(wanted: Any, model: Any, tokens: Any, batch_size: int, site: str) -
                 (neurons * BYTES_PER_NEURON + min(tokens.count, MOST_TOKENS_WRITTEN) * 5) / 1e6 + 1,
             )
 
-    reducers = wanted.reducers(model, tokens, layers, pilot)
-    ids, valid, covariates = tokens.input_ids, tokens.valid, wanted.covariates
-    batch_size = wanted.sequences_at_once(batch_size)
+    reducers = wanted.reducers(model, tokens, layers)
     try:
-        run_pass(model.network, sites, ids, valid, reducers, covariates, batch_size, progress=True, forecast=forecast)
+        run_pass(
+            model.network,
+            sites,
+            tokens.input_ids,
+            tokens.valid,
+            reducers,
+            wanted.covariates,
+            wanted.sequences_at_once(batch_size),
+            progress=processes.rank() == 0,
+            forecast=forecast,
+            part=processes.own_part(len(tokens.valid)) if wanted.splits else slice(None),
+        )
     except NotFiniteError as error:
         raise UserError(
             f"device.dtype={str(model.network.dtype).removeprefix('torch.')}: {sites[error.site].key} puts out NaN or "
             "infinity; give device.dtype=float32 or bfloat16, or check the weights"
         ) from error
+    if wanted.splits:
+        processes.merge(reducers)
+    return reducers
 
 
 def _check_reachable(settings: Config) -> None:
@@ -258,7 +311,13 @@ def _prepare_device(settings: Config) -> None:
 
     from neurexp.models.load import choose_device
 
-    choose_device(settings.device.name)
+    device = choose_device(settings.device.name)
+    if processes.count() > 1 and device.type == "cuda":
+        settings.device.name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if settings.device.tf32 and device.type != "cuda":
+        raise UserError(f"device.tf32=true: a {device.type} has no TensorFloat-32; leave it out, or give device=cuda")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if settings.device.tf32 else "highest")
     torch.set_num_threads(_threads(settings))
 
 
@@ -374,7 +433,8 @@ def _job(config: DictConfig) -> None:
             sweeps.note_failure(sweep, folder.name, message)
         if _wants_traceback():
             raise
-        print(f"error: {message}", file=sys.stderr)
+        place = f" in process {processes.rank()}" if processes.rank() else ""
+        print(f"error{place}: {message}", file=sys.stderr)
         _failures.append(message)
         _discard_if_empty(folder)
 
@@ -397,7 +457,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)  # a job that a scheduler ends leaves what Ctrl-C leaves
     status = None
     try:
-        _job()
+        if processes.count() > 1:
+            _check_processes(sys.argv)
+        with _as_helper() if processes.rank() > 0 else nullcontext():
+            _job()
     except KeyboardInterrupt:
         status = "KILLED"
         print("error: interrupted", file=sys.stderr)
@@ -417,6 +480,21 @@ def main() -> None:
             _failures.append("the sweep")
     if _failures:
         sys.exit(1)
+
+
+def _check_processes(arguments: list[str]) -> None:
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError(
+            "torchrun with -m: torchrun splits one run over processes; for the jobs of a sweep give hydra/launcher="
+        )
+
+
+@contextmanager
+def _as_helper() -> Iterator[None]:
+    """A process of `torchrun` that is not the first leaves no run folder, and is silent unless it fails in the pass."""
+    with TemporaryDirectory() as folder:
+        sys.argv += [f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
+        yield
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -104,6 +104,8 @@ def _report(finished: list[dict[str, Any]]) -> Any:
     from neurexp.report import Report
 
     folders = [Path(one["folder"]) for one in finished]
+    if not all((folder / "layers.parquet").exists() for folder in folders):  # an experiment that knows no layers
+        return Report([], {}, {}, {}, {}, "", step_column=None)
     tables = [parquet.read_table(folder / "layers.parquet") for folder in folders]
     shared = [name for name in tables[0].column_names if all(name in table.column_names for table in tables)]
     layers = {name: np.concatenate([table[name].to_numpy() for table in tables]) for name in shared}

@@ -54,7 +54,7 @@ def test_help_lists_every_group_with_its_choices(cli, tmp_path):
         "model: gpt_neo_125m, gpt_neo_1_3b, hub, mini",
         "device: auto, cpu, cuda",
         "dataset: fineweb, pydoc, text",
-        "experiment: grammar_tuning, token_length",
+        "experiment: benchmark, grammar_tuning, token_length",
         "tracking: mlflow, off",
     ):
         assert line in lines

@@ -16,7 +16,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from neurexp.engine.reducers import Batch, Reducer
+from neurexp.engine.reducers import Batch, Cells, Reducer
 
 torch.set_num_threads(1)  # with matrices this small, threads do little but wait for one another
 
@@ -86,8 +86,12 @@ def difference(found, reference) -> float:
 
 
 def batch_of(**covariates) -> Batch:
-    """A batch of one sequence, all of it valid, as a pass would hand it to a reducer."""
-    named = {name: torch.as_tensor(np.asarray(values)) for name, values in covariates.items()}
+    """A batch of one sequence, all of it valid, as a pass would hand it to a reducer; the first covariate is a row a
+    token."""
+    named = {
+        name: values if isinstance(values, list) else torch.as_tensor(np.asarray(values))
+        for name, values in covariates.items()
+    }
     tokens = len(next(iter(named.values())))
     valid = torch.ones(1, tokens, dtype=torch.bool)
     return Batch(torch.zeros(1, tokens, dtype=torch.long), valid, None, torch.arange(tokens)[None], 0, named)
@@ -100,3 +104,21 @@ def feed(reducer: Reducer, sites: torch.Tensor, **covariates) -> Reducer:
     for site, activations in enumerate(sites):
         reducer.update(site, activations, batch)
     return reducer
+
+
+def matrix_of(cells: list[Cells], tokens: int, columns: int) -> torch.Tensor:
+    """The matrix `[tokens, columns]` that a list of cells stands for, written out token by token."""
+    matrix, given = np.zeros((tokens, columns), dtype=np.float32), []
+    for one in cells:
+        design, of_token, own = one.design.numpy(), one.of_token.tolist(), one.columns.tolist()
+        assert (one.of_token.dtype, one.design.dtype, one.columns.dtype) == (torch.int64, torch.float32, torch.int64)
+        assert len(of_token) == tokens
+        assert design.shape == (len(design), len(own))
+        assert own == sorted(set(own))
+        for token, cell in enumerate(of_token):
+            assert 0 <= cell < len(design)
+            for place, column in enumerate(own):
+                matrix[token, column] = design[cell, place]
+        given += own
+    assert len(given) == len(set(given))  # no column is given twice
+    return torch.from_numpy(matrix)

@@ -6,6 +6,7 @@ reducer needs to know of the tokens comes as covariates.
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neurexp.engine.hooks import hooked
-from neurexp.engine.reducers import Batch, Keep, Pilot, Reducer
+from neurexp.engine.reducers import Batch, Keep, Reducer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites, parse_layers
 
-Covariates = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+Covariates = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, Any]]
+
+CHECKED_EVERY = 8  # batches, for NaN and infinity
 
 
 def run_pass(
@@ -30,8 +33,11 @@ def run_pass(
     batch_size: int = 4,
     progress: bool = False,
     forecast: Callable[[float, int], None] | None = None,
+    part: slice = slice(None),
 ) -> None:
     """Runs every sequence once and lets each reducer see each site's activations of the valid tokens.
+
+    The first sequence runs alone where a reducer must fix something by it, so that what is fixed hangs on no batch.
 
     Args:
         network: a causal Hugging Face model, with or without its head; left as it was.
@@ -39,52 +45,64 @@ def run_pass(
         input_ids: `[sequences, length]`.
         valid: `[sequences, length]` bool, or None for all; a pad is excluded by its position, whatever its id.
         reducers: updated in place.
-        covariates: (ids, positions, sequences) `[tokens]` of a batch's valid tokens → name → `[tokens, …]`.
+        covariates: (ids, positions, sequences) `[tokens]` of a batch's valid tokens → name → `[tokens, …]`, all of it
+            on the CPU.
         batch_size: sequences in one forward.
         progress: show tokens per second and the time left, where standard error is a terminal.
         forecast: told once, after the second batch, how many seconds the pass will take by the pace of that batch (the
             first one is slower than all others), and how many neurons it listens to. The hooks are in place then: it
             must not run the model.
+        part: the sequences to reduce, if not all: what is fixed by the first sequence is so whatever the part.
+
+    Raises:
+        NotFiniteError: a site put out NaN or infinity; told some batches later, so as not to wait for the device.
     """
     device = network.device
-    ids = _tensor(input_ids)
-    mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else _tensor(valid)
+    ids = _tensor(input_ids).cpu()
+    mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else _tensor(valid).cpu()
+    sequences = range(*part.indices(len(ids)))
+    seen: list[Reducer] = []
     batch: Batch | None = None
+    rows: torch.Tensor | None = None
     widths: dict[int, int] = {}
 
     def receive(index: int, activations: torch.Tensor) -> None:
         assert batch is not None
         widths[index] = activations.shape[-1]
-        rows = activations.flatten(0, 1)
-        rows = rows if batch.rows is None else rows[batch.rows]
-        for reducer in reducers:
-            reducer.update(index, rows, batch)
+        values = activations.flatten(0, 1)
+        values = values if rows is None else values[rows]
+        for reducer in to_fix:
+            reducer.fix(index, values)
+        for reducer in seen:
+            reducer.update(index, values, batch)
 
-    bar = tqdm(total=int(mask.sum()), unit=" tokens", unit_scale=True, disable=None if progress else True, leave=False)
+    to_fix = [reducer for reducer in reducers if not reducer.is_fixed]
+    batches = [range(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
+    if to_fix and len(ids):
+        own = sequences[1:] if sequences and sequences[0] == 0 else sequences
+        batches = [range(1), *(range(start, min(start + batch_size, own.stop)) for start in own[::batch_size])]
+    total = int(mask[part].sum())
+    bar = tqdm(total=total, unit=" tokens", unit_scale=True, disable=None if progress else True, leave=False)
     with bar, torch.inference_mode(), hooked(sites, receive) as forward:
-        for start in range(0, len(ids), batch_size):
+        for index, chosen in enumerate(batches):
             began = time.perf_counter()
-            batch = _batch(ids[start : start + batch_size], mask[start : start + batch_size], start, device, covariates)
-            for reducer in reducers:
+            here = slice(chosen.start, chosen.stop)
+            batch = _batch(ids[here], mask[here], chosen.start, device, covariates)
+            rows = None if batch.rows is None else batch.rows.to(device, non_blocking=True)
+            seen = list(reducers) if chosen[0] in sequences else []
+            for reducer in seen:
                 reducer.begin(batch)
             forward(network.base_model, use_cache=False, **_inputs(batch))
-            bar.update(batch.tokens)
-            if forecast is not None and start == batch_size:
+            to_fix = []
+            if index % CHECKED_EVERY == 0 or index == len(batches) - 1:
+                for reducer in reducers:
+                    reducer.check()
+            bar.update(batch.tokens if seen else 0)
+            if forecast is not None and index == 1:
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                forecast((time.perf_counter() - began) * len(ids) / len(batch.input_ids), sum(widths.values()))
-
-
-def measure_pilot(
-    network: PreTrainedModel,
-    sites: Sequence[Site],
-    input_ids: np.ndarray | torch.Tensor,
-    valid: np.ndarray | torch.Tensor | None,
-) -> Pilot:
-    """Runs the first sequence alone, to fix shifts and ranges before the pass, however the pass is cut."""
-    pilot = Pilot(len(sites), network.device)
-    run_pass(network, sites, input_ids[:1], None if valid is None else valid[:1], [pilot])
-    return pilot
+                pace = (time.perf_counter() - began) / len(chosen)
+                forecast(pace * len(sequences), sum(widths.values()))
 
 
 def _tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -103,24 +121,24 @@ def _check_ids(network: PreTrainedModel, ids: torch.Tensor) -> None:
 
 
 def _batch(ids, valid, first: int, device: torch.device, covariates: Covariates | None) -> Batch:
-    ids, valid = ids.to(device, torch.long), valid.to(device)
+    ids = ids.long()
     rows = None if bool(valid.all()) else valid.flatten().nonzero().squeeze(1)
     positions = (valid.cumsum(1) - 1).clamp(min=0)
     chosen = slice(None) if rows is None else rows
     named = {}
     if covariates:
-        sequences = torch.arange(first, first + len(ids), device=device).repeat_interleave(ids.shape[1])
+        sequences = torch.arange(first, first + len(ids)).repeat_interleave(ids.shape[1])
         named = covariates(ids.flatten()[chosen], positions.flatten()[chosen], sequences[chosen])
-    return Batch(ids, valid, rows, positions, first, named)
+    return Batch(ids, valid, rows, positions, first, named, device)
 
 
 def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
     """Pads on the right are never attended to, by causality; others need a mask and positions that skip them."""
+    inputs = {"input_ids": batch.input_ids}
     right_padded = batch.rows is None or bool((batch.valid[:, :-1] >= batch.valid[:, 1:]).all())
-    if right_padded:
-        return {"input_ids": batch.input_ids}
-    mask = batch.valid.long()
-    return {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": batch.positions}
+    if not right_padded:
+        inputs |= {"attention_mask": batch.valid.long(), "position_ids": batch.positions}
+    return {name: tensor.to(batch.device, non_blocking=True) for name, tensor in inputs.items()}
 
 
 def capture(

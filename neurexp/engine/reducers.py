@@ -2,28 +2,41 @@
 
 A reducer sees one site's activations `[tokens, neurons]` and the batch's covariates, updates its state, and the
 activations are gone. State is float64 (counts int64) whatever the model's dtype, does not grow with the number of
-tokens, and is mergeable: states of parts of a text add up to the state of the whole. Knows neither models nor what the
-groups mean.
+tokens, and is mergeable: states of parts of a text add up to the state of the whole. What must not depend on how the
+pass is cut (shifts, edges) is fixed by the first sequence, alone. Knows neither models nor what the groups mean.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from itertools import pairwise
+from typing import Any, Self
 
 import torch
+
+from neurexp.kernels import product, sum_rows
+
+CPU = torch.device("cpu")
+SPARSE = 4  # a column with an entry in every fourth cell or fewer is added up rather than multiplied
+PILOT_TOKENS = 64  # of the first sequence, that the edges of a histogram are laid by
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a reducer may know of the tokens it sees. `rows` are the flat places of the valid ones (None: all are)."""
+    """What a reducer may know of the tokens it sees. `rows` are the flat places of the valid ones (None: all are).
+
+    Ids, places and covariates lie on the CPU, wherever the model is: what follows from them is computed there, once for
+    all sites, while an accelerator is busy.
+    """
 
     input_ids: torch.Tensor  # [sequences, length] int64
     valid: torch.Tensor  # [sequences, length] bool
     rows: torch.Tensor | None  # [tokens] int64
     positions: torch.Tensor  # [sequences, length] int64, counted over valid tokens
     first: int  # index of the batch's first sequence in the whole
-    covariates: dict[str, torch.Tensor] = field(default_factory=dict)  # name → [tokens, …], ordered as `rows`
+    covariates: dict[str, Any] = field(default_factory=dict)  # name → [tokens, …], ordered as `rows`
+    device: torch.device = CPU  # where the activations are
 
     @property
     def tokens(self) -> int:
@@ -43,7 +56,15 @@ class Reducer(ABC):
     """Base of all reducers; a subclass lists in `summed` which of its tensors add up when two are merged."""
 
     summed: tuple[str, ...] = ()
-    fixed: tuple[str, ...] = ()  # set before the pass; must be equal to be merged
+    fixed: tuple[str, ...] = ()  # by the first sequence, before all others; must be equal to be merged
+    is_fixed = True  # nothing has to be fixed, or it has been
+    _device = CPU
+
+    def fix(self, site: int, activations: torch.Tensor) -> None:  # noqa: B027
+        """One site's activations `[tokens, neurons]` of the first sequence alone, before any `update` of that site."""
+
+    def check(self) -> None:  # noqa: B027
+        """Raises NotFiniteError if a site put out NaN or infinity since the start. Waits for the device."""
 
     def begin(self, batch: Batch) -> None:  # noqa: B027
         """Once per batch, before any site: what all sites share is computed here."""
@@ -59,7 +80,9 @@ class Reducer(ABC):
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Takes over a state of `state()`."""
         for name in self.summed + self.fixed:
-            setattr(self, name, state[name].to(getattr(self, name).device).clone())
+            there = getattr(self, name, None)
+            setattr(self, name, state[name].to(self._device if there is None else there.device).clone())
+        self.is_fixed = True
 
     def merge(self, other: Self) -> None:
         """Adds what `other` saw of other tokens. Raises ValueError if shifts, edges or groups differ."""
@@ -73,93 +96,169 @@ class Reducer(ABC):
             getattr(self, name).add_(getattr(other, name).to(getattr(self, name).device))
 
 
-class Pilot(Reducer):
-    """Looks at one stretch of text before the pass, to fix what must not depend on how the pass is cut.
+@dataclass(frozen=True)
+class Cells:
+    """Tokens that have all their covariates in common, so that their activations can be added up first.
 
-    After it, `shift` `[sites, neurons]` is each neuron's mean, and `low` and `high` `[sites]` the 0.1 % and 99.9 %
-    quantiles over all of a site's values.
+    `of_token` `[tokens]` int64 says which cell a token is in, `design` `[cells, columns given]` float32 what the cells'
+    covariates are, and `columns` which of the reducer's columns those are: in all others these tokens have zeros.
     """
 
-    fixed = ("shift", "low", "high")
-
-    def __init__(self, sites: int, device: torch.device):
-        self.shift = torch.empty(sites, 0, device=device)  # as wide as the first site that comes
-        self.low, self.high = torch.zeros(sites), torch.zeros(sites)
-
-    def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
-        values = activations.float()
-        if self.shift.shape[1] == 0:
-            self.shift = self.shift.new_zeros(len(self.shift), values.shape[1])
-        self.shift[site] = values.double().mean(0).float()
-        flat = values.flatten()
-        rank = max(1, math.ceil(0.001 * flat.numel()))
-        self.low[site] = flat.kthvalue(rank).values
-        self.high[site] = flat.kthvalue(flat.numel() + 1 - rank).values
-
-
-class Moments(Reducer):
-    """Per group of tokens and neuron: count, sum, sum of squares (about a fixed shift), and sum of magnitudes.
-
-    `count` is `[groups]`; `sums`, `squares` (of x − shift) and `magnitudes` (of x itself) are
-    `[sites, groups, neurons]`. Taken about the shift a neuron that sits far from zero loses no digits. The groups are
-    a partition: the covariate `group` says 0 … groups − 1 for every token, so sums over groups are those of all tokens.
-    """
-
-    summed = ("count", "sums", "squares", "magnitudes")
-    fixed = ("shift",)
-
-    def __init__(self, groups: int, shift: torch.Tensor):
-        sites, neurons = shift.shape
-        self.groups, self.shift = groups, shift
-        self.count = torch.zeros(groups, dtype=torch.int64, device=shift.device)
-        shape = (sites, groups, neurons)
-        self.sums, self.squares, self.magnitudes = (shift.new_zeros(shape, dtype=torch.float64) for _ in range(3))
-
-    def begin(self, batch: Batch) -> None:
-        group = batch.covariates["group"]
-        self._members = torch.nn.functional.one_hot(group, self.groups).T.to(torch.float32)  # [groups, tokens]
-        self.count += torch.bincount(group, minlength=self.groups)
-
-    def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
-        values = activations.float()
-        self.magnitudes[site] += self._members @ values.abs()
-        centred = values - self.shift[site]
-        added = self._members @ centred
-        if not bool(added.isfinite().all()):
-            raise NotFiniteError(site)
-        self.sums[site] += added
-        self.squares[site] += self._members @ centred.square_()
+    of_token: torch.Tensor
+    design: torch.Tensor
+    columns: torch.Tensor  # [columns given] int64, ascending
 
 
 class Gram(Reducer):
     """Sums of products of covariates with each other and with the activations: what correlation and regression need.
 
-    With Z the covariate `design` `[tokens, K]` and X the activations about their fixed shift, `zz` is ΣZᵀZ `[K, K]`,
-    `zx` is ΣZᵀX `[sites, K, neurons]`, and `qxx` is ΣQᵀX² `[sites, columns of Q, neurons]` where Q are the columns
-    `squared` of Z (indicators of blocks of tokens, whose variances are wanted apart).
+    With Z `[tokens, K]` the covariates and X the activations about their fixed shift, `zz` is ΣZᵀZ `[K, K]`, `zx` is
+    ΣZᵀX `[sites, K, neurons]`, `qxx` is ΣQᵀX² and `magnitudes` is ΣPᵀ|X + shift| `[sites, columns, neurons]`, where Q
+    are the columns `squared` of Z and P the columns `magnified`: indicators of tokens whose variance, or mean
+    magnitude, is wanted apart. About the shift, a neuron that sits far from zero loses no digits.
+
+    The covariate `design` is Z itself, or a list of `Cells`, each with columns of its own: activations are then added
+    up by cell, and only those sums are multiplied by Z, which costs less by as much as there are fewer cells.
     """
 
-    summed = ("zz", "zx", "qxx")
+    summed = ("zz", "zx", "qxx", "magnitudes")
     fixed = ("shift",)
+    shift: torch.Tensor
+    zx: torch.Tensor
+    qxx: torch.Tensor
+    magnitudes: torch.Tensor
 
-    def __init__(self, columns: int, squared: slice, shift: torch.Tensor):
-        sites, neurons = shift.shape
-        self.shift, self._squared = shift, squared
-        taken = len(range(*squared.indices(columns)))
-        self.zz = shift.new_zeros((columns, columns), dtype=torch.float64)
-        self.zx = shift.new_zeros((sites, columns, neurons), dtype=torch.float64)
-        self.qxx = shift.new_zeros((sites, taken, neurons), dtype=torch.float64)
+    def __init__(
+        self,
+        columns: int,
+        sites: int,
+        squared: slice = slice(0),
+        magnified: slice = slice(0),
+        shift: torch.Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        """`shift` `[sites, neurons]` if it is known; otherwise it is each neuron's mean over the first sequence."""
+        self._columns, self._sites, self._device = columns, sites, torch.device(device)
+        self._parts = [range(*part.indices(columns)) for part in (squared, magnified)]
+        self.zz = torch.zeros(columns, columns, dtype=torch.float64)
+        self._total = torch.zeros(sites, device=self._device)  # finite as long as all that was seen is
+        self._fixed_sites = 0
+        self.is_fixed = shift is not None
+        if shift is not None:
+            self._allocate(shift.shape[1])
+            self.shift = shift.to(self._device)
+
+    def _allocate(self, neurons: int) -> None:
+        with torch.inference_mode(False):  # ordinary tensors, so that states can be merged after the pass
+            self.shift = torch.zeros(self._sites, neurons, device=self._device)
+            self.zx, self.qxx, self.magnitudes = (
+                torch.zeros(self._sites, count, neurons, dtype=torch.float64, device=self._device)
+                for count in (self._columns, *map(len, self._parts))
+            )
+
+    def fix(self, site: int, activations: torch.Tensor) -> None:
+        if self._fixed_sites == 0:
+            self._allocate(activations.shape[1])
+        self.shift[site] = activations.double().mean(0).float()
+        self._fixed_sites += 1
+        self.is_fixed = self._fixed_sites == self._sites
+
+    def check(self) -> None:
+        bad = (~self._total.isfinite()).nonzero()
+        if len(bad):
+            raise NotFiniteError(int(bad[0]))
 
     def begin(self, batch: Batch) -> None:
-        design = batch.covariates["design"]
-        self._z, self._q = design.T.contiguous(), design[:, self._squared].T.contiguous()
-        exact = design.double()
-        self.zz += exact.T @ exact
+        given = batch.covariates["design"]
+        if isinstance(given, torch.Tensor):
+            given = [Cells(torch.arange(len(given)), given, torch.arange(self._columns))]
+        self._add_products(given)
+        self._blocks = [_Block(cells, [range(self._columns), *self._parts], batch.device) for cells in given]
+
+    def _add_products(self, given: Sequence[Cells]) -> None:
+        for index, one in enumerate(given):
+            exact = one.design.double()
+            counts = torch.bincount(one.of_token, minlength=len(exact))
+            self.zz[one.columns[:, None], one.columns] += exact.T @ (exact * counts[:, None])
+            for other in given[:index]:
+                by_cell = torch.zeros(len(exact), other.design.shape[1], dtype=torch.float64)
+                by_cell.index_add_(0, one.of_token, other.design.double()[other.of_token])
+                crossed = exact.T @ by_cell
+                self.zz[one.columns[:, None], other.columns] += crossed
+                self.zz[other.columns[:, None], one.columns] += crossed.T
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
-        centred = activations.float() - self.shift[site]
-        self.zx[site] += self._z @ centred
-        self.qxx[site] += self._q @ centred.square_()
+        values = activations.float()
+        centred = values - self.shift[site]
+        for block in self._blocks:
+            self._total[site] += block.add(self.zx[site], 0, centred)
+        squares = torch.mul(centred, centred, out=centred)
+        for block in self._blocks:
+            block.add(self.qxx[site], 1, squares)
+        if len(self._parts[1]):
+            magnitudes = torch.abs(values, out=squares)
+            for block in self._blocks:
+                block.add(self.magnitudes[site], 2, magnitudes)
+
+
+class _Block:
+    """One batch's `Cells` as the device needs them: which tokens to add up, and what to multiply the sums by."""
+
+    def __init__(self, cells: Cells, wanted: Sequence[range], device: torch.device):
+        count, tokens = len(cells.design), len(cells.of_token)
+        self._tokens = None
+        if not (count == tokens and torch.equal(cells.of_token, torch.arange(tokens))):
+            ends = torch.zeros(count + 1, dtype=torch.int64)
+            ends[1:] = torch.bincount(cells.of_token, minlength=count).cumsum(0)
+            self._tokens = [part.to(device) for part in (cells.of_token.argsort(stable=True), ends)]
+        self._products = []
+        for part in wanted:
+            inside = (cells.columns >= part.start) & (cells.columns < part.stop)
+            self._products.append(_Columns(cells.design.T[inside], cells.columns[inside] - part.start, device))
+
+    def add(self, sums: torch.Tensor, which: int, values: torch.Tensor) -> torch.Tensor:
+        """Adds designᵀ @ values to `sums` `[columns, neurons]`; returns a number that is finite if all values are."""
+        columns = self._products[which]
+        if columns.empty:
+            return values.new_zeros(())
+        by_cell = values if self._tokens is None else sum_rows(values, *self._tokens)
+        columns.add(sums, by_cell)
+        return by_cell.sum()
+
+
+class _Columns:
+    """Columns of a design as rows `[columns, cells]`: the mostly zero ones are added up, the others multiplied."""
+
+    def __init__(self, design: torch.Tensor, columns: torch.Tensor, device: torch.device):
+        self.empty = len(columns) == 0
+        entries = design.count_nonzero(1)
+        sparse = entries * SPARSE <= design.shape[1]
+        self._dense = design[~sparse].contiguous().to(device)
+        self._dense_runs, self._sparse_runs = _runs(columns[~sparse]), _runs(columns[sparse])
+        chosen = design[sparse]
+        column, cell = chosen.nonzero(as_tuple=True)
+        ends = torch.zeros(len(chosen) + 1, dtype=torch.int64)
+        ends[1:] = entries[sparse].cumsum(0)
+        self._sparse = [part.to(device) for part in (cell, ends, chosen[column, cell])]
+
+    def add(self, sums: torch.Tensor, by_cell: torch.Tensor) -> None:
+        if self._dense_runs:
+            _add(sums, product(self._dense, by_cell), self._dense_runs)
+        if self._sparse_runs:
+            _add(sums, sum_rows(by_cell, *self._sparse), self._sparse_runs)
+
+
+def _add(sums: torch.Tensor, added: torch.Tensor, runs: list[tuple[slice, slice]]) -> None:
+    added = added.double()
+    for given, own in runs:
+        sums[own] += added[given]
+
+
+def _runs(columns: torch.Tensor) -> list[tuple[slice, slice]]:
+    """Ascending whole numbers as runs of neighbours: their places, and what stands there."""
+    breaks = [0, *((columns.diff() != 1).nonzero().flatten() + 1).tolist(), len(columns)]
+    starts = [(at, int(columns[at]), stop - at) for at, stop in pairwise(breaks) if stop > at]
+    return [(slice(at, at + count), slice(first, first + count)) for at, first, count in starts]
 
 
 class Histogram(Reducer):
@@ -167,39 +266,81 @@ class Histogram(Reducer):
 
     `counts` is `[sites, groups, bins + 2]`: underflow first, overflow last. A bin is [edge, next edge). Its width is a
     power of two and its edges are multiples of it, so that x / width and its floor are exact in any binary float: the
-    counts are exactly those that float64 would give.
+    counts are exactly those that float64 would give. The covariate `group` `[tokens]` says 0 … groups − 1.
     """
 
     summed = ("counts",)
     fixed = ("width", "start")
 
-    def __init__(self, groups: int, low: torch.Tensor, high: torch.Tensor, bins: int, device: torch.device):
-        """`low` and `high` `[sites]` bracket the bulk, which gets `bins` / 2 to `bins` bins; the rest is margin."""
-        sites = len(low)
+    def __init__(self, groups: int, sites: int, bins: int, device: torch.device | str = "cpu"):
+        """The bulk of a site, as `lay` learns it, gets `bins` / 2 to `bins` bins; as many again are margin."""
+        self.bins, self.groups, self._device = 2 * bins, groups, torch.device(device)
+        self.width = torch.zeros(sites, dtype=torch.float64)  # 0: not laid yet
+        self.start = torch.zeros(sites, dtype=torch.int64)  # the first edge, in widths
+        self.counts = torch.zeros(sites, groups, self.bins + 2, dtype=torch.int64, device=self._device)
+        self.is_fixed = False
+
+    def lay(self, site: int, low: float, high: float) -> None:
+        """Lays a site's edges so that [low, high] is its bulk."""
         # No narrower than 2⁻²² of the values: float32 has no finer steps there, and bin numbers stay exact in it
-        least = torch.maximum(low.abs(), high.abs()).double().clamp(min=2.0**-100) * 2.0**-22
-        self.bins, self.groups = 2 * bins, groups
-        width = torch.maximum((high - low).double() / bins, least)
-        self.width = torch.exp2(torch.ceil(torch.log2(width)))  # [sites] float64
-        middle = (low + high).double() / 2
-        self.start = torch.floor(middle / self.width).long() - bins  # [sites]: the first edge, in widths
-        self.counts = torch.zeros(sites, groups, self.bins + 2, dtype=torch.int64, device=device)
+        least = max(abs(low), abs(high), 2.0**-100) * 2.0**-22
+        width = 2.0 ** math.ceil(math.log2(max(2 * (high - low) / self.bins, least)))
+        self.width[site], self.start[site] = width, math.floor((low + high) / 2 / width) - self.bins // 2
+        self.is_fixed = bool((self.width > 0).all())
+
+    def fix(self, site: int, activations: torch.Tensor) -> None:
+        """The bulk lies between the 0.1 % and 99.9 % quantiles over all neurons and some tokens of the sequence."""
+        flat = activations[:: max(1, len(activations) // PILOT_TOKENS)].float().flatten()
+        if not bool(flat.isfinite().all()):
+            raise NotFiniteError(site)
+        rank = max(1, math.ceil(0.001 * flat.numel()))
+        self.lay(site, float(flat.kthvalue(rank).values), float(flat.kthvalue(flat.numel() + 1 - rank).values))
 
     @property
     def edges(self) -> torch.Tensor:
         """`[sites, bins + 1]` float64."""
-        steps = self.start[:, None] + torch.arange(self.bins + 1)
-        return steps * self.width[:, None]
+        return (self.start[:, None] + torch.arange(self.bins + 1)) * self.width[:, None]
 
     def begin(self, batch: Batch) -> None:
-        self._offsets = (batch.covariates["group"] * (self.bins + 2)).to(torch.int32)[:, None]
+        group = batch.covariates["group"]
+        self._order = group.argsort(stable=True).to(batch.device)
+        self._stops = torch.bincount(group, minlength=self.groups).cumsum(0).tolist()
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         # float32 holds every bin number here exactly; the width is a power of two, so the product is exact as well
-        numbers = (activations.float() * (1.0 / self.width[site].item())).floor_()
-        numbers.sub_(float(self.start[site] - 1)).clamp_(0, self.bins + 1)
-        flat = numbers.to(torch.int32).add_(self._offsets).flatten()
-        self.counts[site] += torch.bincount(flat, minlength=self.groups * (self.bins + 2)).view(self.groups, -1)
+        start = float(int(self.start[site]) - 1)
+        numbers = torch.mul(activations.float(), 1.0 / float(self.width[site])).floor_()
+        numbers.clamp_(start, start + self.bins + 1)
+        count = self._count if numbers.device.type == "cpu" else self._count_on_device
+        self.counts[site] += count(numbers, start)
+
+    def _count(self, numbers: torch.Tensor, start: float) -> torch.Tensor:
+        """How often each of start … start + bins + 1 occurs in each group's rows, `[groups, bins + 2]`."""
+        small = self.bins + 2 <= 256
+        if small:  # PyTorch converts to int8 several times as fast as to uint8; as uint8, what lies below 0 comes last
+            whole = numbers.sub_(start + 128).to(torch.int8)
+        else:  # NaN becomes a negative number, which bincount refuses; to tell of it is for others
+            whole = numbers.sub_(start).to(torch.int32).clamp_(0, self.bins + 1)
+        words = torch.int64 if small and whole.shape[1] % 8 == 0 else whole.dtype  # eight at once are moved faster
+        whole = whole.view(words).index_select(0, self._order).view(torch.uint8 if small else torch.int32)
+        counts, first = [], 0
+        for stop in self._stops:
+            counted = torch.bincount(whole[first:stop].flatten(), minlength=256 if small else self.bins + 2)
+            counts.append((counted.roll(128) if small else counted)[: self.bins + 2])
+            first = stop
+        return torch.stack(counts)
+
+    def _count_on_device(self, numbers: torch.Tensor, start: float) -> torch.Tensor:
+        """The same where `bincount` would wait for the device: `histc` is told its range, and counts in float32."""
+        rows, counts, first = max(1, 2**24 // numbers.shape[1]), [], 0  # no bin can pass 2²⁴, where float32 stops
+        numbers = numbers.sub_(start - 0.5)[self._order]
+        for stop in self._stops:
+            parts = [numbers[at : min(at + rows, stop)] for at in range(first, stop, rows)]
+            bins = self.bins + 2
+            counted = [torch.histc(part, bins, 0, bins).long() for part in parts]
+            counts.append(torch.stack(counted).sum(0) if counted else self.counts.new_zeros(bins))
+            first = stop
+        return torch.stack(counts)
 
 
 class Keep(Reducer):
@@ -222,7 +363,7 @@ class Keep(Reducer):
         if batch.rows is None:
             place.copy_(activations)
         else:
-            place[batch.rows.cpu()] = activations.cpu()
+            place[batch.rows] = activations.cpu()
 
 
 class Rows(Reducer):
@@ -257,14 +398,14 @@ class Rows(Reducer):
         here = (self._sequence >= batch.first) & (self._sequence < batch.first + sequences)
         self._here = here.nonzero().squeeze(1)
         start, stop = self._start[self._here], self._stop[self._here]
-        self._counts = (stop - start).to(batch.valid.device)
+        self._counts = (stop - start).to(batch.device)
         flat = (self._sequence[self._here] - batch.first) * length + start
         # Every token of every span: its place among the batch's valid tokens, and the row it belongs to
         of_row = torch.arange(len(flat)).repeat_interleave(stop - start)
         within = torch.arange(len(of_row)) - (torch.cumsum(stop - start, 0) - (stop - start))[of_row]
-        places = (flat[of_row] + within).to(batch.valid.device)
-        self._of_row = of_row.to(batch.valid.device)
-        self._places = places if batch.rows is None else torch.searchsorted(batch.rows, places)
+        places = flat[of_row] + within
+        places = places if batch.rows is None else torch.searchsorted(batch.rows, places)
+        self._of_row, self._places = of_row.to(batch.device), places.to(batch.device)
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         if site not in self.kept:

@@ -1,12 +1,12 @@
-"""Rows of activations that were captured before, found again by what they are of: a file for each layer.
+"""What was captured before, found again by what it is of: rows of activations, and reducers' states after a pass.
 
-The address is a hash of everything the activations depend on (weights, tokens, spans, pooling, dtype, …), so a stored
-row is never another model's or another text's. Safe for processes that start at once: one captures, the others wait.
-Knows neither models nor words.
+The address is a hash of everything the activations depend on (weights, tokens, dtype, …) and of what was kept of them,
+so what is stored is never another model's or another text's. Knows neither models nor words.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,20 +16,25 @@ import numpy as np
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_states
+from safetensors.torch import save_file as save_states
 
-from neurexp.files import write_tensors
+from neurexp.engine.reducers import Reducer
+from neurexp.files import whole_file, write_tensors
 
 FORMAT = 1  # raised when rows come to mean something else, so that old ones are not taken for new
 
 
+def _address(key: dict[str, Any]) -> str:
+    """`key` names all that the stored depends on; it is hashed as JSON."""
+    return hashlib.sha256(json.dumps({"format": FORMAT, **key}, sort_keys=True).encode()).hexdigest()[:32]
+
+
 class RowStore:
-    """The stored layers of one capture."""
+    """The stored layers of one capture of rows, a file each; of processes that start at once one captures."""
 
     def __init__(self, folder: Path, key: dict[str, Any]):
-        """`key` names all that the activations depend on; it is hashed as JSON."""
-        text = json.dumps({"format": FORMAT, **key}, sort_keys=True)
-        name = hashlib.sha256(text.encode()).hexdigest()[:32]
-        self._folder = folder / f"rows_{name}"
+        self._folder = folder / f"rows_{_address(key)}"
 
     def _file(self, layer: int) -> Path:
         return self._folder / f"{layer}.safetensors"
@@ -58,3 +63,46 @@ class RowStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / ".lock"):
             yield
+
+
+class StateStore:
+    """The states of the reducers of one pass, in one file. All such files of a folder together stay below a size."""
+
+    LARGEST = 2 * 2**30  # bytes: some twenty passes over a 125M model
+
+    def __init__(self, folder: Path, key: dict[str, Any]):
+        self._file = folder / f"statistics_{_address(key)}.safetensors"
+
+    def load(self, reducers: Sequence[Reducer]) -> bool:
+        """Gives each reducer its state of that pass; False, and nothing done, unless all of it is there and whole."""
+        try:
+            stored = load_states(self._file)
+        except SafetensorError:  # not whole
+            self._file.unlink(missing_ok=True)
+            return False
+        except OSError:  # not there, or not to be read
+            return False
+        for index, reducer in enumerate(reducers):
+            prefix = f"{index}."
+            reducer.load(
+                {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+            )
+        os.utime(self._file)  # the least recently used goes first
+        return True
+
+    def save(self, reducers: Sequence[Reducer]) -> None:
+        """Stores the states; the file appears whole or not at all, and the least recently used make room for it."""
+        tensors = {
+            f"{index}.{name}": t for index, reducer in enumerate(reducers) for name, t in reducer.state().items()
+        }
+        with whole_file(self._file) as path:
+            save_states(tensors, path)
+        size = 0
+        for file in sorted(self._file.parent.glob("statistics_*.safetensors"), key=_age):
+            size += file.stat().st_size
+            if size > self.LARGEST and file != self._file:
+                file.unlink(missing_ok=True)
+
+
+def _age(file: Path) -> float:
+    return -file.stat().st_mtime

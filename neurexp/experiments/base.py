@@ -4,15 +4,16 @@ An experiment never touches a hook, and never sees an activation that its reduce
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import transformers
 
 from neurexp.config import DatasetConfig
-from neurexp.engine.reducers import Pilot, Reducer
+from neurexp.engine.reducers import Reducer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import parse_layers
 from neurexp.provenance import hash_of_tokenizer
@@ -52,7 +53,15 @@ class Pass(ABC):
     """One pass over tokens that an experiment asks for; `tokens` are those to run."""
 
     what = "Text"  # it runs over, for the log
+    splits: ClassVar[bool] = True  # over the processes of torchrun
     tokens: Tokens
+
+    def key(self, model: LanguageModel) -> dict[str, Any] | None:
+        """All that the reducers' states depend on beside `capture_key`, so that a pass like it may stand for this one.
+
+        None: what the reducers see is never kept for other runs.
+        """
+        return None
 
     @abstractmethod
     def chosen_layers(self, model: LanguageModel) -> list[int]:
@@ -63,19 +72,32 @@ class Pass(ABC):
         return batch_size
 
     @abstractmethod
-    def reducers(
-        self, model: LanguageModel, tokens: Tokens, layers: list[int], pilot: Callable[[], Pilot]
-    ) -> list[Reducer]:
-        """What to reduce each layer to. `pilot` measures the first sequence alone, where ranges must be fixed first."""
+    def reducers(self, model: LanguageModel, tokens: Tokens, layers: list[int]) -> list[Reducer]:
+        """What to reduce each layer to."""
 
-    def covariates(
-        self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def covariates(self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> dict[str, Any]:
         """What the reducers need to know of a batch's tokens, from id, position and sequence of each, `[tokens]`.
 
-        Returns name → `[tokens, …]`, on the device of `ids`.
+        Returns name → `[tokens, …]`, or what else a reducer takes; all of it on the CPU.
         """
         return {}
+
+
+def capture_key(model: LanguageModel, tokens: Tokens, site: str, batch_size: int) -> dict[str, Any]:
+    """What activations depend on to the last bit: weights, tokens, arithmetic and how the pass is cut."""
+    return {
+        "weights": model.weights_hash,
+        "dtype": str(model.network.dtype),
+        "device": model.device.type,
+        "fast": model.fast,
+        "precision": torch.get_float32_matmul_precision(),
+        "site": site,
+        "tokens": tokens.hash,
+        "batch_size": batch_size,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 class Experiment(Pass):

@@ -9,17 +9,16 @@ import hashlib
 import json
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import transformers
 
 from neurexp.config import DatasetConfig
-from neurexp.engine.reducers import Pilot, Reducer, Rows
+from neurexp.engine.reducers import Reducer, Rows
 from neurexp.engine.store import RowStore
 from neurexp.errors import UserError
 from neurexp.experiments import base
@@ -64,6 +63,7 @@ class Contrast(base.Experiment):
 
     Options = Options
     categories: list[str]  # names, in the order of the labels
+    splits = False  # its rows are few, and one process captures them for all
     chosen_by: ClassVar[str] = "experiment"  # the option that a user changes to get other rows
 
     def __init__(self, options: Any, setting: base.Setting):
@@ -139,20 +139,10 @@ class Contrast(base.Experiment):
 
     def _captured(self, name, selection, model, cache, captured) -> Iterator[base.Pass]:
         spans = np.stack([selection.sequence, selection.start, selection.stop]).astype("<i8")
-        key = {
-            "weights": model.weights_hash,
-            "dtype": str(model.network.dtype),
-            "device": model.device.type,
-            "site": self.options.site,
+        key = base.capture_key(model, selection.tokens, self.options.site, self.setting.batch_size) | {
             "pooling": self.options.pooling,
             "tokenizer": hash_of_tokenizer(model.tokenizer),
-            "tokens": selection.tokens.hash,
             "spans": hashlib.sha256(spans.tobytes()).hexdigest(),
-            "fast": model.fast,
-            "batch_size": self.setting.batch_size,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
         }
         store, reuse = RowStore(cache, key), self.setting.reuse
         found = store.load(self.layers) if reuse else None
@@ -175,9 +165,7 @@ class Contrast(base.Experiment):
         self.reused.append(name)
         captured[name] = found
 
-    def reducers(
-        self, model: LanguageModel, tokens: Tokens, layers: list[int], pilot: Callable[[], Pilot]
-    ) -> list[Reducer]:
+    def reducers(self, model: LanguageModel, tokens: Tokens, layers: list[int]) -> list[Reducer]:
         raise NotImplementedError("a contrast has several passes")
 
     def provenance(self) -> dict[str, Any]:
@@ -228,6 +216,8 @@ class Contrast(base.Experiment):
 class _RowsPass(base.Pass):
     """The pass that captures a selection's rows."""
 
+    splits = False
+
     def __init__(self, what: str, selection: Selection, layers: list[int], pooling: str):
         self.what = f"{what.capitalize()}: {len(selection.words)} rows"
         self.tokens, self._selection, self._layers, self._pooling = selection.tokens, selection, layers, pooling
@@ -238,9 +228,7 @@ class _RowsPass(base.Pass):
     def sequences_at_once(self, batch_size: int) -> int:
         return batch_size * max(1, SHORT // self.tokens.valid.shape[1])
 
-    def reducers(
-        self, model: LanguageModel, tokens: Tokens, layers: list[int], pilot: Callable[[], Pilot]
-    ) -> list[Reducer]:
+    def reducers(self, model: LanguageModel, tokens: Tokens, layers: list[int]) -> list[Reducer]:
         chosen = self._selection
         sequence, start, stop = (
             torch.from_numpy(np.asarray(span, dtype=np.int64)) for span in (chosen.sequence, chosen.start, chosen.stop)

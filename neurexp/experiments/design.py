@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from neurexp.engine.reducers import Cells
 from neurexp.text.tokens import UNDEFINED, Tokens
 from neurexp.text.vocabulary import balanced_blocks, log_frequency, shuffled_within_bands
+
+USUAL, FIRST, SKIPPED = range(3)  # the stage of a token in its sequence
 
 
 @dataclass
@@ -21,15 +24,16 @@ class Design:
 
     Args:
         tokens: the text.
-        values: `[vocabulary]` the property of each type, `UNDEFINED` (−1) for types without one; such tokens have a row
-            of zeros and so take part in nothing.
+        values: `[vocabulary]` the property of each type, `UNDEFINED` (−1) for types without one; such tokens take part
+            in nothing but the columns `group`.
         reference_counts: `[vocabulary]` occurrences in the text that frequencies are taken from.
         begins_word: `[vocabulary]` bool.
         draws: shuffled copies of the property.
         blocks: at most so many blocks of types, and of sequences.
-        skip_positions: tokens at positions below it take part in nothing but the columns `skipped`.
+        skip_positions: tokens at positions below it take part in nothing but the columns `skipped` and `group`.
         seed: of the shuffles.
-        device: where batches lie.
+        group: `[vocabulary]` the group of each type.
+        groups: how many groups there are, the last of them that of the tokens at skipped positions, if any are skipped.
     """
 
     tokens: Tokens
@@ -40,7 +44,8 @@ class Design:
     blocks: int
     skip_positions: int
     seed: int
-    device: torch.device
+    group: np.ndarray
+    groups: int
     columns: dict[str, slice] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,63 +58,93 @@ class Design:
         self.centre = float((self.counts * self.values).sum() / max(1, self.counts.sum()))
         frequency = log_frequency(self.reference_counts)
         frequency = frequency - (self.counts * frequency).sum() / max(1, self.counts.sum())
-        of_category = (self.values[:, None] == self.categories) & present[:, None]
-        has_value = self.values != UNDEFINED
-        centred = np.where(has_value, self.values - self.centre, 0.0)
-        shuffled = shuffled_within_bands(centred, self.counts, self.draws, self.seed).T
+        self._has_value = self.values != UNDEFINED
+        self._centred = np.where(self._has_value, self.values - self.centre, 0.0)
         type_block = np.eye(self.blocks)[balanced_blocks(self.counts, self.blocks)] * present[:, None]
         by_type = {
-            "category": of_category,
+            "category": (self.values[:, None] == self.categories) & present[:, None],
             "log_frequency": frequency[:, None],
             "begins_word": self.begins_word[:, None],
-            "null": shuffled,
-            "type_block_value": type_block * centred[:, None],
+            "type_block_value": type_block * self._centred[:, None],
             "type_block": type_block,
         }
+        self._table = (np.concatenate(list(by_type.values()), axis=1) * present[:, None]).astype(np.float32)
+        shuffled = shuffled_within_bands(self._centred, self.counts, self.draws, self.seed).T
+        self._null = (shuffled * present[:, None]).astype(np.float32)
+
         rows = len(self.tokens.valid)
         self.sequence_blocks = min(self.blocks, rows)
-        self._block_of_sequence = torch.arange(rows, device=self.device) * self.sequence_blocks // rows
         self._half = rows / 2
-        # Indicators whose squares of x are wanted come next to each other: type and sequence blocks, first position,
-        # first half, skipped positions
+        # Indicators whose squares of x are wanted come next to each other, from `type_block` to `group`
         widths = {name: part.shape[1] for name, part in by_type.items()}
-        widths |= {"sequence_block": self.sequence_blocks, "first": 1, "early": 1, "skipped": 1, "skipped_value": 1}
-        widths |= {"sequence_block_value": self.sequence_blocks, "first_value": 1, "early_value": 1}
-        widths |= {"null_first_half": self.draws, "position": _position_bins(self.tokens)}
+        widths |= {"sequence_block": self.sequence_blocks, "first": 1, "early": 1, "skipped": 1, "group": self.groups}
+        widths |= {"skipped_value": 1, "sequence_block_value": self.sequence_blocks, "first_value": 1, "early_value": 1}
+        widths |= {"null_early": self.draws, "null_late": self.draws, "position": _position_bins(self.tokens)}
         edges = np.cumsum([0, *widths.values()])
         self.columns = {name: slice(int(a), int(b)) for name, a, b in zip(widths, edges, edges[1:], strict=False)}
-        self.squared = slice(self.columns["type_block"].start, self.columns["skipped"].stop)
+        self.squared = slice(self.columns["type_block"].start, self.columns["group"].stop)
         self.width = int(edges[-1])
-        table = np.concatenate(list(by_type.values()), axis=1) * present[:, None]
-        self._table = torch.from_numpy(table.astype(np.float32)).to(self.device)
-        self._has_value = torch.from_numpy(has_value).to(self.device)
-        self._centred = torch.from_numpy(centred.astype(np.float32)).to(self.device)
 
-    def __call__(self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> torch.Tensor:
-        """The design matrix `[tokens, width]` float32 of a batch, from each token's id, position and sequence."""
-        has_value, skipped = self._has_value[ids], positions < self.skip_positions
-        counted, left_out = ((has_value & some).float()[:, None] for some in (~skipped, skipped))
-        value = self._centred[ids][:, None]
-        blocks = torch.nn.functional.one_hot(self._block_of_sequence[sequences], self.sequence_blocks).float()
-        bins = torch.nn.functional.one_hot(_position_bin(positions), _width(self.columns["position"])).float()
-        first = (positions == 0).float()[:, None]
-        early = (sequences < self._half).float()[:, None]
-        by_type = self._table[ids]
-        null = by_type[:, self.columns["null"]]
-        indicators = torch.cat([blocks, first, early], dim=1) * counted
-        outside = [left_out, left_out * value]
-        within = [indicators * value, null * early * counted, bins * counted]
-        return torch.cat([by_type * counted, indicators, *outside, *within], dim=1)
+    def __call__(self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> list[Cells]:
+        """The design matrix of a batch `[tokens, width]`, from each token's id, position and sequence, on the CPU.
+
+        Tokens of one type in one block of sequences have all their covariates in common, but for their position.
+        """
+        id_of, position, sequence = ids.numpy(), positions.numpy(), sequences.numpy()
+        block, early = sequence * self.sequence_blocks // len(self.tokens.valid), sequence < self._half
+        stage = np.where(position < self.skip_positions, SKIPPED, np.where(position == 0, FIRST, USUAL))
+        keys = ((block * 2 + early) * 3 + stage) * len(self.values) + id_of
+        _, example, cell = np.unique(keys, return_index=True, return_inverse=True)
+        by_cell = self._of_cells(id_of[example], block[example], early[example], stage[example])
+
+        counted = (stage != SKIPPED) & self._has_value[id_of]
+        bins = np.where(counted, _position_bin(position), 0)
+        occurring, bin_of_token = np.unique(bins * 2 + counted, return_inverse=True)
+        position_columns = np.arange(self.columns["position"].start, self.columns["position"].stop)
+        of_bins = np.zeros((len(occurring), len(position_columns)), np.float32)
+        of_bins[np.arange(len(occurring)), occurring // 2] = occurring % 2
+        by_position = Cells(
+            torch.from_numpy(bin_of_token), torch.from_numpy(of_bins), torch.from_numpy(position_columns)
+        )
+        return [Cells(torch.from_numpy(cell), *by_cell), by_position]
+
+    def _of_cells(self, ids, block, early, stage) -> tuple[torch.Tensor, torch.Tensor]:
+        """The covariates of cells `[cells, columns given]`, and which columns are given: the others are all zero."""
+        value = self._centred[ids]
+        has_value, skipped = self._has_value[ids], stage == SKIPPED
+        counted = has_value & ~skipped
+        parts: dict[int, np.ndarray] = {}  # first column → [cells, columns]
+
+        def put(name: str, values: np.ndarray, offset: int = 0) -> None:
+            values = values if values.ndim == 2 else values[:, None]
+            parts[self.columns[name].start + offset] = values.astype(np.float32)
+
+        put("category", self._table[ids] * counted[:, None])  # and those that follow it, to `type_block`
+        for one in np.unique(block):
+            inside = counted & (block == one)
+            put("sequence_block", inside, one)
+            put("sequence_block_value", inside * value, one)
+        for name, inside in (
+            ("first", counted & (stage == FIRST)),
+            ("early", counted & early),
+            ("skipped", has_value & skipped),
+        ):
+            if inside.any():
+                put(name, inside)
+                put(f"{name}_value", inside * value)
+        put("group", np.eye(self.groups)[np.where(skipped, self.groups - 1, self.group[ids])])
+        for name, inside in (("null_early", counted & early), ("null_late", counted & ~early)):
+            if inside.any():
+                put(name, self._null[ids] * inside[:, None])
+        columns = [start + np.arange(values.shape[1]) for start, values in sorted(parts.items())]
+        values = [values for _, values in sorted(parts.items())]
+        return torch.from_numpy(np.concatenate(values, axis=1)), torch.from_numpy(np.concatenate(columns))
 
 
-def _position_bin(positions: torch.Tensor) -> torch.Tensor:
+def _position_bin(positions: np.ndarray) -> np.ndarray:
     """0 is a bin of its own, then 1, 2–3, 4–7, …: position 0 is an outlier, and no point on a line."""
-    return torch.where(positions > 0, positions.clamp(min=1).float().log2().floor().long() + 1, 0)
+    return np.where(positions > 0, np.floor(np.log2(np.maximum(positions, 1))).astype(np.int64) + 1, 0)
 
 
 def _position_bins(tokens: Tokens) -> int:
-    return int(_position_bin(torch.tensor([tokens.valid.shape[1] - 1])).item()) + 1
-
-
-def _width(columns: slice) -> int:
-    return columns.stop - columns.start
+    return int(_position_bin(np.array([tokens.valid.shape[1] - 1]))[0]) + 1

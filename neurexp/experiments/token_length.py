@@ -6,20 +6,21 @@ numbers are made here; the arithmetic is in `stats`, the columns of the pass in 
 dictionary in `token_length_columns`, the figures in `token_length_figures`. Touches no hook and no activation.
 """
 
-from collections.abc import Callable
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from neurexp.engine.reducers import Gram, Histogram, Moments, Pilot, Reducer
+from neurexp.engine.reducers import Gram, Histogram, Reducer
 from neurexp.errors import UserError
 from neurexp.experiments import base
 from neurexp.experiments.design import Design
 from neurexp.experiments.token_length_columns import COLUMNS
 from neurexp.experiments.token_length_figures import Figures
 from neurexp.models.load import LanguageModel
+from neurexp.provenance import hash_of_tokenizer
 from neurexp.report import Report, Table
 from neurexp.stats import association, summary
 from neurexp.stats.groups import EQUAL, LONGER, SHORTER, GroupSums, Summary, median_split, overlap
@@ -32,6 +33,13 @@ OF_THE_TEXT = frozenset(
     ["tokens", "tokens_special", "length_min", "length_max", "length_median", "types", "types_effective"]
     + [f"share_{name}" for name in GROUPS]
 )
+PASS_OPTIONS = (
+    "strip_space",
+    "skip_positions",
+    "permutations",
+    "blocks",
+    "bins",
+)  # others are of the analysis: the same pass serves them
 SPECIAL, SKIPPED = 3, 4  # the groups of tokens without a length, and of tokens at skipped positions
 
 
@@ -66,9 +74,7 @@ class TokenLength(base.Experiment):
                 f"experiment.correction={options.correction}: give bh (Benjamini-Hochberg) or by (Benjamini-Yekutieli)"
             )
 
-    def reducers(
-        self, model: LanguageModel, tokens: Tokens, layers: list[int], pilot: Callable[[], Pilot]
-    ) -> list[Reducer]:
+    def reducers(self, model: LanguageModel, tokens: Tokens, layers: list[int]) -> list[Reducer]:
         skipped, length = self.options.skip_positions, tokens.valid.shape[1]
         if not 0 <= skipped < length:
             raise UserError(f"experiment.skip_positions={skipped}: give a whole number from 0 to {length - 1}")
@@ -80,6 +86,15 @@ class TokenLength(base.Experiment):
         reference = model.token_counts
         if reference is None:
             self.reference, reference = "the counts of this very text", occurrences
+        has_length = lengths >= 0
+        counted = np.bincount(tokens.input_ids[:, skipped:][tokens.valid[:, skipped:]], minlength=len(lengths))
+        self.lengths = np.bincount(lengths[has_length], weights=counted[has_length]).astype(np.int64)
+        if not self.lengths.any():
+            raise UserError("dataset.tokens: no token of this text has a length; give more text")
+        self.split = median_split(self.lengths)
+        groups = len(GROUPS) + 1 + (skipped > 0)
+        group_of_id = np.where(has_length, self.split.group(lengths), SPECIAL)
+        self._group_of_id = torch.from_numpy(group_of_id)
         self.design = Design(
             tokens,
             lengths,
@@ -87,38 +102,45 @@ class TokenLength(base.Experiment):
             begins_word(model.tokenizer),
             self.options.permutations,
             self.options.blocks,
-            self.options.skip_positions,
+            skipped,
             self.setting.seed,
-            model.device,
+            group_of_id,
+            groups,
         )
-        if len(self.design.categories) == 0:
-            raise UserError("dataset.tokens: no token of this text has a length; give more text")
-        has_length = lengths >= 0
-        self.lengths = np.bincount(lengths[has_length], weights=self.design.counts[has_length]).astype(np.int64)
         self.sequences = len(tokens.valid)
-        self.split = median_split(self.lengths)
-        group_of_id = np.where(has_length, self.split.group(lengths), SPECIAL)
-        self._group_of_id = torch.from_numpy(group_of_id).to(model.device)
+        columns, sites = self.design.columns, len(layers)
+        self.histogram = Histogram(groups, sites, self.options.bins, model.device)
+        self.gram = Gram(self.design.width, sites, self.design.squared, columns["group"], device=model.device)
+        return [self.histogram, self.gram]
 
-        first = pilot()
-        groups = len(GROUPS) + 1 + (self.options.skip_positions > 0)
-        self.moments = Moments(groups, first.shift)
-        self.histogram = Histogram(groups, first.low, first.high, self.options.bins, model.device)
-        self.gram = Gram(self.design.width, self.design.squared, first.shift)
-        return [self.moments, self.histogram, self.gram]
+    def key(self, model: LanguageModel) -> dict[str, Any]:
+        options, counts = self.options, model.token_counts
+        return {
+            "experiment": "token_length",
+            "layers": self.chosen_layers(model),
+            "tokenizer": hash_of_tokenizer(model.tokenizer),
+            "reference_counts": None if counts is None else hashlib.sha256(counts.tobytes()).hexdigest(),
+            "seed": self.setting.seed,
+            **{name: getattr(options, name) for name in PASS_OPTIONS},
+        }
 
-    def covariates(
-        self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def covariates(self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> dict[str, Any]:
         group = torch.where(positions < self.options.skip_positions, SKIPPED, self._group_of_id[ids])
         return {"group": group, "design": self.design(ids, positions, sequences)}
 
     def analyse(self) -> Report:
-        self._sums = GroupSums(**_arrays(self.moments))
+        design, gram = self.design, _arrays(self.gram)
         histogram, edges = _arrays(self.histogram)["counts"], self.histogram.edges.numpy()
-        design = self.design
+        group, squared = design.columns["group"], design.columns["group"].start - design.squared.start
+        self._sums = GroupSums(
+            count=np.diag(gram["zz"])[group].round().astype(np.int64),
+            sums=gram["zx"][:, group],
+            squares=gram["qxx"][:, squared : squared + design.groups],
+            magnitudes=gram.pop("magnitudes"),
+            shift=gram["shift"],
+        )
         sums = ProfileSums(
-            **_arrays(self.gram),
+            **gram,
             columns=design.columns,
             squared_from=design.squared.start,
             categories=design.categories,

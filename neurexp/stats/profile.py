@@ -63,17 +63,20 @@ class ProfileSums:
         """Over the tokens of the first half of the sequences."""
         return self._indicator_sums(layer, "early").total()
 
-    def of_columns(self, layer: int, name: str, over: Sums) -> Sums:
-        """Each column `name` taken as a covariate, over the tokens that `over` covers; leading axis: columns."""
-        columns, everything = self.columns[name], self.columns["category"]
-        count = columns.stop - columns.start
+    def of_columns(self, layer: int, over: Sums, *names: str) -> Sums:
+        """Each column taken as a covariate, over the tokens that `over` covers; leading axis: columns.
+
+        Of several names, whose columns are those of apart tokens, the sums are added.
+        """
+        parts, everything = [self.columns[name] for name in names], self.columns["category"]
+        count = parts[0].stop - parts[0].start
         return Sums(
             np.full(count, over.n),
-            self.zz[everything, columns].sum(0),
-            np.diag(self.zz)[columns],
+            np.sum([self.zz[everything, columns].sum(0) for columns in parts], axis=0),
+            np.sum([np.diag(self.zz)[columns] for columns in parts], axis=0),
             np.broadcast_to(over.x, (count, len(over.x))),
             np.broadcast_to(over.xx, (count, len(over.xx))),
-            self.zx[layer, columns],
+            np.sum([self.zx[layer, columns] for columns in parts], axis=0),
         )
 
     def partial(self, layer: int, xx: np.ndarray) -> np.ndarray:
@@ -116,16 +119,8 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
 
     early = sums.first_half(layer)
     late = whole - early
-    null = sums.of_columns(layer, "null", whole)
-    null_early = sums.of_columns(layer, "null_first_half", early)
-    null_late = Sums(
-        np.full(len(null.n), late.n),
-        null.z - null_early.z,
-        null.zz - null_early.zz,
-        np.broadcast_to(late.x, null.x.shape),
-        np.broadcast_to(late.xx, null.x.shape),
-        null.zx - null_early.zx,
-    )
+    null = sums.of_columns(layer, whole, "null_early", "null_late")
+    null_early, null_late = sums.of_columns(layer, early, "null_early"), sums.of_columns(layer, late, "null_late")
     draws = null.pearson(shift)
     p, null_mean, null_sd = association.permutation_p(r, draws)
     r_halves = early.pearson(shift), late.pearson(shift)
@@ -151,7 +146,7 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
         r=r,
         low=low,
         high=high,
-        r_frequency=sums.of_columns(layer, "log_frequency", whole).pearson(shift)[0],
+        r_frequency=sums.of_columns(layer, whole, "log_frequency").pearson(shift)[0],
         r_partial=sums.partial(layer, whole.xx),
         r_without_first=(whole - sums.first_position(layer)).pearson(shift),
         r_with_skipped=(whole + sums.skipped(layer)).pearson(shift),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from transformers import PreTrainedTokenizerBase
@@ -51,20 +52,31 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens]) -> Tok
     """The tokens that `make` makes, from `folder` if they were made before under the same `key`.
 
     A cached file is named by the hash of its key and appears whole or not at all; one that cannot be read is made anew.
+    Of processes that start at once one tokenises, the others wait for it.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     file = folder / f"tokens_{name}.safetensors"
-    if file.exists():
-        try:
-            arrays = load_file(file)
-            return Tokens(arrays["input_ids"], arrays["valid"], int(arrays["documents"][0]))
-        except (SafetensorError, KeyError, OSError):
-            file.unlink(missing_ok=True)
-    tokens = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid, "documents": np.array([tokens.documents])}
-    write_tensors(file, arrays)
-    return tokens
+    found = _load(file)
+    if found is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{file.name}.lock"):
+            found = _load(file)
+            if found is None:
+                found = make()
+                documents = np.array([found.documents])
+                write_tensors(file, {"input_ids": found.input_ids, "valid": found.valid, "documents": documents})
+    return found
+
+
+def _load(file: Path) -> Tokens | None:
+    try:
+        arrays = load_file(file)
+        return Tokens(arrays["input_ids"], arrays["valid"], int(arrays["documents"][0]))
+    except (SafetensorError, KeyError):  # not whole
+        file.unlink(missing_ok=True)
+    except OSError:  # not there, or not to be read
+        pass
+    return None
 
 
 def pack(

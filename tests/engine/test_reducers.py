@@ -1,4 +1,8 @@
-"""Reducers against float64 numpy over all activations, merged in any split and order, saved and taken up again."""
+"""Reducers against float64 numpy over all activations, merged in any split and order, saved and taken up again.
+
+Sums by group are those of a `Gram` whose columns say which group a token is in: given as a matrix, or as cells of
+tokens that have their group in common.
+"""
 
 from itertools import pairwise
 
@@ -10,11 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tiny import batch_of, feed
 
-from neurexp.engine.reducers import Histogram, Moments, Pilot
+from neurexp.engine.reducers import Cells, Gram, Histogram, NotFiniteError
 from neurexp.stats.groups import GroupSums
 
 SITES, GROUPS, NEURONS = 2, 3, 5
-CPU = torch.device("cpu")
 SMALL = np.finfo(np.float32).smallest_subnormal
 NUMBERS = st.floats(width=32, allow_nan=False, allow_subnormal=False)
 
@@ -33,16 +36,43 @@ def exact_sample(tokens, seed):
     return torch.from_numpy(values), rng.integers(0, GROUPS, tokens)
 
 
-def new_moments(shift=0.0, groups=GROUPS):
-    return Moments(groups, torch.full((SITES, NEURONS), shift))
+def new_gram(shift=0.0, groups=GROUPS):
+    """Of indicators of groups, with squares and magnitudes wanted of each."""
+    return Gram(groups, SITES, slice(None), slice(None), torch.full((SITES, NEURONS), shift))
 
 
 def new_histogram(low=-3.0, high=3.0, bins=16, groups=GROUPS, sites=SITES):
-    return Histogram(groups, torch.full((sites,), low), torch.full((sites,), high), bins, CPU)
+    histogram = Histogram(groups, sites, bins)
+    for site in range(sites):
+        histogram.lay(site, low, high)
+    return histogram
 
 
-def summary_of(moments, *groups):
-    return GroupSums(**{name: tensor.numpy() for name, tensor in moments.state().items()}).of(*groups)
+def matrix(group, groups=GROUPS):
+    """`[tokens, groups]`"""
+    return torch.from_numpy(np.eye(groups, dtype=np.float32)[np.asarray(group)])
+
+
+def in_cells(group, groups=GROUPS):
+    """A cell for every group, whether or not it has tokens, and a second one for every other token of a group."""
+    of_token = torch.from_numpy(np.asarray(group) + groups * (np.arange(len(group)) % 2))
+    return [Cells(of_token, torch.eye(groups).repeat(2, 1), torch.arange(groups))]
+
+
+DESIGNS = {"matrix": matrix, "cells": in_cells}
+
+
+def show(reducer, values, group, design=matrix):
+    """Shows either reducer one batch, all of it valid, as a pass would."""
+    group = np.asarray(group, dtype=np.int64)
+    return feed(reducer, values, group=group, design=design(group))
+
+
+def summary_of(gram, *groups):
+    state = {name: tensor.numpy() for name, tensor in gram.state().items()}
+    count = np.diag(state["zz"])
+    assert np.array_equal(state["zz"], np.diag(count.round()))  # no token is in two groups
+    return GroupSums(count.astype(np.int64), state["zx"], state["qxx"], state["magnitudes"], state["shift"]).of(*groups)
 
 
 def counts_by_numpy(values, edges):
@@ -51,78 +81,88 @@ def counts_by_numpy(values, edges):
     return np.histogram(np.asarray(values, dtype=np.float64).ravel(), bins=wide)[0]
 
 
+def assert_counts_equal_numpy_of_site(histogram, site, sites, group):
+    values, edges = sites[site].double().numpy(), histogram.edges[site].numpy()
+    for index in range(histogram.groups):
+        expected = counts_by_numpy(values[np.asarray(group) == index], edges)
+        assert np.array_equal(histogram.counts[site, index].numpy(), expected)
+
+
 def assert_counts_equal_numpy(histogram, sites, group):
-    edges = histogram.edges.numpy()
-    for site, values in enumerate(sites):
-        values = values.double().numpy()
-        for index in range(histogram.groups):
-            expected = counts_by_numpy(values[np.asarray(group) == index], edges[site])
-            assert np.array_equal(histogram.counts[site, index].numpy(), expected)
+    for site in range(len(sites)):
+        assert_counts_equal_numpy_of_site(histogram, site, sites, group)
 
 
 def same(first, second):
     return all(torch.equal(tensor, second[name]) for name, tensor in first.items()) and list(first) == list(second)
 
 
-# Moments
+# Sums by group
 
 
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_moments_against_numpy(dtype):
+def test_moments_against_numpy(dtype, design):
     values, group = sample(scale=2.0, offset=0.7)
     values = values.to(dtype)
-    moments = feed(new_moments(shift=0.5), values, group=group)
+    gram = show(new_gram(shift=0.5), values, group, design)
     exact = values.double().numpy()
     for index in range(GROUPS):
-        chosen, found = exact[:, group == index], summary_of(moments, index)
+        chosen, found = exact[:, group == index], summary_of(gram, index)
         assert found.tokens == (group == index).sum()
         np.testing.assert_allclose(found.mean, chosen.mean(1), rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(found.std, chosen.std(1), rtol=1e-6)
         np.testing.assert_allclose(found.mean_abs, np.abs(chosen).mean(1), rtol=1e-6)
-    everything = summary_of(moments)
+    everything = summary_of(gram)
     np.testing.assert_allclose(everything.mean, exact.mean(1), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(everything.std, exact.std(1), rtol=1e-6)
 
 
-def test_moments_that_are_exact_in_float32_are_exact():
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
+def test_moments_that_are_exact_in_float32_are_exact(design):
     values, group = exact_sample(300, seed=1)
-    moments, exact = feed(new_moments(shift=0.25), values, group=group), values.double().numpy()
+    gram, exact = show(new_gram(shift=0.25), values, group, design), values.double().numpy()
     for index in range(GROUPS):
         chosen = exact[:, group == index]
-        assert np.array_equal(moments.sums[:, index], (chosen - 0.25).sum(1))
-        assert np.array_equal(moments.squares[:, index], ((chosen - 0.25) ** 2).sum(1))
-        assert np.array_equal(moments.magnitudes[:, index], np.abs(chosen).sum(1))
+        assert np.array_equal(gram.zx[:, index], (chosen - 0.25).sum(1))
+        assert np.array_equal(gram.qxx[:, index], ((chosen - 0.25) ** 2).sum(1))
+        assert np.array_equal(gram.magnitudes[:, index], np.abs(chosen).sum(1))
 
 
-def test_a_neuron_far_from_zero_loses_no_digits():
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
+def test_a_neuron_far_from_zero_loses_no_digits(design):
     """Mean 1e4 and standard deviation 1e-2 in float32, ten steps of which are one standard deviation."""
     values, group = sample(tokens=4000, scale=1e-2, offset=1e4)
-    pilot = feed(Pilot(SITES, CPU), values[:, :100], group=group[:100])
-    moments = Moments(GROUPS, pilot.shift)
+    gram = Gram(GROUPS, SITES, slice(None), slice(None))
+    for site in range(SITES):
+        gram.fix(site, values[site, :100])
     for start in range(0, 4000, 1000):
-        feed(moments, values[:, start : start + 1000], group=group[start : start + 1000])
-    exact, found = values.double().numpy(), summary_of(moments)
+        show(gram, values[:, start : start + 1000], group[start : start + 1000], design)
+    exact, found = values.double().numpy(), summary_of(gram)
     np.testing.assert_allclose(found.std, exact.std(1), rtol=1e-6)
     assert np.abs(found.mean - exact.mean(1)).max() < 1e-6 * 1e-2
     for index in range(GROUPS):
-        np.testing.assert_allclose(summary_of(moments, index).std, exact[:, group == index].std(1), rtol=1e-6)
+        np.testing.assert_allclose(summary_of(gram, index).std, exact[:, group == index].std(1), rtol=1e-6)
 
 
-def test_the_shift_changes_no_result():
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
+def test_the_shift_changes_no_result(design):
     values, group = sample()
-    plain, shifted = (summary_of(feed(new_moments(shift), values, group=group)) for shift in (0.0, 1.5))
+    plain, shifted = (summary_of(show(new_gram(shift), values, group, design)) for shift in (0.0, 1.5))
     np.testing.assert_allclose(shifted.mean, plain.mean, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(shifted.std, plain.std, rtol=1e-6)
     np.testing.assert_allclose(shifted.mean_abs, plain.mean_abs, rtol=1e-6)
 
 
-def test_a_group_without_tokens_is_zero_and_disturbs_no_other():
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
+def test_a_group_without_tokens_is_zero_and_disturbs_no_other(design):
     values, group = sample()
     group = np.where(group == 1, 2, group)
-    moments = feed(new_moments(), values, group=group)
-    assert moments.count.tolist() == [(group == 0).sum(), 0, (group == 2).sum()]
-    assert not moments.sums[:, 1].any()
-    assert not moments.magnitudes[:, 1].any()
+    gram = show(new_gram(), values, group, design)
+    assert gram.zz.diagonal().tolist() == [(group == 0).sum(), 0, (group == 2).sum()]
+    assert not gram.zx[:, 1].any()
+    assert not gram.qxx[:, 1].any()
+    assert not gram.magnitudes[:, 1].any()
 
 
 # Histogram
@@ -132,7 +172,7 @@ def test_a_group_without_tokens_is_zero_and_disturbs_no_other():
 def test_counts_equal_numpys_in_every_group(dtype):
     values, group = sample(tokens=2000, scale=4.0)
     values = values.to(dtype)
-    histogram = feed(new_histogram(), values, group=group)
+    histogram = show(new_histogram(), values, group)
     assert_counts_equal_numpy(histogram, values, group)
     counts = histogram.counts
     assert counts.sum().item() == values.numel()
@@ -146,12 +186,12 @@ def test_values_on_and_beside_every_edge():
     assert np.array_equal(edges, histogram.edges[0].numpy())
     values = np.concatenate([edges, np.nextafter(edges, np.float32(-np.inf)), np.nextafter(edges, np.float32(np.inf))])
     sites, group = torch.from_numpy(values)[None, :, None], np.arange(len(values)) % GROUPS
-    assert_counts_equal_numpy(feed(histogram, sites, group=group), sites, group)
+    assert_counts_equal_numpy(show(histogram, sites, group), sites, group)
 
 
 def test_signed_zeros_and_the_smallest_numbers():
     values = torch.tensor([0.0, -0.0, float(SMALL), -float(SMALL), float("inf"), -float("inf"), 3e38, -3e38])
-    histogram = feed(new_histogram(sites=1), values[None, :, None], group=np.zeros(8, dtype=np.int64))
+    histogram = show(new_histogram(sites=1), values[None, :, None], np.zeros(8))
     assert_counts_equal_numpy(histogram, values[None, :, None], np.zeros(8))
     zero = int(np.searchsorted(histogram.edges[0].numpy(), 0.0)) + 1
     assert histogram.counts[0, 0, zero].item() == 3
@@ -172,7 +212,7 @@ def test_counts_equal_numpys_whatever_the_values(values, low, spread, bins, plac
     on_edges = [edges[place % len(edges)] for place in places]
     values = torch.from_numpy(np.concatenate([values, np.array(on_edges, dtype=np.float32)]))[None, :, None]
     group = np.zeros(values.shape[1], dtype=np.int64)
-    assert_counts_equal_numpy(feed(histogram, values, group=group), values, group)
+    assert_counts_equal_numpy(show(histogram, values, group), values, group)
 
 
 @pytest.mark.parametrize(("centre", "spread"), [(1.0, 0.0), (1e4, 2e-3), (-300.0, 1e-5)])
@@ -180,7 +220,7 @@ def test_counts_equal_numpys_for_a_narrow_site_far_from_zero(centre, spread):
     values = (centre + spread * torch.linspace(-1, 1, 101)).float()[None, :, None]
     histogram = new_histogram(float(values.min()), float(values.max()), 96, groups=1, sites=1)
     group = np.zeros(101, dtype=np.int64)
-    assert_counts_equal_numpy(feed(histogram, values, group=group), values, group)
+    assert_counts_equal_numpy(show(histogram, values, group), values, group)
 
 
 @settings(deadline=None)
@@ -198,25 +238,208 @@ def test_the_bulk_gets_half_of_the_bins_or_more_and_a_margin(low, spread, bins):
     assert high <= edges[-1]
 
 
-# Pilot
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_counts_equal_numpys_with_more_bins_than_a_byte_can_number(dtype):
+    values, group = sample(tokens=2000, scale=4.0)
+    values = values.to(dtype)
+    for bins in (127, 128, 4096):  # with underflow and overflow 256 numbers, then more
+        histogram = show(new_histogram(bins=bins), values, group)
+        assert_counts_equal_numpy(histogram, values, group)
+        assert histogram.counts.sum().item() == values.numel()
+
+
+@pytest.mark.parametrize("bins", [8, 127, 128])
+@pytest.mark.parametrize("neurons", [1, 7, 8, 24])
+def test_counts_equal_numpys_in_rows_of_any_width(neurons, bins):
+    """Eight numbers of a row are moved at once where they are bytes and their number allows it."""
+    values = torch.randn(SITES, 50, neurons, generator=torch.Generator().manual_seed(3)) * 4
+    group = np.random.default_rng(3).integers(0, GROUPS, 50)
+    assert_counts_equal_numpy(show(new_histogram(bins=bins), values, group), values, group)
+
+
+@pytest.mark.parametrize("bins", [16, 200])
+@pytest.mark.parametrize("part", range(3))
+def test_counts_equal_numpys_where_a_site_is_a_part_of_a_module(part, bins):
+    """Queries, keys and values of GPT-2 lie side by side: rows that do not follow one another in memory."""
+    whole = torch.randn(50, 3 * 16, generator=torch.Generator().manual_seed(4)) * 4
+    group = np.random.default_rng(4).integers(0, GROUPS, 50)
+    values = whole.chunk(3, dim=-1)[part][None]
+    assert not values[0].is_contiguous()
+    assert_counts_equal_numpy(show(new_histogram(bins=bins, sites=1), values, group), values, group)
+
+
+# As it counts on a GPU, but here
+
+
+def both_counts(histogram, values, group):
+    """What either way of counting makes of one site's activations `[tokens, neurons]`."""
+    batch = batch_of(group=np.asarray(group, dtype=np.int64))
+    histogram.begin(batch)
+    first = float(int(histogram.start[0]) - 1)
+    numbers = (values.double() / histogram.width[0]).floor().clamp(first, first + histogram.bins + 1).float()
+    before = numbers.clone()
+    found = histogram._count(numbers, first), histogram._count_on_device(before, first)
+    assert all(counts.dtype is torch.int64 for counts in found)
+    return found
+
+
+@settings(deadline=None)
+@given(
+    tokens=st.integers(0, 60),
+    neurons=st.integers(1, 20),
+    groups=st.integers(1, 5),
+    bins=st.sampled_from([8, 96, 127, 128, 300]),
+    centre=st.sampled_from([0.0, 1e-3, 7.0, -4e5]),
+    seed=st.integers(0, 10_000),
+)
+def test_a_gpus_way_of_counting_counts_the_same(tokens, neurons, groups, bins, centre, seed):
+    rng = np.random.default_rng(seed)
+    values = torch.from_numpy((centre + rng.normal(0, 2, (tokens, neurons))).astype(np.float32))
+    group = rng.integers(0, groups, tokens)
+    group[group == 1] = 0  # a group may be empty
+    histogram = new_histogram(centre - 3, centre + 3, bins, groups, sites=1)
+    plain, on_device = both_counts(histogram, values, group)
+    assert torch.equal(plain, on_device)
+    assert plain.sum().item() == values.numel()
+
+
+def test_a_gpus_way_of_counting_gives_the_same_of_the_same_updates():
+    values, group = sample(tokens=500, scale=4.0)
+    plain, other = new_histogram(), new_histogram()
+    other._count = other._count_on_device
+    for histogram in (plain, other):
+        show(histogram, values[:, :300], group[:300])
+        show(histogram, values[:, 300:], group[300:])
+    assert same(plain.state(), other.state())
+
+
+def test_a_gpus_way_of_counting_counts_on_beyond_what_float32_can_count():
+    """An odd number above 2 ** 24 in one bin, which no float32 is; rows so wide that each is counted alone."""
+    values = torch.zeros(3, 2**23 + 1)
+    plain, on_device = both_counts(new_histogram(groups=2, sites=1), values, [1, 1, 1])
+    assert plain.sum().item() == plain.max().item() == 3 * (2**23 + 1)
+    assert torch.equal(plain, on_device)
+
+
+def test_a_gpus_way_of_counting_in_pieces_of_some_rows():
+    """Three rows of a group, counted two at a time, between groups without any."""
+    values = torch.tensor([-2.0, 0.0, 100.0])[:, None].expand(3, 2**23).contiguous()
+    plain, on_device = both_counts(new_histogram(groups=3, sites=1), values, [1, 1, 1])
+    assert torch.equal(plain, on_device)
+    assert on_device.sum(1).tolist() == [0, 3 * 2**23, 0]
+    assert sorted(on_device[1].tolist())[-4:] == [0, 2**23, 2**23, 2**23]
+
+
+# What the first sequence fixes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_pilots_shift_and_quantiles(dtype):
-    values, group = sample(tokens=2000, scale=3.0, offset=1.0)
+def test_the_shift_is_the_mean_of_the_first_sequence(dtype):
+    values, _ = sample(tokens=2000, scale=3.0, offset=1.0)
     values = values.to(dtype)
-    pilot = feed(Pilot(SITES, CPU), values, group=group)
-    exact = values.double().numpy()
-    np.testing.assert_allclose(pilot.shift.numpy(), exact.mean(1), rtol=1e-7)
+    gram = Gram(GROUPS, SITES)
+    assert not gram.is_fixed
     for site in range(SITES):
-        ordered = np.sort(exact[site].ravel())  # 10,000 of them, so that 0.1 % are 10
-        assert pilot.low[site].item() == ordered[9]
-        assert pilot.high[site].item() == ordered[-10]
+        assert not gram.is_fixed
+        gram.fix(site, values[site])
+    assert gram.is_fixed
+    assert gram.shift.dtype is torch.float32
+    np.testing.assert_allclose(gram.shift.numpy(), values.double().numpy().mean(1), rtol=1e-7)
+    assert not any(gram.state()[name].any() for name in ("zz", "zx", "qxx", "magnitudes"))
 
 
-def test_the_pilot_of_a_single_value():
-    pilot = feed(Pilot(1, CPU), torch.tensor([[[-2.5]]]), group=[0])
-    assert (pilot.shift.item(), pilot.low.item(), pilot.high.item()) == (-2.5, -2.5, -2.5)
+def test_a_shift_that_is_given_is_not_measured():
+    gram = Gram(GROUPS, SITES, shift=torch.full((SITES, NEURONS), 0.5))
+    assert gram.is_fixed
+    assert (gram.shift == 0.5).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "every"), [(50, 1), (64, 1), (2000, 31)])
+def test_edges_are_laid_by_the_quantiles_of_the_first_sequence(dtype, tokens, every):
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(rng.normal(1, 3, (SITES, tokens, 200)).astype(np.float32)).to(dtype)
+    histogram = Histogram(GROUPS, SITES, 4096)
+    for site in range(SITES):
+        assert not histogram.is_fixed
+        histogram.fix(site, values[site])
+    assert histogram.is_fixed
+    exact = values.double().numpy()
+    for site in range(SITES):
+        ordered = np.sort(exact[site, ::every].ravel())
+        rank = -(-len(ordered) // 1000)  # 0.1 % of 10,000 values are 10
+        expected = Histogram(GROUPS, 1, 4096)  # so fine that the edges tell one value from the next
+        expected.lay(0, ordered[rank - 1], ordered[-rank])
+        assert torch.equal(histogram.edges[site], expected.edges[0])
+        inside = (exact[site] >= histogram.edges[site, 0].item()) & (exact[site] < histogram.edges[site, -1].item())
+        assert inside.mean() > 0.998
+    assert not histogram.counts.any()
+
+
+def test_what_a_single_value_fixes():
+    gram, histogram = Gram(GROUPS, 1), Histogram(GROUPS, 1, 16)
+    for reducer in (gram, histogram):
+        reducer.fix(0, torch.tensor([[-2.5]]))
+    assert gram.shift.item() == -2.5
+    expected = new_histogram(-2.5, -2.5, sites=1)
+    assert torch.equal(histogram.edges, expected.edges)
+    edges = histogram.edges[0]
+    assert edges[0] < -2.5 < edges[-1]
+    assert (edges[1] - edges[0]).item() <= 2.5 * 2.0**-21
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_first_sequence_that_is_not_finite_is_told_with_its_site(bad):
+    values, group = sample(tokens=64)
+    values[1, 40, 2] = bad
+    histogram = Histogram(GROUPS, SITES, 16)
+    histogram.fix(0, values[0])
+    with pytest.raises(NotFiniteError) as raised:
+        histogram.fix(1, values[1])
+    assert raised.value.site == 1
+    gram = Gram(GROUPS, SITES)
+    for site in range(SITES):
+        gram.fix(site, values[site])
+    show(gram, values, group)
+    with pytest.raises(NotFiniteError) as raised:
+        gram.check()
+    assert raised.value.site == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
+@pytest.mark.parametrize("site", range(SITES))
+def test_a_batch_that_is_not_finite_is_told_with_its_site_whatever_comes_after(site, design, bad):
+    values, group = sample()
+    gram = show(new_gram(), values, group, design)
+    gram.check()
+    spoilt = values.clone()
+    spoilt[site, -1, 0] = bad
+    show(gram, spoilt, group, design)
+    for _ in range(2):
+        show(gram, values, group, design)
+    with pytest.raises(NotFiniteError) as raised:
+        gram.check()
+    assert raised.value.site == site
+
+
+def test_plus_and_minus_infinity_do_not_hide_one_another():
+    values, group = sample()
+    values[0, 3, 1], values[0, 9, 1] = float("inf"), float("-inf")
+    gram = show(new_gram(), values, group)
+    with pytest.raises(NotFiniteError):
+        gram.check()
+
+
+@pytest.mark.parametrize("bins", [16, 200])
+def test_a_number_that_is_none_is_no_matter_for_the_histogram(bins):
+    """Gram tells of it, batches later; until then nothing may break, and the others are counted."""
+    values, group = sample()
+    values[1, 7, 2] = float("nan")
+    histogram = show(new_histogram(bins=bins), values, group)
+    histogram.check()
+    assert_counts_equal_numpy_of_site(histogram, 0, values, group)
+    assert values[1].numel() - 1 <= histogram.counts[1].sum().item() <= values[1].numel()
 
 
 # Merging and saving
@@ -229,7 +452,23 @@ def split_in_parts(values, group, cuts, order):
     return [parts[index] for index in np.random.default_rng(order).permutation(len(parts))]
 
 
-MAKERS = {"moments": new_moments, "histogram": new_histogram}
+def new_wide_histogram(low=-3.0, high=3.0):
+    return new_histogram(low, high, bins=200)
+
+
+# name → how it is made, and how it is told which token is in which group
+KINDS = {
+    "gram": (new_gram, matrix),
+    "gram of cells": (new_gram, in_cells),
+    "histogram": (new_histogram, matrix),
+    "histogram of many bins": (new_wide_histogram, matrix),
+}
+every_kind = pytest.mark.parametrize(("make", "design"), KINDS.values(), ids=KINDS)
+OTHERS = {  # how it is made otherwise, and how with all that the first sequence should fix left open
+    new_gram: (lambda: new_gram(0.5), lambda: Gram(GROUPS, SITES, slice(None), slice(None))),
+    new_histogram: (lambda: new_histogram(-9.0, 11.0), lambda: Histogram(GROUPS, SITES, 16)),
+    new_wide_histogram: (lambda: new_wide_histogram(-9.0, 11.0), lambda: Histogram(GROUPS, SITES, 200)),
+}
 SPLITS = {
     "tokens": st.integers(1, 60),
     "seed": st.integers(0, 10_000),
@@ -238,118 +477,122 @@ SPLITS = {
 }
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@every_kind
 @settings(deadline=None)
 @given(**SPLITS)
-def test_merging_in_any_split_and_order_is_the_whole(make, tokens, seed, cuts, order):
+def test_merging_in_any_split_and_order_is_the_whole(make, design, tokens, seed, cuts, order):
     values, group = exact_sample(tokens, seed)
-    whole = feed(make(), values, group=group).state()
+    whole = show(make(), values, group, design).state()
     merged = make()
     for part, part_group in split_in_parts(values, group, [min(cut, tokens) for cut in cuts], order):
-        merged.merge(feed(make(), part, group=part_group))
+        merged.merge(show(make(), part, part_group, design))
     assert same(merged.state(), whole)
 
 
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
 @settings(deadline=None)
 @given(**SPLITS)
-def test_moments_of_any_values_merge_to_float64_rounding_in_any_order(tokens, seed, cuts, order):
+def test_moments_of_any_values_merge_to_float64_rounding_in_any_order(design, tokens, seed, cuts, order):
     values, group = sample(tokens, seed)
     parts = [
-        feed(new_moments(), part, group=part_group)
+        show(new_gram(), part, part_group, design)
         for part, part_group in split_in_parts(values, group, [min(cut, tokens) for cut in cuts], order)
     ]
-    forwards, backwards = new_moments(), new_moments()
+    forwards, backwards = new_gram(), new_gram()
     for part in parts:
         forwards.merge(part)
     for part in reversed(parts):
         backwards.merge(part)
-    assert torch.equal(forwards.count, backwards.count)
-    for name in ("sums", "squares", "magnitudes"):
+    assert torch.equal(forwards.zz, backwards.zz)
+    for name in ("zx", "qxx", "magnitudes"):
         first, second = getattr(forwards, name).numpy(), getattr(backwards, name).numpy()
         np.testing.assert_allclose(first, second, rtol=1e-14, atol=1e-14 * tokens)
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@every_kind
 @settings(deadline=None)
 @given(**SPLITS)
-def test_a_pass_in_parts_is_the_pass_in_one(make, tokens, seed, cuts, order):
+def test_a_pass_in_parts_is_the_pass_in_one(make, design, tokens, seed, cuts, order):
     values, group = exact_sample(tokens, seed)
-    whole = feed(make(), values, group=group).state()
+    whole = show(make(), values, group, design).state()
     one = make()
     for part, part_group in split_in_parts(values, group, [min(cut, tokens) for cut in cuts], order):
-        feed(one, part, group=part_group)
+        show(one, part, part_group, design)
     assert same(one.state(), whole)
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@every_kind
 @settings(deadline=None)
 @given(tokens=st.integers(1, 60), seed=st.integers(0, 10_000), cut=st.integers(0, 60))
-def test_going_on_from_a_saved_state_is_not_having_stopped(make, tokens, seed, cut):
+def test_going_on_from_a_saved_state_is_not_having_stopped(make, design, tokens, seed, cut):
     values, group = exact_sample(tokens, seed)
-    whole = feed(make(), values, group=group).state()
-    saved = feed(make(), values[:, :cut], group=group[:cut]).state()
+    whole = show(make(), values, group, design).state()
+    saved = show(make(), values[:, :cut], group[:cut], design).state()
     resumed = make()
     resumed.load(saved)
     assert same(resumed.state(), saved)
-    assert same(feed(resumed, values[:, cut:], group=group[cut:]).state(), whole)
+    assert same(show(resumed, values[:, cut:], group[cut:], design).state(), whole)
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_loading_takes_over_what_was_fixed_before_the_pass(make):
+@pytest.mark.parametrize("was_fixed", [True, False])
+@every_kind
+def test_loading_takes_over_what_was_fixed_before_the_pass(make, design, was_fixed):
     values, group = sample()
-    other = {"moments": lambda: new_moments(0.5), "histogram": lambda: new_histogram(-9.0, 11.0)}
-    first = next(other[name] for name in MAKERS if MAKERS[name] is make)()
-    second = make()
-    second.load(feed(first, values, group=group).state())
+    otherwise, unfixed = OTHERS[make]
+    first, second = otherwise(), make() if was_fixed else unfixed()
+    assert second.is_fixed is was_fixed
+    second.load(show(first, values, group, design).state())
+    assert second.is_fixed
     assert same(second.state(), first.state())
-    assert same(feed(second, values, group=group).state(), feed(first, values, group=group).state())
+    assert same(show(second, values, group, design).state(), show(first, values, group, design).state())
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_a_state_is_a_copy_that_later_tokens_do_not_change(make):
+@every_kind
+def test_a_state_is_a_copy_that_later_tokens_do_not_change(make, design):
     values, group = sample()
-    reducer = feed(make(), values, group=group)
+    reducer = show(make(), values, group, design)
     state = reducer.state()
     before = {name: tensor.clone() for name, tensor in state.items()}
-    feed(reducer, values, group=group)
+    show(reducer, values, group, design)
     assert same(state, before)
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_going_on_leaves_the_loaded_state_as_it_was(make):
+@every_kind
+def test_going_on_leaves_the_loaded_state_as_it_was(make, design):
     values, group = sample()
-    state, resumed = feed(make(), values, group=group).state(), make()
+    state, resumed = show(make(), values, group, design).state(), make()
     before = {name: tensor.clone() for name, tensor in state.items()}
     resumed.load(state)
-    feed(resumed, values, group=group)
+    show(resumed, values, group, design)
     assert same(state, before)
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_merging_leaves_the_other_as_it_was(make):
+@every_kind
+def test_merging_leaves_the_other_as_it_was(make, design):
     values, group = sample()
-    one, other = make(), feed(make(), values, group=group)
+    one, other = make(), show(make(), values, group, design)
     before = {name: tensor.clone() for name, tensor in other.state().items()}
     one.merge(other)
-    feed(one, values, group=group)
+    show(one, values, group, design)
     assert same(other.state(), before)
 
 
 @pytest.mark.parametrize(
     ("first", "second", "what"),
     [
-        (lambda: new_moments(0.0), lambda: new_moments(1.0), "shift"),
+        (lambda: new_gram(0.0), lambda: new_gram(1.0), "shift"),
         (lambda: new_histogram(-3, 3), lambda: new_histogram(-3, 9), "width"),
         (lambda: new_histogram(-3, 3), lambda: new_histogram(-2, 4), "start"),
-        (lambda: new_moments(groups=3), lambda: new_moments(groups=1), None),
+        (lambda: new_gram(groups=3), lambda: new_gram(groups=1), None),
         (lambda: new_histogram(groups=3), lambda: new_histogram(groups=1), None),
     ],
-    ids=["shift", "width", "start", "groups of moments", "groups of histogram"],
+    ids=["shift", "width", "start", "groups of gram", "groups of histogram"],
 )
 def test_merging_what_was_taken_differently_is_refused(first, second, what):
     one, other = first(), second()
     before = {name: tensor.clone() for name, tensor in one.state().items()}
-    feed(other, sample()[0], group=np.zeros(400, dtype=np.int64))
+    groups = len(other.zz) if isinstance(other, Gram) else other.groups
+    show(other, sample()[0], np.zeros(400), lambda group: matrix(group, groups))
     with pytest.raises(ValueError, match=what):
         one.merge(other)
     assert same(one.state(), before)
@@ -358,54 +601,58 @@ def test_merging_what_was_taken_differently_is_refused(first, second, what):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sums_are_float64_and_counts_int64(dtype):
     values, group = sample()
-    moments = feed(new_moments(), values.to(dtype), group=group).state()
-    assert {name: moments[name].dtype for name in ("sums", "squares", "magnitudes", "count")} == {
-        "sums": torch.float64,
-        "squares": torch.float64,
+    state = show(new_gram(), values.to(dtype), group).state()
+    assert {name: state[name].dtype for name in ("zz", "zx", "qxx", "magnitudes")} == {
+        "zz": torch.float64,
+        "zx": torch.float64,
+        "qxx": torch.float64,
         "magnitudes": torch.float64,
-        "count": torch.int64,
     }
-    histogram = feed(new_histogram(), values.to(dtype), group=group).state()
+    assert state["zz"].diagonal().long().tolist() == np.bincount(group).tolist()
+    histogram = show(new_histogram(), values.to(dtype), group).state()
     assert histogram["counts"].dtype is torch.int64
     assert histogram["width"].dtype is torch.float64
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_the_state_does_not_grow_with_the_number_of_tokens(make):
+@every_kind
+def test_the_state_does_not_grow_with_the_number_of_tokens(make, design):
     def shapes_after(tokens):
         values, group = sample(tokens)
-        return {name: tensor.shape for name, tensor in feed(make(), values, group=group).state().items()}
+        return {name: tensor.shape for name, tensor in show(make(), values, group, design).state().items()}
 
     assert shapes_after(10) == shapes_after(1000)
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_the_activations_are_not_written_into(make):
+@every_kind
+def test_the_activations_are_not_written_into(make, design):
     values, group = sample()
     before = values.clone()
-    feed(make(), values, group=group)
+    show(make(), values, group, design)
     assert torch.equal(values, before)
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_a_batch_without_tokens_changes_nothing(make):
+@every_kind
+def test_a_batch_without_tokens_changes_nothing(make, design):
     values, group = sample()
-    reducer = feed(make(), values, group=group)
+    reducer = show(make(), values, group, design)
     before = {name: tensor.clone() for name, tensor in reducer.state().items()}
-    feed(reducer, values[:, :0], group=group[:0])
+    show(reducer, values[:, :0], group[:0], design)
     assert same(reducer.state(), before)
 
 
-def test_sites_are_kept_apart():
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
+def test_sites_are_kept_apart(design):
     values, group = sample()
     values[1] += 10
-    moments = feed(new_moments(), values, group=group)
-    apart = summary_of(moments).mean
+    gram = show(new_gram(), values, group, design)
+    apart = summary_of(gram).mean
     assert (apart[1] > 9).all()
     assert (apart[0] < 1).all()
-    batch = batch_of(group=group)
-    only_second = new_moments()
+    batch = batch_of(group=group, design=design(group))
+    only_second = new_gram()
     only_second.begin(batch)
     only_second.update(1, values[1], batch)
-    assert not only_second.sums[0].any()
-    assert torch.equal(only_second.sums[1], moments.sums[1])
+    for name in ("zx", "qxx", "magnitudes"):
+        found = getattr(only_second, name)
+        assert not found[0].any()
+        assert torch.equal(found[1], getattr(gram, name)[1])

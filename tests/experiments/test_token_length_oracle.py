@@ -36,9 +36,9 @@ RUNS = {
 class Keeping(TokenLength):
     """The experiment, with one reducer more that keeps exactly what the others see."""
 
-    def reducers(self, model, tokens, layers, pilot):
+    def reducers(self, model, tokens, layers):
         self.keep = Keep(len(layers), *tokens.valid.shape, budget_bytes=2**30)
-        return [*super().reducers(model, tokens, layers, pilot), self.keep]
+        return [*super().reducers(model, tokens, layers), self.keep]
 
 
 @dataclass

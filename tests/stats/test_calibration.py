@@ -224,8 +224,9 @@ def synthetic(text: Text, a=0.0, b=0.0, of_type=0.5, of_sequence=0.0, neurons=10
     partial = a * left.std() / np.sqrt(a**2 * left.var() + variance)
     r = (lengths * signal)[text.used].mean() / np.sqrt(signal[text.used].var() + variance)
 
-    design = Design(tokens, text.lengths, counts, begins, DRAWS, 32, 0, 0, torch.device("cpu"))
-    gram = Gram(design.width, design.squared, torch.zeros(1, neurons))
+    no_groups = np.zeros(len(text.lengths), dtype=np.int64)
+    design = Design(tokens, text.lengths, counts, begins, DRAWS, 32, 0, 0, no_groups, 1)
+    gram = Gram(design.width, 1, design.squared, shift=torch.zeros(1, neurons))
     values = torch.from_numpy((signal[:, None] + noise).astype(np.float32))
     for start in range(0, rows, 4):
         part = slice(start * length, (start + 4) * length)
@@ -235,7 +236,7 @@ def synthetic(text: Text, a=0.0, b=0.0, of_type=0.5, of_sequence=0.0, neurons=10
         gram.begin(batch)
         gram.update(0, values[part], batch)
     sums = ProfileSums(
-        **{name: tensor.numpy() for name, tensor in gram.state().items()},
+        **{name: tensor.numpy() for name, tensor in gram.state().items() if name != "magnitudes"},
         columns=design.columns,
         squared_from=design.squared.start,
         categories=design.categories,

@@ -1,0 +1,88 @@
+"""A pass split over the processes that `torchrun` started: each takes a stretch of the sequences, process 0 merges.
+
+Only reducers' states travel, once, after the pass. They travel through gloo whatever the device, for they are summed in
+float64 on the CPU; between processes of one machine every socket of ours is on loopback. Knows no experiment.
+"""
+
+import copy
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neurexp.engine.reducers import Reducer
+
+PATIENCE = timedelta(hours=6)  # for the slowest process
+
+
+def count() -> int:
+    """How many processes take part; 1 without `torchrun`."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this one is; 0 does all that is done once."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def own_part(sequences: int) -> slice:
+    """This process's stretch of so many sequences; all stretches together are the whole, in the order of ranks."""
+    return slice(sequences * rank() // count(), sequences * (rank() + 1) // count())
+
+
+def merge(reducers: "Sequence[Reducer]") -> None:
+    """Merges every process's reducers into those of process 0, in the order of ranks. Does nothing where there is one.
+
+    Raises:
+        ValueError: processes fixed different shifts or edges: they did not run the same model on the same text.
+    """
+    if count() == 1:
+        return
+    from safetensors.torch import load, save
+
+    _connect()
+    if rank() > 0:
+        for reducer in reducers:
+            _send(save(reducer.state()))
+        return
+    for source in range(1, count()):
+        for reducer in reducers:
+            other = copy.copy(reducer)
+            other.load(load(_receive(source)))
+            reducer.merge(other)
+
+
+def leave() -> None:
+    """Ends what `merge` opened."""
+    import torch
+
+    if count() > 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _connect() -> None:
+    import torch
+
+    if torch.distributed.is_initialized():
+        return
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+
+
+def _send(content: bytes) -> None:
+    import torch
+
+    torch.distributed.send(torch.tensor([len(content)]), 0)
+    torch.distributed.send(torch.frombuffer(bytearray(content), dtype=torch.uint8), 0)
+
+
+def _receive(source: int) -> bytes:
+    import torch
+
+    size = torch.zeros(1, dtype=torch.int64)
+    torch.distributed.recv(size, source)
+    content = torch.zeros(int(size), dtype=torch.uint8)
+    torch.distributed.recv(content, source)
+    return content.numpy().tobytes()
