@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import torch
 
-from neurexp.kernels import product, sum_rows
+from neurexp.kernels import fitting, product, sum_rows
 
 CPU = torch.device("cpu")
 SPARSE = 4  # a column with an entry in every fourth cell or fewer is added up rather than multiplied
@@ -188,17 +188,24 @@ class Gram(Reducer):
                 self.zz[other.columns[:, None], one.columns] += crossed.T
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
-        values = activations.float()
-        centred = values - self.shift[site]
-        for block in self._blocks:
-            self._total[site] += block.add(self.zx[site], 0, centred)
-        squares = torch.mul(centred, centred, out=centred)
-        for block in self._blocks:
-            block.add(self.qxx[site], 1, squares)
-        if len(self._parts[1]):
-            magnitudes = torch.abs(values, out=squares)
-            for block in self._blocks:
-                block.add(self.magnitudes[site], 2, magnitudes)
+        tokens, neurons = activations.shape
+        wanted = [(block, kind) for block in self._blocks for kind in range(3) if not block.products[kind].empty]
+        parts: dict[tuple[_Block, int], list[torch.Tensor]] = {one: [] for one in wanted}
+        for some in fitting(neurons, tokens, activations.device):  # some neurons at a time, so as to stay in the cache
+            values = activations[:, some].float()
+            changed = values - self.shift[site, some]
+            for kind in range(3):
+                if kind == 1:
+                    torch.mul(changed, changed, out=changed)
+                elif kind == 2 and self._parts[1]:
+                    torch.abs(values, out=changed)
+                for block, of_kind in wanted:
+                    if of_kind == kind:
+                        parts[block, kind].append(block.by_cell(changed))
+        for (block, kind), sums in parts.items():
+            by_cell = sums[0] if len(sums) == 1 else torch.cat(sums, dim=1)
+            block.products[kind].add((self.zx, self.qxx, self.magnitudes)[kind][site], by_cell)
+            self._total[site] += by_cell.sum()
 
 
 class _Block:
@@ -211,19 +218,14 @@ class _Block:
             ends = torch.zeros(count + 1, dtype=torch.int64)
             ends[1:] = torch.bincount(cells.of_token, minlength=count).cumsum(0)
             self._tokens = [part.to(device) for part in (cells.of_token.argsort(stable=True), ends)]
-        self._products = []
+        self.products = []  # of x, x² and |x|
         for part in wanted:
             inside = (cells.columns >= part.start) & (cells.columns < part.stop)
-            self._products.append(_Columns(cells.design.T[inside], cells.columns[inside] - part.start, device))
+            self.products.append(_Columns(cells.design.T[inside], cells.columns[inside] - part.start, device))
 
-    def add(self, sums: torch.Tensor, which: int, values: torch.Tensor) -> torch.Tensor:
-        """Adds designᵀ @ values to `sums` `[columns, neurons]`; returns a number that is finite if all values are."""
-        columns = self._products[which]
-        if columns.empty:
-            return values.new_zeros(())
-        by_cell = values if self._tokens is None else sum_rows(values, *self._tokens)
-        columns.add(sums, by_cell)
-        return by_cell.sum()
+    def by_cell(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums of values `[tokens, neurons]` over the tokens of each cell, `[cells, neurons]`; no view of them."""
+        return values.clone() if self._tokens is None else sum_rows(values, *self._tokens)
 
 
 class _Columns:
@@ -307,20 +309,31 @@ class Histogram(Reducer):
         self._stops = torch.bincount(group, minlength=self.groups).cumsum(0).tolist()
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
-        # float32 holds every bin number here exactly; the width is a power of two, so the product is exact as well
-        start = float(int(self.start[site]) - 1)
-        numbers = torch.mul(activations.float(), 1.0 / float(self.width[site])).floor_()
-        numbers.clamp_(start, start + self.bins + 1)
-        count = self._count if numbers.device.type == "cpu" else self._count_on_device
-        self.counts[site] += count(numbers, start)
+        start, inverse = float(int(self.start[site]) - 1), 1.0 / float(self.width[site])
+        if activations.device.type == "cpu":
+            self.counts[site] += self._count(activations, start, inverse)
+        else:
+            self.counts[site] += self._count_on_device(activations, start, inverse)
 
-    def _count(self, numbers: torch.Tensor, start: float) -> torch.Tensor:
-        """How often each of start … start + bins + 1 occurs in each group's rows, `[groups, bins + 2]`."""
+    def _number(self, values: torch.Tensor, start: float, inverse: float) -> torch.Tensor:
+        """The number of each value's bin, from 0 to bins + 1, as float32.
+
+        float32 holds every bin number exactly, and the width is a power of two, so the product is exact as well.
+        """
+        return torch.mul(values.float(), inverse).floor_().clamp_(start, start + self.bins + 1).sub_(start)
+
+    def _count(self, values: torch.Tensor, start: float, inverse: float) -> torch.Tensor:
+        """How many values fall into each bin in each group, `[groups, bins + 2]`."""
         small = self.bins + 2 <= 256
-        if small:  # PyTorch converts to int8 several times as fast as to uint8; as uint8, what lies below 0 comes last
-            whole = numbers.sub_(start + 128).to(torch.int8)
-        else:  # NaN becomes a negative number, which bincount refuses; to tell of it is for others
-            whole = numbers.sub_(start).to(torch.int32).clamp_(0, self.bins + 1)
+        whole = torch.empty(values.shape, dtype=torch.int8 if small else torch.int32)
+        for some in fitting(len(values), values.shape[1], values.device):
+            numbers = self._number(values[some], start, inverse)
+            if (
+                small
+            ):  # PyTorch converts to int8 several times as fast as to uint8; as uint8, what is below 0 comes last
+                whole[some] = numbers.sub_(128)
+            else:  # NaN becomes a negative number, which bincount refuses; to tell of it is for others
+                whole[some] = numbers.to(torch.int32).clamp_(0, self.bins + 1)
         words = torch.int64 if small and whole.shape[1] % 8 == 0 else whole.dtype  # eight at once are moved faster
         whole = whole.view(words).index_select(0, self._order).view(torch.uint8 if small else torch.int32)
         counts, first = [], 0
@@ -330,10 +343,10 @@ class Histogram(Reducer):
             first = stop
         return torch.stack(counts)
 
-    def _count_on_device(self, numbers: torch.Tensor, start: float) -> torch.Tensor:
+    def _count_on_device(self, values: torch.Tensor, start: float, inverse: float) -> torch.Tensor:
         """The same where `bincount` would wait for the device: `histc` is told its range, and counts in float32."""
-        rows, counts, first = max(1, 2**24 // numbers.shape[1]), [], 0  # no bin can pass 2²⁴, where float32 stops
-        numbers = numbers.sub_(start - 0.5)[self._order]
+        rows, counts, first = max(1, 2**24 // values.shape[1]), [], 0  # no bin can pass 2²⁴, where float32 stops
+        numbers = self._number(values, start, inverse).add_(0.5)[self._order]
         for stop in self._stops:
             parts = [numbers[at : min(at + rows, stop)] for at in range(first, stop, rows)]
             bins = self.bins + 2

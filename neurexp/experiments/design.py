@@ -60,17 +60,21 @@ class Design:
         frequency = frequency - (self.counts * frequency).sum() / max(1, self.counts.sum())
         self._has_value = self.values != UNDEFINED
         self._centred = np.where(self._has_value, self.values - self.centre, 0.0)
-        type_block = np.eye(self.blocks)[balanced_blocks(self.counts, self.blocks)] * present[:, None]
+        # Tables of the types that occur; all others share the row of zeros that comes last
+        types = np.flatnonzero(present)
+        self._row = np.full(len(present), len(types))
+        self._row[types] = np.arange(len(types))
+        type_block = np.eye(self.blocks)[balanced_blocks(self.counts, self.blocks)[types]]
         by_type = {
-            "category": (self.values[:, None] == self.categories) & present[:, None],
-            "log_frequency": frequency[:, None],
-            "begins_word": self.begins_word[:, None],
-            "type_block_value": type_block * self._centred[:, None],
+            "category": self.values[types, None] == self.categories,
+            "log_frequency": frequency[types, None],
+            "begins_word": self.begins_word[types, None],
+            "type_block_value": type_block * self._centred[types, None],
             "type_block": type_block,
         }
-        self._table = (np.concatenate(list(by_type.values()), axis=1) * present[:, None]).astype(np.float32)
-        shuffled = shuffled_within_bands(self._centred, self.counts, self.draws, self.seed).T
-        self._null = (shuffled * present[:, None]).astype(np.float32)
+        self._table = _with_zeros(np.concatenate(list(by_type.values()), axis=1))
+        shuffled = shuffled_within_bands(self._centred, self.counts, self.draws, self.seed)
+        self._null = _with_zeros(shuffled[:, types].T)
 
         rows = len(self.tokens.valid)
         self.sequence_blocks = min(self.blocks, rows)
@@ -119,7 +123,7 @@ class Design:
             values = values if values.ndim == 2 else values[:, None]
             parts[self.columns[name].start + offset] = values.astype(np.float32)
 
-        put("category", self._table[ids] * counted[:, None])  # and those that follow it, to `type_block`
+        put("category", self._table[self._row[ids]] * counted[:, None])  # and those that follow it, to `type_block`
         for one in np.unique(block):
             inside = counted & (block == one)
             put("sequence_block", inside, one)
@@ -135,10 +139,14 @@ class Design:
         put("group", np.eye(self.groups)[np.where(skipped, self.groups - 1, self.group[ids])])
         for name, inside in (("null_early", counted & early), ("null_late", counted & ~early)):
             if inside.any():
-                put(name, self._null[ids] * inside[:, None])
+                put(name, self._null[self._row[ids]] * inside[:, None])
         columns = [start + np.arange(values.shape[1]) for start, values in sorted(parts.items())]
         values = [values for _, values in sorted(parts.items())]
         return torch.from_numpy(np.concatenate(values, axis=1)), torch.from_numpy(np.concatenate(columns))
+
+
+def _with_zeros(table: np.ndarray) -> np.ndarray:
+    return np.concatenate([table, np.zeros((1, table.shape[1]))]).astype(np.float32)
 
 
 def _position_bin(positions: np.ndarray) -> np.ndarray:

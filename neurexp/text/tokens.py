@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +163,29 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | None = 
 
     SentencePiece tokenizers drop a leading space (▁) in decoding a token alone; it is put back here.
     """
-    ids = list(range(len(tokenizer))) if ids is None else [int(index) for index in ids]
-    texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
-    spaced = []
-    for text, piece in zip(texts, tokenizer.convert_ids_to_tokens(ids), strict=True):
-        piece = piece or ""
-        spaces = len(piece) - len(piece.lstrip("\u2581"))
-        spaced.append(" " * max(0, spaces - (len(text) - len(text.lstrip(" ")))) + text)
-    return spaced
+    if ids is None:
+        return list(_vocabulary_texts(tokenizer, len(tokenizer)))
+    return _texts(tokenizer, [int(index) for index in ids])
+
+
+@lru_cache(maxsize=4)
+def _vocabulary_texts(tokenizer: PreTrainedTokenizerBase, size: int) -> list[str]:
+    return _texts(tokenizer, list(range(size)))
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    alone, backend = [[index] for index in ids], getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # all at once, in Rust
+        texts = backend.decode_batch(alone, skip_special_tokens=False)
+    else:
+        texts = tokenizer.batch_decode(alone, clean_up_tokenization_spaces=False)
+    pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(ids)]
+    for index, piece in enumerate(pieces):
+        if piece.startswith("\u2581"):
+            spaces = len(piece) - len(piece.lstrip("\u2581"))
+            text = texts[index]
+            texts[index] = " " * max(0, spaces - (len(text) - len(text.lstrip(" ")))) + text
+    return texts
 
 
 def token_lengths(tokenizer: PreTrainedTokenizerBase, strip_space: bool = False) -> np.ndarray:

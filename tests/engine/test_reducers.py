@@ -275,10 +275,8 @@ def both_counts(histogram, values, group):
     """What either way of counting makes of one site's activations `[tokens, neurons]`."""
     batch = batch_of(group=np.asarray(group, dtype=np.int64))
     histogram.begin(batch)
-    first = float(int(histogram.start[0]) - 1)
-    numbers = (values.double() / histogram.width[0]).floor().clamp(first, first + histogram.bins + 1).float()
-    before = numbers.clone()
-    found = histogram._count(numbers, first), histogram._count_on_device(before, first)
+    place = float(int(histogram.start[0]) - 1), 1.0 / float(histogram.width[0])
+    found = histogram._count(values, *place), histogram._count_on_device(values, *place)
     assert all(counts.dtype is torch.int64 for counts in found)
     return found
 
