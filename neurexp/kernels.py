@@ -5,6 +5,8 @@ are not Intel's it multiplies faster (docs/benchmarks.md has by how much). Knows
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.nn import functional
@@ -12,7 +14,7 @@ from torch.nn import functional
 ONEDNN = torch.backends.mkldnn.is_available()
 
 
-CACHE = 2**21  # bytes of float32 that several operations in a row find in the caches of a CPU's cores
+CACHE = 2**22  # bytes of float32 that several operations in a row find in the caches of a CPU's cores
 
 
 def fitting(count: int, each: int, device: torch.device) -> list[slice]:
@@ -46,8 +48,23 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a `[m, k]` @ b `[k, n]`."""
-    return linear(a, b.t())
+    """a `[m, k]` @ b `[k, n]`, in the whole precision of its number format whatever the model's products have."""
+    with whole_precision():
+        return linear(a, b.t())
+
+
+@contextmanager
+def whole_precision() -> Iterator[None]:
+    """Within the context no float32 product is rounded to TensorFloat-32 (`device.tf32`)."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def sum_rows(

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ def of_process() -> dict[str, Any]:
         "git_dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")) if commit else None,
         "command_line": without_secrets(shlex.join([Path(sys.executable).name, "-m", "neurexp", *sys.argv[1:]])),
     }
+
+
+@cache
+def hash_of_code() -> str:
+    """SHA-256 over the package's own modules: what was kept of a pass is another code's, once a line of it differs."""
+    digest, package = hashlib.sha256(), Path(__file__).resolve().parent
+    for file in sorted(package.rglob("*.py")):
+        digest.update(str(file.relative_to(package)).encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def without_secrets(text: str) -> str:

@@ -83,6 +83,7 @@ def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer
         every_layer,
     )
     experiment = plugin(options, setting)
+    processes.connect()
     if processes.rank() > 0:
         if plugin.splits:
             _measure(settings, experiment, outputs, clock)
@@ -168,8 +169,9 @@ def _run_or_reuse(settings: Config, wanted: Any, model: Any, site: str, cache: P
         with clock("capture"):
             capture_for(wanted, model, tokens, batch_size, site)
         return False
-    store = StateStore(cache, capture_key(model, tokens, site, batch_size) | key)
-    if settings.run.reuse:
+    with clock("load_model"):  # the hash of its weights, once
+        store = StateStore(cache, capture_key(model, tokens, site, batch_size) | key)
+    if settings.run.reuse and store.exists:
         with clock("track"):
             found = store.load(wanted.reducers(model, tokens, wanted.chosen_layers(model)))
         if found:
@@ -313,11 +315,13 @@ def _prepare_device(settings: Config) -> None:
 
     device = choose_device(settings.device.name)
     if processes.count() > 1 and device.type == "cuda":
-        settings.device.name = f"cuda:{os.environ['LOCAL_RANK']}"
+        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= there:
+            raise UserError(f"torchrun --nproc-per-node: there are {there} GPUs; give at most so many, or device=cpu")
+        settings.device.name = f"cuda:{local}"
     if settings.device.tf32 and device.type != "cuda":
         raise UserError(f"device.tf32=true: a {device.type} has no TensorFloat-32; leave it out, or give device=cuda")
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if settings.device.tf32 else "highest")
+    torch.set_float32_matmul_precision("high" if settings.device.tf32 else "highest")
     torch.set_num_threads(_threads(settings))
 
 
@@ -427,6 +431,8 @@ def _job(config: DictConfig) -> None:
     except Exception as error:
         message = str(error)
         if not isinstance(error, UserError):
+            if processes.rank() > 0:
+                traceback.print_exc()  # its folder goes with it
             (folder / "traceback.txt").write_text(traceback.format_exc(), "utf-8")
             message = f"unexpected {type(error).__name__}: {one_line(error)} (see {folder / 'traceback.txt'})"
         if sweep is not None:
@@ -491,7 +497,7 @@ def _check_processes(arguments: list[str]) -> None:
 
 @contextmanager
 def _as_helper() -> Iterator[None]:
-    """A process of `torchrun` that is not the first leaves no run folder, and is silent unless it fails in the pass."""
+    """A process of `torchrun` that is not the first leaves no run folder, and says nothing but what went wrong."""
     with TemporaryDirectory() as folder:
         sys.argv += [f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
         yield

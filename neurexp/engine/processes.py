@@ -1,7 +1,7 @@
 """A pass split over the processes that `torchrun` started: each takes a stretch of the sequences, process 0 merges.
 
-Only reducers' states travel, once, after the pass. They travel through gloo whatever the device, for they are summed in
-float64 on the CPU; between processes of one machine every socket of ours is on loopback. Knows no experiment.
+Only reducers' states travel, once, after the pass: through gloo and the CPU, whatever the device. Between processes of
+one machine our sockets are on loopback. Knows no experiment.
 """
 
 import copy
@@ -17,18 +17,29 @@ PATIENCE = timedelta(hours=6)  # for the slowest process
 
 
 def count() -> int:
-    """How many processes take part; 1 without `torchrun`."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes take part; 1 without `torchrun`, whatever else a scheduler has set."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def rank() -> int:
     """Which of them this one is; 0 does all that is done once."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ["RANK"]) if count() > 1 else 0
 
 
 def own_part(sequences: int) -> slice:
     """This process's stretch of so many sequences; all stretches together are the whole, in the order of ranks."""
     return slice(sequences * rank() // count(), sequences * (rank() + 1) // count())
+
+
+def connect() -> None:
+    """Meets the other processes, before there is anything to lose. Does nothing where there are none."""
+    import torch
+
+    if count() == 1 or torch.distributed.is_initialized():
+        return
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.distributed.init_process_group("gloo", timeout=PATIENCE)
 
 
 def merge(reducers: "Sequence[Reducer]") -> None:
@@ -41,7 +52,6 @@ def merge(reducers: "Sequence[Reducer]") -> None:
         return
     from safetensors.torch import load, save
 
-    _connect()
     if rank() > 0:
         for reducer in reducers:
             _send(save(reducer.state()))
@@ -54,21 +64,11 @@ def merge(reducers: "Sequence[Reducer]") -> None:
 
 
 def leave() -> None:
-    """Ends what `merge` opened."""
+    """Ends what `connect` opened."""
     import torch
 
     if count() > 1 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _connect() -> None:
-    import torch
-
-    if torch.distributed.is_initialized():
-        return
-    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.distributed.init_process_group("gloo", timeout=PATIENCE)
 
 
 def _send(content: bytes) -> None:

@@ -75,6 +75,8 @@ class Reducer(ABC):
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything needed to go on or to merge, as copies on the CPU."""
+        if not self.summed:
+            raise NotImplementedError(f"{type(self).__name__} cannot be merged: it names nothing that adds up")
         return {name: getattr(self, name).detach().cpu().clone() for name in self.summed + self.fixed}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
@@ -189,23 +191,22 @@ class Gram(Reducer):
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         tokens, neurons = activations.shape
-        wanted = [(block, kind) for block in self._blocks for kind in range(3) if not block.products[kind].empty]
-        parts: dict[tuple[_Block, int], list[torch.Tensor]] = {one: [] for one in wanted}
+        wanted = [(kind, block) for kind in range(3) for block in self._blocks if not block.products[kind].empty]
+        parts: list[list[torch.Tensor]] = [[] for _ in wanted]
         for some in fitting(neurons, tokens, activations.device):  # some neurons at a time, so as to stay in the cache
             values = activations[:, some].float()
-            changed = values - self.shift[site, some]
-            for kind in range(3):
-                if kind == 1:
-                    torch.mul(changed, changed, out=changed)
-                elif kind == 2 and self._parts[1]:
-                    torch.abs(values, out=changed)
-                for block, of_kind in wanted:
-                    if of_kind == kind:
-                        parts[block, kind].append(block.by_cell(changed))
-        for (block, kind), sums in parts.items():
-            by_cell = sums[0] if len(sums) == 1 else torch.cat(sums, dim=1)
-            block.products[kind].add((self.zx, self.qxx, self.magnitudes)[kind][site], by_cell)
-            self._total[site] += by_cell.sum()
+            changed, of_kind = values - self.shift[site, some], 0
+            for (kind, block), part in zip(wanted, parts, strict=True):
+                if kind > of_kind:
+                    torch.mul(changed, changed, out=changed) if kind == 1 else torch.abs(values, out=changed)
+                    of_kind = kind
+                by_cell = block.by_cell(changed)
+                self._total[site] += by_cell.sum()
+                part.append(block.products[kind].times(by_cell))
+        for (kind, block), part in zip(wanted, parts, strict=True):
+            sums, added = (self.zx, self.qxx, self.magnitudes)[kind][site], torch.cat(part, dim=1).double()
+            for given, own in block.products[kind].runs:
+                sums[own] += added[given]
 
 
 class _Block:
@@ -229,35 +230,35 @@ class _Block:
 
 
 class _Columns:
-    """Columns of a design as rows `[columns, cells]`: the mostly zero ones are added up, the others multiplied."""
+    """Columns of a design as rows `[columns, cells]`: the mostly zero ones are added up, the others multiplied.
+
+    `runs` says which rows of a product, dense ones first, are which of the reducer's columns.
+    """
 
     def __init__(self, design: torch.Tensor, columns: torch.Tensor, device: torch.device):
         self.empty = len(columns) == 0
         entries = design.count_nonzero(1)
         sparse = entries * SPARSE <= design.shape[1]
+        self.runs = _runs(torch.cat([columns[~sparse], columns[sparse]]))
         self._dense = design[~sparse].contiguous().to(device)
-        self._dense_runs, self._sparse_runs = _runs(columns[~sparse]), _runs(columns[sparse])
         chosen = design[sparse]
         column, cell = chosen.nonzero(as_tuple=True)
         ends = torch.zeros(len(chosen) + 1, dtype=torch.int64)
         ends[1:] = entries[sparse].cumsum(0)
         self._sparse = [part.to(device) for part in (cell, ends, chosen[column, cell])]
 
-    def add(self, sums: torch.Tensor, by_cell: torch.Tensor) -> None:
-        if self._dense_runs:
-            _add(sums, product(self._dense, by_cell), self._dense_runs)
-        if self._sparse_runs:
-            _add(sums, sum_rows(by_cell, *self._sparse), self._sparse_runs)
-
-
-def _add(sums: torch.Tensor, added: torch.Tensor, runs: list[tuple[slice, slice]]) -> None:
-    added = added.double()
-    for given, own in runs:
-        sums[own] += added[given]
+    def times(self, by_cell: torch.Tensor) -> torch.Tensor:
+        """design @ by_cell `[columns, neurons]` float32."""
+        parts = []
+        if len(self._dense):
+            parts.append(product(self._dense, by_cell))
+        if len(self._sparse[1]) > 1:
+            parts.append(sum_rows(by_cell, *self._sparse))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _runs(columns: torch.Tensor) -> list[tuple[slice, slice]]:
-    """Ascending whole numbers as runs of neighbours: their places, and what stands there."""
+    """Whole numbers as runs, within which each is one more than the last: their places, and what stands there."""
     breaks = [0, *((columns.diff() != 1).nonzero().flatten() + 1).tolist(), len(columns)]
     starts = [(at, int(columns[at]), stop - at) for at, stop in pairwise(breaks) if stop > at]
     return [(slice(at, at + count), slice(first, first + count)) for at, first, count in starts]
@@ -328,9 +329,8 @@ class Histogram(Reducer):
         whole = torch.empty(values.shape, dtype=torch.int8 if small else torch.int32)
         for some in fitting(len(values), values.shape[1], values.device):
             numbers = self._number(values[some], start, inverse)
-            if (
-                small
-            ):  # PyTorch converts to int8 several times as fast as to uint8; as uint8, what is below 0 comes last
+            if small:
+                # PyTorch converts to int8 several times as fast as to uint8; seen as that, what is below 0 comes last
                 whole[some] = numbers.sub_(128)
             else:  # NaN becomes a negative number, which bincount refuses; to tell of it is for others
                 whole[some] = numbers.to(torch.int32).clamp_(0, self.bins + 1)

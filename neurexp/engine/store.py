@@ -6,9 +6,10 @@ so what is stored is never another model's or another text's. Knows neither mode
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from safetensors.torch import load_file as load_states
 from safetensors.torch import save_file as save_states
 
 from neurexp.engine.reducers import Reducer
+from neurexp.errors import one_line
 from neurexp.files import whole_file, write_tensors
 
-FORMAT = 1  # raised when rows come to mean something else, so that old ones are not taken for new
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # raised when what is stored comes to mean something else, so that the old is not taken for new
 
 
 def _address(key: dict[str, Any]) -> str:
@@ -73,36 +77,55 @@ class StateStore:
     def __init__(self, folder: Path, key: dict[str, Any]):
         self._file = folder / f"statistics_{_address(key)}.safetensors"
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is something to load."""
+        return self._file.exists()
+
     def load(self, reducers: Sequence[Reducer]) -> bool:
         """Gives each reducer its state of that pass; False, and nothing done, unless all of it is there and whole."""
         try:
             stored = load_states(self._file)
+            os.utime(self._file)  # the least recently used goes first
         except SafetensorError:  # not whole
             self._file.unlink(missing_ok=True)
             return False
         except OSError:  # not there, or not to be read
             return False
-        for index, reducer in enumerate(reducers):
-            prefix = f"{index}."
-            reducer.load(
-                {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
-            )
-        os.utime(self._file)  # the least recently used goes first
+        states = [_part(stored, f"{index}.") for index in range(len(reducers))]
+        if any(set(state) != set(one.summed + one.fixed) for state, one in zip(states, reducers, strict=True)):
+            return False
+        for state, reducer in zip(states, reducers, strict=True):
+            reducer.load(state)
         return True
 
     def save(self, reducers: Sequence[Reducer]) -> None:
-        """Stores the states; the file appears whole or not at all, and the least recently used make room for it."""
-        tensors = {
-            f"{index}.{name}": t for index, reducer in enumerate(reducers) for name, t in reducer.state().items()
-        }
-        with whole_file(self._file) as path:
-            save_states(tensors, path)
+        """Stores the states; the file appears whole or not at all, and the least recently used make room for it.
+
+        Where it cannot be written a warning says so: the pass is worth more than its copy.
+        """
+        states = [reducer.state() for reducer in reducers]
+        tensors = {f"{index}.{name}": value for index, state in enumerate(states) for name, value in state.items()}
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(self._file) as path:
+                save_states(tensors, path)
+            self._make_room()
+        except (OSError, SafetensorError) as error:
+            log.warning("The statistics could not be kept for later runs (%s)", one_line(error))
+
+    def _make_room(self) -> None:
         size = 0
         for file in sorted(self._file.parent.glob("statistics_*.safetensors"), key=_age):
-            size += file.stat().st_size
+            with suppress(FileNotFoundError):  # another process makes room as well
+                size += file.stat().st_size
             if size > self.LARGEST and file != self._file:
                 file.unlink(missing_ok=True)
 
 
+def _part(stored: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+
+
 def _age(file: Path) -> float:
-    return -file.stat().st_mtime
+    return -file.stat().st_mtime if file.exists() else 0.0

@@ -16,7 +16,7 @@ from neurexp.config import DatasetConfig
 from neurexp.engine.reducers import Reducer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import parse_layers
-from neurexp.provenance import hash_of_tokenizer
+from neurexp.provenance import hash_of_code, hash_of_tokenizer
 from neurexp.report import Report
 from neurexp.text import sources
 from neurexp.text.tokens import Tokens, cached, pack
@@ -86,6 +86,7 @@ class Pass(ABC):
 def capture_key(model: LanguageModel, tokens: Tokens, site: str, batch_size: int) -> dict[str, Any]:
     """What activations depend on to the last bit: weights, tokens, arithmetic and how the pass is cut."""
     return {
+        "code": hash_of_code(),
         "weights": model.weights_hash,
         "dtype": str(model.network.dtype),
         "device": model.device.type,

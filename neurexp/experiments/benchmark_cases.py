@@ -65,7 +65,7 @@ def capture(model: LanguageModel, tokens: Tokens, site: str, layers: list[int]) 
 
 
 class WholePass:
-    """The complete `token_length`: pass, statistics, nulls and intervals, without figures and files."""
+    """The complete `token_length`: pass, statistics, nulls and intervals, without figures, files and cache."""
 
     def __init__(self, model: LanguageModel, tokens: Tokens, options: Options, setting: Setting):
         self._model, self._tokens, self._options, self._setting = model, tokens, options, setting

@@ -116,7 +116,7 @@ class TokenLength(base.Experiment):
     def key(self, model: LanguageModel) -> dict[str, Any]:
         options, counts = self.options, model.token_counts
         return {
-            "experiment": "token_length",
+            "experiment": f"{type(self).__module__}.{type(self).__qualname__}",  # not that of a class made from it
             "layers": self.chosen_layers(model),
             "tokenizer": hash_of_tokenizer(model.tokenizer),
             "reference_counts": None if counts is None else hashlib.sha256(counts.tobytes()).hexdigest(),

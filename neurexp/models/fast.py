@@ -50,20 +50,23 @@ class _BlockedAttention:
         window = module.config.window_size if module.attention_type == "local" else length
         out = query.new_empty(sequences, length, heads, width).transpose(1, 2)
         for start, stop, first, hidden in self._blocks(length, window, query.dtype):
-            scores = self._memory((heads, stop - start, stop - first), query.dtype)
-            for index in range(sequences):
-                torch.bmm(query[index, :, start:stop], key[index, :, first:stop].transpose(1, 2), out=scores)
+            scores = self._memory((heads, stop - start, stop - first))
+            for index in range(sequences):  # in float32 whatever the format, as eager does: scores are not scaled
+                keys = key[index, :, first:stop].float()
+                torch.bmm(query[index, :, start:stop].float(), keys.transpose(1, 2), out=scores)
                 scores[..., start - first :] += hidden[:, start - first :]
                 if stop - window > first:  # not every query sees the first keys
                     scores[..., : start - first] += hidden[:, : start - first]
                 torch.softmax(scores, -1, out=scores)
-                out[index, :, start:stop] = torch.bmm(scores, value[index, :, first:stop])
+                weights = scores.to(value.dtype)
+                out[index, :, start:stop] = torch.bmm(weights, value[index, :, first:stop])
         return out, None
 
-    def _memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def _memory(self, shape: tuple[int, ...]) -> torch.Tensor:
         size = shape[0] * shape[1] * shape[2]
-        if self._scratch.numel() < size or self._scratch.dtype != dtype:
-            self._scratch = torch.empty(size, dtype=dtype)
+        if self._scratch.numel() < size:
+            with torch.inference_mode(False):  # it serves inside of that mode and outside
+                self._scratch = torch.empty(size)
         return self._scratch[:size].view(shape)
 
 
@@ -73,7 +76,7 @@ def _query_blocks(length: int, window: int, dtype: torch.dtype) -> list[tuple[in
     for start in range(0, length, step):
         stop, first = min(start + step, length), max(0, start - window + 1) // ALIGNED * ALIGNED
         distance = place[start:stop, None] - place[first:stop]
-        hidden = torch.zeros(distance.shape, dtype=dtype)
+        hidden = torch.zeros(distance.shape)
         blocks.append((start, stop, first, hidden.masked_fill_((distance < 0) | (distance >= window), -torch.inf)))
     return blocks
 

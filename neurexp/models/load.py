@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from neurexp.errors import UserError, one_line
+from neurexp.kernels import whole_precision
 from neurexp.models.fast import difference_from_eager
 from neurexp.models.places import Place, locate_parts
 from neurexp.models.sites import Family, family_of
@@ -168,7 +169,8 @@ def load_model(
 
 
 def _fast_agrees(network: PreTrainedModel) -> bool:
-    difference = difference_from_eager(network)
+    with whole_precision():
+        difference = difference_from_eager(network)
     if difference is None:
         return False
     if not difference <= AGREEMENT[network.dtype]:

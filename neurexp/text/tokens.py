@@ -60,12 +60,16 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens]) -> Tok
     found = _load(file)
     if found is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{file.name}.lock"):
-            found = _load(file)
-            if found is None:
-                found = make()
-                documents = np.array([found.documents])
-                write_tensors(file, {"input_ids": found.input_ids, "valid": found.valid, "documents": documents})
+        lock = folder / f".{file.name}.lock"
+        with FileLock(lock):
+            try:
+                found = _load(file)
+                if found is None:
+                    found = make()
+                    documents = np.array([found.documents])
+                    write_tensors(file, {"input_ids": found.input_ids, "valid": found.valid, "documents": documents})
+            finally:
+                lock.unlink(missing_ok=True)  # at worst a text is tokenised twice
     return found
 
 

@@ -211,8 +211,7 @@ def test_another_tokenizer_is_another_key(mini, folder, tmp_path, packed):
 
 def test_the_cache_holds_whole_files_only(mini, folder, tmp_path):
     inputs(mini, folder, tmp_path / "cache")
-    lock, file = sorted((tmp_path / "cache").iterdir())
+    (file,) = (tmp_path / "cache").iterdir()
     assert file.name.startswith("tokens_")
     assert file.suffix == ".safetensors"
-    assert (lock.name, lock.stat().st_size) == (f".{file.name}.lock", 0)  # of the process that made it
     assert tokens.load_file(file)["input_ids"].shape == (3, 5)
