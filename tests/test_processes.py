@@ -23,7 +23,7 @@ ARGUMENTS = (
 
 def torchrun(folder: Path, count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     torchrun = Path(sys.executable).with_name("torchrun")
-    command = [torchrun, f"--nproc-per-node={count}", "--master-port=0", "-m", "neurexp", *arguments]
+    command = [torchrun, f"--nproc-per-node={count}", "--standalone", "-m", "neurexp", *arguments]
     return subprocess.run(
         command,
         cwd=folder,
@@ -96,7 +96,7 @@ def test_a_mistake_ends_all_processes(tmp_path):
     process = torchrun(tmp_path, 2, *ARGUMENTS, "dataset.tokens=0")
     assert process.returncode != 0
     assert "error: dataset.tokens=0" in process.stderr
-    assert not (tmp_path / "out" / "token_length").exists()
+    assert not list(tmp_path.rglob("summary.json"))
 
 
 @pytest.mark.slow

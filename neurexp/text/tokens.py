@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,6 +71,8 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens]) -> Tok
                     write_tensors(file, {"input_ids": found.input_ids, "valid": found.valid, "documents": documents})
             finally:
                 lock.unlink(missing_ok=True)  # at worst a text is tokenised twice
+                with suppress(OSError):  # a folder in which nothing is
+                    folder.rmdir()
     return found
 
 
