@@ -60,6 +60,7 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens]) -> Tok
     file = folder / f"tokens_{name}.safetensors"
     found = _load(file)
     if found is None:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = folder / f".{file.name}.lock"
         with FileLock(lock):
@@ -71,8 +72,9 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens]) -> Tok
                     write_tensors(file, {"input_ids": found.input_ids, "valid": found.valid, "documents": documents})
             finally:
                 lock.unlink(missing_ok=True)  # at worst a text is tokenised twice
-                with suppress(OSError):  # a folder in which nothing is
-                    folder.rmdir()
+                if made:
+                    with suppress(OSError):  # something is in it
+                        folder.rmdir()
     return found
 
 
