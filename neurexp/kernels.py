@@ -48,9 +48,12 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a `[m, k]` @ b `[k, n]`, in the whole precision of its number format whatever the model's products have."""
+    """a `[m, k]` @ b `[k, n]`, in the whole precision of its number format whatever the model's products have.
+
+    Not through oneDNN, which makes a kernel for each new shape and keeps it: here k is another in every batch.
+    """
     with whole_precision():
-        return linear(a, b.t())
+        return a @ b
 
 
 @contextmanager
