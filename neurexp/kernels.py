@@ -1,7 +1,7 @@
 """Matrix products and sums over rows, each by the fastest way that PyTorch has on the device at hand.
 
-On a CPU float32 products go through oneDNN, which PyTorch brings, in place of MKL, its own choice: on processors that
-are not Intel's it multiplies faster (docs/benchmarks.md has by how much). Knows no model and no statistic.
+On a CPU float32 products with weights go through oneDNN, which PyTorch brings, in place of MKL, its own choice: on
+processors that are not Intel's it multiplies faster (docs/benchmarks.md has by how much). Knows no model and no statistic.
 """
 
 import math
@@ -12,7 +12,6 @@ import torch
 from torch.nn import functional
 
 ONEDNN = torch.backends.mkldnn.is_available()
-
 
 CACHE = 2**22  # bytes of float32 that several operations in a row find in the caches of a CPU's cores
 

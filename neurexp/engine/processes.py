@@ -33,9 +33,11 @@ def own_part(sequences: int) -> slice:
 
 def connect() -> None:
     """Meets the other processes, before there is anything to lose. Does nothing where there are none."""
+    if count() == 1:
+        return
     import torch
 
-    if count() == 1 or torch.distributed.is_initialized():
+    if torch.distributed.is_initialized():
         return
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -65,9 +67,11 @@ def merge(reducers: "Sequence[Reducer]") -> None:
 
 def leave() -> None:
     """Ends what `connect` opened."""
+    if count() == 1:
+        return
     import torch
 
-    if count() > 1 and torch.distributed.is_initialized():
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
