@@ -1,7 +1,7 @@
 """Matrix products and sums over rows, each by the fastest way that PyTorch has on the device at hand.
 
 On a CPU float32 products with weights go through oneDNN, which PyTorch brings, in place of MKL, its own choice: on
-processors that are not Intel's it multiplies faster (docs/benchmarks.md has by how much). Knows no model and no statistic.
+processors that are not Intel's it multiplies faster (docs/benchmarks.md has by how much). Knows no model and no text.
 """
 
 import math
