@@ -1,6 +1,6 @@
 """`python -m neurexp`."""
 
-from neurexp.run import main
+from neurexp.cli import main
 
 if __name__ == "__main__":
     main()

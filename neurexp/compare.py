@@ -217,7 +217,7 @@ def _run(options: argparse.Namespace) -> None:
             "timings": {"total": round(time.perf_counter() - started, 3)},
         }
         files.write_json(folder / "summary.json", summary)
-        tracker.log(report, {"compared": name})
+        tracker.log(report.metrics, report.layers, report.step_column, {"compared": name})
         tracker.log_folder(folder)
         tracker.finish("FINISHED")
     except BaseException as error:

@@ -4,7 +4,8 @@ Imports nothing heavy: `--help`, `--cfg` and tab completion stop here. An experi
 experiment (`Experiment.Options`), not here.
 """
 
-import sys
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from importlib import import_module
@@ -13,11 +14,11 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from neurexp.errors import UserError, closest, one_line
+from neurexp.provenance import without_secrets
 
 PACKAGE = Path(__file__).resolve().parent
 # A wheel carries `conf` inside the package; a checkout and an editable install have it beside the package.
@@ -108,6 +109,8 @@ class RunConfig:
     seed: int = 0
     outputs: str = "outputs"
     reuse: bool = True  # what an earlier run kept of the same pass (text or words, model, settings) stands for it
+    resume: bool = False  # go on with the latest unfinished run of the same options, or the one in hydra.run.dir
+    checkpoint_every: float = 60.0  # seconds of a pass; 0: never
 
 
 @dataclass
@@ -120,32 +123,6 @@ class Config:
     experiment: Any = MISSING
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
-
-
-class KeepFinishedRuns(Callback):
-    """Ends a command whose run folder holds a finished run, before Hydra writes its config over that run's."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if not str(config.run.outputs).strip():  # or the run folder would lie at the file system's root
-            print("error: run.outputs is empty: give run.outputs=FOLDER", file=sys.stderr)
-            sys.exit(1)
-        folder = Path(config.hydra.run.dir)
-        if (folder / "summary.json").exists():
-            print(f"error: hydra.run.dir={folder}: holds a finished run; choose another folder", file=sys.stderr)
-            sys.exit(1)  # an exception would only be warned of
-
-
-class NoteSweep(Callback):
-    """Notes the folder of a multirun as it starts; `run.main` sums it up when it has ended, however it ended."""
-
-    folder: Path | None = None  # of the sweep under way in this process
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir).resolve()
-        if folder.exists() and any(folder.iterdir()):
-            print(f"error: hydra.sweep.dir={folder}: is not empty; choose another folder", file=sys.stderr)
-            sys.exit(1)  # an exception would only be warned of
-        type(self).folder = folder
 
 
 def register_schema() -> None:
@@ -184,6 +161,8 @@ def checked(config: DictConfig) -> Config:
     ):
         if value is not None and value < least:
             raise UserError(f"{option}={value}: give a whole number of {least} or more")
+    if not 0 <= whole.run.checkpoint_every < math.inf:
+        raise UserError(f"run.checkpoint_every={whole.run.checkpoint_every}: give seconds, or 0 for no checkpoints")
     if whole.dataset.source is Source.files:
         # `path: ???` in the yaml cannot tell: a schema's default wins over it
         if not whole.dataset.path:
@@ -191,6 +170,22 @@ def checked(config: DictConfig) -> Config:
         if not Path(whole.dataset.path).expanduser().exists():
             raise UserError(f"dataset.path={whole.dataset.path}: no such file or folder; give .txt, .jsonl or .parquet")
     return whole
+
+
+def flat(config: DictConfig) -> dict[str, str]:
+    """The resolved config as dotted names, without Hydra's own and without passwords."""
+
+    def walk(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        elif value is not None:
+            yield prefix, without_secrets(str(getattr(value, "value", value)))
+
+    def plain(node: Any) -> Any:
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+    return dict(walk("", {str(group): plain(config[group]) for group in config if group != "hydra"}))
 
 
 def typed_options(experiment: DictConfig) -> tuple[Any, type]:

@@ -16,6 +16,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # or a machine that loses power keeps the name without the content
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """What a run must say about itself so that it can be repeated: versions, code, command. Knows no model and no text."""
 
 import hashlib
+import inspect
 import os
 import platform
 import re
@@ -19,7 +20,10 @@ PACKAGES = (
 
 
 def of_process() -> dict[str, Any]:
-    """Package versions, Python and machine, the checkout's git commit and whether it was dirty, the command line."""
+    """Package versions, Python and machine, the code, the command line and the folder that it was typed in.
+
+    `git_diff` is what the checkout's package and configuration have that `git_commit` has not, as `git diff` says it.
+    """
     folder = Path(__file__).resolve().parent.parent
     commit = _git(folder, "rev-parse", "HEAD") if (folder / ".git").exists() else None
     return {
@@ -27,7 +31,26 @@ def of_process() -> dict[str, Any]:
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         "git_commit": commit,
         "git_dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")) if commit else None,
+        "git_diff": _git(folder, "diff", "HEAD", "--", "neurexp/*.py", "conf") if commit else None,
+        "code_hash": hash_of_code(),
         "command_line": without_secrets(shlex.join([Path(sys.executable).name, "-m", "neurexp", *sys.argv[1:]])),
+        "working_folder": str(Path.cwd()),
+    }
+
+
+def of_arithmetic() -> dict[str, Any]:
+    """What the last bits of a result hang on, beside the machine: PyTorch's threads and flags, and its environment."""
+    import torch
+
+    variables = re.compile("OMP_|MKL_|KMP_|ONEDNN_|DNNL_|CUBLAS_|ATEN_|CUDA_VISIBLE_DEVICES")
+    return {
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "environment": {name: value for name, value in sorted(os.environ.items()) if variables.match(name)},
     }
 
 
@@ -38,6 +61,15 @@ def hash_of_code() -> str:
     for file in sorted(package.rglob("*.py")):
         digest.update(str(file.relative_to(package)).encode() + file.read_bytes())
     return digest.hexdigest()
+
+
+def hash_of_plugin(plugin: type) -> str | None:
+    """SHA-256 over the modules outside this package that a class and its bases are written in; None where none is."""
+    package = Path(__file__).resolve().parent
+    classes = [one for one in plugin.__mro__ if one.__module__.split(".")[0] not in sys.stdlib_module_names]
+    files = {Path(inspect.getfile(one)).resolve() for one in classes}
+    outside = sorted(file for file in files if not file.is_relative_to(package))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in outside)).hexdigest() if outside else None
 
 
 def without_secrets(text: str) -> str:

@@ -33,6 +33,11 @@ def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path)
         return json.loads(file.read_text("utf-8"))["run_id"]
 
 
+def go_on(folder: Path) -> None:
+    """A sweep that was cut short goes on in its folder: what failed then is tried again."""
+    (folder / FAILED).unlink(missing_ok=True)
+
+
 def note_failure(folder: Path, job: str, message: str) -> None:
     """Writes down that a job failed, where the process that started the sweep will find it."""
     with (folder / FAILED).open("a", encoding="utf-8") as file:
@@ -71,7 +76,8 @@ def finish(folder: Path, status: str | None = None) -> None:
             "mlflow_run_id": tracker.run_id,
         }
         write_json(folder / "summary.json", summary)
-        tracker.log(report, {"experiment": finished[0]["experiment"], "sweep": folder})
+        tags = {"experiment": finished[0]["experiment"], "sweep": folder}
+        tracker.log(report.metrics, report.layers, report.step_column, tags)
         for name in ("summary.json", "layers.parquet", "columns.md", "figures", "multirun.yaml"):
             if (folder / name).exists():
                 tracker.log_folder(folder / name, "figures" if name == "figures" else None)

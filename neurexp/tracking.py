@@ -1,26 +1,31 @@
-"""A report → the run folder, and the same into MLflow. Knows no experiment.
+"""A report → the run folder → MLflow. Knows no experiment.
 
-Every file appears whole or not at all, `summary.json` last: a folder without it is no result. MLflow is spoken to
-through a client of its own, so that nothing global is left behind between the jobs of a sweep.
+Every file appears whole or not at all, `summary.json` last: a folder without it is no result. MLflow gets what the
+folder holds, after the run or later, by `python -m neurexp.tracking RUN_FOLDER`. It is spoken to through a client of
+its own, so that nothing global is left behind between the jobs of a sweep.
 """
 
+import argparse
+import json
 import logging
 import os
 import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
+from omegaconf.errors import OmegaConfBaseException
 
 from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError, one_line
-from neurexp.files import whole_file, write_table, write_tensors
-from neurexp.report import Report
+from neurexp.files import whole_file, write_json, write_table, write_tensors
+from neurexp.report import Report, Table
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +70,15 @@ class Tracker:
     uri = ""
     where = ""
 
-    def log(self, report: Report, tags: dict[str, Any], dataset: dict[str, str] | None = None) -> None:
-        """Metrics, tags and the dataset's identity of a finished run."""
+    def log(
+        self,
+        metrics: dict[str, float],
+        layers: Table,
+        step_column: str | None,
+        tags: dict[str, Any],
+        dataset: dict[str, str] | None = None,
+    ) -> None:
+        """Metrics, those of `layers` over its `step_column`, tags and the dataset's identity of a finished run."""
 
     def log_folder(self, folder: Path, within: str | None = None) -> None:
         """The run folder's files, or one of them, as artifacts, in the artifact folder `within`."""
@@ -113,17 +125,35 @@ class MlflowTracker(Tracker):
             client.log_batch(run.info.run_id, params=chunk)
         return cls(uri, run.info.run_id)
 
-    def log(self, report: Report, tags: dict[str, Any], dataset: dict[str, str] | None = None) -> None:
+    def goes_on(self) -> bool:
+        """Makes the run RUNNING again; False if the store does not know it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.update_run(self._id, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
+
+    def log(
+        self,
+        metrics: dict[str, float],
+        layers: Table,
+        step_column: str | None,
+        tags: dict[str, Any],
+        dataset: dict[str, str] | None = None,
+    ) -> None:
         from mlflow.entities import Dataset, DatasetInput, Metric, RunTag
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, 0) for name, value in report.metrics.items()]
-        by_layer = {} if report.step_column is None else report.layers
-        for name, values in by_layer.items():
-            if name != report.step_column:  # one key per column; the layer is the step
-                steps = zip(report.layers[str(report.step_column)], values, strict=True)
-                metrics += [Metric(name, float(value), now, int(layer)) for layer, value in steps if np.isfinite(value)]
-        for chunk in _chunks(metrics, 1000):
+        entries = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
+        for name, values in layers.items() if step_column is not None else ():
+            if name != step_column:  # one key per column; the layer is the step
+                steps = zip(layers[str(step_column)], values, strict=True)
+                entries += [Metric(name, float(value), now, int(layer)) for layer, value in steps if np.isfinite(value)]
+        for chunk in _chunks(entries, 1000):
             self._client.log_batch(self._id, metrics=chunk)
         self._client.log_batch(self._id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
         if dataset is not None:
@@ -149,6 +179,7 @@ def start(
     run_name: str,
     parameters: dict[str, str],
     parent: str | None = None,
+    run_id: str | None = None,
 ) -> Tracker:
     """Opens the tracker that the config asks for.
 
@@ -158,6 +189,7 @@ def start(
         experiment, run_name: how MLflow lists the run.
         parameters: the resolved config, flat.
         parent: id of the run that this one is a child of.
+        run_id: of a run that goes on, if the store still knows it.
 
     Raises:
         UserError: the store cannot be opened or the server does not answer.
@@ -167,21 +199,96 @@ def start(
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     local = outputs / "mlartifacts" / experiment
+    # A server knows where its artifacts go; a store of files would put them wherever the command was typed
+    artifacts = None if config.uri is not None and config.uri.startswith("http") else local
     try:
-        if config.uri is not None:
-            # A server knows where its artifacts go; a store of files would put them wherever the command was typed
-            artifacts = None if config.uri.startswith("http") else local
-            return MlflowTracker.begin(config.uri, artifacts, experiment, run_name, parameters, parent)
-        outputs.mkdir(parents=True, exist_ok=True)
-        from filelock import FileLock
-
+        if config.uri is None:
+            outputs.mkdir(parents=True, exist_ok=True)
+        uri = config.uri or f"sqlite:///{outputs / 'mlflow.db'}"
         # Eight processes that make one fresh SQLite store at once break its migration: one at a time
-        with FileLock(outputs / ".mlflow.lock"):
-            uri = f"sqlite:///{outputs / 'mlflow.db'}"
-            return MlflowTracker.begin(uri, local, experiment, run_name, parameters, parent)
+        with FileLock(outputs / ".mlflow.lock") if config.uri is None else nullcontext():
+            if run_id is not None and (tracker := MlflowTracker(uri, run_id)).goes_on():
+                return tracker
+            return MlflowTracker.begin(uri, artifacts, experiment, run_name, parameters, parent)
     except Exception as error:
         option = f"run.outputs={outputs}" if config.uri is None else f"tracking.uri={config.uri}"
         raise UserError(f"{option}: MLflow cannot be opened there ({one_line(error)}); tracking=off works") from error
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """What `summary.json` of a run folder says. Raises UserError where there is none."""
+    try:
+        return json.loads((folder / "summary.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no summary.json there, so no finished run ({one_line(error)})") from error
+
+
+def log_run(tracker: Tracker, folder: Path) -> None:
+    """Everything that a whole run folder holds: metrics, those of the layers, tags, dataset and files."""
+    from pyarrow import parquet
+
+    summary = summary_of(folder)
+    facts, layers = summary["provenance"], {}
+    if summary["step_column"] is not None and (folder / "layers.parquet").exists():
+        table = parquet.read_table(folder / "layers.parquet")
+        layers = {name: table[name].to_numpy() for name in table.column_names}
+    dataset = facts["dataset"]
+    entity = {
+        "name": summary["dataset"],
+        "digest": facts.get("text_token_hash", facts["token_hash"])[:16],
+        "source_type": dataset["source"],
+        "source": str(dataset.get("path") or dataset.get("name") or dataset["source"]),
+    }
+    tags = {name: facts[name] for name in ("model_revision", "token_hash", "git_commit", "git_dirty")}
+    tags |= {name: summary[name] for name in ("experiment", "model", "dataset", "device")} | {"run_folder": folder}
+    tracker.log(summary["metrics"], layers, summary["step_column"], tags, entity)
+    for entry in sorted(folder.iterdir()):
+        if not entry.name.startswith("checkpoint"):  # what only a run that goes on needs
+            tracker.log_folder(entry, entry.name if entry.is_dir() else None)
+
+
+def later(folder: Path) -> str:
+    """The command that logs a run folder."""
+    return shlex.join(["python", "-m", "neurexp.tracking", str(folder)])
+
+
+def log_later(folder: Path, uri: str | None = None) -> Tracker:
+    """Logs a whole run folder that MLflow did not take, or not all of, when it was made.
+
+    Args:
+        folder: of the run.
+        uri: of the store, if not the one of the run's own config.
+
+    Raises:
+        UserError: the folder holds no finished run, or MLflow cannot be opened or does not take it.
+    """
+    from omegaconf import OmegaConf
+
+    from neurexp.config import flat
+
+    summary = summary_of(folder)
+    try:
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        typed_in = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.cwd
+        outputs = Path(typed_in, Path(config.run.outputs).expanduser()).resolve()
+        uri, name = uri or config.tracking.uri, config.experiment.name
+    except (OSError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"{folder}: its .hydra folder does not say where it was to be logged ({one_line(error)})"
+        ) from error
+    note = folder.resolve().parent / "parent.json"  # of the sweep that it is a job of
+    parent = json.loads(note.read_text("utf-8"))["run_id"] if note.exists() else None
+    tracking, known = TrackingConfig(Backend.mlflow, uri), summary["mlflow_run_id"]
+    tracker = start(tracking, outputs, name, summary["setting"], flat(config), parent, known)  # type: ignore[arg-type]
+    try:
+        if tracker.run_id != known:
+            write_json(folder / "summary.json", summary | {"mlflow_run_id": tracker.run_id})
+        log_run(tracker, folder)
+        tracker.finish("FINISHED")
+    except Exception as error:
+        raise UserError(f"tracking: MLflow did not take the run ({one_line(error)})") from error
+    log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
+    return tracker
 
 
 def _chunks(items: Iterable, size: int) -> Iterator[list]:
@@ -209,3 +316,23 @@ class Stopwatch:
         return {name: round(value, 3) for name, value in self.stages.items()} | {
             "total": round(time.perf_counter() - self._start, 3)
         }
+
+
+def main() -> None:
+    """`python -m neurexp.tracking RUN_FOLDER`."""
+    parser = argparse.ArgumentParser("python -m neurexp.tracking", description="Logs finished runs into MLflow later.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="of finished runs")
+    parser.add_argument("--uri", help="of an MLflow server or store; that of the run's own config if not given")
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    for folder in arguments.folders:
+        try:
+            log_later(folder, arguments.uri)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        (folder / "checkpoint.json").unlink(missing_ok=True)  # nothing of it is left to do
+
+
+if __name__ == "__main__":
+    main()

@@ -176,7 +176,7 @@ def explanation(*overrides: str) -> str | None:
         ("model=min", "model=min: no such choice; did you mean mini? (choices: gpt_neo_125m, gpt_neo_1_3b, hub, mini)"),
         ("dataset=c4", "dataset=c4: no such choice (choices: fineweb, pydoc, text)"),
         ("dataset.token=1", "dataset.token: no such option; did you mean dataset.tokens? (there are dataset.source,"),
-        ("run.sed=1", "run.sed: no such option; did you mean run.seed? (there are run.seed, run.outputs, run.reuse)"),
+        ("run.sed=1", "run.sed: no such option; did you mean run.seed? (there are run.seed, run.outputs, run.reuse,"),
         ("modle=mini", "modle: no such option; did you mean model?"),
         ("dataset.tokens=many", "dataset.tokens: Value 'many'"),
         ("dataset.tokens=1.5", "dataset.tokens: Value '1.5'"),

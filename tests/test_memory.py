@@ -18,7 +18,7 @@ STEADY = {
     "MALLOC_TRIM_THRESHOLD_": "4194304",
 }
 MODEL = "from neurexp.models.load import load_model; load_model('mini', device='cpu')"
-COMMAND = "from neurexp.run import main; main()"
+COMMAND = "from neurexp.cli import main; main()"
 # The kernel's high-water mark of this very program; ru_maxrss would begin with that of the process that started it
 TELL = "import atexit, shutil; atexit.register(shutil.copy, '/proc/self/status', 'status'); "
 

@@ -13,8 +13,9 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.hooks import hooked
-from neurexp.engine.reducers import Batch, Keep, Reducer
+from neurexp.engine.reducers import Batch, Keep, NotFinite, NotFiniteError, Reducer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites, parse_layers
 
@@ -34,6 +35,7 @@ def run_pass(
     progress: bool = False,
     forecast: Callable[[float, int], None] | None = None,
     part: slice = slice(None),
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Runs every sequence once and lets each reducer see each site's activations of the valid tokens.
 
@@ -53,9 +55,11 @@ def run_pass(
             first one is slower than all others), and how many neurons it listens to. The hooks are in place then: it
             must not run the model.
         part: the sequences to reduce, if not all: what is fixed by the first sequence is so whatever the part.
+        checkpoints: what an earlier process did of this pass is taken from there, and what this one does kept there.
 
     Raises:
         NotFiniteError: a site put out NaN or infinity; told some batches later, so as not to wait for the device.
+        OtherPassError: the checkpoints are of another pass.
     """
     device = network.device
     ids = _tensor(input_ids).cpu()
@@ -76,15 +80,26 @@ def run_pass(
         for reducer in seen:
             reducer.update(index, values, batch)
 
+    if not any(reducer.tells_not_finite for reducer in reducers):
+        reducers = [*reducers, NotFinite(len(sites), device)]
     to_fix = [reducer for reducer in reducers if not reducer.is_fixed]
     batches = [range(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
     if to_fix and len(ids):
         own = sequences[1:] if sequences and sequences[0] == 0 else sequences
         batches = [range(1), *(range(start, min(start + batch_size, own.stop)) for start in own[::batch_size])]
-    total = int(mask[part].sum())
-    bar = tqdm(total=total, unit=" tokens", unit_scale=True, disable=None if progress else True, leave=False)
+    done = checked = 0 if checkpoints is None else checkpoints.load(reducers)
+    to_fix = to_fix if done == 0 else []
+    tokens_in = [int(mask[chosen.start : chosen.stop].sum()) if chosen[0] in sequences else 0 for chosen in batches]
+    bar = tqdm(
+        total=sum(tokens_in),
+        initial=sum(tokens_in[:done]),
+        unit=" tokens",
+        unit_scale=True,
+        disable=None if progress else True,
+        leave=False,
+    )
     with bar, torch.inference_mode(), hooked(sites, receive) as forward:
-        for index, chosen in enumerate(batches):
+        for index, chosen in enumerate(batches[done:], done):
             began = time.perf_counter()
             here = slice(chosen.start, chosen.stop)
             batch = _batch(ids[here], mask[here], chosen.start, device, covariates)
@@ -92,17 +107,40 @@ def run_pass(
             seen = list(reducers) if chosen[0] in sequences else []
             for reducer in seen:
                 reducer.begin(batch)
-            forward(network.base_model, use_cache=False, **_inputs(batch))
-            to_fix = []
-            if index % CHECKED_EVERY == 0 or index == len(batches) - 1:
-                for reducer in reducers:
-                    reducer.check()
-            bar.update(batch.tokens if seen else 0)
-            if forecast is not None and index == 1:
+            try:
+                forward(network.base_model, use_cache=False, **_inputs(batch))
+                to_fix = []
+                keep = checkpoints is not None and checkpoints.due()
+                if keep or index % CHECKED_EVERY == 0 or index == len(batches) - 1:
+                    for reducer in reducers:
+                        reducer.check()
+                    checked = index + 1
+            except NotFiniteError as error:
+                error.sequences = slice(batches[min(checked, index)].start, chosen.stop)
+                raise
+            if keep and checkpoints is not None:
+                checkpoints.save(reducers, index + 1)
+            bar.update(tokens_in[index])
+            if forecast is not None and index == done + 1:
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 pace = (time.perf_counter() - began) / len(chosen)
-                forecast(pace * len(sequences), sum(widths.values()))
+                forecast(pace * sum(map(len, batches[done:])), sum(widths.values()))
+
+
+def count_not_finite(
+    network: PreTrainedModel,
+    sites: Sequence[Site],
+    input_ids: np.ndarray | torch.Tensor,
+    valid: np.ndarray | torch.Tensor | None,
+    part: slice,
+    batch_size: int = 4,
+) -> tuple[list[int], list[int]]:
+    """How many activations of each site are NaN or infinite over the sequences of `part`, and of how many."""
+    counted = NotFinite(len(sites), network.device)
+    counted.tells_not_finite, counted.check = True, lambda: None
+    run_pass(network, sites, input_ids, valid, [counted], batch_size=batch_size, part=part)
+    return counted.counts.tolist(), counted.values.tolist()
 
 
 def _tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,17 @@ def connect() -> None:
     torch.distributed.init_process_group("gloo", timeout=PATIENCE)
 
 
+def told(text: str) -> str:
+    """The text of process 0, in every process."""
+    if count() == 1:
+        return text
+    if rank() > 0:
+        return _receive(0).decode()
+    for other in range(1, count()):
+        _send(text.encode(), other)
+    return text
+
+
 def merge(reducers: "Sequence[Reducer]") -> None:
     """Merges every process's reducers into those of process 0, in the order of ranks. Does nothing where there is one.
 
@@ -56,7 +67,7 @@ def merge(reducers: "Sequence[Reducer]") -> None:
 
     if rank() > 0:
         for reducer in reducers:
-            _send(save(reducer.state()))
+            _send(save(reducer.state()), 0)
         return
     for source in range(1, count()):
         for reducer in reducers:
@@ -75,11 +86,11 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _send(content: bytes) -> None:
+def _send(content: bytes, target: int) -> None:
     import torch
 
-    torch.distributed.send(torch.tensor([len(content)]), 0)
-    torch.distributed.send(torch.frombuffer(bytearray(content), dtype=torch.uint8), 0)
+    torch.distributed.send(torch.tensor([len(content)]), target)
+    torch.distributed.send(torch.frombuffer(bytearray(content), dtype=torch.uint8), target)
 
 
 def _receive(source: int) -> bytes:

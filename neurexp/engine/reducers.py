@@ -45,11 +45,11 @@ class Batch:
 
 
 class NotFiniteError(ArithmeticError):
-    """A site put out NaN or infinity; `site` is its index in the pass."""
+    """A site put out NaN or infinity; `site` is its index in the pass, `sequences` those that were not checked yet."""
 
     def __init__(self, site: int):
         super().__init__(f"site {site} puts out NaN or infinity")
-        self.site = site
+        self.site, self.sequences = site, slice(None)
 
 
 class Reducer(ABC):
@@ -58,6 +58,7 @@ class Reducer(ABC):
     summed: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()  # by the first sequence, before all others; must be equal to be merged
     is_fixed = True  # nothing has to be fixed, or it has been
+    tells_not_finite = True  # `check` does; or NaN and infinity are what this reducer is there to keep
     _device = CPU
 
     def fix(self, site: int, activations: torch.Tensor) -> None:  # noqa: B027
@@ -96,6 +97,22 @@ class Reducer(ABC):
                 raise ValueError(f"cannot merge: the two were taken with different {name}")
         for name in self.summed:
             getattr(self, name).add_(getattr(other, name).to(getattr(self, name).device))
+
+
+def joined_states(reducers: Sequence[Reducer]) -> dict[str, torch.Tensor]:
+    """All their states as one, for a file."""
+    states = enumerate(reducer.state() for reducer in reducers)
+    return {f"{index}.{name}": value for index, state in states for name, value in state.items()}
+
+
+def take_over(joined: dict[str, torch.Tensor], reducers: Sequence[Reducer]) -> None:
+    """Gives each reducer its own of `joined_states`. Raises KeyError where something is missing."""
+    states: list[dict[str, torch.Tensor]] = [{} for _ in reducers]
+    for name, value in joined.items():
+        index, _, own = name.partition(".")
+        states[int(index)][own] = value
+    for state, reducer in zip(states, reducers, strict=True):
+        reducer.load(state)
 
 
 @dataclass(frozen=True)
@@ -274,6 +291,7 @@ class Histogram(Reducer):
 
     summed = ("counts",)
     fixed = ("width", "start")
+    tells_not_finite = False
 
     def __init__(self, groups: int, sites: int, bins: int, device: torch.device | str = "cpu"):
         """The bulk of a site, as `lay` learns it, gets `bins` / 2 to `bins` bins; as many again are margin."""
@@ -354,6 +372,25 @@ class Histogram(Reducer):
             counts.append(torch.stack(counted).sum(0) if counted else self.counts.new_zeros(bins))
             first = stop
         return torch.stack(counts)
+
+
+class NotFinite(Reducer):
+    """Counts NaN and infinity: `counts` `[sites]` int64, of `values` `[sites]` activations."""
+
+    summed = ("counts", "values")
+
+    def __init__(self, sites: int, device: torch.device | str = "cpu"):
+        self.counts = torch.zeros(sites, dtype=torch.int64, device=device)
+        self.values = torch.zeros(sites, dtype=torch.int64)
+
+    def check(self) -> None:
+        bad = self.counts.nonzero()
+        if len(bad):
+            raise NotFiniteError(int(bad[0]))
+
+    def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
+        self.counts[site] += activations.numel() - activations.isfinite().sum()
+        self.values[site] += activations.numel()
 
 
 class Keep(Reducer):

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_states
 from safetensors.torch import save_file as save_states
 
-from neurexp.engine.reducers import Reducer
+from neurexp.engine.reducers import Reducer, joined_states, take_over
 from neurexp.errors import one_line
 from neurexp.files import whole_file, write_tensors
 
@@ -82,6 +82,17 @@ class StateStore:
         """Whether there is something to load."""
         return self._file.exists()
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by the process that runs the pass: of those that want the same, the others find it done."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        lock = self._file.with_name(f".{self._file.name}.lock")
+        try:
+            with FileLock(lock):
+                yield
+        finally:
+            lock.unlink(missing_ok=True)  # at worst a pass is run twice
+
     def load(self, reducers: Sequence[Reducer]) -> bool:
         """Gives each reducer its state of that pass; False, and nothing done, unless all of it is there and whole."""
         try:
@@ -92,11 +103,10 @@ class StateStore:
             return False
         except OSError:  # not there, or not to be read
             return False
-        states = [_part(stored, f"{index}.") for index in range(len(reducers))]
-        if any(set(state) != set(one.summed + one.fixed) for state, one in zip(states, reducers, strict=True)):
+        wanted = {f"{index}.{name}" for index, one in enumerate(reducers) for name in one.summed + one.fixed}
+        if set(stored) != wanted:
             return False
-        for state, reducer in zip(states, reducers, strict=True):
-            reducer.load(state)
+        take_over(stored, reducers)
         return True
 
     def save(self, reducers: Sequence[Reducer]) -> None:
@@ -104,12 +114,10 @@ class StateStore:
 
         Where it cannot be written a warning says so: the pass is worth more than its copy.
         """
-        states = [reducer.state() for reducer in reducers]
-        tensors = {f"{index}.{name}": value for index, state in enumerate(states) for name, value in state.items()}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(self._file) as path:
-                save_states(tensors, path)
+                save_states(joined_states(reducers), path)
             self._make_room()
         except (OSError, SafetensorError) as error:
             log.warning("The statistics could not be kept for later runs (%s)", one_line(error))
@@ -121,10 +129,6 @@ class StateStore:
                 size += file.stat().st_size
             if size > self.LARGEST and file != self._file:
                 file.unlink(missing_ok=True)
-
-
-def _part(stored: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
 
 
 def _age(file: Path) -> float:

@@ -73,7 +73,7 @@ class WholePass:
         self.analysis = 0.0  # seconds of the last time that were spent after the pass
 
     def __call__(self, batch_size: int) -> None:
-        from neurexp.run import capture_for  # as the driver runs it: what is timed is what a user gets
+        from neurexp.measure import capture_for  # as the driver runs it: what is timed is what a user gets
 
         experiment = TokenLength(self._options, replace(self._setting, batch_size=batch_size))
         experiment.tokens = self._tokens
@@ -192,7 +192,7 @@ def best_batch_size(work: Work, sizes: Sequence[int], seconds_of: Callable[[Call
 @contextmanager
 def quiet_driver() -> Iterator[None]:
     """The driver's announcements of a pass, meant for one that is run once, are not repeated."""
-    driver = logging.getLogger("neurexp.run")
+    driver = logging.getLogger("neurexp.measure")
     level = driver.level
     driver.setLevel(logging.WARNING)
     try:

@@ -8,9 +8,9 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerBas
 
 from neurexp.experiments.base import Setting
 from neurexp.experiments.token_length import Options, TokenLength
+from neurexp.measure import capture_for
 from neurexp.models.load import LanguageModel
 from neurexp.report import Report
-from neurexp.run import capture_for
 from neurexp.text.tokens import Tokens
 
 torch.set_num_threads(1)  # with matrices this small, threads do little but wait for one another

@@ -22,9 +22,9 @@ from neurexp.experiments import benchmark_peers as peers
 from neurexp.experiments.base import Setting
 from neurexp.experiments.benchmark import Benchmark, Options, _longest
 from neurexp.experiments.benchmark_cases import Case
+from neurexp.measure import capture_for
 from neurexp.models.places import MINI
 from neurexp.models.sites import find_sites
-from neurexp.run import capture_for
 
 CPU = torch.device("cpu")
 W, E = tiny.WIDTH, tiny.EXPANSION

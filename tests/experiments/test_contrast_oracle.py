@@ -16,8 +16,8 @@ import neurexp
 from neurexp.experiments.base import Setting
 from neurexp.experiments.contrast_analysis import Analyst
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
+from neurexp.measure import capture_for
 from neurexp.models.load import load_model
-from neurexp.run import capture_for
 
 torch.set_num_threads(1)
 

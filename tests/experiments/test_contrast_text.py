@@ -8,8 +8,8 @@ from neurexp.config import DatasetConfig, Source
 from neurexp.experiments.base import Setting
 from neurexp.experiments.contrast_analysis import Analyst
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
+from neurexp.measure import capture_for
 from neurexp.models.load import load_model
-from neurexp.run import capture_for
 from neurexp.stats import contrast
 
 LAYER, SPLITS = 4, 6

@@ -1,0 +1,189 @@
+"""The command line: what Hydra does around a run, and how mistakes, signals, sweeps and `torchrun` end.
+
+What a run itself does is in `run`. Imports nothing heavy: `--help`, `--cfg` and tab completion stop here.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from neurexp import sweep as sweeps
+from neurexp.config import CONFIG_FOLDER, explain, register_schema
+from neurexp.engine import processes
+from neurexp.errors import UserError, one_line
+
+log = logging.getLogger(__name__)
+
+register_schema()
+
+
+class ChooseRunFolder(Callback):
+    """Keeps Hydra from writing over a finished run, and turns it to an unfinished one that is to go on."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from neurexp import resume
+
+        try:
+            with suppress(OmegaConfBaseException):  # told, in better words, when the config is checked
+                resume.choose_folder(config)
+        except UserError as error:
+            _refuse(error)
+
+
+class NoteSweep(Callback):
+    """Notes the folder of a multirun as it starts; `main` sums it up when it has ended, however it ended."""
+
+    folder: Path | None = None  # of the sweep under way in this process
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir).resolve()
+        if config.run.get("resume"):
+            if not any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra):
+                _refuse(UserError("run.resume=true: which sweep? give hydra.sweep.dir=FOLDER"))
+            sweeps.go_on(folder)
+        elif folder.exists() and any(folder.iterdir()):
+            _refuse(UserError(f"hydra.sweep.dir={folder}: is not empty; choose another folder"))
+        type(self).folder = folder
+
+
+def _refuse(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)  # an exception of a callback would only be warned of
+
+
+_failures: list[str] = []
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")
+def _job(config: DictConfig) -> None:
+    """One Hydra job. A failure is told and remembered: the other jobs of a sweep go on, the exit code says so."""
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    sweep = Path(hydra_config.sweep.dir).resolve() if hydra_config.mode is RunMode.MULTIRUN else None
+    over_layers = any(override.startswith("experiment.layer=") for override in hydra_config.overrides.task)
+    if sweep is not None and (folder / "summary.json").exists():  # of a sweep that goes on
+        return
+    try:
+        from neurexp.run import run
+
+        run(config, folder, sweep, every_layer=sweep is not None and over_layers)
+    except KeyboardInterrupt:
+        _tell_how_to_go_on(folder)
+        raise
+    except Exception as error:
+        message = str(error)
+        if not isinstance(error, UserError):
+            if processes.rank() > 0:
+                traceback.print_exc()  # its folder goes with it
+            with suppress(OSError):  # a full disk
+                (folder / "traceback.txt").write_text(traceback.format_exc(), "utf-8")
+            message = f"unexpected {type(error).__name__}: {one_line(error)} (see {folder / 'traceback.txt'})"
+        if sweep is not None:
+            sweeps.note_failure(sweep, folder.name, message)
+        if _wants_traceback():
+            raise
+        place = f" in process {processes.rank()}" if processes.rank() else ""
+        print(f"error{place}: {message}", file=sys.stderr)
+        _failures.append(message)
+        _tell_how_to_go_on(folder)
+        _discard_if_empty(folder)
+
+
+def _tell_how_to_go_on(folder: Path) -> None:
+    from neurexp import resume
+
+    if any(folder.glob(resume.CHECKPOINTS)):
+        print(f"The pass is kept up to its last checkpoint: add {resume.how(folder)} to go on", file=sys.stderr)
+
+
+def _discard_if_empty(folder: Path) -> None:
+    """Takes away a run folder in which nothing is but what was put there before the run began."""
+    if all(entry.name in (".hydra", "neurexp.log", "checkpoint.json", "checkpoint.lock") for entry in folder.iterdir()):
+        shutil.rmtree(folder)
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get("NEUREXP_TRACEBACK") == "1"
+
+
+def main() -> None:
+    """The command line: `python -m neurexp` and the console script `neurexp`."""
+    # Hydra hands its errors over only in this mode; what the user asked for is kept beside it
+    os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _interrupt)  # a job that a scheduler ends leaves what Ctrl-C leaves
+    status = None
+    try:
+        if processes.count() > 1:
+            _check_processes(sys.argv)
+        with _as_helper() if processes.rank() > 0 else nullcontext():
+            _job()
+    except KeyboardInterrupt:
+        status = "KILLED"
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        status = "FAILED"
+        message = explain(error)
+        if message is None or _wants_traceback():
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        if NoteSweep.folder is not None and not _end_sweep(NoteSweep.folder, status):
+            _failures.append("the sweep")
+    if _failures:
+        sys.exit(1)
+
+
+def _check_processes(arguments: list[str]) -> None:
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError(
+            "torchrun with -m: torchrun splits one run over processes; for the jobs of a sweep give hydra/launcher="
+        )
+
+
+@contextmanager
+def _as_helper() -> Iterator[None]:
+    """A process of `torchrun` that is not the first leaves no run folder, and says nothing but what went wrong."""
+    with TemporaryDirectory() as folder:
+        sys.argv += [f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
+        yield
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_sweep(folder: Path, status: str | None) -> bool:
+    """Sums the sweep up and ends its MLflow run; whether all went well."""
+    if not folder.exists():
+        return True
+    try:
+        sweeps.finish(folder, status)
+    except Exception as error:
+        if _wants_traceback():
+            traceback.print_exc()
+        print(f"error: the sweep in {folder} could not be summed up ({one_line(error)})", file=sys.stderr)
+        with suppress(Exception):
+            sweeps.finish(folder, "FAILED")
+        return False
+    return not sweeps.failures(folder)

@@ -1,0 +1,204 @@
+"""`python -m neurexp.rerun RUN_FOLDER_OR_ID`: does a finished run again from what it logged, and compares the two.
+
+The options are those of the run's own config, whatever the checkout's say today; model and dataset are pinned to the
+commits that it found, threads and the variables of arithmetic are as they were, and nothing that an earlier run kept is
+used. Equal means: to the bit. Knows no experiment.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from neurexp.config import CONFIG_FOLDER, register_schema
+from neurexp.errors import UserError, one_line
+from neurexp.resume import options_of
+from neurexp.tracking import summary_of
+
+# What may differ between two runs of the same: when and where, not what
+OF_NO_CONSEQUENCE = ("command_line", "working_folder", "reused", "resumed", "git_diff", "git_dirty")
+SHOWN = 20  # differences
+
+
+def main() -> None:
+    """The command line; the exit code says whether all is equal: 0, 1 if not, 2 if the run could not be repeated."""
+    parser = argparse.ArgumentParser("python -m neurexp.rerun", description="Repeats a finished run, and compares.")
+    parser.add_argument("run", metavar="RUN_FOLDER_OR_ID", help="a run folder, or the id of a run in MLflow")
+    parser.add_argument("--uri", help="the MLflow store that the id is of; outputs/mlflow.db if not given")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="the new run's folder")
+    given = parser.parse_args()
+    try:
+        with TemporaryDirectory() as copy:
+            told = repeat(_folder_of(given.run, given.uri, Path(copy)), given.into)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(1 if told else 0)
+
+
+def repeat(folder: Path, into: Path | None = None) -> list[str]:
+    """Runs again what `folder` holds, in a process of its own, and prints how the two differ, which is returned.
+
+    Args:
+        folder: of a finished run.
+        into: the new run's folder; a new one beside other runs if not given.
+
+    Raises:
+        UserError: the folder does not hold what is needed, or the run failed this time.
+    """
+    before = summary_of(folder)
+    if "provenance" not in before:
+        raise UserError(f"{folder}: is no run of an experiment; give one of its runs")
+    facts = before["provenance"]
+    home = Path(facts["working_folder"])
+    home = home if home.is_dir() else Path.cwd()
+    wanted = _config_of(folder)
+    arguments = arguments_of(folder, wanted, facts)
+    beside = home / Path(wanted.run.outputs).expanduser() / wanted.experiment.name
+    again = (into or beside / time.strftime("%F_%H-%M-%S_again")).resolve()
+    command = [sys.executable, "-m"]
+    if facts["processes"] > 1:
+        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={facts['processes']}", "-m"]
+    command += ["neurexp", *arguments, f"hydra.run.dir={_quoted(str(again))}"]
+    print(f"In {home}: {shlex.join(['python', *command[1:]])}\n", flush=True)
+    environment = {name: value for name, value in facts["environment"].items() if name != "CUDA_VISIBLE_DEVICES"}
+    if subprocess.run(command, cwd=home, env=os.environ | environment, check=False).returncode != 0:
+        raise UserError(f"{folder}: the run failed this time")
+    after = summary_of(again)
+    causes = [*_unequal(_known(facts), _known(after["provenance"]))]
+    effects = [*_unequal(before["metrics"], after["metrics"]), *_files_unequal(folder, again)]
+    print(f"\nOnce:  {folder}\nAgain: {again}")
+    _tell("Circumstances", causes)
+    _tell("Results", effects)
+    return effects
+
+
+def _config_of(folder: Path) -> DictConfig:
+    try:
+        return DictConfig(OmegaConf.load(folder / ".hydra" / "config.yaml"))
+    except (OSError, OmegaConfBaseException) as error:
+        raise UserError(f"{folder}: no options of a run there ({one_line(error)})") from error
+
+
+def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> list[str]:
+    """The overrides that make today's configuration `wanted`, that of a run folder: those it was given, and more."""
+    from hydra import compose, initialize_config_dir
+
+    file = folder / ".hydra" / "overrides.yaml"
+    arguments = list(OmegaConf.load(file)) if file.exists() else []
+    pinned = {"run.reuse": False, "run.resume": False, "device.threads": facts["threads"]}
+    if wanted.model.get("weights") != "random" and not Path(facts["model_revision"]).is_dir():
+        pinned["model.revision"] = facts["model_revision"]
+    if facts["dataset"]["source"] == "hub":
+        pinned["dataset.revision"] = facts["dataset"]["resolved"]
+    register_schema()
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        today, then = options_of(compose("config", arguments)), options_of(wanted)
+    for name in sorted(today | then):
+        if today.get(name) != then.get(name):
+            pinned.setdefault(name, OmegaConf.select(wanted, name))
+    return arguments + [f"++{name}={_quoted(value)}" for name, value in pinned.items()]
+
+
+def _quoted(value: Any) -> str:
+    """A value as Hydra's command line reads it."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if OmegaConf.is_config(value):
+        return str(OmegaConf.to_container(value, resolve=True))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _folder_of(run: str, uri: str | None, copy: Path) -> Path:
+    """The run folder, or a copy of what MLflow has of it."""
+    if Path(run).is_dir():
+        return Path(run).resolve()
+    store = Path("outputs", "mlflow.db").resolve()
+    if uri is None and not store.exists():
+        raise UserError(f"{run}: no such folder here, and no {store} to look for a run of this id in; give --uri=STORE")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        client = MlflowClient(tracking_uri=uri or f"sqlite:///{store}")
+        return Path(client.download_artifacts(run, "", str(copy)))
+    except (MlflowException, OSError) as error:
+        raise UserError(f"{run}: no such folder, and no run of this id in MLflow ({one_line(error)})") from error
+
+
+def _known(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    for name, value in facts.items():
+        if name in OF_NO_CONSEQUENCE:
+            continue
+        known |= _known(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return known
+
+
+def _unequal(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            yield f"{name}: {before.get(name)}, now {after.get(name)}"
+
+
+def _files_unequal(before: Path, after: Path) -> Iterator[str]:
+    """What differs in the tables and tensors of two run folders."""
+    names = {
+        file.name
+        for folder in (before, after)
+        for kind in ("parquet", "safetensors")
+        for file in folder.glob(f"*.{kind}")
+    }
+    for name in sorted(names):
+        if not all((folder / name).exists() for folder in (before, after)):
+            yield f"{name}: only in one of the two"
+            continue
+        old, new = _arrays(before / name), _arrays(after / name)
+        for column in sorted(old.keys() | new.keys()):
+            if column not in old or column not in new or old[column].shape != new[column].shape:
+                yield f"{name} {column}: of another shape, or only in one of the two"
+            elif old[column].dtype.kind not in "fiub":
+                if not np.array_equal(old[column], new[column]):
+                    yield f"{name} {column}: differs"
+            elif not np.array_equal(old[column], new[column], equal_nan=True):
+                most = np.nanmax(np.abs(old[column].astype(float) - new[column].astype(float)))
+                yield f"{name} {column}: by up to {most:.3g}"
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    if file.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return load_file(file)
+    from pyarrow import parquet
+
+    table = parquet.read_table(file)
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _tell(what: str, different: list[str]) -> None:
+    if not different:
+        print(f"{what} are identical.")
+        return
+    print(f"{what} differ in {len(different)}:")
+    for line in different[:SHOWN]:
+        print(f"  {line}")
+    if len(different) > SHOWN:
+        print(f"  and {len(different) - SHOWN} more")
+
+
+if __name__ == "__main__":
+    main()

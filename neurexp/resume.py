@@ -1,0 +1,173 @@
+"""Runs that were cut short: which one goes on, and what its folder holds until it is whole.
+
+From its start a run folder holds `checkpoint.json`, which says of which options it is, and `checkpoint.lock`, which the
+process at work in it holds; both are gone when all is done, and the checkpoints of its passes when the results are
+whole. Knows nothing of what a checkpoint contains. Imports nothing heavy: it is asked before a run starts.
+"""
+
+import json
+import logging
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, open_dict, read_write
+
+from neurexp.config import flat
+from neurexp.engine import processes
+from neurexp.errors import UserError, one_line
+from neurexp.files import write_json
+
+log = logging.getLogger(__name__)
+
+NOTE, LOCK = "checkpoint.json", "checkpoint.lock"
+CHECKPOINTS = "checkpoint_*"
+# Options that change no result
+FREE = ("run.resume", "run.checkpoint_every", "run.outputs", "run.reuse", "tracking.backend", "tracking.uri")
+SHOWN = 3  # differences that are named
+
+
+def options_of(config: DictConfig) -> dict[str, str]:
+    """Every option that a result depends on."""
+    return {name: value for name, value in flat(config).items() if name not in FREE}
+
+
+def differences(there: dict[str, str], here: dict[str, str]) -> str:
+    """In words how the options of two runs differ, or nothing where they do not."""
+    names = [name for name in dict.fromkeys([*here, *there]) if there.get(name) != here.get(name)]
+    told = [f"{name}={there.get(name, 'null')} there, {here.get(name, 'null')} here" for name in names[:SHOWN]]
+    more = len(names) - SHOWN
+    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
+
+
+def choose_folder(config: DictConfig) -> None:
+    """Checks the run folder before Hydra writes into it, and puts in its place the one that `run.resume=true` means.
+
+    Raises:
+        UserError: the folder holds a finished run, or one that must not be gone on with.
+    """
+    folder, resume = Path(config.hydra.run.dir), bool(config.run.get("resume"))
+    if processes.rank() > 0:  # its folder is no run folder
+        return
+    if not str(config.run.outputs).strip():  # or the run folder would lie at the file system's root
+        raise UserError("run.outputs is empty: give run.outputs=FOLDER")
+    here = options_of(config)
+    if resume and not any(text.startswith("hydra.run.dir=") for text in config.hydra.overrides.hydra):
+        found, reason = _latest(folder.parent, here)
+        if found is None:
+            print(f"run.resume=true: {reason}; a fresh run starts")
+            return
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.run.dir = str(found)
+        return
+    note = _read(folder)
+    if note is None:
+        if (folder / "summary.json").exists():
+            raise UserError(f"hydra.run.dir={folder}: holds a finished run; choose another folder")
+        if resume:
+            print(f"run.resume=true: {folder} holds no unfinished run; a fresh run starts")
+    elif not resume and any(folder.glob(CHECKPOINTS)):
+        raise UserError(f"hydra.run.dir={folder}: holds an unfinished run; run.resume=true goes on with it")
+    elif resume:
+        _check_same(folder, note, here)
+
+
+def how(folder: Path) -> str:
+    """What a person adds to the same command to go on with a run."""
+    return f"run.resume=true {shlex.quote(f'hydra.run.dir={folder}')}"
+
+
+@dataclass
+class Progress:
+    """A run folder at work in: `note` is what `checkpoint.json` says."""
+
+    folder: Path
+    note: dict[str, Any]
+    resumed: bool  # another process began it
+
+    def remember(self, **facts: Any) -> None:
+        """Writes down what a process that goes on must know."""
+        self.note |= facts
+        write_json(self.folder / NOTE, self.note)
+
+    def results_are_whole(self) -> None:
+        """The results are written: the checkpoints go."""
+        for file in self.folder.glob(CHECKPOINTS):
+            file.unlink(missing_ok=True)
+
+    def all_is_done(self) -> None:
+        """The run is logged as well, or will be by another command."""
+        (self.folder / NOTE).unlink(missing_ok=True)
+        (self.folder / LOCK).unlink(missing_ok=True)
+
+
+@contextmanager
+def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
+    """Holds the run folder for this process.
+
+    Raises:
+        UserError: another process holds it, or it is to go on but was begun with other options.
+    """
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"hydra.run.dir={folder}: another process is at work in it") from None
+    try:
+        here, note = options_of(config), _read(folder) if config.run.resume else None
+        progress = Progress(folder, note or {"options": here, "started": time.time()}, note is not None)
+        if note is None:
+            progress.remember()
+        else:
+            _check_same(folder, note, here)
+            for left in [*folder.glob(".*.tmp"), *folder.glob("figures/.*.tmp")]:  # of a process that was killed
+                left.unlink()
+            log.info(
+                "Going on with the run of %s in %s", time.strftime("%F %T", time.localtime(note["started"])), folder
+            )
+        yield progress
+    finally:
+        lock.release()
+
+
+def _latest(runs: Path, here: dict[str, str]) -> tuple[Path | None, str]:
+    """The unfinished run with these options that was begun last, of those that nobody is at work in; or why none is."""
+    notes = [(file.parent, _read(file.parent)) for file in runs.glob(f"*/{NOTE}")]
+    begun = sorted([(note["started"], folder, note) for folder, note in notes if note is not None], reverse=True)
+    begun = [(folder, note) for _, folder, note in begun if not _is_held(folder)]
+    for folder, note in begun:
+        if not differences(note["options"], here):
+            return folder, ""
+    if not begun:
+        return None, f"no unfinished run in {runs}"
+    folder, note = begun[0]
+    return None, f"no unfinished run with these options (the latest, {folder}: {differences(note['options'], here)})"
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with FileLock(folder / LOCK, blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / NOTE).read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"hydra.run.dir={folder}: its {NOTE} cannot be read ({one_line(error)})") from error
+
+
+def _check_same(folder: Path, note: dict[str, Any], here: dict[str, str]) -> None:
+    if different := differences(note["options"], here):
+        raise UserError(
+            f"run.resume=true: the run in {folder} has other options ({different}); give the same, or leave it out"
+        )
