@@ -71,6 +71,8 @@ def choose_folder(config: DictConfig) -> None:
             raise UserError(f"hydra.run.dir={folder}: holds a finished run; choose another folder")
         if resume:
             print(f"run.resume=true: {folder} holds no unfinished run; a fresh run starts")
+    elif _is_held(folder):
+        raise UserError(f"hydra.run.dir={folder}: another process is at work in it")
     elif not resume and any(folder.glob(CHECKPOINTS)):
         raise UserError(f"hydra.run.dir={folder}: holds an unfinished run; run.resume=true goes on with it")
     elif resume:
