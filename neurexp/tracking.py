@@ -147,12 +147,15 @@ class MlflowTracker(Tracker):
     ) -> None:
         from mlflow.entities import Dataset, DatasetInput, Metric, RunTag
 
-        now = int(time.time() * 1000)
-        entries = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
+        # One time for all, so that what is logged twice, after a failure, stands once
+        when = self._client.get_run(self._id).info.start_time
+        entries = [Metric(name, float(value), when, 0) for name, value in metrics.items()]
         for name, values in layers.items() if step_column is not None else ():
             if name != step_column:  # one key per column; the layer is the step
                 steps = zip(layers[str(step_column)], values, strict=True)
-                entries += [Metric(name, float(value), now, int(layer)) for layer, value in steps if np.isfinite(value)]
+                entries += [
+                    Metric(name, float(value), when, int(layer)) for layer, value in steps if np.isfinite(value)
+                ]
         for chunk in _chunks(entries, 1000):
             self._client.log_batch(self._id, metrics=chunk)
         self._client.log_batch(self._id, tags=[RunTag(name, str(value)) for name, value in tags.items()])

@@ -252,7 +252,7 @@ def test_a_run_killed_at_twenty_random_points_has_the_same_bits(whole, tmp_path)
             # Anywhere from the interpreter's start to the middle of the pass, more often in the pass
             time.sleep(dice.uniform(0.0, 0.5 * to_first) if dice.random() < 0.3 else dice.uniform(0.6, 1.2) * to_first)
         running = process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         output, _ = process.communicate()
         resumed += "Going on with the run of" in output
         if not running:  # it had ended before: a new one begins

@@ -1,6 +1,8 @@
 """Sweeps as a whole: started twice, in parallel processes, interrupted."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +17,10 @@ CHEAP = (
 )  # fmt: skip
 
 
-def runs_in(outputs):
+def runs_in(outputs, name="grammar_tuning"):
     """Status of the parent, and the statuses of its children."""
     client = MlflowClient(tracking_uri=f"sqlite:///{outputs / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("grammar_tuning")
+    experiment = client.get_experiment_by_name(name)
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -71,3 +73,43 @@ def test_an_interrupted_sweep_leaves_its_runs_killed(tmp_path):
     assert (process.returncode, errors.splitlines()[-1]) == (130, "error: interrupted")
     assert runs_in(tmp_path / "outputs") == ("KILLED", ["FINISHED", "KILLED"])
     assert not list((tmp_path / "outputs").rglob("*.tmp*"))
+
+
+@pytest.mark.slow
+def test_eight_jobs_at_once_on_a_fresh_store_run_one_pass_and_all_are_logged(cli, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=8")
+    text = ("model=mini", "dataset=pydoc", "dataset.tokens=4096", "device.threads=1")
+    grid = ("experiment.correction=bh,by", "model.default_layer=0,1,2,3")  # options that the pass does not depend on
+    process = cli("-m", *launcher, *text, *grid, timeout=500)
+    assert process.returncode == 0, process.stderr
+    assert runs_in(tmp_path / "outputs", "token_length") == ("FINISHED", ["FINISHED"] * 8)
+    (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
+    reused = [
+        json.loads((sweep / str(job) / "summary.json").read_text("utf-8"))["provenance"]["reused"] for job in range(8)
+    ]
+    assert sorted(reused) == [[]] + [["Text"]] * 7
+    cache = [file.name for file in (tmp_path / "outputs" / "cache").iterdir()]
+    assert sorted(name.split("_")[0] for name in cache) == ["statistics", "tokens"]
+    assert not [file for file in (tmp_path / "outputs").rglob("*") if ".tmp" in file.name or "checkpoint" in file.name]
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_with_the_jobs_that_did_not_finish(cli, tmp_path):
+    arguments = ("-m", *CHEAP, "experiment.layer=0,1", "hydra.sweep.dir=sweep")
+    assert cli(*arguments).returncode == 0
+    assert runs_in(tmp_path / "outputs") == ("FINISHED", ["FINISHED"] * 2)
+    done = (tmp_path / "sweep" / "0" / "neurons.parquet").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "sweep" / "1")  # as if it had not come to it
+    (tmp_path / "sweep" / "failed.txt").write_text("1\tthe disk was full\n")
+    process = cli(*arguments)
+    assert "is not empty; choose another folder" in process.stderr
+    process = cli("-m", *CHEAP, "experiment.layer=0,1", "run.resume=true")
+    assert (process.returncode, process.stderr.splitlines()) == (
+        1, ["error: run.resume=true: which sweep? give hydra.sweep.dir=FOLDER"],
+    )  # fmt: skip
+    process = cli(*arguments, "run.resume=true")
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "sweep" / "0" / "neurons.parquet").stat().st_mtime_ns == done
+    assert (tmp_path / "sweep" / "1" / "summary.json").exists()
+    assert runs_in(tmp_path / "outputs") == ("FINISHED", ["FINISHED"] * 3)
