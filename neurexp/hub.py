@@ -64,7 +64,7 @@ def resolve(
         revision: branch, tag or commit.
         kind: `model` or `dataset`.
         option: the option that gave `name`, for messages.
-        files: patterns of what will be fetched, or None where nothing is kept (a streamed dataset).
+        files: patterns of what will be fetched, or None where nothing is kept but the card (a streamed dataset).
         offline: what to type where there is no network.
 
     Returns:
@@ -105,11 +105,12 @@ def resolve(
         ) from None
     except Exception as error:  # whichever HTTP library huggingface_hub brings has its own
         return _cached_or_refuse(name, revision, kind, given, offline, one_line(error))
-    wanted = [file for file in info.siblings or () if _is_among(file.rfilename, files or ())]
+    wanted = [file for file in info.siblings or () if _is_among(file.rfilename, files or ("README.md",))]
     repository = Repository(name, revision, kind, info.sha, tuple(file.rfilename for file in wanted))
     if files is None:
-        _remember(repository)  # of a dataset nothing else will
-    _announce(name, info, wanted, kind)
+        _remember(repository)  # a run that finds its tokens kept will fetch nothing
+    else:
+        _announce(name, info, wanted, kind)
     return repository
 
 
@@ -287,8 +288,8 @@ def _cached_or_refuse(name: str, revision: str, kind: str, given: str, offline: 
     reference, commit = folder / "refs" / revision, None
     if memory.is_file():
         commit = memory.read_text().strip()
-    elif kind == "dataset":
-        pass  # what the cache has of it is no text
+    elif kind == "dataset":  # what the cache has of it is no text, but a commit stands for itself
+        commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else None
     elif reference.exists():
         commit = reference.read_text().strip()
     elif (folder / "snapshots" / revision).is_dir():

@@ -147,11 +147,13 @@ def _from_hub(config: DatasetConfig) -> Iterator[str]:
         f", {config.subset}" if config.subset else "",
         repository.commit[:12],
     )
+    # Its card says which files are which subset; datasets goes on without it, or with what it kept of another commit
+    hub.fetch(repository, f"dataset.name={config.name}")
     begun = 0
     try:
         builder = load_dataset_builder(str(config.name), config.subset, revision=repository.commit)
-        if ".cache." in type(builder).__module__:  # what datasets takes for it where the Hub fails: any earlier commit
-            raise ConnectionError("the Hub does not describe it")
+        if ".cache." in type(builder).__module__:
+            raise ConnectionError("datasets would take a copy of another time")
         for text in _column(builder.as_streaming_dataset(split=config.split), config.text_column, config):
             begun += 1
             yield text
@@ -165,7 +167,7 @@ def _from_hub(config: DatasetConfig) -> Iterator[str]:
             raise UserError(f"dataset.{option}: {text}") from error
         reason = hub.explain(error, str(config.name), "dataset")
         what = f"the text broke off after {begun} documents" if begun else "cannot be read from the Hub"
-        raise UserError(f"dataset.name={config.name}: {what} ({reason}); run again, it starts at the first") from error
+        raise UserError(f"dataset.name={config.name}: {what} ({reason}); run again: it starts over") from error
 
 
 def _column(rows: Any, column: str, config: DatasetConfig) -> Iterator[str]:
