@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 5.0  # seconds for the Hub's first answer
 BUSY = (408, 429, 500, 502, 503, 504)  # answers that another try may change
-WAITS = (1, 2, 4, 8, 16)  # seconds before each of the next tries, unless the Hub says how long
+WAITS = (1, 2, 4, 8, 16)  # seconds before each of the next tries, unless the Hub asks for more
 PATIENCE = 300  # seconds of waiting for one answer; the Hub counts requests over five minutes
 
 
@@ -164,14 +164,16 @@ def _again_if_cut(ask: Any) -> Any:
     try:
         return ask()
     except Exception as error:
-        if getattr(error, "response", None) is not None or time.monotonic() - start > TIMEOUT / 2:
+        answered = isinstance(error, HubBusyError) or getattr(error, "response", None) is not None
+        if answered or time.monotonic() - start > TIMEOUT / 2:
             raise
     time.sleep(0.5)
     return ask()
 
 
 def _is_among(file: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
+    """Whether a file is wanted; in the folders of a repository lie other layouts of the same."""
+    return "/" not in file and any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
 
 
 @cache
@@ -211,8 +213,7 @@ def _patient(send: Any) -> Any:
                 return response
             response.close()
             answer = f"the Hub answers {response.status_code} {response.reason_phrase}"
-            asked = _asked_to_wait(response.headers)
-            wait = asked if asked is not None else WAITS[min(tries, len(WAITS) - 1)]
+            wait = max(asked_to_wait(response.headers) or 0.0, WAITS[min(tries, len(WAITS) - 1)])
             if waited + wait > PATIENCE:
                 raise HubBusyError(f"{answer} and asks to wait {wait:.0f} s")
             if tries == len(WAITS):
@@ -224,7 +225,7 @@ def _patient(send: Any) -> Any:
     return patient
 
 
-def _asked_to_wait(headers: Any) -> float | None:
+def asked_to_wait(headers: Any) -> float | None:
     """The seconds that a 429 or 503 asks for: of the Hub's own header, or Retry-After in either of its forms."""
     from huggingface_hub.utils._http import parse_ratelimit_headers
 
@@ -232,8 +233,8 @@ def _asked_to_wait(headers: Any) -> float | None:
     if limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds + 1.0
     value = headers.get("Retry-After", "").strip()
-    with suppress(ValueError):
-        return max(float(value), 0.0)
+    if value.isdecimal():
+        return float(value)
     with suppress(ValueError, TypeError):
         return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     return None

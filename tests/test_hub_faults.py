@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from conftest import environment
 from hub import Fault, Hub
 from make_repos import SENTENCES, make_fineweb, make_gpt_neo
 from safetensors.numpy import load_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPTNeoForCausalLM
+
+from neurexp.hub import asked_to_wait
 
 MODEL, DATASET = "EleutherAI/gpt-neo-125m", "HuggingFaceFW/fineweb"
 PICKLE, TORN, SHARDED = "some/pickle", "some/torn", "some/sharded"
@@ -52,7 +55,18 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pickle, torn = shutil.copytree(model, folder / "pickle"), shutil.copytree(model, folder / "torn")
     (pickle / WEIGHTS).rename(pickle / "pytorch_model.bin")
     (torn / WEIGHTS).write_bytes((model / WEIGHTS).read_bytes()[:-1000])
-    return {"model": model, PICKLE: pickle, TORN: torn, "dataset": make_fineweb_shards(folder / "dataset")}
+    sharded = shutil.copytree(model, folder / "sharded", ignore=shutil.ignore_patterns(WEIGHTS))
+    GPTNeoForCausalLM.from_pretrained(model).save_pretrained(sharded, max_shard_size="200KB")
+    (sharded / "onnx").mkdir()
+    for other in ("consolidated.safetensors", f"onnx/{WEIGHTS}"):  # the same once more, not for transformers
+        shutil.copy(model / WEIGHTS, sharded / other)
+    return {
+        "model": model,
+        PICKLE: pickle,
+        TORN: torn,
+        SHARDED: sharded,
+        "dataset": make_fineweb_shards(folder / "dataset"),
+    }
 
 
 def make_fineweb_shards(folder: Path) -> Path:
@@ -65,7 +79,7 @@ def served(sources, tmp_path_factory) -> Iterator[Site]:
     stream: list[int] = []
     for text in DOCUMENTS:
         stream += tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
-    models = {MODEL: sources["model"], PICKLE: sources[PICKLE], TORN: sources[TORN]}
+    models = {MODEL: sources["model"], PICKLE: sources[PICKLE], TORN: sources[TORN], SHARDED: sources[SHARDED]}
     home = tmp_path_factory.mktemp("hf")
     with Hub(models, {DATASET: sources["dataset"]}) as hub:
         commands = Commands(environment(home, HF_ENDPOINT=hub.url, **TIMEOUTS))
@@ -148,6 +162,26 @@ def test_the_hub_is_given_the_time_that_it_asks_for(site, tmp_path):
     assert site.tokens(tmp_path / "run") == site.expected
 
 
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "Thu, 01 Jan 2015 00:00:00 GMT"}, 0),
+        ({"Retry-After": "soon"}, None),
+        ({}, None),
+        ({"ratelimit": '"api";r=0;t=55', "Retry-After": "7"}, 56),  # the Hub's own, with a second for rounding
+        ({"ratelimit": '"api";r=12;t=55'}, None),  # some requests are left
+    ],
+    ids=str,
+)
+def test_how_long_the_hub_asks_to_wait(headers, seconds):
+    assert asked_to_wait(headers) == seconds
+
+
+def test_a_date_to_come_back_is_understood():
+    assert 58 < (asked_to_wait({"Retry-After": formatdate(time.time() + 60, usegmt=True)}) or 0) <= 60
+
+
 def assert_refused(site: Site, folder: Path, arguments: tuple[str, ...], begin: str, reason: str, within: float) -> str:
     process, seconds = site.run(folder, *arguments)
     assert process.returncode == 1, process.stdout
@@ -213,6 +247,20 @@ LASTING = [
 def test_a_fault_that_lasts_is_one_line_within_a_bounded_time(site, tmp_path, given, begin, reason, within):
     site.hub.faults = [replace(fault) for fault in given]
     assert_refused(site, tmp_path, (), begin, reason, within)
+
+
+@pytest.mark.slow
+def test_of_weights_in_several_files_all_come_and_of_other_layouts_none(site, tmp_path):
+    pydoc = ("dataset=pydoc", "dataset.tokens=512")
+    site.hub.faults = [Fault("model-00002-of-", "cut"), Fault("model-00001-of-", 500)]
+    several, _ = site.run(tmp_path, "model=hub", f"model.name={SHARDED}", *pydoc, "hydra.run.dir=several")
+    assert (several.returncode, several.stderr) == (0, "")
+    assert [fault.left for fault in site.hub.faults] == [0, 0]
+    assert not any("consolidated" in path or "onnx" in path for _, path in site.hub.requests)
+    single, _ = site.run(tmp_path, "model=hub", f"model.name={MODEL}", *pydoc, "hydra.run.dir=single")
+    assert single.returncode == 0, single.stderr
+    written = [(tmp_path / run / "histograms.safetensors").read_bytes() for run in ("several", "single")]
+    assert written[0] == written[1]
 
 
 @pytest.mark.slow
