@@ -5,6 +5,12 @@
     assert ("GET", "/api/models/EleutherAI/gpt-neo-125m") in hub.requests
 
 The clients read HF_ENDPOINT and HF_HOME when they are imported, so set both before that, most simply in a subprocess.
+Faults spoil answers, each those to the next so many requests whose path matches, and count what they spoilt:
+
+    hub.faults = [Fault("model.safetensors", "cut"), Fault("001_00000.parquet", 429, times=2, retry_after="1")]
+    ...
+    assert all(fault.left == 0 for fault in hub.faults)
+
 Each repository is a plain folder, read once when the Hub is made: later changes to it make no new commit. A gated one
 answers as it does to a reader without access: it can be described and listed, but its files cannot be read. An id
 that is named in `gated` alone is an empty repository, as a model and as a dataset.
@@ -17,12 +23,14 @@ is a 404 without X-Error-Code, or a 501 for a method other than GET and HEAD.
 import hashlib
 import json
 import re
+import select
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
-from threading import Thread
-from typing import Any, Self
+from threading import Event, Lock, Thread
+from typing import Any, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_SUFFIXES = {".bin", ".parquet", ".pt", ".safetensors"}
@@ -38,6 +46,39 @@ class RefusedError(Exception):
         super().__init__(message)
         self.status = status
         self.headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": commit}
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next `times` requests of this method whose path contains `path`, once `after` passed.
+
+    `kind` is a status to answer with, or `cut`: the connection ends in mid-body; `stall`: nothing follows half the
+    body; `silent`: no answer at all; `closed`: the connection ends without an answer; `short`: half the body, as if
+    that were all.
+    """
+
+    path: str
+    kind: int | Literal["cut", "stall", "silent", "closed", "short"]
+    times: int = 1
+    after: int = 0
+    method: str = "GET"
+    retry_after: str = ""
+    code: str = ""  # X-Error-Code
+    injected: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.times - self.injected
+
+    def strikes(self, method: str, path: str) -> bool:
+        """Whether this request is one of those that it spoils; counts it."""
+        if self.method != method or self.path not in path or not self.left:
+            return False
+        if self.after:
+            self.after -= 1
+            return False
+        self.injected += 1
+        return True
 
 
 class File:
@@ -111,6 +152,9 @@ class Hub:
         gated: Collection[str] = (),
     ) -> None:
         self.requests: list[tuple[str, str]] = []  # (method, path without its query), in order of arrival
+        self.faults: list[Fault] = []
+        self.closing = Event()
+        self._counting = Lock()
         self._repositories: dict[tuple[str, str], Repository] = {}
         for kind, folders in (("models", models or {}), ("datasets", datasets or {})):
             for repo_id in {*folders, *gated}:
@@ -124,6 +168,7 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -131,6 +176,10 @@ class Hub:
     def commit(self, repo_id: str) -> str:
         """The commit of a repository; of the model where a model and a dataset share the id."""
         return (self._repositories.get(("models", repo_id)) or self._repositories["datasets", repo_id]).commit
+
+    def fault(self, method: str, path: str) -> Fault | None:
+        with self._counting:
+            return next((fault for fault in self.faults if fault.strikes(method, path)), None)
 
     def find(self, kind: str, repo_id: str, revision: str) -> Repository:
         repository = self._repositories.get((kind, repo_id))
@@ -154,7 +203,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         address = urlsplit(self.path)
         self.hub.requests.append((self.command, unquote(address.path)))
+        self.fault = self.hub.fault(self.command, unquote(address.path))
+        if self.fault and self.fault.kind in ("silent", "closed"):
+            self.close_connection = True
+            return self.wait_for_the_client() if self.fault.kind == "silent" else None
         try:
+            if self.fault and isinstance(self.fault.kind, int):
+                raise RefusedError(self.fault.kind, self.fault.code, "A fault of the test")
             if match := API_ROUTE.fullmatch(address.path):
                 self.describe(*(unquote(part or "") for part in match.groups()))
             elif match := FILE_ROUTE.fullmatch(address.path):
@@ -162,6 +217,8 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 raise RefusedError(404, "", "Not found")
         except RefusedError as error:
+            if self.fault:
+                error.headers["Retry-After"] = self.fault.retry_after
             self.answer(error.status, error.headers, json.dumps({"error": str(error)}).encode())
 
     def do_HEAD(self) -> None:
@@ -197,7 +254,15 @@ class Handler(BaseHTTPRequestHandler):
             status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{file.size}"
         self.answer(status, headers, file.source.read_bytes()[start:stop])
 
+    def wait_for_the_client(self) -> None:
+        """Says nothing more until the client has gone."""
+        while not self.hub.closing.wait(0.02) and not select.select([self.connection], [], [], 0)[0]:
+            pass
+
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        kind = self.fault.kind if self.fault else None
+        if kind == "short":
+            body = body[: len(body) // 2]
         try:
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body)), "Connection": "close"}.items():
@@ -205,7 +270,9 @@ class Handler(BaseHTTPRequestHandler):
                     self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body)
+                self.wfile.write(body[: len(body) // 2] if kind in ("cut", "stall") else body)
+            if kind == "stall":
+                self.wait_for_the_client()
         except (ConnectionError, TimeoutError):
             self.close_connection = True  # the client has read as much as it wanted
 

@@ -1,6 +1,7 @@
 """Small repositories in the shape of the ones the project reads from the Hugging Face Hub, for tests to serve."""
 
 import hashlib
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,16 +102,21 @@ def _train_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_fineweb(folder: Path, documents: Sequence[str], *, shards: int = 1) -> Path:
+def make_fineweb(folder: Path, documents: Sequence[str], *, shards: int = 1, large: int | None = None) -> Path:
     """Write the documents as the shards of the configuration `sample-10BT`, in order, and return the folder.
 
+    The rows of the shard `large` have a `file_path` of 4 MB each, and lie in row groups of two: it is read in several
+    requests, as all of the real ones are, because pyarrow joins what is less than 32 MB.
     The configuration `default` has one shard too, with the first document only, so that reading the wrong one shows.
     """
     rows = [_fineweb_row(index, text) for index, text in enumerate(documents)]
     per_shard = max(-(-len(rows) // shards), 1)
     for shard in range(shards):
         part = rows[shard * per_shard : (shard + 1) * per_shard]
-        _write_parquet(folder / "sample" / "10BT" / f"{shard:03d}_00000.parquet", part)
+        if shard == large:
+            noise = random.Random(0)
+            part = [row | {"file_path": noise.randbytes(2_000_000).hex()} for row in part]
+        _write_parquet(folder / "sample" / "10BT" / f"{shard:03d}_00000.parquet", part, 2 if shard == large else None)
     _write_parquet(folder / "data" / "CC-MAIN-2024-10" / "000_00000.parquet", rows[:1])
     (folder / "README.md").write_text(FINEWEB_CARD, encoding="utf-8")
     return folder
@@ -131,6 +137,6 @@ def _fineweb_row(index: int, text: str) -> dict[str, str | float | int]:
     }
 
 
-def _write_parquet(path: Path, rows: list[dict[str, str | float | int]]) -> None:
+def _write_parquet(path: Path, rows: list[dict[str, str | float | int]], row_group_size: int | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=FINEWEB_SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=FINEWEB_SCHEMA), path, row_group_size=row_group_size)

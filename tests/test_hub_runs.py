@@ -132,7 +132,7 @@ def test_a_dataset_without_subset_reads_the_default_one(served, tmp_path):
 
 
 @pytest.mark.slow
-def test_with_a_warm_cache_the_model_runs_without_the_hub_and_the_dataset_names_the_alternative(repositories, tmp_path):
+def test_with_a_warm_cache_the_model_and_the_tokens_of_an_earlier_run_need_no_hub(repositories, tmp_path):
     pydoc = ("dataset=pydoc", "dataset.tokens=512")
     with serve(repositories) as hub:
         commands = Commands(environment(tmp_path / "hf", HF_ENDPOINT=hub.url))
@@ -146,7 +146,9 @@ def test_with_a_warm_cache_the_model_runs_without_the_hub_and_the_dataset_names_
 
     # From here on nothing answers at the Hub's address
     offline = commands.run(("tracking=off", "hydra.run.dir=offline", *pydoc), tmp_path)
-    refused = commands.run(("tracking=off", "hydra.run.dir=refused"), tmp_path)
+    text = commands.run(("tracking=off", "hydra.run.dir=text"), tmp_path)
+    refused = commands.run(("tracking=off", "hydra.run.dir=refused", "dataset.tokens=4096"), tmp_path)
+    unknown = commands.run(("tracking=off", "hydra.run.dir=unknown", "dataset.revision=v1"), tmp_path)
     commands.close()
     assert offline.returncode == 0, offline.stderr
     assert f"{MODEL} comes from the cache, commit {hub.commit(MODEL)[:12]}" in offline.stdout
@@ -155,11 +157,47 @@ def test_with_a_warm_cache_the_model_runs_without_the_hub_and_the_dataset_names_
     for name in ("neurons.parquet", "histograms.safetensors"):
         assert (tmp_path / "offline" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
-    assert refused.returncode == 1
-    (line,) = refused.stderr.splitlines()
-    assert line.startswith(f"error: dataset.name={DATASET}: ")
-    assert "dataset=pydoc" in line.partition("offline: ")[2]
-    assert not (tmp_path / "refused").exists()
+    assert text.returncode == 0, text.stderr
+    (said,) = [line for line in text.stdout.splitlines() if f"the tokens of {DATASET} come from the cache" in line]
+    assert said.startswith("The Hub cannot be reached (")
+    assert said.endswith(f"commit {hub.commit(DATASET)[:12]}")
+    provenance = [json.loads((tmp_path / run / "summary.json").read_text())["provenance"] for run in ("first", "text")]
+    for name in ("token_hash", "dataset", "model_revision"):
+        assert provenance[0][name] == provenance[1][name]
+
+    for process, run, reason in (
+        (refused, "refused", "no earlier run has kept these tokens"),
+        (unknown, "unknown", "the Hub at "),
+    ):
+        assert process.returncode == 1
+        (line,) = process.stderr.splitlines()
+        assert line.startswith(f"error: dataset.name={DATASET}: ")
+        assert reason in line
+        assert "dataset=pydoc" in line.partition("offline: ")[2]
+        assert not (tmp_path / run).exists()
+
+
+@pytest.mark.slow
+def test_told_to_stay_offline_a_run_takes_what_is_kept_and_says_so(cli, hub, tmp_path):
+    arguments = ("dataset.tokens=512", "device=cpu", "tracking=off")
+    online = cli(*arguments, "hydra.run.dir=online", HF_ENDPOINT=hub.url)
+    assert online.returncode == 0, online.stderr
+    asked = len(hub.requests)
+    for revision in ("main", hub.commit(DATASET)):
+        process = cli(
+            *arguments,
+            f"hydra.run.dir={revision}",
+            f"dataset.revision={revision}",
+            HF_ENDPOINT=hub.url,
+            HF_HUB_OFFLINE="1",
+        )
+        assert (process.returncode, process.stderr) == (0, "")
+        for what, name in ((f"{MODEL} comes", MODEL), (f"the tokens of {DATASET} come", DATASET)):
+            line = f"The Hub cannot be reached (HF_HUB_OFFLINE is set): {what} from the cache, commit "
+            assert line + hub.commit(name)[:12] in process.stdout
+        tokens = [(tmp_path / run / "tokens.safetensors").read_bytes() for run in ("online", revision)]
+        assert tokens[0] == tokens[1]
+    assert len(hub.requests) == asked
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from neurexp.errors import UserError, one_line
 from neurexp.kernels import whole_precision
 from neurexp.models.fast import difference_from_eager
-from neurexp.models.places import Place, locate_parts
+from neurexp.models.places import Place, fetched, locate_parts
 from neurexp.models.sites import Family, family_of
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,8 @@ def load_model(
         fields = dict(architecture or {})
         config = _guarded(name, lambda: AutoConfig.for_model(fields.pop("model_type"), **fields), "architecture")
     else:
-        config = _guarded(name, lambda: AutoConfig.from_pretrained(place.path, revision=place.revision, **SAFE))
+        folder = fetched(place, f"model.name={name}")
+        config = _guarded(name, lambda: AutoConfig.from_pretrained(folder, **SAFE))
     family_of(config.model_type)
 
     if weights == "random":
@@ -152,9 +153,8 @@ def load_model(
         identity = place.identity
         network = _load_weights(name, place, number_format)
     spoken = tokenizer or name
-    encoder = _guarded(
-        spoken, lambda: AutoTokenizer.from_pretrained(speech.path, revision=speech.revision, **SAFE), "tokenizer"
-    )
+    speech_folder = fetched(speech, f"model.{'tokenizer' if tokenizer else 'name'}={spoken}")
+    encoder = _guarded(spoken, lambda: AutoTokenizer.from_pretrained(speech_folder, **SAFE), "tokenizer")
     if len(encoder) < 2:  # what transformers makes of a folder without tokenizer files
         raise UserError(
             f"model.tokenizer={spoken}: no tokenizer files there; give model.tokenizer=FOLDER, an id, or mini"
@@ -193,7 +193,6 @@ def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedMode
         name,
         lambda: AutoModelForCausalLM.from_pretrained(
             place.path,
-            revision=place.revision,
             dtype=dtype,
             use_safetensors=True,
             ignore_mismatched_sizes=True,

@@ -10,7 +10,9 @@ from neurexp import hub
 from neurexp.errors import UserError, one_line
 
 MINI = Path(__file__).resolve().parent.parent / "mini"
-CONFIG_FILES, WEIGHT_FILES = ["config.json"], ["*.safetensors", "*.safetensors.index.json", "generation_config.json"]
+CONFIG_FILES = ["config.json"]
+# Beside those that transformers reads a repository may have the same weights in another layout
+WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "generation_config.json"]
 TOKENIZER_FILES = [
     "tokenizer*.json",
     "vocab.*",
@@ -23,35 +25,46 @@ TOKENIZER_FILES = [
 
 @dataclass(frozen=True)
 class Place:
-    """A folder or a Hub repository at a commit, as `from_pretrained` takes it."""
+    """A folder, or a Hub repository at a commit."""
 
     path: str
-    revision: str | None
+    repository: hub.Repository | None = None
 
     @property
     def identity(self) -> str:
-        return self.revision or self.path
+        return self.repository.commit if self.repository else self.path
 
 
 def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
     """Finds `name` without loading anything: the embedded model, a local folder, or a repository on the Hub."""
     if name == "mini":
-        return Place(str(MINI), None)
+        return Place(str(MINI))
     try:
         folder = Path(name).expanduser()
         is_folder, exists = folder.is_dir(), folder.exists()
     except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
         raise UserError(f"{option}={name}: cannot be a folder ({one_line(error)})") from error
     if is_folder:
-        return Place(str(folder.resolve()), None)
+        return Place(str(folder.resolve()))
     if exists:
         raise UserError(f"{option}={name}: is a file; give the folder that holds it, or a Hub id")
     if not hub.is_repository_id(name):
         raise UserError(
             f"{option}={name}: no such folder, nor is it a Hub id (ORGANISATION/MODEL); model=mini is offline"
         )
-    commit = hub.resolve(name, revision, "model", option, tuple(files), offline="model=mini dataset=pydoc")
-    return Place(name, commit)
+    repository = hub.resolve(name, revision, "model", option, tuple(files), offline="model=mini dataset=pydoc")
+    if set(WEIGHT_FILES) <= set(files) and repository.files and not any(map(_is_weights, repository.files)):
+        raise UserError(f"{option}={name}: it has no .safetensors file; neurexp loads no other weight format")
+    return Place(str(repository.folder), repository)
+
+
+def _is_weights(file: str) -> bool:
+    return file.endswith(".safetensors")
+
+
+def fetched(place: Place, given: str) -> str:
+    """The folder with all files of `place`, downloaded unless they are there. `given` is the option and its value."""
+    return place.path if place.repository is None else str(hub.fetch(place.repository, given))
 
 
 def check_reachable(name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool) -> None:

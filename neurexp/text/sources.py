@@ -18,6 +18,7 @@ from neurexp.errors import UserError, closest, one_line
 log = logging.getLogger(__name__)
 
 BUILDERS = {".txt": None, ".jsonl": "json", ".parquet": "parquet"}  # of `datasets`; a text file needs none
+TRIES = 2  # of datasets, on each of which huggingface_hub tries six times within a minute and a half
 OFFLINE = "dataset=pydoc, or dataset=text dataset.path=FILE_OR_FOLDER"
 
 
@@ -65,7 +66,11 @@ def check_reachable(config: DatasetConfig) -> str | None:
         return None
     if not config.name:
         raise UserError("dataset.name is missing: give dataset.name=ORGANISATION/DATASET")
-    return hub.resolve(config.name, config.revision, "dataset", "dataset.name", None, offline=OFFLINE)
+    return _on_the_hub(config).commit
+
+
+def _on_the_hub(config: DatasetConfig) -> hub.Repository:
+    return hub.resolve(str(config.name), config.revision, "dataset", "dataset.name", None, offline=OFFLINE)
 
 
 def _option(config: DatasetConfig) -> str:
@@ -123,23 +128,46 @@ def _files(config: DatasetConfig) -> Iterator[str]:
 
 
 def _from_hub(config: DatasetConfig) -> Iterator[str]:
-    from datasets import load_dataset
+    """Rows over a connection that may fail; datasets repeats a request for a range of a file, so no row comes twice."""
+    from datasets import config as settings
+    from datasets import load_dataset_builder
+    from datasets.utils.logging import CRITICAL, set_verbosity
 
-    commit = check_reachable(config)
+    set_verbosity(CRITICAL)  # it logs what it then raises
+    settings.STREAMING_OPEN_MAX_RETRIES = settings.STREAMING_READ_MAX_RETRIES = TRIES
+    repository = _on_the_hub(config)
+    if repository.unreachable:
+        raise UserError(
+            f"dataset.name={config.name}: no earlier run has kept these tokens (its dataset.tokens, .sequence_length "
+            f"and tokenizer were others), and the Hub cannot be reached ({repository.unreachable}); offline: {OFFLINE}"
+        )
     log.info(
         "Streaming %s%s (commit %s): read as far as needed, nothing of it is stored",
         config.name,
         f", {config.subset}" if config.subset else "",
-        str(commit)[:12],
+        repository.commit[:12],
     )
+    # Its card says which files are which subset; datasets goes on without it, or with what it kept of another commit
+    hub.fetch(repository, f"dataset.name={config.name}")
+    begun = 0
     try:
-        rows = load_dataset(str(config.name), config.subset, split=config.split, revision=commit, streaming=True)
-    except ValueError as error:
+        builder = load_dataset_builder(str(config.name), config.subset, revision=repository.commit)
+        if ".cache." in type(builder).__module__:
+            raise ConnectionError("datasets would take a copy of another time")
+        for text in _column(builder.as_streaming_dataset(split=config.split), config.text_column, config):
+            begun += 1
+            yield text
+    except UserError:
+        raise
+    except Exception as error:
         text = one_line(error)
         unknown = {"BuilderConfig": f"subset={config.subset}", "split": f"split={config.split}"}
-        option = next((option for word, option in unknown.items() if word in text), f"name={config.name}")
-        raise UserError(f"dataset.{option}: {text}") from error
-    yield from _column(rows, config.text_column, config)
+        option = next((option for word, option in unknown.items() if word in text), None)
+        if begun == 0 and option is not None and isinstance(error, ValueError):
+            raise UserError(f"dataset.{option}: {text}") from error
+        reason = hub.explain(error, str(config.name), "dataset")
+        what = f"the text broke off after {begun} documents" if begun else "cannot be read from the Hub"
+        raise UserError(f"dataset.name={config.name}: {what} ({reason}); run again: it starts over") from error
 
 
 def _column(rows: Any, column: str, config: DatasetConfig) -> Iterator[str]:
