@@ -7,6 +7,7 @@ used. Equal means: to the bit. Knows no experiment.
 
 import argparse
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
     file = folder / ".hydra" / "overrides.yaml"
     arguments = list(OmegaConf.load(file)) if file.exists() else []
     pinned = {"run.reuse": False, "run.resume": False, "device.threads": facts["threads"]}
-    if wanted.model.get("weights") != "random" and not Path(facts["model_revision"]).is_dir():
+    if re.fullmatch("[0-9a-f]{40}", facts["model_revision"]):
         pinned["model.revision"] = facts["model_revision"]
     if facts["dataset"]["source"] == "hub":
         pinned["dataset.revision"] = facts["dataset"]["resolved"]
