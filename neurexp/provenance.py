@@ -18,6 +18,8 @@ PACKAGES = (
     "safetensors", "matplotlib",
 )  # fmt: skip
 
+HIDDEN = "***"  # in the place of a password
+
 
 def of_process() -> dict[str, Any]:
     """Package versions, Python and machine, the code, the command line and the folder that it was typed in.
@@ -74,7 +76,7 @@ def hash_of_plugin(plugin: type) -> str | None:
 
 def without_secrets(text: str) -> str:
     """The text without the user and password of any address in it."""
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
+    return re.sub(r"://[^/@\s]+@", f"://{HIDDEN}@", text)
 
 
 def hash_of_tokenizer(tokenizer) -> str:

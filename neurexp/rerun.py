@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from neurexp.config import CONFIG_FOLDER, register_schema
 from neurexp.errors import UserError, one_line
+from neurexp.provenance import HIDDEN
 from neurexp.resume import options_of
 from neurexp.tracking import summary_of
 
@@ -35,24 +36,25 @@ def main() -> None:
     """The command line; the exit code says whether all is equal: 0, 1 if not, 2 if the run could not be repeated."""
     parser = argparse.ArgumentParser("python -m neurexp.rerun", description="Repeats a finished run, and compares.")
     parser.add_argument("run", metavar="RUN_FOLDER_OR_ID", help="a run folder, or the id of a run in MLflow")
-    parser.add_argument("--uri", help="the MLflow store that the id is of; outputs/mlflow.db if not given")
+    parser.add_argument("--uri", help="the MLflow store that the id is of, and that the new run goes to if given")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="the new run's folder")
     given = parser.parse_args()
     try:
         with TemporaryDirectory() as copy:
-            told = repeat(_folder_of(given.run, given.uri, Path(copy)), given.into)
+            told = repeat(_folder_of(given.run, given.uri, Path(copy)), given.into, given.uri)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.exit(1 if told else 0)
 
 
-def repeat(folder: Path, into: Path | None = None) -> list[str]:
+def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> list[str]:
     """Runs again what `folder` holds, in a process of its own, and prints how the two differ, which is returned.
 
     Args:
         folder: of a finished run.
         into: the new run's folder; a new one beside other runs if not given.
+        uri: the MLflow store of the new run; that of the old one if not given.
 
     Raises:
         UserError: the folder does not hold what is needed, or the run failed this time.
@@ -65,6 +67,10 @@ def repeat(folder: Path, into: Path | None = None) -> list[str]:
     home = home if home.is_dir() else Path.cwd()
     wanted = _config_of(folder)
     arguments = arguments_of(folder, wanted, facts)
+    if uri is not None:
+        arguments.append(f"tracking.uri={_quoted(uri)}")
+    elif HIDDEN in str(wanted.tracking.uri):
+        raise UserError(f"{folder}: the password of {wanted.tracking.uri} is not kept; give --uri=ADDRESS")
     beside = home / Path(wanted.run.outputs).expanduser() / wanted.experiment.name
     again = (into or beside / time.strftime("%F_%H-%M-%S_again")).resolve()
     command = [sys.executable, "-m"]

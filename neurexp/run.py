@@ -16,6 +16,8 @@ from neurexp import sweep as sweeps
 from neurexp.config import Config, Source, Weights, checked, flat, typed_options
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
+from neurexp.files import whole_file
+from neurexp.provenance import without_secrets
 
 if TYPE_CHECKING:
     from neurexp.measure import Measurement
@@ -68,6 +70,7 @@ def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer
         processes.leave()
         return
     with resume.at_work(folder, config) as progress:
+        _redact(folder / ".hydra")
         processes.told(str(folder.resolve()))
         if (folder / "summary.json").exists():  # of a process that was ended while it logged
             tracking.log_later(folder, settings.tracking.uri)
@@ -98,6 +101,15 @@ def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer
     _tell(measurement, tracker)
     if untracked:
         raise UserError(untracked)
+
+
+def _redact(folder: Path) -> None:
+    """Takes the passwords of addresses out of what Hydra wrote down: it goes to MLflow, where others read it."""
+    for file in folder.glob("*.yaml"):
+        text = file.read_text("utf-8")
+        if text != without_secrets(text):
+            with whole_file(file) as temporary:
+                temporary.write_text(without_secrets(text), "utf-8")
 
 
 def _write(measurement: "Measurement", tracker: "Tracker") -> None:

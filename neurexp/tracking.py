@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError, one_line
 from neurexp.files import whole_file, write_json, write_table, write_tensors
+from neurexp.provenance import HIDDEN
 from neurexp.report import Report, Table
 
 log = logging.getLogger(__name__)
@@ -275,6 +276,8 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
         typed_in = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.cwd
         outputs = Path(typed_in, Path(config.run.outputs).expanduser()).resolve()
         uri, name = uri or config.tracking.uri, config.experiment.name
+        if HIDDEN in str(uri):
+            raise UserError(f"{folder}: the password of {uri} is not kept; give --uri=ADDRESS")
     except (OSError, OmegaConfBaseException) as error:
         raise UserError(
             f"{folder}: its .hydra folder does not say where it was to be logged ({one_line(error)})"

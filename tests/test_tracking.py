@@ -17,7 +17,8 @@ from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError
 from neurexp.files import whole_file, write_json, write_table
 from neurexp.report import Report
-from neurexp.tracking import Stopwatch, Tracker, start, write_report
+from neurexp.run import _redact
+from neurexp.tracking import Stopwatch, Tracker, log_later, start, write_report
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mlflow's own, about SQLAlchemy
@@ -282,3 +283,21 @@ def test_the_stopwatch_adds_up_repeated_stages_and_stops_on_an_error():
     assert first > 0
     assert set(clock.seconds()) == {"stage", "total"}
     assert clock.seconds()["total"] >= clock.seconds()["stage"]
+
+
+def test_passwords_do_not_stay_in_what_hydra_wrote_down_and_mlflow_gets(tmp_path):
+    (tmp_path / "config.yaml").write_text("tracking:\n  uri: https://me:secret@host/x\nrun:\n  seed: 0\n", "utf-8")
+    (tmp_path / "overrides.yaml").write_text("- tracking.uri=https://me:secret@host/x\n", "utf-8")
+    _redact(tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "tracking:\n  uri: https://***@host/x\nrun:\n  seed: 0\n"
+    assert (tmp_path / "overrides.yaml").read_text() == "- tracking.uri=https://***@host/x\n"
+
+
+def test_a_run_whose_password_is_not_kept_asks_for_it(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    config = "tracking:\n  uri: https://***@host/x\nrun:\n  outputs: o\nexperiment:\n  name: e\n"
+    (tmp_path / ".hydra" / "config.yaml").write_text(config)
+    (tmp_path / ".hydra" / "hydra.yaml").write_text(f"hydra:\n  runtime:\n    cwd: {tmp_path}\n")
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="the password of https://\\*\\*\\*@host/x is not kept; give --uri=ADDRESS"):
+        log_later(tmp_path)

@@ -38,8 +38,14 @@ def exact_sample(tokens, seed):
     return values, design
 
 
+def shifts(about, neurons=NEURONS):
+    """`[sites, neurons]`, all of them different unless they are about 0, and such that sums stay exact."""
+    step = 0.125 if 0 < about < 1 else 0.0
+    return about + step * torch.arange(SITES * neurons).reshape(SITES, neurons)
+
+
 def new_gram(shift=0.0):
-    return Gram(COLUMNS, SITES, SQUARED, MAGNIFIED, torch.full((SITES, NEURONS), shift))
+    return Gram(COLUMNS, SITES, SQUARED, MAGNIFIED, shifts(shift))
 
 
 def feed(gram, values, design):
@@ -49,7 +55,7 @@ def feed(gram, values, design):
 
 def by_numpy(values, design, shift=0.0, squared=SQUARED, magnified=MAGNIFIED):
     raw, z = values.double().numpy(), design.double().numpy()
-    x = raw - shift
+    x = raw - shifts(shift, values.shape[2]).double().numpy()[:, None]
     return {
         "zz": z.T @ z,
         "zx": z.T @ x,
@@ -246,7 +252,7 @@ def any_cells(rng, tokens):
 def test_any_cells_give_exactly_what_the_tokens_give_one_by_one(seed, batches, neurons, squared, magnified):
     rng, shift = np.random.default_rng(seed), 0.25
     parts = slice(*squared), slice(*magnified)
-    by_cells, by_tokens = (Gram(WIDE, SITES, *parts, shift=torch.full((SITES, neurons), shift)) for _ in range(2))
+    by_cells, by_tokens = (Gram(WIDE, SITES, *parts, shift=shifts(shift, neurons)) for _ in range(2))
     seen = []
     for tokens in batches:
         values = torch.from_numpy(rng.integers(-63, 64, (SITES, tokens, neurons)).astype(np.float32) / 8)
