@@ -286,7 +286,7 @@ def test_cells_as_many_as_a_text_has_types(dtype):
     matrix = np.zeros((tokens, columns), np.float32)
     matrix[:, first], matrix[:, second] = design[of_token], np.eye(4)[bins]
     values = torch.from_numpy(rng.normal(0.4, 1, (SITES, tokens, NEURONS)).astype(np.float32)).to(dtype)
-    gram = Gram(columns, SITES, slice(3, 25), slice(10, 40), torch.full((SITES, NEURONS), 0.25))
+    gram = Gram(columns, SITES, slice(3, 25), slice(10, 40), shifts(0.25))
     feed_cells(gram, values, cells)
     expected = by_numpy(values, torch.from_numpy(matrix), 0.25, slice(3, 25), slice(10, 40))
     assert_equals(gram, expected, 2e-6)
