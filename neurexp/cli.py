@@ -76,8 +76,8 @@ def _job(config: DictConfig) -> None:
     folder = Path(hydra_config.runtime.output_dir)
     sweep = Path(hydra_config.sweep.dir).resolve() if hydra_config.mode is RunMode.MULTIRUN else None
     over_layers = any(override.startswith("experiment.layer=") for override in hydra_config.overrides.task)
-    if sweep is not None and (folder / "summary.json").exists():  # of a sweep that goes on
-        return
+    if sweep is not None and (folder / "summary.json").exists() and not (folder / "checkpoint.json").exists():
+        return  # of a sweep that goes on; this job was done
     try:
         from neurexp.run import run
 

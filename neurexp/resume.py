@@ -73,7 +73,7 @@ def choose_folder(config: DictConfig) -> None:
             print(f"run.resume=true: {folder} holds no unfinished run; a fresh run starts")
     elif _is_held(folder):
         raise UserError(f"hydra.run.dir={folder}: another process is at work in it")
-    elif not resume and any(folder.glob(CHECKPOINTS)):
+    elif not resume and (any(folder.glob(CHECKPOINTS)) or (folder / "summary.json").exists()):
         raise UserError(f"hydra.run.dir={folder}: holds an unfinished run; run.resume=true goes on with it")
     elif resume:
         _check_same(folder, note, here)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from neurexp import resume
 from neurexp import sweep as sweeps
-from neurexp.config import Config, Source, Weights, checked, flat, typed_options
+from neurexp.config import Backend, Config, Source, Weights, checked, flat, typed_options
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.files import whole_file
@@ -73,7 +73,8 @@ def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer
         _redact(folder / ".hydra")
         processes.told(str(folder.resolve()))
         if (folder / "summary.json").exists():  # of a process that was ended while it logged
-            tracking.log_later(folder, settings.tracking.uri)
+            if settings.tracking.backend is not Backend.off:
+                tracking.log_later(folder, settings.tracking.uri)
             progress.all_is_done()
             return
         outputs = Path(settings.run.outputs).expanduser().resolve()
@@ -90,12 +91,12 @@ def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer
             _write(measurement, tracker)
             progress.results_are_whole()
             untracked = _log(folder, tracker, clock)
-        except KeyboardInterrupt:
-            tracker.finish("KILLED", "interrupted")
-            raise
         except BaseException as error:
             with suppress(Exception):  # what went wrong is the news, not that it could not be noted
-                tracker.finish("FAILED", f"{type(error).__name__}: {error}")
+                if isinstance(error, KeyboardInterrupt):
+                    tracker.finish("KILLED", "interrupted")
+                else:
+                    tracker.finish("FAILED", f"{type(error).__name__}: {error}")
             raise
         progress.all_is_done()
     _tell(measurement, tracker)
