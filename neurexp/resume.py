@@ -65,13 +65,13 @@ def choose_folder(config: DictConfig) -> None:
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.run.dir = str(found)
         return
-    note = _read(folder)
+    note = read_note(folder)
     if note is None:
         if (folder / "summary.json").exists():
             raise UserError(f"hydra.run.dir={folder}: holds a finished run; choose another folder")
         if resume:
             print(f"run.resume=true: {folder} holds no unfinished run; a fresh run starts")
-    elif _is_held(folder):
+    elif is_held(folder):
         raise UserError(f"hydra.run.dir={folder}: another process is at work in it")
     elif not resume and (any(folder.glob(CHECKPOINTS)) or (folder / "summary.json").exists()):
         raise UserError(f"hydra.run.dir={folder}: holds an unfinished run; run.resume=true goes on with it")
@@ -121,7 +121,7 @@ def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
     except Timeout:
         raise UserError(f"hydra.run.dir={folder}: another process is at work in it") from None
     try:
-        here, note = options_of(config), _read(folder) if config.run.resume else None
+        here, note = options_of(config), read_note(folder) if config.run.resume else None
         progress = Progress(folder, note or {"options": here, "started": time.time()}, note is not None)
         if note is None:
             progress.remember()
@@ -139,9 +139,9 @@ def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
 
 def _latest(runs: Path, here: dict[str, str]) -> tuple[Path | None, str]:
     """The unfinished run with these options that was begun last, of those that nobody is at work in; or why none is."""
-    notes = [(file.parent, _read(file.parent)) for file in runs.glob(f"*/{NOTE}")]
+    notes = [(file.parent, read_note(file.parent)) for file in runs.glob(f"*/{NOTE}")]
     begun = sorted([(note["started"], folder, note) for folder, note in notes if note is not None], reverse=True)
-    begun = [(folder, note) for _, folder, note in begun if not _is_held(folder)]
+    begun = [(folder, note) for _, folder, note in begun if not is_held(folder)]
     for folder, note in begun:
         if not differences(note["options"], here):
             return folder, ""
@@ -151,7 +151,8 @@ def _latest(runs: Path, here: dict[str, str]) -> tuple[Path | None, str]:
     return None, f"no unfinished run with these options (the latest, {folder}: {differences(note['options'], here)})"
 
 
-def _is_held(folder: Path) -> bool:
+def is_held(folder: Path) -> bool:
+    """Whether a process is at work in a run folder."""
     try:
         with FileLock(folder / LOCK, blocking=False):
             return False
@@ -159,7 +160,8 @@ def _is_held(folder: Path) -> bool:
         return True
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def read_note(folder: Path) -> dict[str, Any] | None:
+    """What `checkpoint.json` of a run folder says, or None where there is none."""
     try:
         return json.loads((folder / NOTE).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -85,8 +85,24 @@ def finish(folder: Path, status: str | None = None) -> None:
         print(f"Sweep:      {folder}: {len(finished)} jobs finished, {len(failed)} failed")
         if known is not None:
             print(f"MLflow:     parent run {tracker.run_id}; open with: {known['where']}")
+    if status is not None or failed or not finished:
+        print(f"What did not finish: add run.resume=true hydra.sweep.dir={folder} to try it again")
+    if known is not None:
+        _end_jobs_left(folder, known["uri"], status)
     reason = "; ".join(line.replace("\t", ": ") for line in failed)
     tracker.finish(status or ("FAILED" if failed or not finished else "FINISHED"), reason)
+
+
+def _end_jobs_left(folder: Path, uri: str, status: str | None) -> None:
+    """Ends the MLflow runs of jobs whose process was killed before it could: parallel launchers kill theirs."""
+    from neurexp import resume, tracking
+
+    for note in folder.glob("*/checkpoint.json"):
+        run_id = (resume.read_note(note.parent) or {}).get("run_id")
+        if run_id is not None and not resume.is_held(note.parent):
+            job = tracking.MlflowTracker(uri, run_id)
+            if job.status == "RUNNING":
+                job.finish("KILLED" if status == "KILLED" else "FAILED", "its process was killed")
 
 
 def _finished(folder: Path) -> list[dict[str, Any]]:

@@ -126,6 +126,11 @@ class MlflowTracker(Tracker):
             client.log_batch(run.info.run_id, params=chunk)
         return cls(uri, run.info.run_id)
 
+    @property
+    def status(self) -> str:
+        """RUNNING, FINISHED, FAILED or KILLED."""
+        return self._client.get_run(self._id).info.status
+
     def goes_on(self) -> bool:
         """Makes the run RUNNING again; False if the store does not know it."""
         from mlflow.exceptions import MlflowException

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import environment
@@ -113,3 +114,37 @@ def test_a_sweep_goes_on_with_the_jobs_that_did_not_finish(cli, tmp_path):
     assert (tmp_path / "sweep" / "0" / "neurons.parquet").stat().st_mtime_ns == done
     assert (tmp_path / "sweep" / "1" / "summary.json").exists()
     assert runs_in(tmp_path / "outputs") == ("FINISHED", ["FINISHED"] * 3)
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_of_parallel_processes_leaves_its_runs_killed_and_goes_on(cli, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    arguments = (
+        "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=mini", "dataset=pydoc", "device.threads=1",
+        "dataset.tokens=33000", "run.checkpoint_every=0.05", "run.reuse=false", "experiment.permutations=8,16",
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neurexp", *arguments],
+        cwd=tmp_path,
+        env=environment(tmp_path / "hf"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+    while len(list(tmp_path.glob("outputs/multirun/*/*/checkpoint_*.safetensors"))) == 0:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
+    assert f"add run.resume=true hydra.sweep.dir={sweep} to try it again" in output
+    status, jobs = runs_in(tmp_path / "outputs", "token_length")
+    assert status == "KILLED"
+    assert set(jobs) <= {"KILLED", "FINISHED"}
+    assert not [file for file in (tmp_path / "outputs").rglob("*") if ".tmp" in file.name]
+    again = cli(*arguments, "run.resume=true", f"hydra.sweep.dir={sweep}", timeout=400)
+    assert again.returncode == 0, again.stderr
+    assert runs_in(tmp_path / "outputs", "token_length") == ("FINISHED", ["FINISHED"] * 2)
