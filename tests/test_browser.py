@@ -283,4 +283,5 @@ def test_only_this_machine_is_listened_to_and_spoken_to(screen):
     ]
     assert listening == [f"0100007F:{port:04X}"]
     if select.select([screen.pages.world], [], [], 0)[0]:
-        pytest.fail(f"MLflow's server called out: {screen.pages.world.accept()[0].recv(200)}")
+        with screen.pages.world.accept()[0] as call:
+            pytest.fail(f"MLflow's server called out: {call.recv(200)}")
