@@ -29,6 +29,8 @@ from neurexp.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
+LONGEST_NAME = 200  # characters, of what tells a sweep's runs apart
+
 register_schema()
 
 
@@ -75,13 +77,15 @@ def _job(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweep = Path(hydra_config.sweep.dir).resolve() if hydra_config.mode is RunMode.MULTIRUN else None
-    over_layers = any(override.startswith("experiment.layer=") for override in hydra_config.overrides.task)
+    overrides = [str(text) for text in hydra_config.overrides.task]
+    over_layers = any(text.startswith("experiment.layer=") for text in overrides)
+    options = [text for text in overrides if "." in text.partition("=")[0]] if sweep is not None else []
     if sweep is not None and (folder / "summary.json").exists() and not (folder / "checkpoint.json").exists():
         return  # of a sweep that goes on; this job was done
     try:
         from neurexp.run import run
 
-        run(config, folder, sweep, every_layer=sweep is not None and over_layers)
+        run(config, folder, sweep, sweep is not None and over_layers, ", ".join(options)[:LONGEST_NAME])
     except KeyboardInterrupt:
         _tell_how_to_go_on(folder)
         raise

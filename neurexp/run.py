@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer: bool = False) -> None:
+def run(
+    config: DictConfig, folder: Path, sweep: Path | None = None, every_layer: bool = False, among: str = ""
+) -> None:
     """One run, from the composed config to the files in `folder` and in MLflow.
 
     Args:
@@ -34,6 +36,7 @@ def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer
         folder: the run folder.
         sweep: the folder of the sweep that this run is a job of.
         every_layer: the sweep is over layers.
+        among: what tells this run from others of the sweep, for its name in MLflow.
 
     Raises:
         UserError: whatever the user can mend.
@@ -81,9 +84,8 @@ def run(config: DictConfig, folder: Path, sweep: Path | None = None, every_layer
         with clock("track"):
             parent = None if sweep is None else sweeps.parent(settings.tracking, outputs, options.name, sweep)
             known = progress.note.get("run_id")
-            tracker = tracking.start(
-                settings.tracking, outputs, options.name, str(setting), flat(config), parent, known
-            )
+            name = f"{setting}, {among}" if among else str(setting)
+            tracker = tracking.start(settings.tracking, outputs, options.name, name, flat(config), parent, known)
         progress.remember(run_id=tracker.run_id)
         try:
             measurement = Measurement(settings, experiment, folder, clock, _reads_text(settings)).run()

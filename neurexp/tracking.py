@@ -61,7 +61,11 @@ def write_figures(folder: Path, report: Report) -> None:
             path.write_text(write(), "utf-8")
 
 
-_UI = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--backend-store-uri"]
+# Like `make ui`: on this machine only, and nothing is reported
+_UI = [
+    *("env", "MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", sys.executable),
+    *("-m", "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1", "--backend-store-uri"),
+]
 
 
 class Tracker:
@@ -250,6 +254,7 @@ def log_run(tracker: Tracker, folder: Path) -> None:
     }
     tags = {name: facts[name] for name in ("model_revision", "token_hash", "git_commit", "git_dirty")}
     tags |= {name: summary[name] for name in ("experiment", "model", "dataset", "device")} | {"run_folder": folder}
+    tags["mlflow.note.content"] = "\n".join(f"- {line}" for line in summary["findings"])  # MLflow shows it first
     tracker.log(summary["metrics"], layers, summary["step_column"], tags, entity)
     for entry in sorted(folder.iterdir()):
         if not entry.name.startswith("checkpoint"):  # what only a run that goes on needs
