@@ -4,12 +4,15 @@ Imports nothing heavy: `--help`, `--cfg` and tab completion stop here. An experi
 experiment (`Experiment.Options`), not here.
 """
 
+import os
+import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -17,8 +20,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from neurexp.errors import UserError, closest, one_line
+from neurexp.errors import UserError, closest, one_line, printable
 
+BYTES_PER_TOKEN = 9  # of a text, while it is packed
 PACKAGE = Path(__file__).resolve().parent
 # A wheel carries `conf` inside the package; a checkout and an editable install have it beside the package.
 CONFIG_FOLDER = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE)
@@ -64,7 +68,8 @@ class ModelConfig:
     weights: Weights = Weights.pretrained
     default_layer: int | None = None  # for experiments on one layer
     fast: bool = True  # GPT-Neo: fused attention and GELU, verified against transformers' own when it is loaded
-    architecture: dict[str, Any] | None = None  # what transformers' AutoConfig takes, for random weights
+    # What transformers' AutoConfig takes, for random weights
+    architecture: dict[str, Any] | None = field(default_factory=dict)
 
 
 @dataclass
@@ -126,13 +131,14 @@ class KeepFinishedRuns(Callback):
     """Ends a command whose run folder holds a finished run, before Hydra writes its config over that run's."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if not str(config.run.outputs).strip():  # or the run folder would lie at the file system's root
-            print("error: run.outputs is empty: give run.outputs=FOLDER", file=sys.stderr)
-            sys.exit(1)
-        folder = Path(config.hydra.run.dir)
-        if (folder / "summary.json").exists():
-            print(f"error: hydra.run.dir={folder}: holds a finished run; choose another folder", file=sys.stderr)
-            sys.exit(1)  # an exception would only be warned of
+        folder = _folder(config, "hydra.run.dir")
+        if folder is None:
+            return
+        if refused := _name_refused(config):
+            _refuse(refused)
+        with suppress(OSError):  # a name that is too long: told when the folder is made
+            if (folder / "summary.json").exists():
+                _refuse(f"hydra.run.dir={folder}: holds a finished run; choose another folder")
 
 
 class NoteSweep(Callback):
@@ -141,11 +147,40 @@ class NoteSweep(Callback):
     folder: Path | None = None  # of the sweep under way in this process
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir).resolve()
-        if folder.exists() and any(folder.iterdir()):
-            print(f"error: hydra.sweep.dir={folder}: is not empty; choose another folder", file=sys.stderr)
-            sys.exit(1)  # an exception would only be warned of
-        type(self).folder = folder
+        folder = _folder(config, "hydra.sweep.dir")
+        if folder is None:
+            return
+        with suppress(OSError, RuntimeError):  # as above; or a link that leads to itself
+            folder = folder.resolve()
+            if folder.exists() and any(folder.iterdir()):
+                _refuse(f"hydra.sweep.dir={folder}: is not empty; choose another folder")
+            type(self).folder = folder
+
+
+def _folder(config: DictConfig, option: str) -> Path | None:
+    """A folder that Hydra is about to make; None where ${…} in it leads nowhere, which Hydra will tell."""
+    try:
+        given = {name: str(OmegaConf.select(config, name)) for name in ("run.outputs", option)}
+    except OmegaConfBaseException:
+        return None
+    for name, folder in given.items():
+        if not folder.strip():  # or it would lie at the file system's root, or in the current folder
+            _refuse(f"{name} is empty: give {name}=FOLDER")
+    return Path(given[option])
+
+
+def _refuse(message: str) -> NoReturn:
+    """Ends a command from within a callback, where an exception would only be warned of."""
+    print(f"error: {printable(message)}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _name_refused(config: DictConfig) -> str | None:
+    """What is wrong with the experiment's name, which becomes a folder's: another folder must not be reached by it."""
+    name = OmegaConf.select(config, "experiment.name", default=None)
+    if name is None or re.fullmatch(r"\w[\w.-]{0,99}", str(name)):
+        return None
+    return f"experiment.name={name}: it becomes a folder's; give letters, digits, _ and - only"
 
 
 def register_schema() -> None:
@@ -169,28 +204,52 @@ def checked(config: DictConfig) -> Config:
     for option in sorted(OmegaConf.missing_keys(config)):
         example = "ORGANISATION/MODEL or a local folder" if option == "model.name" else "VALUE"
         raise UserError(f"{option} is missing: give {option}={example}")
-    whole: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    try:
+        whole: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:  # ${…} that leads nowhere
+        raise UserError(_explain_override(error)) from error
     whole.experiment = config.experiment
     # The dimensions that stand in a model's yaml are not those of another model that model.name= names
-    architecture = whole.model.architecture
+    architecture = whole.model.architecture = whole.model.architecture or None
     if architecture is not None and architecture.pop("of", whole.model.name) != whole.model.name:
         whole.model.architecture, whole.model.default_layer = None, None
-    for option, value, least in (
-        ("dataset.tokens", whole.dataset.tokens, 1),
-        ("dataset.sequence_length", whole.dataset.sequence_length, 2),
-        ("device.batch_size", whole.device.batch_size, 1),
-        ("device.threads", whole.device.threads, 1),
-        ("run.seed", whole.run.seed, 0),
+    for option, value, least, most in (
+        ("dataset.tokens", whole.dataset.tokens, 1, _memory() // BYTES_PER_TOKEN),
+        ("dataset.sequence_length", whole.dataset.sequence_length, 2, 2**31 - 1),
+        ("device.batch_size", whole.device.batch_size, 1, 2**31 - 1),
+        ("device.threads", whole.device.threads, 1, 1024),
+        ("run.seed", whole.run.seed, 0, 2**63 - 1),
     ):
         if value is not None and value < least:
             raise UserError(f"{option}={value}: give a whole number of {least} or more")
+        if value is not None and value > most:
+            why = "this machine's memory holds no more" if option == "dataset.tokens" else "nothing here takes more"
+            raise UserError(f"{option}={value}: give {most} or fewer ({why})")
+    if refused := _name_refused(config):
+        raise UserError(refused)
+    if whole.tracking.backend is Backend.mlflow and whole.tracking.uri is None:
+        outputs = Path(whole.run.outputs).expanduser().resolve()
+        if odd := {"?", "%"} & set(str(outputs)):  # SQLAlchemy reads them in an address: the store would lie elsewhere
+            raise UserError(
+                f"run.outputs={outputs}: MLflow's store cannot lie in a folder with {odd.pop()} in its name; give "
+                "another one, or tracking=off"
+            )
     if whole.dataset.source is Source.files:
         # `path: ???` in the yaml cannot tell: a schema's default wins over it
         if not whole.dataset.path:
             raise UserError("dataset.path is missing: give dataset.path=FILE_OR_FOLDER (.txt, .jsonl or .parquet)")
-        if not Path(whole.dataset.path).expanduser().exists():
+        try:
+            there = Path(whole.dataset.path).expanduser().exists()
+        except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
+            raise UserError(f"dataset.path={whole.dataset.path}: cannot be a file ({one_line(error)})") from error
+        if not there:
             raise UserError(f"dataset.path={whole.dataset.path}: no such file or folder; give .txt, .jsonl or .parquet")
     return whole
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def typed_options(experiment: DictConfig) -> tuple[Any, type]:
@@ -218,6 +277,11 @@ def typed_options(experiment: DictConfig) -> tuple[Any, type]:
 
 def explain(error: BaseException) -> str | None:
     """One line for a mistake that Hydra or the file system found while composing a run, or None for a bug."""
+    message = _explanation(error)
+    return None if message is None else printable(message)
+
+
+def _explanation(error: BaseException) -> str | None:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, UserError):
         return str(error)
@@ -228,7 +292,7 @@ def explain(error: BaseException) -> str | None:
         return _explain_override(cause)
     if isinstance(error, OverrideParseException):
         option, _, value = str(error.override).partition("=")
-        if any(character in value for character in "{}[]() ,:") and not value.startswith(("'", '"')):
+        if any(character in value for character in "{}[]() ,:~$;&#?*!") and not value.startswith(("'", '"')):
             return f"{error.override}: quote the value within the shell's quotes: '{option}=\"{value}\"'"
         return f"{error.override}: cannot be read as OPTION=VALUE ({one_line(error)})"
     if isinstance(error, HydraException):
@@ -254,10 +318,12 @@ def _override_at_fault(error: BaseException) -> str:
 
 
 def _explain_override(error: OmegaConfBaseException) -> str:
-    option = error.full_key or str(error.key)
+    option = error.full_key or error.key or "an option"
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         siblings = [str(key) for key in error.parent_node] if error.parent_node is not None else []
         prefix = option.rpartition(".")[0]
         named = [f"{prefix}.{key}" if prefix else key for key in siblings]
-        return f"{option}: no such option{closest(option, named)} (there are {', '.join(named)})"
-    return f"{option}: {one_line(error)}"
+        there = f"there are {', '.join(named)}" if named else f"+{option}= would add it"
+        return f"{option}: no such option{closest(option, named)} ({there})"
+    told = str(error).partition("\n    full_key:")[0]  # what follows is OmegaConf's own state
+    return f"{option}: {told}"

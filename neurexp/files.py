@@ -3,22 +3,34 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+
+from neurexp.errors import UserError, one_line
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place when the block ends well and is gone when not."""
+    """Yields a temporary path beside `path`, which takes its place when the block ends well and is gone when not.
+
+    Raises:
+        UserError: the file system takes no more: it is full, read-only, or not ours to write to.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of the former
+        raise UserError(
+            f"run.outputs: {path} cannot be written ({one_line(error)}); make room there, or choose another folder"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_table(path: Path, table: dict[str, np.ndarray]) -> None:

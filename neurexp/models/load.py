@@ -181,8 +181,13 @@ def _fast_agrees(network: PreTrainedModel) -> bool:
 
 def _token_counts(place: Place, vocabulary: int) -> np.ndarray | None:
     file = Path(place.path) / "token_counts.safetensors"
-    counts = load_file(file)["counts"] if file.is_file() else None
-    return counts if counts is not None and len(counts) == vocabulary else None
+    if not file.is_file():
+        return None
+    try:
+        counts = load_file(file)["counts"]
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"model.tokenizer={place.path}: {file.name} holds no counts; take it away") from error
+    return counts if counts.shape == (vocabulary,) else None
 
 
 def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedModel:
@@ -217,6 +222,6 @@ def _guarded(name: str, load: Callable[[], Any], what: str = "name") -> Any:
     except SafetensorError as error:
         raise UserError(f"model.{what}={name}: a weight file is damaged ({one_line(error)}); fetch it again") from error
     except Exception as error:  # a damaged folder raises whatever reads it first
-        remote = not Path(name).is_dir() and name != "mini"
-        place = "from the Hub" if remote else "from this folder"
-        raise UserError(f"model.{what}={name}: cannot be loaded {place} ({one_line(error)})") from error
+        remote = name != "mini" and not Path(name).expanduser().is_dir()
+        done = f"loaded from {'the Hub' if remote else 'this folder'}" if what != "architecture" else "built"
+        raise UserError(f"model.{what}={name}: cannot be {done} ({one_line(error)})") from error
