@@ -86,7 +86,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UserError(f"device={name}: no such device; give auto, cpu or cuda") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device={name}: not supported; give auto, cpu or cuda")
@@ -128,6 +128,13 @@ def load_model(
         raise UserError(f"device.dtype={dtype}: give float32, bfloat16 or float16")
     if weights not in ("pretrained", "random"):
         raise UserError(f"model.weights={weights}: give pretrained or random")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise UserError(f"run.seed={seed}: give a whole number from 0 to {2**63 - 1}")
+    if not isinstance(architecture, dict | None):
+        raise UserError(f"model.architecture={architecture}: give names and values, model_type among them")
+    for option, given in (("model.name", name), ("model.tokenizer", tokenizer or ""), ("model.revision", revision)):
+        if not isinstance(given, str):
+            raise UserError(f"{option}={given}: give text, as str(path) of a folder, and no {type(given).__name__}")
     number_format = getattr(torch, dtype)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity(logging.CRITICAL)  # what it logs of a load, we say in one line
