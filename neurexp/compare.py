@@ -69,7 +69,7 @@ def read_run(given: str, uri: str) -> Run:
             {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
             for table in (parquet.read_table(folder / f"{name}.parquet") for name in ("layers", "neurons"))
         ]
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{given}: cannot be read ({one_line(error)})") from error
     known = summary if isinstance(summary, dict) else {}
     wrong = [name for name, kind in NEEDED.items() if not isinstance(known.get(name), kind)]

@@ -178,7 +178,7 @@ def _refuse(message: str) -> NoReturn:
 def _name_refused(config: DictConfig) -> str | None:
     """What is wrong with the experiment's name, which becomes a folder's: another folder must not be reached by it."""
     name = OmegaConf.select(config, "experiment.name", default=None)
-    if name is None or re.fullmatch(r"\w[\w.-]{0,99}", str(name)):
+    if name is not None and re.fullmatch(r"\w[\w.-]{0,99}", str(name)):
         return None
     return f"experiment.name={name}: it becomes a folder's; give letters, digits, _ and - only"
 
@@ -298,7 +298,9 @@ def _explanation(error: BaseException) -> str | None:
     if isinstance(error, HydraException):
         return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
-        return f"{_override_at_fault(error)}: a group's choice is a name; `--help` lists them"
+        return f"{_override_at_fault(error) or 'an override'}: a group's choice is a name; `--help` lists them"
+    if isinstance(error, AssertionError) and (override := _override_at_fault(error)):  # of Hydra, as for `+=`
+        return f"{override}: cannot be read as OPTION=VALUE"
     if isinstance(error, OSError):
         return (
             f"hydra.run.dir: the run folder cannot be made ({error}); give hydra.run.dir=FOLDER or run.outputs=FOLDER"
@@ -306,15 +308,15 @@ def _explanation(error: BaseException) -> str | None:
     return None
 
 
-def _override_at_fault(error: BaseException) -> str:
-    """The override that Hydra was reading when it raised a bare ValueError, which does not say which it was."""
+def _override_at_fault(error: BaseException) -> str | None:
+    """The override that Hydra was reading when it raised a bare exception, which does not say which it was."""
     trace = error.__traceback__
     while trace is not None:
         line = getattr(trace.tb_frame.f_locals.get("override"), "input_line", None)
         if line is not None:
             return str(line)
         trace = trace.tb_next
-    return "an override"
+    return None
 
 
 def _explain_override(error: OmegaConfBaseException) -> str:

@@ -13,19 +13,23 @@ from safetensors import SafetensorError
 from neurexp.errors import UserError, one_line
 
 
+class NotWritableError(UserError, OSError):
+    """A file could not be written, which the user can mend, and whoever can do without the file may catch."""
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which takes its place when the block ends well and is gone when not.
 
     Raises:
-        UserError: the file system takes no more: it is full, read-only, or not ours to write to.
+        NotWritableError: the file system takes no more: it is full, read-only, or not ours to write to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)
     except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of the former
-        raise UserError(
+        raise NotWritableError(
             f"run.outputs: {path} cannot be written ({one_line(error)}); make room there, or choose another folder"
         ) from error
     finally:
