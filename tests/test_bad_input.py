@@ -553,7 +553,10 @@ def test_a_folder_that_others_own_is_one_line(tmp_path):
         pytest.skip("only root can become another user")
     outputs = tmp_path / "outputs"
     outputs.mkdir(mode=0o755)
-    code = "import neurexp.run, os; os.setgid(65534); os.setuid(65534); neurexp.run.main()"
+    code = """import os, runpy, neurexp.run
+os.setgid(65534)
+os.setuid(65534)
+runpy.run_module("neurexp", run_name="__main__", alter_sys=True)"""
     process = subprocess.run(
         [sys.executable, "-c", code, *MINI, f"run.outputs={outputs}"],
         cwd=tmp_path, env=environment(tmp_path / "hf"), capture_output=True, text=True, timeout=60, check=False,
