@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neurexp import sweep as sweeps
-from neurexp.config import CONFIG_FOLDER, explain, register_schema
+from neurexp.config import CONFIG_FOLDER, explain, folder_of, register_schema
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 
@@ -41,7 +41,8 @@ class ChooseRunFolder(Callback):
         from neurexp import resume
 
         try:
-            with suppress(OmegaConfBaseException):  # told, in better words, when the config is checked
+            # ${…} that leads nowhere, or a name that is too long, is told when the folder is made
+            with suppress(OmegaConfBaseException, OSError):
                 resume.choose_folder(config)
         except UserError as error:
             _refuse(error)
@@ -53,19 +54,25 @@ class NoteSweep(Callback):
     folder: Path | None = None  # of the sweep under way in this process
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir).resolve()
-        if config.run.get("resume"):
-            if not any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra):
-                _refuse(UserError("run.resume=true: which sweep? give hydra.sweep.dir=FOLDER"))
-            sweeps.go_on(folder)
-        elif folder.exists() and any(folder.iterdir()):
-            _refuse(UserError(f"hydra.sweep.dir={folder}: is not empty; choose another folder"))
-        type(self).folder = folder
+        try:
+            # As above; or a link that leads to itself
+            with suppress(OmegaConfBaseException, OSError, RuntimeError):
+                folder = folder_of(config, "hydra.sweep.dir").resolve()
+                if config.run.get("resume"):
+                    if not any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra):
+                        raise UserError("run.resume=true: which sweep? give hydra.sweep.dir=FOLDER")
+                    sweeps.go_on(folder)
+                elif folder.exists() and any(folder.iterdir()):
+                    raise UserError(f"hydra.sweep.dir={folder}: is not empty; choose another folder")
+                type(self).folder = folder
+        except UserError as error:
+            _refuse(error)
 
 
-def _refuse(error: UserError) -> None:
+def _refuse(error: UserError) -> NoReturn:
+    """Ends a command from within a callback, where an exception would only be warned of."""
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(1)  # an exception of a callback would only be warned of
+    sys.exit(1)
 
 
 _failures: list[str] = []
@@ -77,7 +84,7 @@ def _job(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweep = Path(hydra_config.sweep.dir).resolve() if hydra_config.mode is RunMode.MULTIRUN else None
-    overrides = [str(text) for text in hydra_config.overrides.task]
+    overrides = list(map(str, OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or ()))
     over_layers = any(text.startswith("experiment.layer=") for text in overrides)
     options = [text for text in overrides if "." in text.partition("=")[0]] if sweep is not None else []
     if sweep is not None and (folder / "summary.json").exists() and not (folder / "checkpoint.json").exists():
@@ -96,7 +103,9 @@ def _job(config: DictConfig) -> None:
                 traceback.print_exc()  # its folder goes with it
             with suppress(OSError):  # a full disk
                 (folder / "traceback.txt").write_text(traceback.format_exc(), "utf-8")
-            message = f"unexpected {type(error).__name__}: {one_line(error)} (see {folder / 'traceback.txt'})"
+            message = f"unexpected {type(error).__name__}: {one_line(error)}"
+            if (folder / "traceback.txt").exists():
+                message += f" (see {folder / 'traceback.txt'})"
         if sweep is not None:
             sweeps.note_failure(sweep, folder.name, message)
         if _wants_traceback():

@@ -17,8 +17,11 @@ import numpy as np
 
 from neurexp import files, tracking
 from neurexp.config import Backend, TrackingConfig
-from neurexp.errors import UserError, one_line
+from neurexp.errors import UserError, one_line, printable
 from neurexp.report import Report
+
+# What must stand in a run's summary for it to be compared
+NEEDED = {"setting": str, "experiment": str, "statistic": str, "model_layers": int, "metrics": dict}
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,12 @@ def read_run(given: str, uri: str) -> Run:
     """
     from pyarrow import parquet
 
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(given).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
+        raise UserError(f"{given}: cannot be a run folder ({one_line(error)})") from error
+    if not is_folder:
         folder = _artifacts(given, uri)
     missing = [name for name in ("summary.json", "layers.parquet", "neurons.parquet") if not (folder / name).exists()]
     if missing:
@@ -62,8 +69,14 @@ def read_run(given: str, uri: str) -> Run:
             {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
             for table in (parquet.read_table(folder / f"{name}.parquet") for name in ("layers", "neurons"))
         ]
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{given}: cannot be read ({one_line(error)})") from error
+    known = summary if isinstance(summary, dict) else {}
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(known.get(name), kind)]
+    if wrong:
+        raise UserError(f"{given}: its summary.json is not that of one finished run ({', '.join(wrong)} missing)")
+    if not all("layer" in table for table in tables):
+        raise UserError(f"{given}: its layers.parquet or neurons.parquet has no column layer")
     return Run(summary["setting"], folder, summary, *tables)
 
 
@@ -171,7 +184,7 @@ def _distinct_names(runs: list[Run]) -> list[str]:
 def definitions_in(folder: Path) -> dict[str, str]:
     """The data dictionary of a run folder, read back."""
     file = folder / "columns.md"
-    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    lines = file.read_text("utf-8", "replace").splitlines() if file.exists() else []
     rows = (line.removeprefix("| ").removesuffix(" |").split(" | ", 1) for line in lines if line.startswith("| `"))
     return {row[0].strip("`"): row[1].replace("\\|", "|") for row in rows if len(row) == 2}
 
@@ -199,7 +212,10 @@ def _run(options: argparse.Namespace) -> None:
     runs = [read_run(given, uri) for given in options.runs]
     report = compare(runs)
     folder = outputs / "compare" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--outputs {options.outputs}: {folder} cannot be made ({error})") from error
     started = time.perf_counter()
     backend = Backend.off if options.no_mlflow else Backend.mlflow
     parameters = {f"run_{index}": str(run.folder) for index, run in enumerate(runs)}
@@ -223,8 +239,8 @@ def _run(options: argparse.Namespace) -> None:
     except BaseException as error:
         tracker.finish("FAILED", f"{type(error).__name__}: {error}")
         raise
-    print("\n".join(report.findings))
-    print(f"\nFolder:  {folder}")
+    print("\n".join(map(printable, report.findings)))
+    print(f"\nFolder:  {printable(str(folder))}")
     if tracker.run_id:
         print(f"MLflow:  run {tracker.run_id}; open with: {tracker.where}")
 

@@ -5,6 +5,8 @@ experiment (`Experiment.Options`), not here.
 """
 
 import math
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -17,9 +19,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from neurexp.errors import UserError, closest, one_line
+from neurexp.errors import UserError, closest, one_line, printable
 from neurexp.provenance import without_secrets
 
+BYTES_PER_TOKEN = 9  # of a text, while it is packed
 PACKAGE = Path(__file__).resolve().parent
 # A wheel carries `conf` inside the package; a checkout and an editable install have it beside the package.
 CONFIG_FOLDER = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE)
@@ -65,7 +68,8 @@ class ModelConfig:
     weights: Weights = Weights.pretrained
     default_layer: int | None = None  # for experiments on one layer
     fast: bool = True  # GPT-Neo: fused attention and GELU, verified against transformers' own when it is loaded
-    architecture: dict[str, Any] | None = None  # what transformers' AutoConfig takes, for random weights
+    # What transformers' AutoConfig takes, for random weights
+    architecture: dict[str, Any] | None = field(default_factory=dict)
 
 
 @dataclass
@@ -125,6 +129,28 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
 
+def folder_of(config: DictConfig, option: str) -> Path:
+    """A folder that Hydra is about to make.
+
+    Raises:
+        UserError: it, or `run.outputs`, is empty, or the experiment's name leads elsewhere.
+        OmegaConfBaseException: ${…} in it leads nowhere.
+    """
+    given = {name: str(OmegaConf.select(config, name)) for name in ("run.outputs", option)}
+    for name, folder in given.items():
+        if not folder.strip():  # or it would lie at the file system's root, or in the current folder
+            raise UserError(f"{name} is empty: give {name}=FOLDER")
+    _check_name(config)
+    return Path(given[option])
+
+
+def _check_name(config: DictConfig) -> None:
+    """The experiment's name becomes a folder's: another folder must not be reached by it."""
+    name = OmegaConf.select(config, "experiment.name", default=None)
+    if name is None or not re.fullmatch(r"\w[\w.-]{0,99}", str(name)):
+        raise UserError(f"experiment.name={name}: it becomes a folder's; give letters, digits, _ and - only")
+
+
 def register_schema() -> None:
     """Makes the schema known to Hydra, under the name that `config.yaml` lists first."""
     store = ConfigStore.instance()
@@ -146,28 +172,46 @@ def checked(config: DictConfig) -> Config:
     for option in sorted(OmegaConf.missing_keys(config)):
         example = "ORGANISATION/MODEL or a local folder" if option == "model.name" else "VALUE"
         raise UserError(f"{option} is missing: give {option}={example}")
-    whole: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    try:
+        whole: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:  # ${…} that leads nowhere
+        raise UserError(_explain_override(error)) from error
     whole.experiment = config.experiment
     # The dimensions that stand in a model's yaml are not those of another model that model.name= names
-    architecture = whole.model.architecture
+    architecture = whole.model.architecture = whole.model.architecture or None
     if architecture is not None and architecture.pop("of", whole.model.name) != whole.model.name:
         whole.model.architecture, whole.model.default_layer = None, None
-    for option, value, least in (
-        ("dataset.tokens", whole.dataset.tokens, 1),
-        ("dataset.sequence_length", whole.dataset.sequence_length, 2),
-        ("device.batch_size", whole.device.batch_size, 1),
-        ("device.threads", whole.device.threads, 1),
-        ("run.seed", whole.run.seed, 0),
+    for option, value, least, most in (
+        ("dataset.tokens", whole.dataset.tokens, 1, _memory() // BYTES_PER_TOKEN),
+        ("dataset.sequence_length", whole.dataset.sequence_length, 2, 2**31 - 1),
+        ("device.batch_size", whole.device.batch_size, 1, 2**31 - 1),
+        ("device.threads", whole.device.threads, 1, 1024),
+        ("run.seed", whole.run.seed, 0, 2**63 - 1),
     ):
         if value is not None and value < least:
             raise UserError(f"{option}={value}: give a whole number of {least} or more")
+        if value is not None and value > most:
+            why = "this machine's memory holds no more" if option == "dataset.tokens" else "nothing here takes more"
+            raise UserError(f"{option}={value}: give {most} or fewer ({why})")
     if not 0 <= whole.run.checkpoint_every < math.inf:
         raise UserError(f"run.checkpoint_every={whole.run.checkpoint_every}: give seconds, or 0 for no checkpoints")
+    _check_name(config)
+    if whole.tracking.backend is Backend.mlflow and whole.tracking.uri is None:
+        outputs = Path(whole.run.outputs).expanduser().resolve()
+        if odd := {"?", "%"} & set(str(outputs)):  # SQLAlchemy reads them in an address: the store would lie elsewhere
+            raise UserError(
+                f"run.outputs={outputs}: MLflow's store cannot lie in a folder with {odd.pop()} in its name; give "
+                "another one, or tracking=off"
+            )
     if whole.dataset.source is Source.files:
         # `path: ???` in the yaml cannot tell: a schema's default wins over it
         if not whole.dataset.path:
             raise UserError("dataset.path is missing: give dataset.path=FILE_OR_FOLDER (.txt, .jsonl or .parquet)")
-        if not Path(whole.dataset.path).expanduser().exists():
+        try:
+            there = Path(whole.dataset.path).expanduser().exists()
+        except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
+            raise UserError(f"dataset.path={whole.dataset.path}: cannot be a file ({one_line(error)})") from error
+        if not there:
             raise UserError(f"dataset.path={whole.dataset.path}: no such file or folder; give .txt, .jsonl or .parquet")
     return whole
 
@@ -186,6 +230,11 @@ def flat(config: DictConfig) -> dict[str, str]:
         return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
     return dict(walk("", {str(group): plain(config[group]) for group in config if group != "hydra"}))
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def typed_options(experiment: DictConfig) -> tuple[Any, type]:
@@ -213,6 +262,11 @@ def typed_options(experiment: DictConfig) -> tuple[Any, type]:
 
 def explain(error: BaseException) -> str | None:
     """One line for a mistake that Hydra or the file system found while composing a run, or None for a bug."""
+    message = _explanation(error)
+    return None if message is None else printable(message)
+
+
+def _explanation(error: BaseException) -> str | None:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, UserError):
         return str(error)
@@ -223,13 +277,15 @@ def explain(error: BaseException) -> str | None:
         return _explain_override(cause)
     if isinstance(error, OverrideParseException):
         option, _, value = str(error.override).partition("=")
-        if any(character in value for character in "{}[]() ,:") and not value.startswith(("'", '"')):
+        if any(character in value for character in "{}[]() ,:=~$;&#?*!") and not value.startswith(("'", '"')):
             return f"{error.override}: quote the value within the shell's quotes: '{option}=\"{value}\"'"
         return f"{error.override}: cannot be read as OPTION=VALUE ({one_line(error)})"
     if isinstance(error, HydraException):
         return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
-        return f"{_override_at_fault(error)}: a group's choice is a name; `--help` lists them"
+        return f"{_override_at_fault(error) or 'an override'}: a group's choice is a name; `--help` lists them"
+    if isinstance(error, AssertionError) and (override := _override_at_fault(error)):  # of Hydra, as for `+=`
+        return f"{override}: cannot be read as OPTION=VALUE"
     if isinstance(error, OSError):
         return (
             f"hydra.run.dir: the run folder cannot be made ({error}); give hydra.run.dir=FOLDER or run.outputs=FOLDER"
@@ -237,22 +293,24 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def _override_at_fault(error: BaseException) -> str:
-    """The override that Hydra was reading when it raised a bare ValueError, which does not say which it was."""
+def _override_at_fault(error: BaseException) -> str | None:
+    """The override that Hydra was reading when it raised a bare exception, which does not say which it was."""
     trace = error.__traceback__
     while trace is not None:
         line = getattr(trace.tb_frame.f_locals.get("override"), "input_line", None)
         if line is not None:
             return str(line)
         trace = trace.tb_next
-    return "an override"
+    return None
 
 
 def _explain_override(error: OmegaConfBaseException) -> str:
-    option = error.full_key or str(error.key)
+    option = error.full_key or error.key or "an option"
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         siblings = [str(key) for key in error.parent_node] if error.parent_node is not None else []
         prefix = option.rpartition(".")[0]
         named = [f"{prefix}.{key}" if prefix else key for key in siblings]
-        return f"{option}: no such option{closest(option, named)} (there are {', '.join(named)})"
-    return f"{option}: {one_line(error)}"
+        there = f"there are {', '.join(named)}" if named else f"+{option}= would add it"
+        return f"{option}: no such option{closest(option, named)} ({there})"
+    told = str(error).partition("\n    full_key:")[0]  # what follows is OmegaConf's own state
+    return f"{option}: {told}"

@@ -3,24 +3,40 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+
+from neurexp.errors import UserError, one_line
+
+
+class NotWritableError(UserError, OSError):
+    """A file could not be written, which the user can mend, and whoever can do without the file may catch."""
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place when the block ends well and is gone when not."""
+    """Yields a temporary path beside `path`, which takes its place when the block ends well and is gone when not.
+
+    Raises:
+        NotWritableError: the file system takes no more: it is full, read-only, or not ours to write to.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # or a machine that loses power keeps the name without the content
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of the former
+        raise NotWritableError(
+            f"run.outputs: {path} cannot be written ({one_line(error)}); make room there, or choose another folder"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_table(path: Path, table: dict[str, np.ndarray]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, open_dict, read_write
 
-from neurexp.config import flat
+from neurexp.config import flat, folder_of
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.files import write_json
@@ -51,11 +51,9 @@ def choose_folder(config: DictConfig) -> None:
     Raises:
         UserError: the folder holds a finished run, or one that must not be gone on with.
     """
-    folder, resume = Path(config.hydra.run.dir), bool(config.run.get("resume"))
     if processes.rank() > 0:  # its folder is no run folder
         return
-    if not str(config.run.outputs).strip():  # or the run folder would lie at the file system's root
-        raise UserError("run.outputs is empty: give run.outputs=FOLDER")
+    folder, resume = folder_of(config, "hydra.run.dir"), bool(config.run.get("resume"))
     here = options_of(config)
     if resume and not any(text.startswith("hydra.run.dir=") for text in config.hydra.overrides.hydra):
         found, reason = _latest(folder.parent, here)

@@ -220,6 +220,9 @@ def start(
         uri = config.uri or f"sqlite:///{outputs / 'mlflow.db'}"
         # Eight processes that make one fresh SQLite store at once break its migration: one at a time
         with FileLock(outputs / ".mlflow.lock") if config.uri is None else nullcontext():
+            if config.uri is None:
+                with (outputs / "mlflow.db").open("ab"):  # what cannot be opened MLflow would try for a minute
+                    pass
             if run_id is not None and (tracker := MlflowTracker(uri, run_id)).goes_on():
                 return tracker
             return MlflowTracker.begin(uri, artifacts, experiment, run_name, parameters, parent)

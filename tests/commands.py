@@ -60,10 +60,22 @@ class Commands:
         self._server.communicate()
 
 
+def _warm_hydra() -> None:
+    """Composes a config once: Hydra's search for plugins and its parser's tables take longer than most commands."""
+    from hydra import compose, initialize_config_dir
+
+    from neurexp.config import CONFIG_FOLDER, register_schema
+
+    register_schema()
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        compose("config", overrides=["model=mini", "experiment.layer=[0]", "tracking.uri='a b'"])
+
+
 def serve() -> None:
     """Answers each request, a line of JSON, with the exit code of its command. A fork becomes the command."""
     for module in PRELOADED:
         __import__(module)
+    _warm_hydra()
     gc.freeze()  # or the collector walks, and so copies, all of these libraries in each fork
     for line in sys.stdin:
         request = json.loads(line)

@@ -34,6 +34,8 @@ class GrammarTuning(contrast.Contrast):
             template = getattr(options, name)
             if template is not None and template.count("{word}") != 1:
                 raise UserError(f'experiment.{name}={template}: give a text with one {{word}} in it, as "The {{word}}"')
+        if options.words is not None and not options.words.strip():  # or it would be the current folder
+            raise UserError("experiment.words is empty: give experiment.words=FOLDER, or null for our own lists")
         folder = OWN_LISTS if options.words is None else Path(options.words).expanduser()
         self.lists = read_lists(folder)
         self.categories = list(self.lists.words)

@@ -4,12 +4,13 @@ A page has no script and loads nothing; whatever stands in the text is escaped.
 """
 
 from collections.abc import Sequence
-from html import escape
+from html import escape as escape_markup
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from neurexp.errors import printable
 from neurexp.figures.style import new_figure, set_title
 
 # (heading, tokens, activations [tokens], index of the category of a listed word or −1)
@@ -22,6 +23,11 @@ def _colours(values: np.ndarray) -> np.ndarray:
     """From pale, the lowest 2 % of the excerpt, to dark, the highest: a grey print tells as much."""
     low, high = np.quantile(values, (0.02, 0.98))
     return colormaps["YlOrBr"](0.62 * np.clip((values - low) / max(high - low, 1e-12), 0, 1))
+
+
+def escape(text: str) -> str:
+    """The text as text of a page: no markup, and no character that moves others."""
+    return escape_markup(printable(text))
 
 
 def _shown(token: str) -> str:
@@ -104,7 +110,7 @@ def heat_page(passages: Sequence[Passage], categories: Sequence[str], title: str
             line = f";text-decoration:{LINES[int(category) % len(LINES)]};font-weight:bold" if category >= 0 else ""
             parts.append(
                 f'<span title="{value:+.3f}" style="background:rgb({red},{green},{blue}){line}">'
-                f"{escape(_shown(token))}</span>"
+                f"{escape_markup(_shown(token))}</span>"
             )
         parts.append("</p>")
     parts.append(f"<footer>{escape(detail)}</footer></body></html>")

@@ -86,7 +86,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UserError(f"device={name}: no such device; give auto, cpu or cuda") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device={name}: not supported; give auto, cpu or cuda")
@@ -128,6 +128,13 @@ def load_model(
         raise UserError(f"device.dtype={dtype}: give float32, bfloat16 or float16")
     if weights not in ("pretrained", "random"):
         raise UserError(f"model.weights={weights}: give pretrained or random")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise UserError(f"run.seed={seed}: give a whole number from 0 to {2**63 - 1}")
+    if not isinstance(architecture, dict | None):
+        raise UserError(f"model.architecture={architecture}: give names and values, model_type among them")
+    for option, given in (("model.name", name), ("model.tokenizer", tokenizer or ""), ("model.revision", revision)):
+        if not isinstance(given, str):
+            raise UserError(f"{option}={given}: give text, as str(path) of a folder, and no {type(given).__name__}")
     number_format = getattr(torch, dtype)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity(logging.CRITICAL)  # what it logs of a load, we say in one line
@@ -181,8 +188,13 @@ def _fast_agrees(network: PreTrainedModel) -> bool:
 
 def _token_counts(place: Place, vocabulary: int) -> np.ndarray | None:
     file = Path(place.path) / "token_counts.safetensors"
-    counts = load_file(file)["counts"] if file.is_file() else None
-    return counts if counts is not None and len(counts) == vocabulary else None
+    if not file.is_file():
+        return None
+    try:
+        counts = load_file(file)["counts"]
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"model.tokenizer={place.path}: {file.name} holds no counts; take it away") from error
+    return counts if counts.shape == (vocabulary,) else None
 
 
 def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedModel:
@@ -216,6 +228,6 @@ def _guarded(name: str, load: Callable[[], Any], what: str = "name") -> Any:
     except SafetensorError as error:
         raise UserError(f"model.{what}={name}: a weight file is damaged ({one_line(error)}); fetch it again") from error
     except Exception as error:  # a damaged folder raises whatever reads it first
-        remote = not Path(name).is_dir() and name != "mini"
-        place = "from the Hub" if remote else "from this folder"
-        raise UserError(f"model.{what}={name}: cannot be loaded {place} ({one_line(error)})") from error
+        remote = name != "mini" and not Path(name).expanduser().is_dir()
+        done = f"loaded from {'the Hub' if remote else 'this folder'}" if what != "architecture" else "built"
+        raise UserError(f"model.{what}={name}: cannot be {done} ({one_line(error)})") from error

@@ -39,10 +39,12 @@ def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
     """Finds `name` without loading anything: the embedded model, a local folder, or a repository on the Hub."""
     if name == "mini":
         return Place(str(MINI))
+    if not name.strip():  # or it would be the current folder
+        raise UserError(f"{option} is empty: give {option}=ORGANISATION/MODEL, a local folder, or mini")
     try:
         folder = Path(name).expanduser()
         is_folder, exists = folder.is_dir(), folder.exists()
-    except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
+    except (OSError, RuntimeError, ValueError) as error:  # too long for a file, or the home of a user that is none
         raise UserError(f"{option}={name}: cannot be a folder ({one_line(error)})") from error
     if is_folder:
         return Place(str(folder.resolve()))

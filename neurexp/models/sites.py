@@ -106,10 +106,10 @@ def find_sites(model: PreTrainedModel, site: str, layers: list[int] | None = Non
         UserError: the family, the site or a layer is unknown; the message lists what there is.
     """
     family = family_of(model.config.model_type)
-    if site not in family.sites:
+    if not isinstance(site, str) or site not in family.sites:
         raise UserError(
             f"experiment.site={site}: {model.config.model_type} has {', '.join(family.sites)}"
-            + closest(site.upper(), family.sites)
+            + closest(str(site).upper(), family.sites)
         )
     blocks = cast(nn.ModuleList, model.base_model.get_submodule(family.blocks))
     address = family.sites[site]
@@ -127,7 +127,7 @@ def parse_layers(layers: object, count: int) -> list[int]:
     if isinstance(layers, str) and layers == "all":
         return list(range(count))
     plain = layers.tolist() if isinstance(layers, np.ndarray | np.generic) else layers
-    asked = list(plain) if isinstance(plain, list | tuple | range) else [plain]
+    asked = plain if isinstance(plain, list | tuple | range) else [plain]
     if not asked or not all(type(layer) is int and 0 <= layer < count for layer in asked):
         raise UserError(what)
     return sorted(set(asked))  # type: ignore[type-var]

@@ -1,12 +1,13 @@
 """Where text comes from: a dataset config → whole documents, in order. Knows nothing of tokens or models.
 
-A document is a .txt file, or a row of a .jsonl, .parquet or Hub dataset; rows are read through `datasets`.
+A document is a .txt file, or a row of a .jsonl, .parquet or Hub dataset; the last two are read through `datasets`.
 """
 
 import hashlib
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from neurexp.errors import UserError, closest, one_line
 
 log = logging.getLogger(__name__)
 
-BUILDERS = {".txt": None, ".jsonl": "json", ".parquet": "parquet"}  # of `datasets`; a text file needs none
+ENDINGS = (".txt", ".jsonl", ".parquet")
 TRIES = 2  # of datasets, on each of which huggingface_hub tries six times within a minute and a half
 OFFLINE = "dataset=pydoc, or dataset=text dataset.path=FILE_OR_FOLDER"
 
@@ -86,16 +87,16 @@ def _pydoc(config: DatasetConfig) -> Iterator[str]:
 
 def _listed(config: DatasetConfig) -> list[Path]:
     path = Path(config.path or "").expanduser()
-    known = ", ".join(BUILDERS)
+    known = ", ".join(ENDINGS)
     if path.is_file():
-        if path.suffix not in BUILDERS:
+        if path.suffix not in ENDINGS:
             raise UserError(
                 f"dataset.path={config.path}: {path.suffix or 'no'} ending; give a {known} file, or a folder"
             )
         return [path]
     if not path.is_dir():
         raise UserError(f"dataset.path={config.path}: no such file or folder")
-    files = sorted(file for file in path.rglob("*") if file.suffix in BUILDERS and file.is_file())
+    files = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS and file.is_file())
     if not files:
         raise UserError(f"dataset.path={config.path}: the folder holds no {known} file")
     return files
@@ -113,18 +114,36 @@ def _files(config: DatasetConfig) -> Iterator[str]:
         try:
             if file.suffix == ".txt":  # a document as it is: `datasets` would turn \r\n into \n
                 texts: Iterator[str] = iter([file.read_bytes().decode("utf-8")])
+            elif file.suffix == ".jsonl":
+                texts = _column(_json_lines(file), config.text_column, config)
             else:
                 # A file's name is no pattern, whatever characters it has
-                rows = load_dataset(BUILDERS[file.suffix], data_files=escape(str(file)), split="train", streaming=True)
-                texts = _column(rows, config.text_column, config)
+                rows = load_dataset("parquet", data_files=escape(str(file)), split="train", streaming=True)
+                texts = _column(iter(rows), config.text_column, config)
             for text in texts:
                 if "\0" in text:
                     raise UserError(f"dataset.path={config.path}: {file.name} is binary, not text")
                 yield text
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise UserError(f"dataset.path={config.path}: {file.name} is not UTF-8 text ({one_line(error)})") from error
         except (DatasetGenerationError, ValueError, OSError) as error:
             raise UserError(f"dataset.path={config.path}: {file.name} cannot be read ({one_line(error)})") from error
+
+
+def _json_lines(file: Path) -> Generator[dict[str, Any]]:
+    """The objects of a .jsonl file, a line each. `datasets` ends the whole process at a line such as `null`."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if not text or text.isspace():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"line {number}: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f'line {number} is no object, as {{"text": …}} would be')
+            yield row
 
 
 def _from_hub(config: DatasetConfig) -> Iterator[str]:
@@ -171,20 +190,22 @@ def _from_hub(config: DatasetConfig) -> Iterator[str]:
 
 
 def _column(rows: Any, column: str, config: DatasetConfig) -> Iterator[str]:
-    """One column of a streamed dataset. The iterator is closed with ours: left open, it makes noise at exit."""
-    stream = iter(rows)
+    """One column of a generator of rows. It is closed with ours: left open, that of `datasets` makes noise at exit."""
     try:
-        for row in stream:
-            if column not in row:
+        for number, row in enumerate(rows):
+            if number == 0 and column not in row:  # of .jsonl a later row may lack what is empty
                 there = ", ".join(row)
                 raise UserError(
                     f"dataset.text_column={column}: {_option(config)} has the columns {there}{closest(column, row)}"
                 )
-            text = row[column] if row[column] is not None else ""
+            text = row.get(column)
+            text = "" if text is None else text
             if not isinstance(text, str):
                 raise UserError(
                     f"dataset.text_column={column}: {_option(config)} has {type(text).__name__} there, not text"
                 )
+            if not text.isascii():
+                text.encode()  # raises where it is none: JSON can spell half a character
             yield text
     finally:
-        stream.close()
+        rows.close()

@@ -24,8 +24,10 @@ from neurexp.errors import UserError
 from neurexp.files import write_tensors
 
 UNDEFINED = -1  # the length of a special token
-_CUT = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")  # a space between two letters
+# After a letter, before a space or a newline that a letter follows, or before the end of a clause
+_CUT = re.compile(r"(?<=[^\W\d_])(?:(?=[ \n][^\W\d_])|(?=[.,;。，、；！？]))")
 PIECE = 100_000  # characters of a long document that are tokenised at once
+LONGEST_PIECE = 1_000_000  # where there is no such place: no text that a person would read
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens]) -> Tok
     found = _load(file)
     if found is None:
         made = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run.outputs: {folder} cannot be made ({error}); choose another folder") from error
         lock = folder / f".{file.name}.lock"
         with FileLock(lock):
             try:
@@ -146,18 +151,22 @@ def pack(
 def _pieces(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """A long document in pieces whose tokens, joined, are the document's: memory does not grow with its length.
 
-    GPT-2's pre-tokeniser, and those made after it, end a word before a single space that a letter follows: such a cut
-    changes no token. A tokenizer of another kind gets the whole document.
+    GPT-2's pre-tokeniser, and those made after it, end a word at such places: a cut there changes no token. Where none
+    is to be found (a picture in base64) the text is cut anywhere, or a line of 50 MB would take minutes. A tokenizer of
+    another kind gets the whole document.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if len(text) <= PIECE or backend is None or "ByteLevel" not in str(backend.pre_tokenizer) or backend.normalizer:
         yield text
         return
     start = 0
-    while match := _CUT.search(text, start + PIECE):
-        yield text[start : match.start()]
-        start = match.start()
-    yield text[start:]
+    while len(text) - start > PIECE:
+        match = _CUT.search(text, start + PIECE, start + LONGEST_PIECE)
+        stop = match.start() if match else start + LONGEST_PIECE
+        yield text[start:stop]
+        start = stop
+    if start < len(text):
+        yield text[start:]
 
 
 def needed_token(token_id: Any, what: str) -> int:

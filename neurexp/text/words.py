@@ -78,7 +78,11 @@ def read_lists(folder: Path, option: str = "experiment.words") -> WordLists:
     Raises:
         UserError: fewer than two categories, a category with fewer than two words left, or a file that is not text.
     """
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:  # a name too long for a file
+        raise UserError(f"{option}={folder}: cannot be a folder ({error})") from error
+    if not is_folder:
         what = "is a file" if folder.is_file() else "no such folder"
         raise UserError(f"{option}={folder}: {what}; give a folder with a CATEGORY.txt of words for each category")
     files = {file.stem: file for file in folder.glob("*.txt") if file.is_file()}
