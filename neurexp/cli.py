@@ -97,8 +97,8 @@ def _job(config: DictConfig) -> None:
         _tell_how_to_go_on(folder)
         raise
     except Exception as error:
-        message = str(error)
-        if not isinstance(error, UserError):
+        message = explain(error) if isinstance(error, UserError | OmegaConfBaseException) else None
+        if message is None:
             if processes.rank() > 0:
                 traceback.print_exc()  # its folder goes with it
             with suppress(OSError):  # a full disk

@@ -162,9 +162,9 @@ def read_note(folder: Path) -> dict[str, Any] | None:
     """What `checkpoint.json` of a run folder says, or None where there is none."""
     try:
         return json.loads((folder / NOTE).read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # not there; or no folder at all, which is told when it is made
         return None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"hydra.run.dir={folder}: its {NOTE} cannot be read ({one_line(error)})") from error
 
 

@@ -63,7 +63,7 @@ CAPTURES = [
     ({"layers": range(10**12)}, neurexp.UserError, "this model has layers 0 to 2"),
     ({"layers": np.zeros((1, 1), int)}, neurexp.UserError, "this model has layers 0 to 2"),
 ]
-# What engine.passes does not yet name: (ValueError, TypeError or UserError) with the argument's name
+# What is no model, or no numbers: the message names the argument
 UNNAMED = [
     ({"input_ids": None}, "input_ids"),
     ({"input_ids": "hello"}, "input_ids"),
@@ -103,7 +103,6 @@ def test_what_cannot_be_captured_is_named(model, given, kind, answer):
     assert answer in refusal(lambda: neurexp.capture(**({"model": model, "input_ids": IDS} | given)), kind)
 
 
-@pytest.mark.xfail(strict=True, reason="engine.passes.capture: PyTorch's or Python's own message, without the argument")
 @pytest.mark.parametrize(("given", "name"), UNNAMED, ids=lambda given: ascii(given)[:60])
 def test_what_cannot_be_captured_at_all_is_named_too(model, given, name):
     call = {"model": model, "input_ids": IDS} | given

@@ -110,7 +110,6 @@ WITH_MINI = [
     (("run.outputs='\x1b[1m/\nx?'", "tracking=mlflow"), "\\x1b[1m/\\nx?: MLflow's store cannot lie"),
     (("run.outputs=caf\udce9",), "run.outputs=caf\\udce9: cannot be read"),
 ]
-INTERPOLATED = pytest.mark.xfail(strict=True, reason="run._job: hydra_config.overrides.task is resolved as it is read")
 # On their own: what is chosen is what is wrong.
 ALONE = [
     ("model=min", "model=min: no such choice; did you mean mini? (choices: gpt_neo_125m, gpt_neo_1_3b, hub, mini)"),
@@ -251,7 +250,7 @@ def case(beginning: tuple[str, ...], given: str | tuple[str, ...], answer: str, 
 
 CASES = [case(beginning, *one) for beginning, cases in BEGINNINGS for one in cases]
 CASES += [
-    case(MINI, f"{option}=${{nowhere}}", f"{option}: Interpolation key 'nowhere' not found", marks=INTERPOLATED)
+    case(MINI, f"{option}=${{nowhere}}", f"{option}: Interpolation key 'nowhere' not found")
     for option in ("dataset.tokens", "model.name", "experiment.bins")
 ]
 
@@ -473,7 +472,7 @@ def half_written(folder: Path) -> list[str]:
             read = {
                 ".parquet": parquet.read_table,
                 ".safetensors": load_file,
-                ".json": lambda one: json.load(one.open()),
+                ".json": lambda one: json.loads(one.read_text("utf-8")),
             }
             try:
                 read[path.suffix](path)
@@ -495,20 +494,22 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(quick_cli, smal
     assert half_written(disk) == []
 
 
-@pytest.mark.xfail(strict=True, reason="run._job: where traceback.txt cannot be written either, the OSError escapes")
 def test_a_disk_that_takes_nothing_at_all_is_one_line(quick_cli, small_disk):
     process = quick_cli(*MINI, "dataset.tokens=300", f"run.outputs={small_disk('16k')}/outputs", timeout=30)
     assert process.returncode == 1
     assert len(process.stderr.splitlines()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="tracking: an artifact that cannot be copied is a bug's message, not the user's")
 def test_a_disk_that_fills_up_as_artifacts_are_copied_is_one_line(quick_cli, small_disk):
     arguments = ("model=mini", "dataset=pydoc", "dataset.tokens=300")
-    process = quick_cli(*arguments, f"run.outputs={small_disk('3m')}/outputs", timeout=60)
+    outputs = small_disk("3m") / "outputs"
+    process = quick_cli(*arguments, f"run.outputs={outputs}", timeout=60)
     assert process.returncode == 1
-    assert process.stderr.startswith("error: run.outputs")
+    assert process.stderr.startswith("error: tracking: MLflow did not take the run ([Errno 28] No space left")
     assert len(process.stderr.splitlines()) == 1
+    (summary,) = outputs.rglob("summary.json")
+    assert half_written(outputs) == []
+    assert {"neurons.parquet", "layers.parquet", "figures"} <= {path.name for path in summary.parent.iterdir()}
 
 
 LIMITED = """
@@ -561,7 +562,7 @@ runpy.run_module("neurexp", run_name="__main__", alter_sys=True)"""
         [sys.executable, "-c", code, *MINI, f"run.outputs={outputs}"],
         cwd=tmp_path, env=environment(tmp_path / "hf"), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    if "ModuleNotFoundError" in process.stderr:
+    if "ModuleNotFoundError" in process.stderr or "Could not find 'hydra" in process.stderr:
         pytest.skip("the other user cannot read this checkout")
     assert process.returncode == 1
     assert process.stderr.startswith(
@@ -571,7 +572,6 @@ runpy.run_module("neurexp", run_name="__main__", alter_sys=True)"""
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="tracking.start: MLflow tries for minutes to open a store that is a folder")
 def test_a_store_that_cannot_be_opened_is_told_within_seconds(quick_cli, tmp_path):
     (tmp_path / "outputs" / "mlflow.db").mkdir(parents=True)
     process = quick_cli("model=mini", "dataset=pydoc", "dataset.tokens=300", timeout=10)

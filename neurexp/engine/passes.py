@@ -22,6 +22,7 @@ from neurexp.models.sites import Site, find_sites, parse_layers
 Covariates = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, Any]]
 
 CHECKED_EVERY = 8  # batches, for NaN and infinity
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
 def run_pass(
@@ -150,6 +151,13 @@ def _tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(array)
 
 
+def _argument(name: str, given: Any) -> torch.Tensor:
+    try:
+        return _tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be numbers [sequences, length], not {type(given).__name__} ({error})") from error
+
+
 def _check_ids(network: PreTrainedModel, ids: torch.Tensor) -> None:
     vocabulary, positions = network.config.vocab_size, getattr(network.config, "max_position_embeddings", None)
     if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
@@ -206,19 +214,25 @@ def capture(
         UserError: unknown family, site or layer.
         MemoryError: the result would not fit the budget; reduce inside a pass instead (`neurexp.engine`).
         ValueError: shapes do not match, or ids are not integers of the vocabulary, or sequences are too long.
+        TypeError: the model is none.
     """
     network = model.network if isinstance(model, LanguageModel) else model
-    ids = _tensor(input_ids)
-    if ids.dtype == torch.bool or ids.is_floating_point() or ids.ndim not in (1, 2) or ids.numel() == 0:
+    if not isinstance(network, PreTrainedModel):
+        raise TypeError(f"model must be load_model's or a transformers model, not {type(network).__name__}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; give a whole number of 1 or more")
+    ids = _argument("input_ids", input_ids)
+    if ids.dtype not in INTEGERS or ids.ndim not in (1, 2) or ids.numel() == 0:
         raise ValueError(f"input_ids must be integers [sequences, length], not {ids.dtype} {list(ids.shape)}")
-    mask = None if valid is None else _tensor(valid).bool()
+    mask = None if valid is None else _argument("valid", valid)
     if mask is not None and mask.shape != ids.shape:
         raise ValueError(f"valid has shape {list(mask.shape)}, input_ids {list(ids.shape)}")
+    if mask is not None and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("valid must be true or false everywhere")
+    mask = None if mask is None else mask.bool()
     if ids.ndim == 1:
         ids, mask = ids[None], None if mask is None else mask[None]
     _check_ids(network, ids)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; give 1 or more")
     sites = find_sites(network, site, parse_layers(layers, network.config.num_hidden_layers))
     keep = Keep(len(sites), ids.shape[0], ids.shape[1], budget_bytes)
     run_pass(network, sites, ids, mask, [keep], batch_size=batch_size)
