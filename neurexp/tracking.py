@@ -64,7 +64,7 @@ def write_figures(folder: Path, report: Report) -> None:
 # Like `make ui`: on this machine only, and nothing is reported
 _UI = [
     *("env", "MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", sys.executable),
-    *("-m", "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1", "--backend-store-uri"),
+    *("-m", "mlflow", "ui", "--host", "127.0.0.1", "--workers", "1", "--backend-store-uri"),
 ]
 
 

@@ -173,7 +173,7 @@ def _from_hub(config: DatasetConfig) -> Iterator[str]:
         builder = load_dataset_builder(str(config.name), config.subset, revision=repository.commit)
         if ".cache." in type(builder).__module__:
             raise ConnectionError("datasets would take a copy of another time")
-        for text in _column(builder.as_streaming_dataset(split=config.split), config.text_column, config):
+        for text in _column(iter(builder.as_streaming_dataset(split=config.split)), config.text_column, config):
             begun += 1
             yield text
     except UserError:
