@@ -61,9 +61,9 @@ class NoteSweep(Callback):
                 if config.run.get("resume"):
                     if not any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra):
                         raise UserError("run.resume=true: which sweep? give hydra.sweep.dir=FOLDER")
-                    sweeps.go_on(folder)
                 elif folder.exists() and any(folder.iterdir()):
                     raise UserError(f"hydra.sweep.dir={folder}: is not empty; choose another folder")
+                sweeps.begin(folder)
                 type(self).folder = folder
         except UserError as error:
             _refuse(error)
@@ -87,9 +87,11 @@ def _job(config: DictConfig) -> None:
     overrides = list(map(str, OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or ()))
     over_layers = any(text.startswith("experiment.layer=") for text in overrides)
     options = [text for text in overrides if "." in text.partition("=")[0]] if sweep is not None else []
-    if sweep is not None and (folder / "summary.json").exists() and not (folder / "checkpoint.json").exists():
-        return  # of a sweep that goes on; this job was done
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _interrupt)  # in a launcher's process as well
     try:
+        if sweep is not None and sweeps.is_done(folder, config):
+            return
         from neurexp.run import run
 
         run(config, folder, sweep, sweep is not None and over_layers, ", ".join(options)[:LONGEST_NAME])
@@ -120,13 +122,16 @@ def _job(config: DictConfig) -> None:
 def _tell_how_to_go_on(folder: Path) -> None:
     from neurexp import resume
 
-    if any(folder.glob(resume.CHECKPOINTS)):
+    if HydraConfig.get().mode is RunMode.RUN and any(folder.glob(resume.CHECKPOINTS)) and not resume.is_held(folder):
         print(f"The pass is kept up to its last checkpoint: add {resume.how(folder)} to go on", file=sys.stderr)
 
 
 def _discard_if_empty(folder: Path) -> None:
     """Takes away a run folder in which nothing is but what was put there before the run began."""
-    if all(entry.name in (".hydra", "neurexp.log", "checkpoint.json", "checkpoint.lock") for entry in folder.iterdir()):
+    from neurexp import resume
+
+    before = (".hydra", "neurexp.log", resume.NOTE, resume.LOCK)
+    if all(entry.name in before for entry in folder.iterdir()) and not resume.is_held(folder):
         shutil.rmtree(folder)
 
 

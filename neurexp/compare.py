@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -237,7 +238,8 @@ def _run(options: argparse.Namespace) -> None:
         tracker.log_folder(folder)
         tracker.finish("FINISHED")
     except BaseException as error:
-        tracker.finish("FAILED", f"{type(error).__name__}: {error}")
+        with suppress(Exception):  # what went wrong is the news
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", type(error).__name__)
         raise
     print("\n".join(map(printable, report.findings)))
     print(f"\nFolder:  {printable(str(folder))}")

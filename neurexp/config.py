@@ -19,8 +19,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from neurexp.errors import UserError, closest, one_line, printable
-from neurexp.provenance import without_secrets
+from neurexp.errors import UserError, closest, one_line, printable, without_secrets
 
 BYTES_PER_TOKEN = 9  # of a text, while it is packed
 PACKAGE = Path(__file__).resolve().parent
@@ -127,6 +126,17 @@ class Config:
     experiment: Any = MISSING
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+def quoted(value: Any) -> str:
+    """A value as Hydra's command line reads it: within quotes only a quote, and what stands before it, is escaped."""
+    if value is None:
+        return "null"
+    if OmegaConf.is_config(value):
+        return str(OmegaConf.to_container(value, resolve=True))
+    if isinstance(value, str):
+        return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value) + "'"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def folder_of(config: DictConfig, option: str) -> Path:

@@ -2,14 +2,17 @@
 
 import difflib
 import logging
+import re
 from collections.abc import Iterable
+
+HIDDEN = "***"  # in the place of a password
 
 
 class UserError(Exception):
     """A mistake that a user can mend. The text names the option, what was given and what would work."""
 
     def __init__(self, message: str):
-        super().__init__(printable(message))
+        super().__init__(printable(without_secrets(message)))
 
 
 class PrintableFormatter(logging.Formatter):
@@ -27,6 +30,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def without_secrets(text: str) -> str:
+    """The text without the user and password of any address in it."""
+    return re.sub(r"://[^/\s]+@", f"://{HIDDEN}@", text)
 
 
 def closest(given: str, choices: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,25 @@ from neurexp.errors import UserError, one_line
 
 class NotWritableError(UserError, OSError):
     """A file could not be written, which the user can mend, and whoever can do without the file may catch."""
+
+
+OLD = 24 * 3600  # seconds, after which a temporary file is that of a process which was killed
+
+
+def make_folder(folder: Path) -> None:
+    """The folder, if it is not there. Raises NotWritableError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotWritableError(f"run.outputs: {folder} cannot be made ({one_line(error)})") from error
+
+
+def remove_old(folder: Path) -> None:
+    """Temporary files that processes left which were killed a day ago or more."""
+    for left in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > OLD:
+                left.unlink()
 
 
 @contextmanager

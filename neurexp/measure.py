@@ -50,6 +50,7 @@ class Measurement:
     folder: Path  # for checkpoints
     clock: "Stopwatch"
     reads_text: bool
+    model: LanguageModel = field(init=False)
     report: Report | None = None
     reused: list[str] = field(default_factory=list)  # passes that an earlier run's stood for
     resumed: dict[str, int] = field(default_factory=dict)  # pass → batches that an interrupted process had done
@@ -83,7 +84,7 @@ class Measurement:
             return experiment.analyse()
 
     def _run_passes(self, experiment: Experiment, model: LanguageModel, prefix: str = "") -> None:
-        passes = experiment.passes(model, self.settings.dataset, self._cache)
+        passes, named = experiment.passes(model, self.settings.dataset, self._cache), dict[str, int]()
         try:
             while True:
                 with self.clock("prepare_text"):
@@ -91,7 +92,9 @@ class Measurement:
                 if wanted is None:
                     return
                 log.info("%s: %d tokens in %d sequences", wanted.what, wanted.tokens.count, len(wanted.tokens.valid))
-                self._run_or_reuse(wanted, model, f"{prefix}{wanted.what}")
+                name = f"{prefix}{wanted.what}"
+                named[name] = named.get(name, 0) + 1
+                self._run_or_reuse(wanted, model, name if named[name] == 1 else f"{name} {named[name]}")
         finally:
             passes.close()  # type: ignore[attr-defined]
 
@@ -101,11 +104,11 @@ class Measurement:
         with self.clock("load_model"):  # the hash of its weights, once
             key = capture_key(model, tokens, site, settings.device.batch_size)
             key |= {"plugin": hash_of_plugin(type(self.experiment))}
-        own = wanted.key(model) if processes.count() == 1 else None
-        if own is None:
-            self._run_pass(wanted, model, key | {"pass": name}, name)
+        key |= wanted.key(model)
+        if not wanted.kept or processes.count() > 1:
+            self._run_pass(wanted, model, key, name)
             return
-        store = StateStore(self._cache, key | own)
+        store = StateStore(self._cache, key)
         with store.lock():
             if settings.run.reuse and store.exists:
                 with self.clock("track"):
@@ -114,14 +117,13 @@ class Measurement:
                     log.info("%s: the statistics are an earlier pass's (run.reuse=false for a fresh one)", wanted.what)
                     self.reused.append(name)
                     return
-            reducers = self._run_pass(wanted, model, key | own, name)
+            reducers = self._run_pass(wanted, model, key, name)
             with self.clock("track"):
                 store.save(reducers)
 
     def _run_pass(self, wanted: Pass, model: LanguageModel, key: dict[str, Any], name: str) -> list[Reducer]:
         part = f"-{processes.rank()}of{processes.count()}" if processes.count() > 1 else ""
         short = re.sub(r"\W+", "-", name.lower()) + part
-        key = key | {"processes": processes.count()}
         checkpoints = None
         if wanted.splits or processes.rank() == 0:
             checkpoints = Checkpoints(self.folder, short, key, self.settings.run.checkpoint_every)

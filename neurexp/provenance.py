@@ -1,58 +1,64 @@
 """What a run must say about itself so that it can be repeated: versions, code, command. Knows no model and no text."""
 
 import hashlib
-import inspect
 import os
 import platform
 import re
 import shlex
+import site
 import subprocess
 import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from neurexp.errors import without_secrets
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "neurexp", "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "mlflow", "hydra-core",
     "safetensors", "matplotlib",
 )  # fmt: skip
 
-HIDDEN = "***"  # in the place of a password
+ARITHMETIC = re.compile("OMP_|MKL_|KMP_|ONEDNN_|DNNL_|CUBLAS_|ATEN_")  # variables that change how numbers are added
 
 
 def of_process() -> dict[str, Any]:
     """Package versions, Python and machine, the code, the command line and the folder that it was typed in.
 
-    `git_diff` is what the checkout's package and configuration have that `git_commit` has not, as `git diff` says it.
+    `git_diff` is what the checkout's package and configuration have that `git_commit` has not, for `git apply`.
     """
     folder = Path(__file__).resolve().parent.parent
     commit = _git(folder, "rev-parse", "HEAD") if (folder / ".git").exists() else None
+    difference = _difference(folder) if commit else None
     return {
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "git_commit": commit,
-        "git_dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")) if commit else None,
-        "git_diff": _git(folder, "diff", "HEAD", "--", "neurexp/*.py", "conf") if commit else None,
+        "git_commit": commit and commit.strip(),
+        "git_dirty": bool(difference or _git(folder, "status", "--porcelain", "-uno")) if commit else None,
+        "git_diff": difference,
         "code_hash": hash_of_code(),
         "command_line": without_secrets(shlex.join([Path(sys.executable).name, "-m", "neurexp", *sys.argv[1:]])),
         "working_folder": str(Path.cwd()),
     }
 
 
-def of_arithmetic() -> dict[str, Any]:
-    """What the last bits of a result hang on, beside the machine: PyTorch's threads and flags, and its environment."""
+def of_arithmetic(device: "torch.device") -> dict[str, Any]:
+    """What the last bits of a result on a device hang on: it, PyTorch's threads and flags, and the environment."""
     import torch
 
-    variables = re.compile("OMP_|MKL_|KMP_|ONEDNN_|DNNL_|CUBLAS_|ATEN_|CUDA_VISIBLE_DEVICES")
+    of_device = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "device_kind": f"{device.type} {of_device}",
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "environment": {name: value for name, value in sorted(os.environ.items()) if variables.match(name)},
+        "environment": {name: value for name, value in sorted(os.environ.items()) if ARITHMETIC.match(name)},
     }
 
 
@@ -66,17 +72,19 @@ def hash_of_code() -> str:
 
 
 def hash_of_plugin(plugin: type) -> str | None:
-    """SHA-256 over the modules outside this package that a class and its bases are written in; None where none is."""
+    """SHA-256 over the modules outside this package that a class comes from; None where there are none.
+
+    Those are its own and its bases', what else of their packages is imported, and modules in the same folders.
+    """
     package = Path(__file__).resolve().parent
-    classes = [one for one in plugin.__mro__ if one.__module__.split(".")[0] not in sys.stdlib_module_names]
-    files = {Path(inspect.getfile(one)).resolve() for one in classes}
-    outside = sorted(file for file in files if not file.is_relative_to(package))
+    roots = {one.__module__.split(".")[0] for one in plugin.__mro__} - {"neurexp", *sys.stdlib_module_names}
+    loaded = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    loaded = {name: file for name, file in loaded.items() if file and Path(file).is_file()}
+    files = {Path(file).resolve() for name, file in loaded.items() if name.split(".")[0] in roots}
+    folders = {file.parent for file in files} - {Path(path).resolve() for path in site.getsitepackages()}
+    files |= {Path(file).resolve() for file in loaded.values() if Path(file).resolve().parent in folders}
+    outside = sorted(file for file in files if not file.is_relative_to(package) and file.suffix == ".py")
     return hashlib.sha256(b"".join(file.read_bytes() for file in outside)).hexdigest() if outside else None
-
-
-def without_secrets(text: str) -> str:
-    """The text without the user and password of any address in it."""
-    return re.sub(r"://[^/@\s]+@", f"://{HIDDEN}@", text)
 
 
 def hash_of_tokenizer(tokenizer) -> str:
@@ -93,9 +101,18 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def _difference(folder: Path) -> str:
+    """From the commit to what lies there, new files included."""
+    where = ("--", "neurexp/*.py", "conf")
+    new = (_git(folder, "ls-files", "-z", "--others", "--exclude-standard", *where) or "").split("\0")
+    parts = [_git(folder, "diff", "HEAD", *where)]
+    parts += [_git(folder, "diff", "--no-index", "--", os.devnull, file, fine=(0, 1)) for file in new if file]
+    return without_secrets("".join(part or "" for part in parts))
+
+
+def _git(folder: Path, *arguments: str, fine: tuple[int, ...] = (0,)) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.decode("utf-8", "replace") if done.returncode in fine else None

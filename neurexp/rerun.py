@@ -18,13 +18,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from neurexp.config import CONFIG_FOLDER, register_schema
-from neurexp.errors import UserError, one_line
-from neurexp.provenance import HIDDEN
-from neurexp.resume import options_of
+from neurexp.config import CONFIG_FOLDER, explain, flat, quoted, register_schema
+from neurexp.errors import HIDDEN, UserError, one_line
+from neurexp.provenance import ARITHMETIC
 from neurexp.tracking import summary_of
 
 # What may differ between two runs of the same: when and where, not what
@@ -68,7 +68,7 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
     wanted = _config_of(folder)
     arguments = arguments_of(folder, wanted, facts)
     if uri is not None:
-        arguments.append(f"tracking.uri={_quoted(uri)}")
+        arguments.append(f"tracking.uri={quoted(uri)}")
     elif HIDDEN in str(wanted.tracking.uri):
         raise UserError(f"{folder}: the password of {wanted.tracking.uri} is not kept; give --uri=ADDRESS")
     beside = home / Path(wanted.run.outputs).expanduser() / wanted.experiment.name
@@ -76,10 +76,10 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
     command = [sys.executable, "-m"]
     if facts["processes"] > 1:
         command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={facts['processes']}", "-m"]
-    command += ["neurexp", *arguments, f"hydra.run.dir={_quoted(str(again))}"]
+    command += ["neurexp", *arguments, f"hydra.run.dir={quoted(str(again))}"]
     print(f"In {home}: {shlex.join(['python', *command[1:]])}\n", flush=True)
-    environment = {name: value for name, value in facts["environment"].items() if name != "CUDA_VISIBLE_DEVICES"}
-    if subprocess.run(command, cwd=home, env=os.environ | environment, check=False).returncode != 0:
+    surroundings = {name: value for name, value in os.environ.items() if not ARITHMETIC.match(name)}
+    if subprocess.run(command, cwd=home, env=surroundings | facts["environment"], check=False).returncode != 0:
         raise UserError(f"{folder}: the run failed this time")
     after = summary_of(again)
     causes = [*_unequal(_known(facts), _known(after["provenance"]))]
@@ -109,23 +109,15 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
     if facts["dataset"]["source"] == "hub":
         pinned["dataset.revision"] = facts["dataset"]["resolved"]
     register_schema()
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        today, then = options_of(compose("config", arguments)), options_of(wanted)
-    for name in sorted(today | then):
-        if today.get(name) != then.get(name):
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            today, then = flat(compose("config", arguments)), flat(wanted)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{folder}: its options are none of today's ({explain(error)})") from error
+    for name in sorted(then):  # what there was not then has no value to give
+        if today.get(name) != then[name] and not name.startswith(("run.", "tracking.")):
             pinned.setdefault(name, OmegaConf.select(wanted, name))
-    return arguments + [f"++{name}={_quoted(value)}" for name, value in pinned.items()]
-
-
-def _quoted(value: Any) -> str:
-    """A value as Hydra's command line reads it."""
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    if OmegaConf.is_config(value):
-        return str(OmegaConf.to_container(value, resolve=True))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return arguments + [f"++{name}={quoted(value)}" for name, value in pinned.items()]
 
 
 def _folder_of(run: str, uri: str | None, copy: Path) -> Path:

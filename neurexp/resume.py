@@ -10,7 +10,7 @@ import logging
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, open_dict, read_write
 
-from neurexp.config import flat, folder_of
+from neurexp.config import flat, folder_of, quoted
 from neurexp.engine import processes
-from neurexp.errors import UserError, one_line
-from neurexp.files import write_json
+from neurexp.errors import UserError, one_line, printable, without_secrets
+from neurexp.files import whole_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +30,13 @@ CHECKPOINTS = "checkpoint_*"
 # Options that change no result
 FREE = ("run.resume", "run.checkpoint_every", "run.outputs", "run.reuse", "tracking.backend", "tracking.uri")
 SHOWN = 3  # differences that are named
+PATIENCE = 2  # seconds for a folder that another process only looks at
 
 
 def options_of(config: DictConfig) -> dict[str, str]:
     """Every option that a result depends on."""
-    return {name: value for name, value in flat(config).items() if name not in FREE}
+    options = {name: value for name, value in flat(config).items() if name not in FREE}
+    return options | {"--nproc-per-node": str(processes.count())}  # the sum of parts is another in its last bits
 
 
 def differences(there: dict[str, str], here: dict[str, str]) -> str:
@@ -58,7 +60,7 @@ def choose_folder(config: DictConfig) -> None:
     if resume and not any(text.startswith("hydra.run.dir=") for text in config.hydra.overrides.hydra):
         found, reason = _latest(folder.parent, here)
         if found is None:
-            print(f"run.resume=true: {reason}; a fresh run starts")
+            print(printable(f"run.resume=true: {reason}; a fresh run starts"))
             return
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.run.dir = str(found)
@@ -68,7 +70,7 @@ def choose_folder(config: DictConfig) -> None:
         if (folder / "summary.json").exists():
             raise UserError(f"hydra.run.dir={folder}: holds a finished run; choose another folder")
         if resume:
-            print(f"run.resume=true: {folder} holds no unfinished run; a fresh run starts")
+            print(printable(f"run.resume=true: {folder} holds no unfinished run; a fresh run starts"))
     elif is_held(folder):
         raise UserError(f"hydra.run.dir={folder}: another process is at work in it")
     elif not resume and (any(folder.glob(CHECKPOINTS)) or (folder / "summary.json").exists()):
@@ -77,9 +79,29 @@ def choose_folder(config: DictConfig) -> None:
         _check_same(folder, note, here)
 
 
-def how(folder: Path) -> str:
-    """What a person adds to the same command to go on with a run."""
-    return f"run.resume=true {shlex.quote(f'hydra.run.dir={folder}')}"
+def how(folder: Path, option: str = "hydra.run.dir") -> str:
+    """What a person adds to the same command to go on with a run, or with a sweep."""
+    return printable(f"run.resume=true {shlex.quote(f'{option}={quoted(str(folder))}')}")
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether there is something left to do in a run folder."""
+    return (folder / NOTE).exists()
+
+
+def forget(folder: Path) -> None:
+    """All that is left to do in a run folder has been done."""
+    (folder / NOTE).unlink(missing_ok=True)
+    (folder / LOCK).unlink(missing_ok=True)
+
+
+def redact(folder: Path) -> None:
+    """Takes the passwords of addresses out of what Hydra wrote down: it goes to MLflow, where others read it."""
+    for file in folder.glob("*.yaml"):
+        text = file.read_text("utf-8")
+        if text != without_secrets(text):
+            with whole_file(file) as temporary:
+                temporary.write_text(without_secrets(text), "utf-8")
 
 
 @dataclass
@@ -102,8 +124,7 @@ class Progress:
 
     def all_is_done(self) -> None:
         """The run is logged as well, or will be by another command."""
-        (self.folder / NOTE).unlink(missing_ok=True)
-        (self.folder / LOCK).unlink(missing_ok=True)
+        forget(self.folder)
 
 
 @contextmanager
@@ -113,7 +134,7 @@ def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
     Raises:
         UserError: another process holds it, or it is to go on but was begun with other options.
     """
-    lock = FileLock(folder / LOCK, blocking=False)
+    lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:
         lock.acquire()
     except Timeout:
@@ -125,8 +146,8 @@ def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
             progress.remember()
         else:
             _check_same(folder, note, here)
-            for left in [*folder.glob(".*.tmp"), *folder.glob("figures/.*.tmp")]:  # of a process that was killed
-                left.unlink()
+            for left in [*folder.glob(".*.tmp"), *folder.glob("figures/.*.tmp"), *folder.glob("traceback.txt")]:
+                left.unlink()  # of a process that was killed, or failed
             log.info(
                 "Going on with the run of %s in %s", time.strftime("%F %T", time.localtime(note["started"])), folder
             )
@@ -137,7 +158,10 @@ def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
 
 def _latest(runs: Path, here: dict[str, str]) -> tuple[Path | None, str]:
     """The unfinished run with these options that was begun last, of those that nobody is at work in; or why none is."""
-    notes = [(file.parent, read_note(file.parent)) for file in runs.glob(f"*/{NOTE}")]
+    notes = []
+    for file in runs.glob(f"*/{NOTE}"):
+        with suppress(UserError, OSError):  # a folder that cannot be read is not the one
+            notes.append((file.parent, read_note(file.parent)))
     begun = sorted([(note["started"], folder, note) for folder, note in notes if note is not None], reverse=True)
     begun = [(folder, note) for _, folder, note in begun if not is_held(folder)]
     for folder, note in begun:
@@ -161,7 +185,10 @@ def is_held(folder: Path) -> bool:
 def read_note(folder: Path) -> dict[str, Any] | None:
     """What `checkpoint.json` of a run folder says, or None where there is none."""
     try:
-        return json.loads((folder / NOTE).read_text("utf-8"))
+        note = json.loads((folder / NOTE).read_text("utf-8"))
+        if not (isinstance(note, dict) and {"options", "started"} <= note.keys()):
+            raise ValueError("it is of another kind")
+        return note
     except OSError:  # not there; or no folder at all, which is told when it is made
         return None
     except ValueError as error:

@@ -7,17 +7,15 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from neurexp import resume
+from neurexp import files, resume
 from neurexp import sweep as sweeps
 from neurexp.config import Backend, Config, Source, Weights, checked, flat, typed_options
 from neurexp.engine import processes
-from neurexp.errors import UserError, one_line
-from neurexp.files import whole_file
-from neurexp.provenance import without_secrets
+from neurexp.errors import UserError, one_line, without_secrets
 
 if TYPE_CHECKING:
     from neurexp.measure import Measurement
@@ -49,9 +47,10 @@ def run(
     if options.control == "random" and settings.model.weights is Weights.random:
         raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
 
-    from neurexp import tracking
+    from neurexp import provenance, tracking
     from neurexp.experiments.base import Setting
     from neurexp.measure import Measurement, prepare_device
+    from neurexp.text import sources
 
     clock = tracking.Stopwatch()
     prepare_device(settings)
@@ -67,30 +66,38 @@ def run(
     experiment = plugin(options, setting)
     processes.connect()
     if processes.rank() > 0:
-        shared = Path(processes.told(""))
-        if plugin.splits:
-            Measurement(settings, experiment, shared, clock, _reads_text(settings)).run()
+        shared = processes.told("")
+        if shared and plugin.splits:
+            Measurement(settings, experiment, Path(shared), clock, _reads_text(settings)).run()
         processes.leave()
         return
     with resume.at_work(folder, config) as progress:
-        _redact(folder / ".hydra")
-        processes.told(str(folder.resolve()))
-        if (folder / "summary.json").exists():  # of a process that was ended while it logged
+        resume.redact(folder / ".hydra")
+        is_whole = (folder / "summary.json").exists()  # and the process was ended while it logged
+        processes.told("" if is_whole else str(folder.resolve()))
+        if is_whole:
+            processes.leave()
+            progress.results_are_whole()
             if settings.tracking.backend is not Backend.off:
                 tracking.log_later(folder, settings.tracking.uri)
             progress.all_is_done()
             return
+        facts = provenance.of_process() | {
+            "dataset": sources.identity(settings.dataset) if _reads_text(settings) else {"source": "none"}
+        }
         outputs = Path(settings.run.outputs).expanduser().resolve()
         with clock("track"):
             parent = None if sweep is None else sweeps.parent(settings.tracking, outputs, options.name, sweep)
             known = progress.note.get("run_id")
             name = f"{setting}, {among}" if among else str(setting)
-            tracker = tracking.start(settings.tracking, outputs, options.name, name, flat(config), parent, known)
-        progress.remember(run_id=tracker.run_id)
+            tracker = tracking.start(
+                settings.tracking, outputs, options.name, name, flat(config), folder, parent, known, progress.resumed
+            )
+        progress.remember(run_id=tracker.run_id or known)
         try:
             measurement = Measurement(settings, experiment, folder, clock, _reads_text(settings)).run()
             processes.leave()
-            _write(measurement, tracker)
+            _write(measurement, resume.options_of(config), facts, tracker)
             progress.results_are_whole()
             untracked = _log(folder, tracker, clock)
         except BaseException as error:
@@ -100,26 +107,20 @@ def run(
                 else:
                     tracker.finish("FAILED", f"{type(error).__name__}: {error}")
             raise
-        progress.all_is_done()
+        if not untracked:
+            progress.all_is_done()
     _tell(measurement, tracker)
     if untracked:
         raise UserError(untracked)
 
 
-def _redact(folder: Path) -> None:
-    """Takes the passwords of addresses out of what Hydra wrote down: it goes to MLflow, where others read it."""
-    for file in folder.glob("*.yaml"):
-        text = file.read_text("utf-8")
-        if text != without_secrets(text):
-            with whole_file(file) as temporary:
-                temporary.write_text(without_secrets(text), "utf-8")
+def _write(measurement: "Measurement", options: dict[str, str], begun: dict[str, Any], tracker: "Tracker") -> None:
+    """Everything into the run folder; `summary.json` comes last, and makes it a result.
 
-
-def _write(measurement: "Measurement", tracker: "Tracker") -> None:
-    """Everything into the run folder; `summary.json` comes last, and makes it a result."""
-    from neurexp import files, provenance, tracking
+    `begun` is what is known of the code and the text since before the pass.
+    """
+    from neurexp import provenance, tracking
     from neurexp.measure import MOST_TOKENS_WRITTEN
-    from neurexp.text import sources
 
     experiment, settings, model = measurement.experiment, measurement.settings, measurement.model
     report, folder, clock = measurement.report, measurement.folder, measurement.clock
@@ -134,19 +135,18 @@ def _write(measurement: "Measurement", tracker: "Tracker") -> None:
             arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
             files.write_tensors(folder / "tokens.safetensors", arrays)
         dtype = str(network.dtype).removeprefix("torch.")
-        facts = provenance.of_process() | {
+        facts = begun | {
             "model_revision": model.revision,
             "model_weights": model.weights,
             "model_hash": model.weights_hash,
             "tokenizer_hash": provenance.hash_of_tokenizer(model.tokenizer),
-            "dataset": sources.identity(settings.dataset) if measurement.reads_text else {"source": "none"},
             "token_hash": tokens.hash,
             "seed": settings.run.seed,
             "dtype": dtype,
             "batch_size": settings.device.batch_size,
             "processes": processes.count(),
             "fast_forward": model.fast,
-            **provenance.of_arithmetic(),
+            **provenance.of_arithmetic(network.device),
             "reused": measurement.reused,
             "resumed": measurement.resumed,
             "plugin_hash": provenance.hash_of_plugin(type(experiment)),
@@ -165,6 +165,7 @@ def _write(measurement: "Measurement", tracker: "Tracker") -> None:
         "over_layers": report.over_layers,
         "findings": report.findings,
         "metrics": report.metrics,
+        "options": options,
         "provenance": facts,
         "mlflow_run_id": tracker.run_id,
         "timings": clock.seconds(),
@@ -174,7 +175,7 @@ def _write(measurement: "Measurement", tracker: "Tracker") -> None:
 
 def _log(folder: Path, tracker: "Tracker", clock: "Stopwatch") -> str | None:
     """The whole folder into MLflow. Where MLflow fails nothing is lost: what to do then."""
-    from neurexp import files, tracking
+    from neurexp import tracking
 
     try:
         with clock("track"):
@@ -236,6 +237,6 @@ def _tell(measurement: "Measurement", tracker: "Tracker") -> None:
     log.info("Run folder: %s", near if not near.startswith("..") else folder)
     log.info("Figures:    %s", ", ".join(f"figures/{name}" for name in figures))
     if tracker.run_id:
-        log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
+        log.info("MLflow:     run %s; open with: %s", tracker.run_id, without_secrets(tracker.where))
     seconds = measurement.clock.seconds().items()
     log.info("Seconds:    %s", ", ".join(f"{stage} {value:.1f}" for stage, value in seconds))

@@ -5,25 +5,33 @@ experiment; imports nothing heavy until a sweep ends.
 """
 
 import json
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from neurexp.config import Backend, TrackingConfig
-from neurexp.errors import one_line
+from neurexp.errors import UserError, one_line, printable
 
 PARENT = "parent.json"
 FAILED = "failed.txt"  # a line per job that failed
+LOCK = ".sweep.lock"
+SET_ASIDE = ".hydra_of_then"
+
+_held: list[Any] = []  # the lock of the sweep under way in this process
 
 
 def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path) -> str | None:
     """The MLflow run that the jobs of the sweep in `folder` belong to; the first job to ask makes it."""
-    from filelock import FileLock
-
     from neurexp import tracking
     from neurexp.files import write_json
 
     if config.backend is Backend.off:
         return None
+    from filelock import FileLock
+
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / PARENT
     with FileLock(folder / ".parent.lock"):
@@ -33,9 +41,44 @@ def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path)
         return json.loads(file.read_text("utf-8"))["run_id"]
 
 
-def go_on(folder: Path) -> None:
-    """A sweep that was cut short goes on in its folder: what failed then is tried again."""
+def begin(folder: Path) -> None:
+    """Takes the sweep's folder for this process. A sweep that goes on tries what failed again, and no more.
+
+    Raises:
+        UserError: another process is at work in it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"hydra.sweep.dir={folder}: another process is at work in it") from None
+    _held.append(lock)  # until this process ends
     (folder / FAILED).unlink(missing_ok=True)
+    for job in folder.glob("*/summary.json"):
+        if not (job.parent / SET_ASIDE).exists():  # Hydra is about to write over the options of what was done
+            with suppress(OSError):
+                (job.parent / ".hydra").rename(job.parent / SET_ASIDE)
+
+
+def is_done(job: Path, config: DictConfig) -> bool:
+    """Whether a job was done when the sweep was cut short.
+
+    Raises:
+        UserError: one of this number was, but with other options.
+    """
+    from neurexp import resume
+
+    if not (job / "summary.json").exists() or resume.is_unfinished(job):
+        return False
+    there = json.loads((job / "summary.json").read_text("utf-8")).get("options", {})
+    if different := resume.differences(there, resume.options_of(config)):
+        raise UserError(
+            f"run.resume=true: job {job.name} was done with other options ({different}); give the same sweep"
+        )
+    return True
 
 
 def note_failure(folder: Path, job: str, message: str) -> None:
@@ -57,9 +100,13 @@ def finish(folder: Path, status: str | None = None) -> None:
         folder: of the sweep.
         status: of the parent; unless given FINISHED, or FAILED if a job failed.
     """
-    from neurexp import tracking
+    from neurexp import resume, tracking
     from neurexp.files import write_json
 
+    for kept in folder.glob(f"*/{SET_ASIDE}"):
+        shutil.rmtree(kept.parent / ".hydra", ignore_errors=True)
+        kept.rename(kept.parent / ".hydra")
+    resume.redact(folder)
     failed = failures(folder)
     known = json.loads((folder / PARENT).read_text("utf-8")) if (folder / PARENT).exists() else None
     tracker = tracking.Tracker() if known is None else tracking.MlflowTracker(known["uri"], known["run_id"])
@@ -81,12 +128,12 @@ def finish(folder: Path, status: str | None = None) -> None:
         for name in ("summary.json", "layers.parquet", "columns.md", "figures", "multirun.yaml"):
             if (folder / name).exists():
                 tracker.log_folder(folder / name, "figures" if name == "figures" else None)
-        print("\n" + "".join(f"  • {line}\n" for line in report.findings))
+        print("\n" + "".join(f"  • {printable(line)}\n" for line in report.findings))
         print(f"Sweep:      {folder}: {len(finished)} jobs finished, {len(failed)} failed")
         if known is not None:
             print(f"MLflow:     parent run {tracker.run_id}; open with: {known['where']}")
     if status is not None or failed or not finished:
-        print(f"What did not finish: add run.resume=true hydra.sweep.dir={folder} to try it again")
+        print(f"What did not finish: add {resume.how(folder, 'hydra.sweep.dir')} to try it again")
     if known is not None:
         _end_jobs_left(folder, known["uri"], status)
     reason = "; ".join(line.replace("\t", ": ") for line in failed)
@@ -97,7 +144,7 @@ def _end_jobs_left(folder: Path, uri: str, status: str | None) -> None:
     """Ends the MLflow runs of jobs whose process was killed before it could: parallel launchers kill theirs."""
     from neurexp import resume, tracking
 
-    for note in folder.glob("*/checkpoint.json"):
+    for note in folder.glob(f"*/{resume.NOTE}"):
         run_id = (resume.read_note(note.parent) or {}).get("run_id")
         if run_id is not None and not resume.is_held(note.parent):
             job = tracking.MlflowTracker(uri, run_id)

@@ -23,9 +23,8 @@ from filelock import FileLock
 from omegaconf.errors import OmegaConfBaseException
 
 from neurexp.config import Backend, TrackingConfig
-from neurexp.errors import UserError, one_line
+from neurexp.errors import HIDDEN, UserError, one_line, without_secrets
 from neurexp.files import whole_file, write_json, write_table, write_tensors
-from neurexp.provenance import HIDDEN
 from neurexp.report import Report, Table
 
 log = logging.getLogger(__name__)
@@ -110,9 +109,10 @@ class MlflowTracker(Tracker):
         experiment: str,
         name: str,
         parameters: dict[str, str],
+        folder: Path | None,
         parent: str | None,
     ) -> "MlflowTracker":
-        """A new run, RUNNING from now on; a child of `parent` if that is given."""
+        """A new run of what is in `folder`, RUNNING from now on; a child of `parent` if that is given."""
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -124,6 +124,7 @@ class MlflowTracker(Tracker):
         else:
             identifier = found.experiment_id
         tags = {} if parent is None else {"mlflow.parentRunId": parent}
+        tags |= {} if folder is None else {"run_folder": str(folder)}
         run = client.create_run(identifier, run_name=name, tags=tags)
         values = (Param(name, value[:6000]) for name, value in parameters.items())
         for chunk in _chunks(values, 100):
@@ -191,8 +192,10 @@ def start(
     experiment: str,
     run_name: str,
     parameters: dict[str, str],
+    folder: Path | None = None,
     parent: str | None = None,
     run_id: str | None = None,
+    goes_on: bool = False,
 ) -> Tracker:
     """Opens the tracker that the config asks for.
 
@@ -202,7 +205,9 @@ def start(
         experiment, run_name: how MLflow lists the run.
         parameters: the resolved config, flat.
         parent: id of the run that this one is a child of.
+        folder: the run folder.
         run_id: of a run that goes on, if the store still knows it.
+        goes_on: a run in this folder was begun before; its process may have ended before it could note an id.
 
     Raises:
         UserError: the store cannot be opened or the server does not answer.
@@ -223,9 +228,10 @@ def start(
             if config.uri is None:
                 with (outputs / "mlflow.db").open("ab"):  # what cannot be opened MLflow would try for a minute
                     pass
+            run_id = run_id or (_begun_in(uri, experiment, folder) if goes_on and folder is not None else None)
             if run_id is not None and (tracker := MlflowTracker(uri, run_id)).goes_on():
                 return tracker
-            return MlflowTracker.begin(uri, artifacts, experiment, run_name, parameters, parent)
+            return MlflowTracker.begin(uri, artifacts, experiment, run_name, parameters, folder, parent)
     except Exception as error:
         option = f"run.outputs={outputs}" if config.uri is None else f"tracking.uri={config.uri}"
         raise UserError(f"{option}: MLflow cannot be opened there ({one_line(error)}); tracking=off works") from error
@@ -298,7 +304,7 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
     note = folder.resolve().parent / "parent.json"  # of the sweep that it is a job of
     parent = json.loads(note.read_text("utf-8"))["run_id"] if note.exists() else None
     tracking, known = TrackingConfig(Backend.mlflow, uri), summary["mlflow_run_id"]
-    tracker = start(tracking, outputs, name, summary["setting"], flat(config), parent, known)  # type: ignore[arg-type]
+    tracker = start(tracking, outputs, name, summary["setting"], flat(config), folder.resolve(), parent, known, True)  # type: ignore[arg-type]
     try:
         if tracker.run_id != known:
             write_json(folder / "summary.json", summary | {"mlflow_run_id": tracker.run_id})
@@ -306,8 +312,21 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
         tracker.finish("FINISHED")
     except Exception as error:
         raise UserError(f"tracking: MLflow did not take the run ({one_line(error)})") from error
-    log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
+    log.info("MLflow:     run %s; open with: %s", tracker.run_id, without_secrets(tracker.where))
     return tracker
+
+
+def _begun_in(uri: str, experiment: str, folder: Path) -> str | None:
+    """The id of the unfinished run that was begun in a run folder."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    if (found := client.get_experiment_by_name(experiment)) is None or "'" in str(folder):
+        return None
+    runs = client.search_runs(
+        [found.experiment_id], f"tags.run_folder = '{folder}' and attributes.status != 'FINISHED'"
+    )
+    return runs[0].info.run_id if runs else None
 
 
 def _chunks(items: Iterable, size: int) -> Iterator[list]:
@@ -339,6 +358,8 @@ class Stopwatch:
 
 def main() -> None:
     """`python -m neurexp.tracking RUN_FOLDER`."""
+    from neurexp import resume
+
     parser = argparse.ArgumentParser("python -m neurexp.tracking", description="Logs finished runs into MLflow later.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="of finished runs")
     parser.add_argument("--uri", help="of an MLflow server or store; that of the run's own config if not given")
@@ -350,7 +371,7 @@ def main() -> None:
             log_later(folder, arguments.uri)
         except UserError as error:
             sys.exit(f"error: {error}")
-        (folder / "checkpoint.json").unlink(missing_ok=True)  # nothing of it is left to do
+        resume.forget(folder)
 
 
 if __name__ == "__main__":

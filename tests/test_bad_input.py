@@ -18,7 +18,7 @@ from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig
 
-from neurexp.provenance import without_secrets
+from neurexp.errors import without_secrets
 
 MINI = ("model=mini", "dataset=pydoc", "tracking=off")
 

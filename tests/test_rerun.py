@@ -43,6 +43,7 @@ def rerun(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_to_the_bit_from_anywhere(once, tmp_path):
     process = rerun(tmp_path, str(once / "once"), f"--into={tmp_path / 'again'}")
     assert process.returncode == 0, process.stdout + process.stderr

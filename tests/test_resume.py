@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 from conftest import NO_HUB, environment
+from filelock import FileLock
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from neurexp import resume
+from neurexp.cli import _discard_if_empty
 from neurexp.engine.checkpoint import _hash
 
 # Long enough to be killed in, 131 batches: a second or two on an idle machine
@@ -113,6 +115,7 @@ def test_a_killed_run_goes_on_in_its_folder_and_its_mlflow_run(whole, quick_cli,
     assert logged == {path.name for path in run.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_named_goes_on_and_other_options_are_refused_by_name(whole, quick_cli, tmp_path):
     run = kill_in_the_pass(tmp_path, *LONG)
     (tmp_path / "outputs" / "token_length" / "newer").mkdir()  # an unfinished run of other options
@@ -218,6 +221,17 @@ def test_a_run_that_was_ended_while_it_was_logged_is_logged_and_not_run_again(qu
     assert not list(run.glob("checkpoint*"))
 
 
+def test_a_run_that_only_began_is_not_taken_from_the_process_at_work_in_it(tmp_path):
+    """The second of two commands that start at once finds the folder taken, and must leave it."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "checkpoint.json").write_text('{"options": {}, "started": 1.0}')
+    with FileLock(tmp_path / "checkpoint.lock"):
+        _discard_if_empty(tmp_path)
+        assert (tmp_path / "checkpoint.json").exists()
+    _discard_if_empty(tmp_path)
+    assert not tmp_path.exists()
+
+
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_half_file(whole, quick_cli, tmp_path):
     process = start(tmp_path, *LONG)
@@ -280,11 +294,11 @@ def test_processes_of_torchrun_go_on_likewise(tmp_path):
     process = start(tmp_path, *LONG, "hydra.run.dir=whole", command=command)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    process = start(tmp_path, *LONG, "hydra.run.dir=killed", command=command)
+    process = start(tmp_path, *LONG, f"hydra.run.dir={tmp_path}/killed", command=command)
     wait_for(lambda: len({file.name[:20] for file in tmp_path.glob("killed/checkpoint_*.safetensors")}) == 2, process)
-    subprocess.run(["pkill", "-9", "-f", "hydra.run.dir=killed"], check=False)  # torchrun and its workers
+    subprocess.run(["pkill", "-9", "-f", f"hydra.run.dir={tmp_path}/killed"], check=False)  # torchrun and its workers
     process.communicate()
-    process = start(tmp_path, *LONG, "hydra.run.dir=killed", "run.resume=true", command=command)
+    process = start(tmp_path, *LONG, f"hydra.run.dir={tmp_path}/killed", "run.resume=true", command=command)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "Going on with the run of" in output

@@ -115,6 +115,13 @@ def test_a_sweep_goes_on_with_the_jobs_that_did_not_finish(cli, tmp_path):
     assert (tmp_path / "sweep" / "1" / "summary.json").exists()
     assert runs_in(tmp_path / "outputs") == ("FINISHED", ["FINISHED"] * 3)
 
+    jobs = [tmp_path / "sweep" / "0", tmp_path / "sweep" / "1"]
+    options = [(file / ".hydra" / "overrides.yaml").read_text("utf-8") for file in jobs]
+    process = cli("-m", *CHEAP, "experiment.layer=1,0", "hydra.sweep.dir=sweep", "run.resume=true")
+    assert process.returncode == 1
+    assert "job 0 was done with other options (experiment.layer=0 there, 1 here)" in process.stderr
+    assert options == [(file / ".hydra" / "overrides.yaml").read_text("utf-8") for file in jobs]
+
 
 @pytest.mark.slow
 def test_an_interrupted_sweep_of_parallel_processes_leaves_its_runs_killed_and_goes_on(cli, tmp_path):

@@ -17,7 +17,7 @@ from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError
 from neurexp.files import whole_file, write_json, write_table
 from neurexp.report import Report
-from neurexp.run import _redact
+from neurexp.resume import redact
 from neurexp.tracking import Stopwatch, Tracker, log_later, start, write_report
 
 with warnings.catch_warnings():
@@ -288,7 +288,7 @@ def test_the_stopwatch_adds_up_repeated_stages_and_stops_on_an_error():
 def test_passwords_do_not_stay_in_what_hydra_wrote_down_and_mlflow_gets(tmp_path):
     (tmp_path / "config.yaml").write_text("tracking:\n  uri: https://me:secret@host/x\nrun:\n  seed: 0\n", "utf-8")
     (tmp_path / "overrides.yaml").write_text("- tracking.uri=https://me:secret@host/x\n", "utf-8")
-    _redact(tmp_path)
+    redact(tmp_path)
     assert (tmp_path / "config.yaml").read_text() == "tracking:\n  uri: https://***@host/x\nrun:\n  seed: 0\n"
     assert (tmp_path / "overrides.yaml").read_text() == "- tracking.uri=https://***@host/x\n"
 

@@ -38,7 +38,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, name: str, key: dict[str, Any], every: float):
         """`key` is all that the states depend on, `every` so many seconds one is written; 0: never."""
-        self._folder, self._prefix, self._key, self._every = folder, f"checkpoint_{name}_", key, every
+        self._folder, self._prefix, self._every = folder, f"checkpoint_{name}_", every
+        self._key = json.loads(json.dumps(key))  # as it is read back
         self._last, self._cost = time.monotonic(), 0.0
         self.resumed_at = 0  # batches that need not be run again
 

@@ -6,9 +6,12 @@ one machine our sockets are on loopback. Knows no experiment.
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from neurexp.errors import UserError
 
 if TYPE_CHECKING:
     from neurexp.engine.reducers import Reducer
@@ -45,20 +48,31 @@ def connect() -> None:
 
 
 def told(text: str) -> str:
-    """The text of process 0, in every process."""
+    """The text of process 0, in every process. Raises UserError if process 0 ended before."""
     if count() == 1:
         return text
-    if rank() > 0:
-        return _receive(0).decode()
-    for other in range(1, count()):
-        _send(text.encode(), other)
+    with _together():
+        if rank() > 0:
+            return _receive(0).decode()
+        for other in range(1, count()):
+            _send(text.encode(), other)
     return text
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """What gloo says of a process that has ended is not what went wrong there."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError("torchrun: another process has ended before this one; its own message says why") from error
 
 
 def merge(reducers: "Sequence[Reducer]") -> None:
     """Merges every process's reducers into those of process 0, in the order of ranks. Does nothing where there is one.
 
     Raises:
+        UserError: another process ended before it had sent what it saw.
         ValueError: processes fixed different shifts or edges: they did not run the same model on the same text.
     """
     if count() == 1:
@@ -66,13 +80,16 @@ def merge(reducers: "Sequence[Reducer]") -> None:
     from safetensors.torch import load, save
 
     if rank() > 0:
-        for reducer in reducers:
-            _send(save(reducer.state()), 0)
+        with _together():
+            for reducer in reducers:
+                _send(save(reducer.state()), 0)
         return
     for source in range(1, count()):
         for reducer in reducers:
             other = copy.copy(reducer)
-            other.load(load(_receive(source)))
+            with _together():
+                state = _receive(source)
+            other.load(load(state))
             reducer.merge(other)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_states
@@ -22,7 +22,7 @@ from safetensors.torch import save_file as save_states
 
 from neurexp.engine.reducers import Reducer, joined_states, take_over
 from neurexp.errors import one_line
-from neurexp.files import whole_file, write_tensors
+from neurexp.files import NotWritableError, make_folder, remove_old, whole_file, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,21 @@ FORMAT = 1  # raised when what is stored comes to mean something else, so that t
 def _address(key: dict[str, Any]) -> str:
     """`key` names all that the stored depends on; it is hashed as JSON."""
     return hashlib.sha256(json.dumps({"format": FORMAT, **key}, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@contextmanager
+def _held(file: Path, what: str) -> Iterator[None]:
+    """A lock; says so when another process has it, for that may last as long as a pass."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        log.info("Another run is at %s: waiting for it (%s)", what, file)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class RowStore:
@@ -57,15 +72,18 @@ class RowStore:
         return found
 
     def save(self, layer: int, rows: np.ndarray) -> None:
-        """Stores one layer's rows; the file appears whole or not at all."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(self._file(layer), {"rows": rows})
+        """Stores one layer's rows; the file appears whole or not at all. Where it cannot, a warning says so."""
+        try:
+            make_folder(self._folder)
+            write_tensors(self._file(layer), {"rows": rows})
+        except NotWritableError as error:
+            log.warning("The rows could not be kept for later runs (%s)", one_line(error))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Held by the process that captures; released when it ends, however it ends."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / ".lock"):
+        make_folder(self._folder)
+        with _held(self._folder / ".lock", "the same capture"):
             yield
 
 
@@ -85,13 +103,13 @@ class StateStore:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Held by the process that runs the pass: of those that want the same, the others find it done."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._file.parent)
         lock = self._file.with_name(f".{self._file.name}.lock")
-        try:
-            with FileLock(lock):
+        with _held(lock, "the same pass"):
+            try:
                 yield
-        finally:
-            lock.unlink(missing_ok=True)  # at worst a pass is run twice
+            finally:
+                lock.unlink(missing_ok=True)  # while it is held: who waits for it notices, and makes it anew
 
     def load(self, reducers: Sequence[Reducer]) -> bool:
         """Gives each reducer its state of that pass; False, and nothing done, unless all of it is there and whole."""
@@ -115,14 +133,15 @@ class StateStore:
         Where it cannot be written a warning says so: the pass is worth more than its copy.
         """
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._file.parent)
             with whole_file(self._file) as path:
                 save_states(joined_states(reducers), path)
             self._make_room()
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             log.warning("The statistics could not be kept for later runs (%s)", one_line(error))
 
     def _make_room(self) -> None:
+        remove_old(self._file.parent)
         size = 0
         for file in sorted(self._file.parent.glob("statistics_*.safetensors"), key=_age):
             with suppress(FileNotFoundError):  # another process makes room as well

@@ -16,7 +16,7 @@ from neurexp.config import DatasetConfig
 from neurexp.engine.reducers import Reducer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import parse_layers
-from neurexp.provenance import hash_of_code, hash_of_tokenizer
+from neurexp.provenance import hash_of_code, hash_of_tokenizer, of_arithmetic
 from neurexp.report import Report
 from neurexp.text import sources
 from neurexp.text.tokens import Tokens, cached, pack
@@ -54,14 +54,12 @@ class Pass(ABC):
 
     what = "Text"  # it runs over, for the log
     splits: ClassVar[bool] = True  # over the processes of torchrun
+    kept: ClassVar[bool] = False  # its statistics may stand for the same pass of later runs
     tokens: Tokens
 
-    def key(self, model: LanguageModel) -> dict[str, Any] | None:
-        """All that the reducers' states depend on beside `capture_key`, so that a pass like it may stand for this one.
-
-        None: what the reducers see is never kept for other runs.
-        """
-        return None
+    @abstractmethod
+    def key(self, model: LanguageModel) -> dict[str, Any]:
+        """All that the reducers' states depend on beside `capture_key`, as JSON has it: layers, options, rows, …"""
 
     @abstractmethod
     def chosen_layers(self, model: LanguageModel) -> list[int]:
@@ -89,13 +87,11 @@ def capture_key(model: LanguageModel, tokens: Tokens, site: str, batch_size: int
         "code": hash_of_code(),
         "weights": model.weights_hash,
         "dtype": str(model.network.dtype),
-        "device": model.device.type,
         "fast": model.fast,
-        "precision": torch.get_float32_matmul_precision(),
         "site": site,
         "tokens": tokens.hash,
         "batch_size": batch_size,
-        "threads": torch.get_num_threads(),
+        "arithmetic": of_arithmetic(model.device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
@@ -111,6 +107,16 @@ class Experiment(Pass):
 
     def __init__(self, options: Any, setting: Setting):
         self.options, self.setting = options, setting
+
+    def key(self, model: LanguageModel) -> dict[str, Any]:
+        """Unless overridden, all of the experiment's options and the run's seed."""
+        return {
+            "experiment": f"{type(self).__module__}.{type(self).__qualname__}",
+            "layers": self.chosen_layers(model),
+            "tokenizer": hash_of_tokenizer(model.tokenizer),
+            "seed": self.setting.seed,
+            "options": {name: str(value) for name, value in vars(self.options).items()},
+        }
 
     def chosen_layers(self, model: LanguageModel) -> list[int]:
         """`experiment.layer`; where it is not given, the model's own default, else the one at two thirds of its depth.

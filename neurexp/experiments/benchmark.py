@@ -66,6 +66,7 @@ class Benchmark(token_length.TokenLength):
     """The experiment `benchmark`: it is the one that it measures, and its own first pass warms the machine up."""
 
     Options = Options
+    kept = False  # every pass is a fresh one, and stands for no other
 
     def __init__(self, options: Any, setting: base.Setting):
         super().__init__(options, setting)
@@ -81,9 +82,6 @@ class Benchmark(token_length.TokenLength):
             raise UserError(f"experiment.bf16={options.bf16}: give true, false or auto")
         self._peers: dict[str, str] = {}  # case → name and version
         self._more: dict[str, float] = {}  # metrics that are no times
-
-    def key(self, model: LanguageModel) -> None:
-        """Every pass is a fresh one, and stands for no other."""
 
     def passes(self, model: LanguageModel, dataset: DatasetConfig, cache: Path) -> Iterator[base.Pass]:
         self._model = model

@@ -152,7 +152,7 @@ class Contrast(base.Experiment):
                 if found is None:
                     every = self.setting.every_layer and reuse  # the sweep's other jobs will find theirs
                     layers = parse_layers("all", model.layers) if every else self.layers
-                    one = _RowsPass(name, selection, layers, self.options.pooling)
+                    one = _RowsPass(name, selection, layers, self.options.pooling, key)
                     yield one
                     for index, layer in enumerate(layers):
                         store.save(layer, one.reducer.rows(index).numpy())
@@ -218,9 +218,14 @@ class _RowsPass(base.Pass):
 
     splits = False
 
-    def __init__(self, what: str, selection: Selection, layers: list[int], pooling: str):
+    def __init__(self, what: str, selection: Selection, layers: list[int], pooling: str, key: dict[str, Any]):
+        """`key` is what the rows of one layer depend on."""
         self.what = f"{what.capitalize()}: {len(selection.words)} rows"
         self.tokens, self._selection, self._layers, self._pooling = selection.tokens, selection, layers, pooling
+        self._key = key
+
+    def key(self, model: LanguageModel) -> dict[str, Any]:
+        return self._key | {"layers": self._layers}
 
     def chosen_layers(self, model: LanguageModel) -> list[int]:
         return self._layers

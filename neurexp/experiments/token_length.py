@@ -113,6 +113,8 @@ class TokenLength(base.Experiment):
         self.gram = Gram(self.design.width, sites, self.design.squared, columns["group"], device=model.device)
         return [self.histogram, self.gram]
 
+    kept = True
+
     def key(self, model: LanguageModel) -> dict[str, Any]:
         options, counts = self.options, model.token_counts
         return {

@@ -1,14 +1,17 @@
 """Stored rows: found by all that they depend on, whole or not at all, captured once however many ask at once."""
 
+import logging
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from neurexp.engine.store import RowStore
+from neurexp.engine.store import RowStore, StateStore
 
 KEY = {"weights": "abc", "site": "MLP", "pooling": "mean", "batch_size": 4, "nested": {"a": 1, "b": [1, 2]}}
 
@@ -113,7 +116,7 @@ def test_a_torn_file_is_set_aside_and_captured_anew(tmp_path, damage):
     assert store.load([0, 1])[1].tobytes() == rows(1).tobytes()
 
 
-def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_save_that_fails_is_told_and_leaves_the_old_file(tmp_path, monkeypatch, caplog):
     store = filled(tmp_path, 0)
 
     def fail(tensors, path, metadata=None):
@@ -121,8 +124,9 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("safetensors.numpy.save_file", fail)
-    with pytest.raises(OSError, match="no space"):
+    with caplog.at_level(logging.WARNING):
         store.save(0, rows(5))
+    assert "The rows could not be kept for later runs" in caplog.text
     assert store.load([0])[0].tobytes() == rows(0).tobytes()
     assert [file.name for file in files(tmp_path)] == ["0.safetensors"]
     assert not list(tmp_path.rglob("*.tmp"))
@@ -141,7 +145,7 @@ CAPTURE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from neurexp.engine.store import RowStore
+from neurexp.engine.store import RowStore, StateStore
 folder, who = Path(sys.argv[1]), sys.argv[2]
 store = RowStore(folder / "cache", {"what": "the same"})
 (folder / f"ready{who}").touch()
@@ -199,3 +203,32 @@ def test_a_process_that_dies_while_it_captures_holds_nobody_up(tmp_path):
     (second,) = captures(tmp_path, 1)
     assert second.communicate(timeout=60)[0] == "(2000, 500) 0.0 0.0\n"
     assert (tmp_path / "captured").read_text() == "00"
+
+
+def test_who_gives_up_waiting_takes_no_lock_away(tmp_path, monkeypatch):
+    """Or a third process would begin the same pass beside the first."""
+    first, second = (StateStore(tmp_path, {"a": 1}) for _ in range(2))
+    with first.lock():
+        (lock,) = tmp_path.glob(".*.lock")
+        with monkeypatch.context() as patched:
+            patched.setattr(FileLock, "acquire", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt), second.lock():
+                raise AssertionError("two at once")
+        assert lock.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_waits_says_so(tmp_path, caplog):
+    first, second = (StateStore(tmp_path, {"a": 1}) for _ in range(2))
+
+    def wait():
+        with second.lock():
+            pass
+
+    thread = threading.Thread(target=wait)
+    with caplog.at_level(logging.INFO), first.lock():
+        thread.start()
+        while "Another run is at the same pass: waiting for it" not in caplog.text:
+            time.sleep(0.01)
+    thread.join(20)
+    assert not thread.is_alive()
