@@ -47,4 +47,4 @@ def one_line(error: BaseException) -> str:
     """The first line with words of an exception's text (and the next while it ends with a colon), or its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = next((index for index, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
-    return printable(" ".join(lines[: told + 1])) or type(error).__name__
+    return printable(without_secrets(" ".join(lines[: told + 1]))) or type(error).__name__

@@ -142,6 +142,8 @@ class MlflowTracker(Tracker):
 
         try:
             self._client.update_run(self._id, status="RUNNING")
+            if "reason" in self._client.get_run(self._id).data.tags:  # of an end that was none
+                self._client.delete_tag(self._id, "reason")
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
