@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,6 +21,7 @@ from neurexp.config import (
     Weights,
     checked,
     explain,
+    quoted,
     register_schema,
     typed_options,
 )
@@ -227,3 +229,18 @@ def test_the_nearest_choice_is_named_only_where_one_is_near():
 def test_an_error_is_told_by_its_first_line_with_words():
     assert one_line(ValueError("\n  first \nsecond")) == "first"
     assert one_line(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("plain", "two words", "it's", "a\\b", "a\\'b", "end\\", "'", "/a,b", "(x)", "a=b", "#", "${x}"),
+        *("{a: 1}", "[1]", "null", "true", "1", "", "a: b", "/tmp/out-1.x/Å", '"', "\\\\'", "x, y"),
+        *(None, True, False, 3, 0.5),
+    ],
+)  # fmt: skip
+def test_a_quoted_value_is_read_back_as_it_was(value):
+    (override,) = OverridesParser.create().parse_overrides([f"x={quoted(value)}"])
+    read = override.value()
+    assert read == value
+    assert type(read) is type(value) or str(read) == value
