@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,6 +84,15 @@ def finished(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Fi
     assert process.returncode == 0, process.stderr
     (folder,) = (where / "outputs" / "token_length").iterdir()
     return Finished(process, folder, where / "outputs")
+
+
+def sampled(cases: Sequence, every: int) -> list:
+    """One of every so many cases stays in the fast tier; the others go to the slow one."""
+    given = [one if hasattr(one, "marks") else pytest.param(*one) for one in cases]
+    return [
+        one if index % every == 0 else pytest.param(*one.values, id=one.id, marks=[*one.marks, pytest.mark.slow])
+        for index, one in enumerate(given)
+    ]
 
 
 @pytest.fixture(scope="session")

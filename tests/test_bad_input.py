@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import environment
+from conftest import environment, sampled
 from make_repos import make_gpt_neo
 from mlflow import MlflowClient
 from pyarrow import parquet
@@ -377,7 +377,7 @@ def digest_of(folder: Path) -> list[tuple[str, int, int]]:
     return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts if "no_cache" not in path.parts]
 
 
-@pytest.mark.parametrize(("arguments", "answer"), CASES)
+@pytest.mark.parametrize(("arguments", "answer"), sampled(CASES, 3))
 def test_one_line_names_the_option_and_nothing_is_left_behind(quick_cli, inputs, tmp_path, arguments, answer):
     before = digest_of(inputs)
     process = quick_cli(*(argument.replace("{inputs}", str(inputs)) for argument in arguments), timeout=20)
@@ -612,6 +612,7 @@ def test_outputs_may_be_a_link_and_have_any_name(quick_cli, tmp_path):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "ending"),
     [

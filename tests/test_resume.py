@@ -166,6 +166,7 @@ def test_a_checkpoint_of_other_weights_is_refused(quick_cli, tmp_path):
     assert newest.exists()
 
 
+@pytest.mark.slow
 def test_without_an_unfinished_run_a_fresh_one_starts_and_says_so(quick_cli, tmp_path):
     process = quick_cli(*SHORT, "run.resume=true")
     assert process.returncode == 0, process.stderr

@@ -419,6 +419,7 @@ def test_the_report_follows_from_the_rounds(tokenizer, tokens, monkeypatch):
     assert experiment.provenance()["peers"] == []
 
 
+@pytest.mark.slow
 def test_what_would_not_fit_into_memory_is_left_out_and_that_is_said(tokenizer, tokens, monkeypatch, caplog):
     report, _ = benchmark(tokenizer, tokens, monkeypatch, free=1000, bf16=False, peers=True)
     assert report.tables["benchmark"]["case"].tolist() == ["bare", "capture", "pass"]
