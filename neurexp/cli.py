@@ -3,11 +3,11 @@
 What a run itself does is in `run`. Imports nothing heavy: `--help`, `--cfg` and tab completion stop here.
 """
 
-import logging
 import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -27,8 +27,7 @@ from neurexp.config import CONFIG_FOLDER, explain, folder_of, register_schema
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 
-log = logging.getLogger(__name__)
-
+HELPERS_WAIT = 5  # seconds that process 0 of `torchrun` has to tell a mistake first: torchrun ends all with the first
 LONGEST_NAME = 200  # characters, of what tells a sweep's runs apart
 
 register_schema()
@@ -112,6 +111,8 @@ def _job(config: DictConfig) -> None:
             sweeps.note_failure(sweep, folder.name, message)
         if _wants_traceback():
             raise
+        if processes.rank() > 0:
+            time.sleep(HELPERS_WAIT)
         place = f" in process {processes.rank()}" if processes.rank() else ""
         print(f"error{place}: {message}", file=sys.stderr)
         _failures.append(message)

@@ -51,25 +51,20 @@ def read_run(given: str, uri: str) -> Run:
     Raises:
         UserError: neither a finished run's folder nor a run id.
     """
-    from pyarrow import parquet
-
     try:
         folder = Path(given).expanduser()
         is_folder = folder.is_dir()
     except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
         raise UserError(f"{given}: cannot be a run folder ({one_line(error)})") from error
     if not is_folder:
-        folder = _artifacts(given, uri)
+        folder = tracking.download(given, uri)
     missing = [name for name in ("summary.json", "layers.parquet", "neurons.parquet") if not (folder / name).exists()]
     if missing:
         hint = "; of a sweep give the folders of its jobs" if (folder / "0").is_dir() else ""
         raise UserError(f"{given}: not the folder of a finished run ({', '.join(missing)} missing){hint}")
     try:
         summary = json.loads((folder / "summary.json").read_text("utf-8"))
-        tables = [
-            {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
-            for table in (parquet.read_table(folder / f"{name}.parquet") for name in ("layers", "neurons"))
-        ]
+        tables = [files.read_table(folder / f"{name}.parquet") for name in ("layers", "neurons")]
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{given}: cannot be read ({one_line(error)})") from error
     known = summary if isinstance(summary, dict) else {}
@@ -79,19 +74,6 @@ def read_run(given: str, uri: str) -> Run:
     if not all("layer" in table for table in tables):
         raise UserError(f"{given}: its layers.parquet or neurons.parquet has no column layer")
     return Run(summary["setting"], folder, summary, *tables)
-
-
-def _artifacts(run_id: str, uri: str) -> Path:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    store = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not store.exists():  # asking MLflow would make one
-        raise UserError(f"{run_id}: no such run folder, and no MLflow store at {store}; give --outputs or --uri")
-    try:
-        return Path(MlflowClient(tracking_uri=uri).download_artifacts(run_id, ""))
-    except (MlflowException, OSError) as error:
-        raise UserError(f"{run_id}: no such run folder, and no such run in {uri} ({one_line(error)})") from error
 
 
 def compare(runs: list[Run]) -> Report:

@@ -68,6 +68,14 @@ def write_table(path: Path, table: dict[str, np.ndarray]) -> None:
         parquet.write_table(pa.table({name: pa.array(values) for name, values in table.items()}), temporary)
 
 
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """What `write_table` wrote."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    return {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
+
+
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Arrays as safetensors, with texts that the file carries beside them."""
     from safetensors.numpy import save_file

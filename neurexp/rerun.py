@@ -24,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from neurexp.config import CONFIG_FOLDER, explain, flat, quoted, register_schema
 from neurexp.errors import HIDDEN, UserError, one_line
+from neurexp.files import read_table
 from neurexp.provenance import ARITHMETIC
-from neurexp.tracking import summary_of
+from neurexp.tracking import download, summary_of
 
 # What may differ between two runs of the same: when and where, not what
 OF_NO_CONSEQUENCE = ("command_line", "working_folder", "reused", "resumed", "git_diff", "git_dirty")
@@ -41,7 +42,11 @@ def main() -> None:
     given = parser.parse_args()
     try:
         with TemporaryDirectory() as copy:
-            told = repeat(_folder_of(given.run, given.uri, Path(copy)), given.into, given.uri)
+            folder = Path(given.run).resolve()
+            if not folder.is_dir():
+                store = given.uri or f"sqlite:///{Path('outputs', 'mlflow.db').resolve()}"
+                folder = download(given.run, store, Path(copy))
+            told = repeat(folder, given.into, given.uri)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -120,24 +125,6 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
     return arguments + [f"++{name}={quoted(value)}" for name, value in pinned.items()]
 
 
-def _folder_of(run: str, uri: str | None, copy: Path) -> Path:
-    """The run folder, or a copy of what MLflow has of it."""
-    if Path(run).is_dir():
-        return Path(run).resolve()
-    store = Path("outputs", "mlflow.db").resolve()
-    if uri is None and not store.exists():
-        raise UserError(f"{run}: no such folder here, and no {store} to look for a run of this id in; give --uri=STORE")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    try:
-        client = MlflowClient(tracking_uri=uri or f"sqlite:///{store}")
-        return Path(client.download_artifacts(run, "", str(copy)))
-    except (MlflowException, OSError) as error:
-        raise UserError(f"{run}: no such folder, and no run of this id in MLflow ({one_line(error)})") from error
-
-
 def _known(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     known: dict[str, Any] = {}
     for name, value in facts.items():
@@ -182,10 +169,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
 
         return load_file(file)
-    from pyarrow import parquet
-
-    table = parquet.read_table(file)
-    return {name: table[name].to_numpy() for name in table.column_names}
+    return read_table(file)
 
 
 def _tell(what: str, different: list[str]) -> None:

@@ -122,10 +122,6 @@ class Progress:
         for file in self.folder.glob(CHECKPOINTS):
             file.unlink(missing_ok=True)
 
-    def all_is_done(self) -> None:
-        """The run is logged as well, or will be by another command."""
-        forget(self.folder)
-
 
 @contextmanager
 def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:

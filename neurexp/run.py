@@ -80,7 +80,7 @@ def run(
             progress.results_are_whole()
             if settings.tracking.backend is not Backend.off:
                 tracking.log_later(folder, settings.tracking.uri)
-            progress.all_is_done()
+            resume.forget(folder)
             return
         facts = provenance.of_process() | {
             "dataset": sources.identity(settings.dataset) if _reads_text(settings) else {"source": "none"}
@@ -108,7 +108,7 @@ def run(
                     tracker.finish("FAILED", f"{type(error).__name__}: {error}")
             raise
         if not untracked:
-            progress.all_is_done()
+            resume.forget(folder)
     _tell(measurement, tracker)
     if untracked:
         raise UserError(untracked)

@@ -167,18 +167,18 @@ def _finished(folder: Path) -> list[dict[str, Any]]:
 def _report(finished: list[dict[str, Any]]) -> Any:
     """The jobs' rows of `layers.parquet` under each other, and their headlines over the layers as a figure."""
     import numpy as np
-    from pyarrow import parquet
 
     from neurexp.compare import definitions_in
+    from neurexp.files import read_table
     from neurexp.report import Report
 
     folders = [Path(one["folder"]) for one in finished]
     if not all((folder / "layers.parquet").exists() for folder in folders):  # an experiment that knows no layers
         return Report([], {}, {}, {}, {}, "", step_column=None)
-    tables = [parquet.read_table(folder / "layers.parquet") for folder in folders]
-    shared = [name for name in tables[0].column_names if all(name in table.column_names for table in tables)]
-    layers = {name: np.concatenate([table[name].to_numpy() for table in tables]) for name in shared}
-    jobs = np.concatenate([np.full(len(table), index) for index, table in enumerate(tables)])
+    tables = [read_table(folder / "layers.parquet") for folder in folders]
+    shared = [name for name in tables[0] if all(name in table for table in tables)]
+    layers = {name: np.concatenate([table[name] for table in tables]) for name in shared}
+    jobs = np.concatenate([np.full(len(table["layer"]), index) for index, table in enumerate(tables)])
     order = np.lexsort((jobs, layers["layer"]))
     layers = {"layer": layers["layer"][order], "job": jobs[order]} | {name: layers[name][order] for name in shared}
     columns = definitions_in(folders[0]) | {"job": "index of the sweep's job that the row is of"}

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import HIDDEN, UserError, one_line, without_secrets
-from neurexp.files import whole_file, write_json, write_table, write_tensors
+from neurexp.files import read_table, whole_file, write_json, write_table, write_tensors
 from neurexp.report import Report, Table
 
 log = logging.getLogger(__name__)
@@ -206,8 +206,8 @@ def start(
         outputs: where the SQLite store and its artifacts go unless `tracking.uri` names another place.
         experiment, run_name: how MLflow lists the run.
         parameters: the resolved config, flat.
-        parent: id of the run that this one is a child of.
         folder: the run folder.
+        parent: id of the run that this one is a child of.
         run_id: of a run that goes on, if the store still knows it.
         goes_on: a run in this folder was begun before; its process may have ended before it could note an id.
 
@@ -249,13 +249,10 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 def log_run(tracker: Tracker, folder: Path) -> None:
     """Everything that a whole run folder holds: metrics, those of the layers, tags, dataset and files."""
-    from pyarrow import parquet
-
     summary = summary_of(folder)
     facts, layers = summary["provenance"], {}
     if summary["step_column"] is not None and (folder / "layers.parquet").exists():
-        table = parquet.read_table(folder / "layers.parquet")
-        layers = {name: table[name].to_numpy() for name in table.column_names}
+        layers = read_table(folder / "layers.parquet")
     dataset = facts["dataset"]
     entity = {
         "name": summary["dataset"],
@@ -270,6 +267,25 @@ def log_run(tracker: Tracker, folder: Path) -> None:
     for entry in sorted(folder.iterdir()):
         if not entry.name.startswith("checkpoint"):  # what only a run that goes on needs
             tracker.log_folder(entry, entry.name if entry.is_dir() else None)
+
+
+def download(run_id: str, uri: str, into: Path | None = None) -> Path:
+    """What MLflow has of a run folder, in `into` or a temporary folder.
+
+    Raises:
+        UserError: there is no such store, or no such run in it.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    store = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not store.exists():  # asking MLflow would make one
+        raise UserError(f"{run_id}: no such run folder, and no MLflow store at {store}; give its address with --uri")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        return Path(MlflowClient(tracking_uri=uri).download_artifacts(run_id, "", None if into is None else str(into)))
+    except (MlflowException, OSError) as error:
+        raise UserError(f"{run_id}: no such run folder, and no such run in {uri} ({one_line(error)})") from error
 
 
 def later(folder: Path) -> str:

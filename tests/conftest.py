@@ -86,6 +86,19 @@ def finished(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Fi
     return Finished(process, folder, where / "outputs")
 
 
+def run_in(folder: Path, *command: str | Path, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+    """A command in `folder`, with no Hub to be reached."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(folder / "hf", HF_ENDPOINT=NO_HUB),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 def sampled(cases: Sequence, every: int) -> list:
     """One of every so many cases stays in the fast tier; the others go to the slow one."""
     given = [one if hasattr(one, "marks") else pytest.param(*one) for one in cases]

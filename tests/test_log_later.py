@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import NO_HUB, environment
+from conftest import NO_HUB, environment, run_in
 from mlflow import MlflowClient
 
 ARGUMENTS = ("model=mini", "dataset=pydoc", "dataset.tokens=600", "dataset.sequence_length=64", "device=cpu")
@@ -28,15 +28,7 @@ class Breaking(TokenLength):
 
 
 def log_later(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "neurexp.tracking", *arguments],
-        cwd=folder,
-        env=environment(folder / "hf", HF_ENDPOINT=NO_HUB),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_in(folder, sys.executable, "-m", "neurexp.tracking", *arguments)
 
 
 def assert_logged(uri: str, run: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NO_HUB, environment
+from conftest import run_in
 from mlflow import MlflowClient
 from pyarrow.parquet import read_table
 from safetensors.numpy import load_file
@@ -23,16 +23,7 @@ ARGUMENTS = (
 
 def torchrun(folder: Path, count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     torchrun = Path(sys.executable).with_name("torchrun")
-    command = [torchrun, f"--nproc-per-node={count}", "--standalone", "-m", "neurexp", *arguments]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(folder / "hf", HF_ENDPOINT=NO_HUB),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_in(folder, torchrun, f"--nproc-per-node={count}", "--standalone", "-m", "neurexp", *arguments)
 
 
 def test_the_stretches_of_all_processes_are_the_whole(monkeypatch):

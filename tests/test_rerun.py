@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import NO_HUB, environment
+from conftest import run_in
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from pyarrow import parquet
@@ -32,15 +32,7 @@ def once(commands, tmp_path_factory) -> Path:
 
 
 def rerun(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "neurexp.rerun", *arguments],
-        cwd=here,
-        env=environment(here / "hf", HF_ENDPOINT=NO_HUB),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return run_in(here, sys.executable, "-m", "neurexp.rerun", *arguments)
 
 
 @pytest.mark.slow
@@ -102,7 +94,7 @@ def test_what_differs_is_named_metric_by_metric_and_column_by_column(once, tmp_p
 @pytest.mark.parametrize(
     ("run", "answer"),
     [
-        ("no_such", "no such folder here, and no "),
+        ("no_such", "no_such: no such run folder, and no MLflow store at "),
         ("unfinished", "no summary.json there, so no finished run"),
         ("sweep", "is no run of an experiment; give one of its runs"),
     ],
