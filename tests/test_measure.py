@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from neurexp.config import CONFIG_FOLDER, checked, register_schema
 from neurexp.engine import checkpoint
-from neurexp.engine.reducers import Rows
+from neurexp.engine.reducers import NotFinite, Rows
 from neurexp.errors import UserError
 from neurexp.experiments import base, contrast
 from neurexp.measure import Measurement
@@ -78,6 +78,33 @@ def test_two_passes_of_one_name_have_a_checkpoint_each(tmp_path):
     assert again.resumed == {"Text": 5, "Text 2": 5}
     assert torch.equal(rows[0], first)
     assert torch.equal(rows[1], second)
+
+
+class Kept(Spans):
+    """A pass whose statistics are kept; notes whether it has the lock on them."""
+
+    kept = True
+
+    def reducers(self, model, tokens, layers):
+        self.locks = [file for file in self.cache.iterdir() if file.suffix == ".lock"]
+        return [NotFinite(1)]
+
+
+def test_a_pass_that_others_may_want_is_run_while_they_wait_and_then_taken(tmp_path, monkeypatch):
+    kept = Kept(Tokens(np.arange(40, dtype=np.int32).reshape(5, 8), np.ones((5, 8), dtype=bool), 1), 0)
+    kept.cache = tmp_path / "cache"
+
+    def passes(self, model, dataset, cache):
+        self.tokens, self.seen = kept.tokens, []
+        yield kept
+
+    monkeypatch.setattr(Twice, "passes", passes)
+    first, _ = measured(tmp_path)
+    assert len(kept.locks) == 1
+    assert first.reused == []
+    again, _ = measured(tmp_path)
+    assert again.reused == ["Text"]
+    assert [file.suffix for file in kept.cache.iterdir()] == [".safetensors"]
 
 
 def test_a_pass_for_other_rows_is_refused(tmp_path):

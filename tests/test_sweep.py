@@ -10,7 +10,11 @@ import time
 
 import pytest
 from conftest import environment
+from filelock import FileLock
 from mlflow import MlflowClient
+
+from neurexp import sweep, tracking
+from neurexp.config import Backend, TrackingConfig
 
 CHEAP = (
     "experiment=grammar_tuning", "model=mini", "dataset=pydoc", "dataset.tokens=2048", "device.threads=1",
@@ -38,6 +42,23 @@ def test_a_sweep_folder_is_not_used_twice(quick_cli, tmp_path):
     assert line.startswith("error: hydra.sweep.dir=")
     assert line.endswith("is not empty; choose another folder")
     assert [file.name for file in (tmp_path / "sweep").iterdir()] == ["parent.json"]
+
+
+@pytest.mark.parametrize(("status", "expected"), [("KILLED", "KILLED"), ("FAILED", "FAILED")])
+def test_jobs_whose_process_was_killed_are_ended_with_the_sweep(tmp_path, status, expected):
+    """As a launcher's processes are that run out of memory: nobody is left to mark them."""
+    config, outputs, folder = TrackingConfig(Backend.mlflow), tmp_path / "outputs", tmp_path / "sweep"
+    parent = sweep.parent(config, outputs, "token_length", folder)
+    jobs = [tracking.start(config, outputs, "token_length", f"job {job}", {}, parent=parent) for job in range(3)]
+    for number, job in enumerate(jobs):
+        (folder / str(number)).mkdir()
+        note = {"options": {}, "started": 1.0, "run_id": job.run_id}
+        (folder / str(number) / "checkpoint.json").write_text(json.dumps(note))
+    jobs[0].finish("FINISHED")
+    with FileLock(folder / "1" / "checkpoint.lock"):  # still at work
+        sweep.finish(folder, status)
+    found = [job.status for job in jobs]
+    assert found == ["FINISHED", "RUNNING", expected]
 
 
 @pytest.mark.slow

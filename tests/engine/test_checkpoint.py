@@ -241,14 +241,15 @@ def test_activations_that_are_not_finite_stop_the_pass_and_are_counted_by_layer(
     assert counts[2] == tokens * width  # all that follows
 
 
-def test_where_they_come_late_the_sequences_that_hold_them_are_told():
+@pytest.mark.parametrize("kind", [0, 1], ids=["gram", "histogram alone"])
+def test_where_they_come_late_the_sequences_that_hold_them_are_told(kind):
     text = Text(sequences=60)
     text.ids[text.ids == 17] = 1
     text.ids[50, 5] = 17
     with torch.no_grad():
         text.network.transformer.wte.weight[17] = torch.nan
     with pytest.raises(NotFiniteError) as caught:
-        text.run([text.reducers()[0]])
+        text.run([text.reducers()[kind]])
     assert 0 < caught.value.sequences.start <= 50 < caught.value.sequences.stop
     counts, _ = count_not_finite(text.network, text.sites, text.ids, text.valid, caught.value.sequences, 2)
     # The whole sequence: what attention may not see it multiplies by 0, and 0 × NaN is NaN
