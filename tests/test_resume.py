@@ -274,15 +274,19 @@ def test_a_run_killed_at_twenty_random_points_has_the_same_bits(whole, tmp_path)
             assert process.returncode == 0, output
             continue
         kills += 1
+    # The last kill may have come a moment after a run's end, or before the next had begun: then a fresh one starts
+    left = [file.parent for file in tmp_path.glob("outputs/token_length/*/checkpoint.json")]
     process = start(tmp_path, *arguments)
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    assert "Going on with the run of" in output
+    assert len(left) <= 1
+    assert ("Going on with the run of" in output) == bool(left), output
     assert resumed >= 5
     runs = [file.parent for file in tmp_path.glob("outputs/token_length/*/summary.json")]
     assert any(summary_of(run)["provenance"]["resumed"] for run in runs)
     for other in set(tmp_path.glob("outputs/token_length/*")) - set(runs):  # killed before a run began in it
-        assert {path.name for path in other.iterdir()} <= {".hydra", "neurexp.log", "checkpoint.lock"}
+        names = {path.name for path in other.iterdir() if not path.name.startswith(".checkpoint.json")}
+        assert names <= {".hydra", "neurexp.log", "checkpoint.lock"}
     for run in runs:
         assert_same_bits(run, whole)
         assert not [path for path in run.rglob("*") if "checkpoint" in path.name or path.name.endswith(".tmp")]
