@@ -1,10 +1,11 @@
 """Hooks on an unmodified model, for the length of a context: each chosen site hands over what it computed.
 
 Hooks are registered on entering and removed on leaving, whatever happens inside; hooks of the caller's own stay. Once
-every site has spoken the forward stops, so nothing beyond the last one is computed. Knows nothing of what is done with
-the activations.
+every site has spoken the forward stops, so nothing beyond the last one is computed. Several threads may be in a forward
+at once. Knows nothing of what is done with the activations.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -17,6 +18,12 @@ class _EverySiteSpoke(BaseException):
     """Ends a forward early. Not an Exception, so that no handler inside a model takes it for a failure."""
 
 
+class _Forward(threading.local):
+    """The sites that have not spoken yet in this thread's forward."""
+
+    silent: frozenset[int] = frozenset()
+
+
 @contextmanager
 def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) -> Iterator[Callable[..., None]]:
     """Hooks `sites` and yields `forward`, which runs a module up to the last of them.
@@ -27,9 +34,9 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
     Args:
         sites: what to listen to; two parts of one module are two sites.
         receive: called with the site's index in `sites` and its activations `[sequences, length, neurons]`, in the
-            order in which the forward reaches them. It may keep a view, but must not write into it.
+            order in which the forward reaches them, by the thread that is in the forward. It may keep a view, but must not write into it.
     """
-    silent: set[int] = set()
+    here = _Forward()
 
     def hook_for(index: int, site: Site):
         def hook(module, arguments, output):
@@ -37,18 +44,19 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
             if site.address.parts > 1:
                 activations = activations.chunk(site.address.parts, dim=-1)[site.address.part]
             receive(index, activations)
-            silent.discard(index)
-            if not silent:
+            here.silent -= {index}
+            if not here.silent:
                 raise _EverySiteSpoke
 
         return hook
 
     def forward(module: torch.nn.Module, **inputs) -> None:
-        silent.update(range(len(sites)))
+        here.silent = frozenset(range(len(sites)))
         with suppress(_EverySiteSpoke):
             module(**inputs)
-        if silent:
-            raise RuntimeError(f"the forward never reached {', '.join(sites[index].key for index in sorted(silent))}")
+        if here.silent:
+            missing = ", ".join(sites[index].key for index in sorted(here.silent))
+            raise RuntimeError(f"the forward never reached {missing}")
 
     handles = []
     try:

@@ -4,6 +4,7 @@
 reducer needs to know of the tokens comes as covariates.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.hooks import hooked
+from neurexp.engine.lanes import Lanes, lanes_on
 from neurexp.engine.reducers import Batch, Keep, NotFinite, NotFiniteError, Reducer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites, parse_layers
@@ -66,20 +68,7 @@ def run_pass(
     ids = _tensor(input_ids).cpu()
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else _tensor(valid).cpu()
     sequences = range(*part.indices(len(ids)))
-    seen: list[Reducer] = []
-    batch: Batch | None = None
-    rows: torch.Tensor | None = None
     widths: dict[int, int] = {}
-
-    def receive(index: int, activations: torch.Tensor) -> None:
-        assert batch is not None
-        widths[index] = activations.shape[-1]
-        values = activations.flatten(0, 1)
-        values = values if rows is None else values[rows]
-        for reducer in to_fix:
-            reducer.fix(index, values)
-        for reducer in seen:
-            reducer.update(index, values, batch)
 
     if not any(reducer.tells_not_finite for reducer in reducers):
         reducers = [*reducers, NotFinite(len(sites), device)]
@@ -91,6 +80,47 @@ def run_pass(
     done = checked = 0 if checkpoints is None else checkpoints.load(reducers)
     to_fix = to_fix if done == 0 else []
     tokens_in = [int(mask[chosen.start : chosen.stop].sum()) if chosen[0] in sequences else 0 for chosen in batches]
+    lanes = Lanes(lanes_on(device) if len(batches) > 1 else 1, 1 + len(sites), first=done)
+
+    def check(index: int) -> None:
+        nonlocal checked
+        for reducer in reducers:
+            reducer.check()
+        checked = index + 1
+
+    mine = threading.local()  # what this lane is about
+
+    def receive(site: int, activations: torch.Tensor) -> None:
+        widths[site] = activations.shape[-1]
+        values = activations.flatten(0, 1)
+        values = values if mine.rows is None else values[mine.rows]
+        with lanes.turn(mine.index, 1 + site):
+            for reducer in to_fix if mine.index == 0 else []:
+                reducer.fix(site, values)
+            for reducer in mine.seen:
+                reducer.update(site, values, mine.batch)
+
+    def run_batch(index: int) -> None:
+        began, chosen = time.perf_counter(), batches[index]
+        here = slice(chosen.start, chosen.stop)
+        with torch.inference_mode():
+            with lanes.turn(index, 0):
+                batch = _batch(ids[here], mask[here], chosen.start, device, covariates)
+                seen = list(reducers) if chosen[0] in sequences else []
+                for reducer in seen:
+                    reducer.begin(batch)
+            mine.index, mine.batch, mine.seen = index, batch, seen
+            mine.rows = None if batch.rows is None else batch.rows.to(device, non_blocking=True)
+            forward(network.base_model, use_cache=False, **_inputs(batch))
+            if index % CHECKED_EVERY == 0:
+                check(index)
+        bar.update(tokens_in[index])
+        if forecast is not None and index == done + 1:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            pace = (time.perf_counter() - began) / len(chosen) / lanes.count
+            forecast(pace * sum(map(len, batches[done:])), sum(widths.values()))
+
     bar = tqdm(
         total=sum(tokens_in),
         initial=sum(tokens_in[:done]),
@@ -99,34 +129,16 @@ def run_pass(
         disable=None if progress else True,
         leave=False,
     )
-    with bar, torch.inference_mode(), hooked(sites, receive) as forward:
-        for index, chosen in enumerate(batches[done:], done):
-            began = time.perf_counter()
-            here = slice(chosen.start, chosen.stop)
-            batch = _batch(ids[here], mask[here], chosen.start, device, covariates)
-            rows = None if batch.rows is None else batch.rows.to(device, non_blocking=True)
-            seen = list(reducers) if chosen[0] in sequences else []
-            for reducer in seen:
-                reducer.begin(batch)
+    with bar, hooked(sites, receive) as forward:
+        while lanes.begun < len(batches):
             try:
-                forward(network.base_model, use_cache=False, **_inputs(batch))
-                to_fix = []
-                keep = checkpoints is not None and checkpoints.due()
-                if keep or index % CHECKED_EVERY == 0 or index == len(batches) - 1:
-                    for reducer in reducers:
-                        reducer.check()
-                    checked = index + 1
+                lanes.run(run_batch, len(batches), pause=lambda: checkpoints is not None and checkpoints.due())
+                check(lanes.begun - 1)
             except NotFiniteError as error:
-                error.sequences = slice(batches[min(checked, index)].start, chosen.stop)
+                error.sequences = slice(batches[min(checked, lanes.begun - 1)].start, batches[lanes.begun - 1].stop)
                 raise
-            if keep and checkpoints is not None:
-                checkpoints.save(reducers, index + 1)
-            bar.update(tokens_in[index])
-            if forecast is not None and index == done + 1:
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                pace = (time.perf_counter() - began) / len(chosen)
-                forecast(pace * sum(map(len, batches[done:])), sum(widths.values()))
+            if checkpoints is not None and checkpoints.due():
+                checkpoints.save(reducers, lanes.begun)
 
 
 def count_not_finite(

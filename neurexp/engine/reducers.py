@@ -37,6 +37,7 @@ class Batch:
     first: int  # index of the batch's first sequence in the whole
     covariates: dict[str, Any] = field(default_factory=dict)  # name → [tokens, …], ordered as `rows`
     device: torch.device = CPU  # where the activations are
+    shared: dict["Reducer", Any] = field(default_factory=dict)  # what a reducer made of the batch for all sites
 
     @property
     def tokens(self) -> int:
@@ -68,7 +69,11 @@ class Reducer(ABC):
         """Raises NotFiniteError if a site put out NaN or infinity since the start. Waits for the device."""
 
     def begin(self, batch: Batch) -> None:  # noqa: B027
-        """Once per batch, before any site: what all sites share is computed here."""
+        """Once per batch, before any site: what all sites share is computed here, and put into `batch.shared[self]`.
+
+        Nowhere else: several batches may be under way at once, at different sites. `begin` comes in the batches' order,
+        and so does `update` at each site.
+        """
 
     @abstractmethod
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
@@ -192,7 +197,8 @@ class Gram(Reducer):
         if isinstance(given, torch.Tensor):
             given = [Cells(torch.arange(len(given)), given, torch.arange(self._columns))]
         self._add_products(given)
-        self._blocks = [_Block(cells, [range(self._columns), *self._parts], batch.device) for cells in given]
+        wanted = [range(self._columns), *self._parts]
+        batch.shared[self] = [_Block(cells, wanted, batch.device) for cells in given]
 
     def _add_products(self, given: Sequence[Cells]) -> None:
         for index, one in enumerate(given):
@@ -208,7 +214,7 @@ class Gram(Reducer):
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         tokens, neurons = activations.shape
-        wanted = [(kind, block) for kind in range(3) for block in self._blocks if not block.products[kind].empty]
+        wanted = [(kind, block) for kind in range(3) for block in batch.shared[self] if not block.products[kind].empty]
         parts: list[list[torch.Tensor]] = [[] for _ in wanted]
         for some in fitting(neurons, tokens, activations.device):  # some neurons at a time, so as to stay in the cache
             values = activations[:, some].float()
@@ -324,15 +330,15 @@ class Histogram(Reducer):
 
     def begin(self, batch: Batch) -> None:
         group = batch.covariates["group"]
-        self._order = group.argsort(stable=True).to(batch.device)
-        self._stops = torch.bincount(group, minlength=self.groups).cumsum(0).tolist()
+        stops = torch.bincount(group, minlength=self.groups).cumsum(0).tolist()
+        batch.shared[self] = group.argsort(stable=True).to(batch.device), stops
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         start, inverse = float(int(self.start[site]) - 1), 1.0 / float(self.width[site])
         if activations.device.type == "cpu":
-            self.counts[site] += self._count(activations, start, inverse)
+            self.counts[site] += self._count(activations, start, inverse, *batch.shared[self])
         else:
-            self.counts[site] += self._count_on_device(activations, start, inverse)
+            self.counts[site] += self._count_on_device(activations, start, inverse, *batch.shared[self])
 
     def _number(self, values: torch.Tensor, start: float, inverse: float) -> torch.Tensor:
         """The number of each value's bin, from 0 to bins + 1, as float32.
@@ -341,8 +347,10 @@ class Histogram(Reducer):
         """
         return torch.mul(values.float(), inverse).floor_().clamp_(start, start + self.bins + 1).sub_(start)
 
-    def _count(self, values: torch.Tensor, start: float, inverse: float) -> torch.Tensor:
-        """How many values fall into each bin in each group, `[groups, bins + 2]`."""
+    def _count(
+        self, values: torch.Tensor, start: float, inverse: float, order: torch.Tensor, stops: list[int]
+    ) -> torch.Tensor:
+        """How many values fall into each bin in each group, `[groups, bins + 2]`; `order` has the groups' tokens."""
         small = self.bins + 2 <= 256
         whole = torch.empty(values.shape, dtype=torch.int8 if small else torch.int32)
         for some in fitting(len(values), values.shape[1], values.device):
@@ -353,19 +361,21 @@ class Histogram(Reducer):
             else:  # NaN becomes a negative number, which bincount refuses; to tell of it is for others
                 whole[some] = numbers.to(torch.int32).clamp_(0, self.bins + 1)
         words = torch.int64 if small and whole.shape[1] % 8 == 0 else whole.dtype  # eight at once are moved faster
-        whole = whole.view(words).index_select(0, self._order).view(torch.uint8 if small else torch.int32)
+        whole = whole.view(words).index_select(0, order).view(torch.uint8 if small else torch.int32)
         counts, first = [], 0
-        for stop in self._stops:
+        for stop in stops:
             counted = torch.bincount(whole[first:stop].flatten(), minlength=256 if small else self.bins + 2)
             counts.append((counted.roll(128) if small else counted)[: self.bins + 2])
             first = stop
         return torch.stack(counts)
 
-    def _count_on_device(self, values: torch.Tensor, start: float, inverse: float) -> torch.Tensor:
+    def _count_on_device(
+        self, values: torch.Tensor, start: float, inverse: float, order: torch.Tensor, stops: list[int]
+    ) -> torch.Tensor:
         """The same where `bincount` would wait for the device: `histc` is told its range, and counts in float32."""
         rows, counts, first = max(1, 2**24 // values.shape[1]), [], 0  # no bin can pass 2²⁴, where float32 stops
-        numbers = self._number(values, start, inverse).add_(0.5)[self._order]
-        for stop in self._stops:
+        numbers = self._number(values, start, inverse).add_(0.5)[order]
+        for stop in stops:
             parts = [numbers[at : min(at + rows, stop)] for at in range(first, stop, rows)]
             bins = self.bins + 2
             counted = [torch.histc(part, bins, 0, bins).long() for part in parts]
@@ -389,7 +399,9 @@ class NotFinite(Reducer):
             raise NotFiniteError(int(bad[0]))
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
-        self.counts[site] += activations.numel() - activations.isfinite().sum()
+        # A sum says in a fraction of the time that there is none; of numbers near the format's end it may say too much
+        if activations.device.type != "cpu" or not bool(activations.sum(dtype=torch.float32).isfinite()):
+            self.counts[site] += activations.numel() - activations.isfinite().sum()
         self.values[site] += activations.numel()
 
 
@@ -446,35 +458,35 @@ class Rows(Reducer):
     def begin(self, batch: Batch) -> None:
         sequences, length = batch.valid.shape
         here = (self._sequence >= batch.first) & (self._sequence < batch.first + sequences)
-        self._here = here.nonzero().squeeze(1)
-        start, stop = self._start[self._here], self._stop[self._here]
-        self._counts = (stop - start).to(batch.device)
-        flat = (self._sequence[self._here] - batch.first) * length + start
+        chosen = here.nonzero().squeeze(1)
+        start, stop = self._start[chosen], self._stop[chosen]
+        flat = (self._sequence[chosen] - batch.first) * length + start
         # Every token of every span: its place among the batch's valid tokens, and the row it belongs to
         of_row = torch.arange(len(flat)).repeat_interleave(stop - start)
         within = torch.arange(len(of_row)) - (torch.cumsum(stop - start, 0) - (stop - start))[of_row]
         places = flat[of_row] + within
         places = places if batch.rows is None else torch.searchsorted(batch.rows, places)
-        self._of_row, self._places = of_row.to(batch.device), places.to(batch.device)
+        batch.shared[self] = chosen, *(part.to(batch.device) for part in (of_row, places, stop - start))
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         if site not in self.kept:
             with torch.inference_mode(False):
                 self.kept[site] = torch.full((len(self._sequence), activations.shape[1]), torch.nan)
-        if len(self._here) == 0:
+        chosen, of_row, places, counts = batch.shared[self]
+        if len(chosen) == 0:
             return
-        values = activations[self._places]
+        values = activations[places]
         if not bool(values.isfinite().all()):
             raise NotFiniteError(site)
-        shape = (len(self._here), activations.shape[1])
+        shape = (len(chosen), activations.shape[1])
         if self._pooling == "max":
             values = values.float()
-            of_row = self._of_row[:, None].expand_as(values)
+            of_row = of_row[:, None].expand_as(values)
             pooled = values.new_full(shape, -torch.inf).scatter_reduce_(0, of_row, values, "amax")
         else:
-            pooled = values.new_zeros(shape, dtype=torch.float64).index_add_(0, self._of_row, values.double())
-            pooled = (pooled / self._counts[:, None]).float()
-        self.kept[site][self._here] = pooled.cpu()
+            pooled = values.new_zeros(shape, dtype=torch.float64).index_add_(0, of_row, values.double())
+            pooled = (pooled / counts[:, None]).float()
+        self.kept[site][chosen] = pooled.cpu()
 
     def state(self) -> dict[str, torch.Tensor]:
         return {str(site): rows.clone() for site, rows in self.kept.items()}

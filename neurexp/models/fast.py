@@ -6,6 +6,7 @@ caller owns is never left changed; `difference_from_eager` says whether it may b
 without a KV cache, which is all that a run of neurexp has.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
@@ -40,7 +41,7 @@ class _BlockedAttention:
     """
 
     def __init__(self) -> None:
-        self._scratch = torch.empty(0)
+        self._own = threading.local()  # several threads may run the model at once
         self._blocks = cache(_query_blocks)
 
     def __call__(self, module: GPTNeoSelfAttention, query, key, value, attention_mask=None):
@@ -64,10 +65,11 @@ class _BlockedAttention:
 
     def _memory(self, shape: tuple[int, ...]) -> torch.Tensor:
         size = shape[0] * shape[1] * shape[2]
-        if self._scratch.numel() < size:
+        scratch = getattr(self._own, "scratch", None)
+        if scratch is None or scratch.numel() < size:
             with torch.inference_mode(False):  # it serves inside of that mode and outside
-                self._scratch = torch.empty(size)
-        return self._scratch[:size].view(shape)
+                scratch = self._own.scratch = torch.empty(size)
+        return scratch[:size].view(shape)
 
 
 def _query_blocks(length: int, window: int, dtype: torch.dtype) -> list[tuple[int, int, int, torch.Tensor]]:

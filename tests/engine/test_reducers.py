@@ -276,6 +276,7 @@ def both_counts(histogram, values, group):
     batch = batch_of(group=np.asarray(group, dtype=np.int64))
     histogram.begin(batch)
     place = float(int(histogram.start[0]) - 1), 1.0 / float(histogram.width[0])
+    place += batch.shared[histogram]
     found = histogram._count(values, *place), histogram._count_on_device(values, *place)
     assert all(counts.dtype is torch.int64 for counts in found)
     return found
