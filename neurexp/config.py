@@ -79,7 +79,7 @@ class DeviceConfig:
     dtype: Dtype = Dtype.float32
     tf32: bool = False  # CUDA: float32 products in TensorFloat-32, 10 bits of mantissa
     threads: int | None = None  # PyTorch's CPU threads; its own choice if not given
-    batch_size: int = 4  # sequences in one forward
+    batch_size: int | None = None  # sequences in one forward; what suits the device if not given
 
 
 @dataclass

@@ -102,7 +102,7 @@ class Measurement:
         """One pass, or what an earlier run stored of the same."""
         settings, tokens, site = self.settings, wanted.tokens, self.experiment.options.site
         with self.clock("load_model"):  # the hash of its weights, once
-            key = capture_key(model, tokens, site, settings.device.batch_size)
+            key = capture_key(model, tokens, site, sequences_at_once(settings))
             key |= {"plugin": hash_of_plugin(type(self.experiment))}
         key |= wanted.key(model)
         if not wanted.kept or processes.count() > 1:
@@ -127,7 +127,7 @@ class Measurement:
         checkpoints = None
         if wanted.splits or processes.rank() == 0:
             checkpoints = Checkpoints(self.folder, short, key, self.settings.run.checkpoint_every)
-        batch_size, site = self.settings.device.batch_size, self.experiment.options.site
+        batch_size, site = sequences_at_once(self.settings), self.experiment.options.site
         try:
             with self.clock("capture"):
                 reducers = capture_for(wanted, model, wanted.tokens, batch_size, site, checkpoints)
@@ -240,6 +240,12 @@ def prepare_device(settings: Config) -> None:
         raise UserError(f"device.tf32=true: a {device.type} has no TensorFloat-32; leave it out, or give device=cuda")
     torch.set_float32_matmul_precision("high" if settings.device.tf32 else "highest")
     torch.set_num_threads(settings.device.threads or _default_threads())
+
+
+def sequences_at_once(settings: Config) -> int:
+    """How many sequences one forward takes: `device.batch_size`, or what suits the device (docs/benchmarks.md)."""
+    on_cpu = choose_device(settings.device.name).type == "cpu"
+    return settings.device.batch_size or (2 if on_cpu else 4)
 
 
 @cache

@@ -34,7 +34,8 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
     Args:
         sites: what to listen to; two parts of one module are two sites.
         receive: called with the site's index in `sites` and its activations `[sequences, length, neurons]`, in the
-            order in which the forward reaches them, by the thread that is in the forward. It may keep a view, but must not write into it.
+            order in which the forward reaches them, by the thread that is in the forward. It may keep a view, but must
+            not write into it.
     """
     here = _Forward()
 

@@ -80,7 +80,9 @@ class Lanes:
             except BaseException as error:  # an interrupt as well
                 self._fail(error)
 
-        others = [threading.Thread(target=lane, name=f"lane {index}") for index in range(1, min(self.count, end - first))]
+        others = [
+            threading.Thread(target=lane, name=f"lane {index}") for index in range(1, min(self.count, end - first))
+        ]
         try:
             for other in others:
                 other.start()

@@ -224,7 +224,8 @@ class Gram(Reducer):
                     torch.mul(changed, changed, out=changed) if kind == 1 else torch.abs(values, out=changed)
                     of_kind = kind
                 by_cell = block.by_cell(changed)
-                self._total[site] += by_cell.sum()
+                if part is parts[0]:  # every token is in a cell of the first block
+                    self._total[site] += by_cell.sum()
                 part.append(block.products[kind].times(by_cell))
         for (kind, block), part in zip(wanted, parts, strict=True):
             sums, added = (self.zx, self.qxx, self.magnitudes)[kind][site], torch.cat(part, dim=1).double()
@@ -321,7 +322,9 @@ class Histogram(Reducer):
         if not bool(flat.isfinite().all()):
             raise NotFiniteError(site)
         rank = max(1, math.ceil(0.001 * flat.numel()))
-        self.lay(site, float(flat.kthvalue(rank).values), float(flat.kthvalue(flat.numel() + 1 - rank).values))
+        # The smallest of the largest, and the largest of the smallest: much quicker than `kthvalue`
+        low, high = (flat.topk(rank, largest=largest, sorted=False).values for largest in (False, True))
+        self.lay(site, float(low.max()), float(high.min()))
 
     @property
     def edges(self) -> torch.Tensor:

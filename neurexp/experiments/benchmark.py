@@ -18,6 +18,7 @@ import torch
 
 from neurexp.config import DatasetConfig
 from neurexp.engine import processes
+from neurexp.engine.lanes import lanes_on
 from neurexp.engine.passes import capture
 from neurexp.errors import UserError
 from neurexp.experiments import base, token_length
@@ -148,7 +149,8 @@ class Benchmark(token_length.TokenLength):
 
         sizes = sorted({min(size, len(tokens.valid)) for size in self.options.batch_sizes})
         best = add("bare", "plain forward pass", cases.bare(model, tokens), sizes).batch_size
-        either = sorted({batch_size, best})
+        under_way = min(batch_size * lanes_on(device), len(tokens.valid))
+        either = sorted({batch_size, under_way, best})
         add("capture", "capture alone", cases.capture(model, tokens, self.options.site, self.layers), [batch_size])
         add("pass", "token_length, whole", whole, [batch_size])
         ours = self._activations(model, 1)
@@ -239,10 +241,10 @@ class Benchmark(token_length.TokenLength):
             self._more["bf16_r_difference_median"] = float(np.median(r))
 
     def _profile(self, whole: cases.WholePass) -> Table:
-        """One more pass, the seconds of each of PyTorch's operators by name, the longest first."""
+        """One more pass, the seconds of each of PyTorch's operators by name in all lanes, the longest first."""
         log.info("Profile: one more pass")
         spent, took = machine.seconds_by_operator(lambda: whole(self.setting.batch_size), self._model.device)
-        return _longest(spent, took)
+        return _longest(spent, took * lanes_on(self._model.device))
 
     # -- what came out ---------------------------------------------------------------------------------------------
 
@@ -294,8 +296,8 @@ class Benchmark(token_length.TokenLength):
             f"The whole of token_length, nulls and intervals included, takes {spread('pass')} times the plain forward "
             f"pass: {metrics['seconds_pass']:.3g} s against {metrics['seconds_bare']:.3g} s for {self.tokens.count:,} "
             f"tokens, medians of {self.options.rounds} rounds in turn (and the smallest and largest ratio of a round); "
-            f"{metrics['batch_size_pass']} sequences at once, the plain forward at its best, "
-            f"{metrics['batch_size_bare']}.",
+            f"{lanes_on(self._model.device)} × {metrics['batch_size_pass']} sequences at once, the plain forward at "
+            f"its best, {metrics['batch_size_bare']}.",
             f"Capture alone takes {spread('capture')}; the statistics are {metrics['statistics_share']:.0%} of the "
             f"pass; {metrics['analysis_share']:.0%} of it comes after the last token.",
         ]

@@ -72,8 +72,9 @@ COLUMNS = {
     "batch_sizes.batch_size": "sequences in one forward",
     "batch_sizes.seconds": "for all of the tokens, once; the best one is taken for the rounds",
     "profile.operator": "PyTorch's name of the operator; “other operators”: those below together; “outside "
-    "operators”: Python, NumPy and the profiler itself",
-    "profile.seconds": "spent in the operator itself, not in those that it calls, in one profiled pass",
+    "operators”: Python, NumPy, waiting and the profiler itself",
+    "profile.seconds": "spent in the operator itself, not in those that it calls, in one profiled pass; added up over "
+    "the batches that run side by side",
     "profile.share": "of all seconds in this table",
     "profile.calls": "how often it ran; 0: not counted",
 }

@@ -113,13 +113,16 @@ def free_memory(device: torch.device) -> float | None:
 def seconds_by_operator(work: Callable[[], object], device: torch.device) -> tuple[list[tuple[str, float, int]], float]:
     """Runs `work` in PyTorch's profiler: (operator, seconds in itself, calls) of each, and the seconds of it all.
 
-    On CUDA an operator's seconds are those of the device, which works beside the processor.
+    An operator's seconds are added up over the threads that call it; on CUDA they are those of the device, which works
+    beside the processor.
     """
+    from torch._C._profiler import _ExperimentalConfig
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
-    with _silent(), profile(activities=activities) as profiler:
+    every_thread = _ExperimentalConfig(profile_all_threads=True)  # also the lanes that begin inside
+    with _silent(), profile(activities=activities, experimental_config=every_thread) as profiler:
         seconds = timed(work, device)
     own = "self_device_time_total" if on_gpu else "self_cpu_time_total"  # microseconds
     # On CUDA each kernel is listed beside the operator that it belongs to: counted once

@@ -21,7 +21,7 @@ from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoBlock, GPTNeoMLP,
 
 from neurexp import kernels
 
-BLOCK = {torch.float32: 64, torch.bfloat16: 256}  # queries at once on a CPU, measured for heads of 64
+BLOCK = 64  # queries at once on a CPU, measured for heads of 64
 ALIGNED = 16  # keys; widths that are multiples of it multiply faster
 
 
@@ -50,17 +50,16 @@ class _BlockedAttention:
         sequences, heads, length, width = query.shape
         window = module.config.window_size if module.attention_type == "local" else length
         out = query.new_empty(sequences, length, heads, width).transpose(1, 2)
-        for start, stop, first, hidden in self._blocks(length, window, query.dtype):
-            scores = self._memory((heads, stop - start, stop - first))
-            for index in range(sequences):  # in float32 whatever the format, as eager does: scores are not scaled
-                keys = key[index, :, first:stop].float()
-                torch.bmm(query[index, :, start:stop].float(), keys.transpose(1, 2), out=scores)
+        for index in range(sequences):  # in float32 whatever the format, as eager does: scores are not scaled
+            queries, keys, values = (part[index].float() for part in (query, key, value))
+            for start, stop, first, hidden in self._blocks(length, window):
+                scores = self._memory((heads, stop - start, stop - first))
+                torch.bmm(queries[:, start:stop], keys[:, first:stop].transpose(1, 2), out=scores)
                 scores[..., start - first :] += hidden[:, start - first :]
                 if stop - window > first:  # not every query sees the first keys
                     scores[..., : start - first] += hidden[:, : start - first]
                 torch.softmax(scores, -1, out=scores)
-                weights = scores.to(value.dtype)
-                out[index, :, start:stop] = torch.bmm(weights, value[index, :, first:stop])
+                out[index, :, start:stop] = torch.bmm(scores, values[:, first:stop])
         return out, None
 
     def _memory(self, shape: tuple[int, ...]) -> torch.Tensor:
@@ -72,11 +71,11 @@ class _BlockedAttention:
         return scratch[:size].view(shape)
 
 
-def _query_blocks(length: int, window: int, dtype: torch.dtype) -> list[tuple[int, int, int, torch.Tensor]]:
+def _query_blocks(length: int, window: int) -> list[tuple[int, int, int, torch.Tensor]]:
     """Queries start … stop, the first key that any of them may see, and −∞ `[queries, keys]` where one may not."""
-    step, place, blocks = BLOCK.get(dtype, 128), torch.arange(length), []
-    for start in range(0, length, step):
-        stop, first = min(start + step, length), max(0, start - window + 1) // ALIGNED * ALIGNED
+    place, blocks = torch.arange(length), []
+    for start in range(0, length, BLOCK):
+        stop, first = min(start + BLOCK, length), max(0, start - window + 1) // ALIGNED * ALIGNED
         distance = place[start:stop, None] - place[first:stop]
         hidden = torch.zeros(distance.shape)
         blocks.append((start, stop, first, hidden.masked_fill_((distance < 0) | (distance >= window), -torch.inf)))
