@@ -18,6 +18,7 @@ import torch
 from neurexp.config import Config
 from neurexp.engine import processes
 from neurexp.engine.checkpoint import Checkpoints, OtherPassError
+from neurexp.engine.lanes import lanes_on
 from neurexp.engine.passes import count_not_finite, run_pass
 from neurexp.engine.reducers import NotFiniteError, Reducer
 from neurexp.engine.store import StateStore
@@ -102,7 +103,7 @@ class Measurement:
         """One pass, or what an earlier run stored of the same."""
         settings, tokens, site = self.settings, wanted.tokens, self.experiment.options.site
         with self.clock("load_model"):  # the hash of its weights, once
-            key = capture_key(model, tokens, site, sequences_at_once(settings))
+            key = capture_key(model, tokens, site, batch_size_of(settings))
             key |= {"plugin": hash_of_plugin(type(self.experiment))}
         key |= wanted.key(model)
         if not wanted.kept or processes.count() > 1:
@@ -127,7 +128,7 @@ class Measurement:
         checkpoints = None
         if wanted.splits or processes.rank() == 0:
             checkpoints = Checkpoints(self.folder, short, key, self.settings.run.checkpoint_every)
-        batch_size, site = sequences_at_once(self.settings), self.experiment.options.site
+        batch_size, site = batch_size_of(self.settings), self.experiment.options.site
         try:
             with self.clock("capture"):
                 reducers = capture_for(wanted, model, wanted.tokens, batch_size, site, checkpoints)
@@ -185,6 +186,7 @@ def capture_for(
                 forecast=lambda seconds, neurons: _announce(seconds, neurons, tokens),
                 part=processes.own_part(len(tokens.valid)) if wanted.splits else slice(None),
                 checkpoints=checkpoints,
+                lanes=lanes_on(model.device),
             )
     if wanted.splits:
         processes.merge(reducers)
@@ -242,7 +244,7 @@ def prepare_device(settings: Config) -> None:
     torch.set_num_threads(settings.device.threads or _default_threads())
 
 
-def sequences_at_once(settings: Config) -> int:
+def batch_size_of(settings: Config) -> int:
     """How many sequences one forward takes: `device.batch_size`, or what suits the device (docs/benchmarks.md)."""
     on_cpu = choose_device(settings.device.name).type == "cpu"
     return settings.device.batch_size or (2 if on_cpu else 4)

@@ -1,8 +1,8 @@
 """`python -m neurexp.rerun RUN_FOLDER_OR_ID`: does a finished run again from what it logged, and compares the two.
 
 The options are those of the run's own config, whatever the checkout's say today; model and dataset are pinned to the
-commits that it found, threads and the variables of arithmetic are as they were, and nothing that an earlier run kept is
-used. Equal means: to the bit. Knows no experiment.
+commits that it found, threads, batches and the variables of arithmetic are as they were, and nothing that an earlier
+run kept is used. Equal means: to the bit. Knows no experiment.
 """
 
 import argparse
@@ -108,7 +108,8 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
 
     file = folder / ".hydra" / "overrides.yaml"
     arguments = list(OmegaConf.load(file)) if file.exists() else []
-    pinned = {"run.reuse": False, "run.resume": False, "device.threads": facts["threads"]}
+    pinned = {"run.reuse": False, "run.resume": False}
+    pinned |= {f"device.{name}": facts[name] for name in ("threads", "batch_size")}
     if re.fullmatch("[0-9a-f]{40}", facts["model_revision"]):
         pinned["model.revision"] = facts["model_revision"]
     if facts["dataset"]["source"] == "hub":

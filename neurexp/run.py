@@ -49,7 +49,7 @@ def run(
 
     from neurexp import provenance, tracking
     from neurexp.experiments.base import Setting
-    from neurexp.measure import Measurement, prepare_device, sequences_at_once
+    from neurexp.measure import Measurement, batch_size_of, prepare_device
     from neurexp.text import sources
 
     clock = tracking.Stopwatch()
@@ -59,7 +59,7 @@ def run(
         _dataset_name(settings),
         settings.run.seed,
         settings.model.default_layer,
-        sequences_at_once(settings),
+        batch_size_of(settings),
         settings.run.reuse,
         every_layer,
     )
@@ -120,7 +120,7 @@ def _write(measurement: "Measurement", options: dict[str, str], begun: dict[str,
     `begun` is what is known of the code and the text since before the pass.
     """
     from neurexp import provenance, tracking
-    from neurexp.measure import MOST_TOKENS_WRITTEN, sequences_at_once
+    from neurexp.measure import MOST_TOKENS_WRITTEN, batch_size_of
 
     experiment, settings, model = measurement.experiment, measurement.settings, measurement.model
     report, folder, clock = measurement.report, measurement.folder, measurement.clock
@@ -143,7 +143,7 @@ def _write(measurement: "Measurement", options: dict[str, str], begun: dict[str,
             "token_hash": tokens.hash,
             "seed": settings.run.seed,
             "dtype": dtype,
-            "batch_size": sequences_at_once(settings),
+            "batch_size": batch_size_of(settings),
             "processes": processes.count(),
             "fast_forward": model.fast,
             **provenance.of_arithmetic(network.device),

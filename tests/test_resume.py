@@ -24,7 +24,7 @@ from neurexp.engine.checkpoint import _hash
 # Long enough to be killed in, 131 batches: a second or two on an idle machine
 LONG = (
     "model=mini", "dataset=pydoc", "dataset.tokens=33000", "dataset.sequence_length=64", "device=cpu",
-    "device.threads=1", "run.reuse=false", "run.checkpoint_every=0.05",
+    "device.threads=1", "device.batch_size=4", "run.reuse=false", "run.checkpoint_every=0.05",
 )  # fmt: skip
 SHORT = ("model=mini", "dataset=pydoc", "dataset.tokens=600", "dataset.sequence_length=64", "device=cpu")
 FILES = (
@@ -234,8 +234,15 @@ def test_a_run_that_only_began_is_not_taken_from_the_process_at_work_in_it(tmp_p
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on_and_leaves_no_half_file(whole, quick_cli, tmp_path):
-    process = start(tmp_path, *LONG)
+@pytest.mark.parametrize("threads", [1, 2])  # two: batches side by side
+def test_ctrl_c_says_how_to_go_on_and_leaves_no_half_file(threads, whole, quick_cli, tmp_path, tmp_path_factory):
+    options = [*LONG, f"device.threads={threads}"]
+    if threads > 1:
+        whole = tmp_path_factory.mktemp("threads") / "whole"
+        process = quick_cli(*options, f"hydra.run.dir={whole}")
+        assert process.returncode == 0, process.stderr
+        (tmp_path / "outputs").rename(tmp_path / "of_the_whole")
+    process = start(tmp_path, *options)
     wait_for(lambda: list(tmp_path.glob("outputs/token_length/*/checkpoint_*.safetensors")), process)
     os.kill(process.pid, signal.SIGTERM)  # as Ctrl-C, which a shell's background job would ignore
     output, _ = process.communicate()
@@ -246,7 +253,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_half_file(whole, quick_cli, tmp_
     assert told[-2].endswith(f"add run.resume=true hydra.run.dir={run} to go on")
     assert [one.info.status for one in runs_in(tmp_path)] == ["KILLED"]
     assert not list((tmp_path / "outputs").rglob("*.tmp"))
-    process = quick_cli(*LONG, "run.resume=true", f"hydra.run.dir={run}")
+    process = quick_cli(*options, "run.resume=true", f"hydra.run.dir={run}")
     assert process.returncode == 0, process.stderr
     assert_same_bits(run, whole)
     assert [one.info.status for one in runs_in(tmp_path)] == ["FINISHED"]

@@ -4,13 +4,14 @@ While one lane waits for memory, or for Python, another multiplies. What the lan
 batches, site by site, so that the sums are those of one lane, to the bit. Knows neither models nor reducers.
 """
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
-LANES = 2  # as many again on a machine of more cores were not measured
+LANES = 2  # more of them, on machines with more cores, were not measured
 
 
 class _OtherLaneFailed(BaseException):
@@ -28,23 +29,24 @@ class Lanes:
     def __init__(self, count: int, steps: int, first: int = 0):
         """`count` lanes; every piece of work has so many `steps`, and they begin with number `first`."""
         self.count = count
+        self.begun = first  # the first number that no lane has begun with
         self._turn = [first] * steps  # whose turn it is at each step
-        self._next = first
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
 
-    @property
-    def begun(self) -> int:
-        """The first number that no lane has begun with."""
-        return self._next
-
     @contextmanager
     def turn(self, number: int, step: int) -> Iterator[None]:
-        """A step of one piece of work: begins when all smaller numbers have done with it."""
+        """A step of one piece of work: begins when all smaller numbers have done with it.
+
+        Raises:
+            RuntimeError: this piece of work has done the step before.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._turn[step] == number or self._failure is not None)
+            self._changed.wait_for(lambda: self._turn[step] >= number or self._failure is not None)
             if self._failure is not None:
                 raise _OtherLaneFailed
+            if self._turn[step] > number:
+                raise RuntimeError(f"step {step} of {number} came twice")
         yield  # a step that fails leaves the turn with it: `run` lets no other go on
         with self._changed:
             self._turn[step] = number + 1
@@ -53,47 +55,59 @@ class Lanes:
     def run(self, work: Callable[[int], None], end: int, pause: Callable[[], bool] = lambda: False) -> None:
         """Calls work(number) for the numbers up to `end`, or until `pause` says so: then `begun` is less than `end`.
 
-        One number at least is worked off, and all that are begun with are done in the end.
-        This thread is one of the lanes. PyTorch's threads are shared out among them for as long.
+        One number at least is worked off, and all that are begun with are done in the end. PyTorch's threads are shared
+        out among the lanes for as long. One lane is the calling thread itself; of several none is, so that a signal,
+        which Python hands to the main thread, cannot come while it holds what the lanes wait for.
 
         Raises:
             BaseException: what a piece of work raised first; the others are ended at their next step.
         """
-        threads, first, paused = torch.get_num_threads(), self._next, False
+        first, paused = self.begun, False
+        threads = torch.get_num_threads()
 
         def take() -> int | None:
             nonlocal paused
             with self._changed:
-                paused = paused or self._failure is not None or self._next >= end or (self._next > first and pause())
+                paused = paused or self._failure is not None or self.begun >= end or (self.begun > first and pause())
                 if paused:
                     return None
-                self._next += 1
-                return self._next - 1
+                self.begun += 1
+                return self.begun - 1
 
         def lane() -> None:
+            while (number := take()) is not None:
+                work(number)
+
+        if self.count == 1:
+            lane()
+            return
+
+        ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+        def in_a_thread() -> None:
             try:
-                torch.set_num_threads(threads // self.count)  # however few are left: sums hang on it
-                while (number := take()) is not None:
-                    work(number)
+                # However few numbers are left: the last bits of a product may hang on the number of threads
+                torch.set_num_threads(threads // self.count)
+                lane()
             except _OtherLaneFailed:
                 pass
-            except BaseException as error:  # an interrupt as well
+            except BaseException as error:
                 self._fail(error)
+            finally:
+                ended.put(None)
 
-        others = [
-            threading.Thread(target=lane, name=f"lane {index}") for index in range(1, min(self.count, end - first))
-        ]
+        started = 0
         try:
-            for other in others:
-                other.start()
-            lane()
-            for other in others:
-                other.join()
-        except BaseException as error:  # an interrupt between two pieces of work
+            for _ in range(min(self.count, end - first)):
+                threading.Thread(target=in_a_thread, name="lane", daemon=True).start()
+                started += 1
+            for _ in range(started):
+                ended.get()
+                started -= 1
+        except BaseException as error:  # an interrupt
             self._fail(error)
-            for other in others:
-                if other.ident is not None:
-                    other.join()
+            for _ in range(started):
+                ended.get()
         finally:
             torch.set_num_threads(threads)
         if self._failure is not None:
@@ -101,5 +115,6 @@ class Lanes:
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
-            self._failure = self._failure or error
+            if self._failure is None or not isinstance(error, Exception):  # an interrupt outdoes a failure
+                self._failure = error
             self._changed.notify_all()

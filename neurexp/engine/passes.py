@@ -1,12 +1,15 @@
 """The one pass: batches of tokens through a model, each site's activations reduced inside its hook, nothing else kept.
 
+On a CPU batches may run side by side (`engine.lanes`); what they leave is what they leave one after the other.
+
 `capture` is the public door that keeps the activations themselves. Knows neither token lengths nor words: what a
 reducer needs to know of the tokens comes as covariates.
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.hooks import hooked
-from neurexp.engine.lanes import Lanes, lanes_on
+from neurexp.engine.lanes import Lanes
 from neurexp.engine.reducers import Batch, Keep, NotFinite, NotFiniteError, Reducer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites, parse_layers
@@ -39,6 +42,7 @@ def run_pass(
     forecast: Callable[[float, int], None] | None = None,
     part: slice = slice(None),
     checkpoints: Checkpoints | None = None,
+    lanes: int = 1,
 ) -> None:
     """Runs every sequence once and lets each reducer see each site's activations of the valid tokens.
 
@@ -54,11 +58,13 @@ def run_pass(
             on the CPU.
         batch_size: sequences in one forward.
         progress: show tokens per second and the time left, where standard error is a terminal.
-        forecast: told once, after the second batch, how many seconds the pass will take by the pace of that batch (the
-            first one is slower than all others), and how many neurons it listens to. The hooks are in place then: it
+        forecast: told once, after a batch (not the first, which is slower than all others), how many seconds the pass
+            will take by the pace of that batch, and how many neurons it listens to. The hooks are in place then: it
             must not run the model.
         part: the sequences to reduce, if not all: what is fixed by the first sequence is so whatever the part.
         checkpoints: what an earlier process did of this pass is taken from there, and what this one does kept there.
+        lanes: so many batches run side by side, in threads of their own (`engine.lanes`), if every reducer has `lanes`:
+            hooks of others on the network, and `covariates`, are then called from there, and several at a time.
 
     Raises:
         NotFiniteError: a site put out NaN or infinity; told some batches later, so as not to wait for the device.
@@ -80,21 +86,35 @@ def run_pass(
     done = checked = 0 if checkpoints is None else checkpoints.load(reducers)
     to_fix = to_fix if done == 0 else []
     tokens_in = [int(mask[chosen.start : chosen.stop].sum()) if chosen[0] in sequences else 0 for chosen in batches]
-    lanes = Lanes(lanes_on(device) if len(batches) > 1 else 1, 1 + len(sites), first=done)
+    together = lanes if len(batches) > 1 and all(reducer.lanes for reducer in reducers) else 1
+    row = Lanes(together, 1 + len(sites), first=done)
+
+    @contextmanager
+    def telling_where(index: int) -> Iterator[None]:
+        """Names the sequences that NaN or infinity of batch `index` may be in: all that were not checked before."""
+        try:
+            yield
+        except NotFiniteError as error:
+            fixes_only = batches[0][0] not in sequences  # the first batch is of another process's part
+            first = 0 if index == 0 else max(checked, int(fixes_only))
+            last = 0 if index == 0 and fixes_only else row.begun - 1  # another lane may have seen of the last one
+            error.sequences = slice(batches[first].start, batches[last].stop)
+            raise
 
     def check(index: int) -> None:
         nonlocal checked
-        for reducer in reducers:
-            reducer.check()
+        with telling_where(index):
+            for reducer in reducers:
+                reducer.check()
         checked = index + 1
 
-    mine = threading.local()  # what this lane is about
+    mine = threading.local()  # the batch that a thread is working on
 
     def receive(site: int, activations: torch.Tensor) -> None:
         widths[site] = activations.shape[-1]
         values = activations.flatten(0, 1)
         values = values if mine.rows is None else values[mine.rows]
-        with lanes.turn(mine.index, 1 + site):
+        with row.turn(mine.index, 1 + site):
             for reducer in to_fix if mine.index == 0 else []:
                 reducer.fix(site, values)
             for reducer in mine.seen:
@@ -104,21 +124,22 @@ def run_pass(
         began, chosen = time.perf_counter(), batches[index]
         here = slice(chosen.start, chosen.stop)
         with torch.inference_mode():
-            with lanes.turn(index, 0):
+            with row.turn(index, 0):
                 batch = _batch(ids[here], mask[here], chosen.start, device, covariates)
                 seen = list(reducers) if chosen[0] in sequences else []
                 for reducer in seen:
                     reducer.begin(batch)
             mine.index, mine.batch, mine.seen = index, batch, seen
             mine.rows = None if batch.rows is None else batch.rows.to(device, non_blocking=True)
-            forward(network.base_model, use_cache=False, **_inputs(batch))
+            with telling_where(index):
+                forward(network.base_model, use_cache=False, **_inputs(batch))
             if index % CHECKED_EVERY == 0:
                 check(index)
         bar.update(tokens_in[index])
-        if forecast is not None and index == done + 1:
+        if forecast is not None and index == min(done + row.count, len(batches) - 1) > done:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            pace = (time.perf_counter() - began) / len(chosen) / lanes.count
+            pace = (time.perf_counter() - began) / len(chosen) / row.count
             forecast(pace * sum(map(len, batches[done:])), sum(widths.values()))
 
     bar = tqdm(
@@ -130,15 +151,11 @@ def run_pass(
         leave=False,
     )
     with bar, hooked(sites, receive) as forward:
-        while lanes.begun < len(batches):
-            try:
-                lanes.run(run_batch, len(batches), pause=lambda: checkpoints is not None and checkpoints.due())
-                check(lanes.begun - 1)
-            except NotFiniteError as error:
-                error.sequences = slice(batches[min(checked, lanes.begun - 1)].start, batches[lanes.begun - 1].stop)
-                raise
+        while row.begun < len(batches):
+            row.run(run_batch, len(batches), pause=lambda: checkpoints is not None and checkpoints.due())
+            check(row.begun - 1)
             if checkpoints is not None and checkpoints.due():
-                checkpoints.save(reducers, lanes.begun)
+                checkpoints.save(reducers, row.begun)
 
 
 def count_not_finite(

@@ -59,6 +59,7 @@ class Reducer(ABC):
     summed: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()  # by the first sequence, before all others; must be equal to be merged
     is_fixed = True  # nothing has to be fixed, or it has been
+    lanes = False  # `begin` keeps nothing of a batch on the reducer, so that batches may run side by side
     tells_not_finite = True  # `check` does; or NaN and infinity are what this reducer is there to keep
     _device = CPU
 
@@ -71,8 +72,8 @@ class Reducer(ABC):
     def begin(self, batch: Batch) -> None:  # noqa: B027
         """Once per batch, before any site: what all sites share is computed here, and put into `batch.shared[self]`.
 
-        Nowhere else: several batches may be under way at once, at different sites. `begin` comes in the batches' order,
-        and so does `update` at each site.
+        Nowhere else if `lanes` is True: then several batches may be under way at once, at different sites. `begin`
+        comes in the batches' order, and so does `update` at each site.
         """
 
     @abstractmethod
@@ -145,6 +146,7 @@ class Gram(Reducer):
     up by cell, and only those sums are multiplied by Z, which costs less by as much as there are fewer cells.
     """
 
+    lanes = True
     summed = ("zz", "zx", "qxx", "magnitudes")
     fixed = ("shift",)
     shift: torch.Tensor
@@ -224,7 +226,7 @@ class Gram(Reducer):
                     torch.mul(changed, changed, out=changed) if kind == 1 else torch.abs(values, out=changed)
                     of_kind = kind
                 by_cell = block.by_cell(changed)
-                if part is parts[0]:  # every token is in a cell of the first block
+                if block is batch.shared[self][0]:  # every token is in a cell of the first block
                     self._total[site] += by_cell.sum()
                 part.append(block.products[kind].times(by_cell))
         for (kind, block), part in zip(wanted, parts, strict=True):
@@ -296,6 +298,7 @@ class Histogram(Reducer):
     counts are exactly those that float64 would give. The covariate `group` `[tokens]` says 0 … groups − 1.
     """
 
+    lanes = True
     summed = ("counts",)
     fixed = ("width", "start")
     tells_not_finite = False
@@ -390,6 +393,7 @@ class Histogram(Reducer):
 class NotFinite(Reducer):
     """Counts NaN and infinity: `counts` `[sites]` int64, of `values` `[sites]` activations."""
 
+    lanes = True
     summed = ("counts", "values")
 
     def __init__(self, sites: int, device: torch.device | str = "cpu"):
@@ -410,6 +414,8 @@ class NotFinite(Reducer):
 
 class Keep(Reducer):
     """Keeps everything, within a memory budget: `kept[site]` is `[sequences, length, neurons]`, NaN where invalid."""
+
+    lanes = True
 
     def __init__(self, sites: int, sequences: int, length: int, budget_bytes: int):
         self.kept: dict[int, torch.Tensor] = {}
@@ -439,6 +445,7 @@ class Rows(Reducer):
     with the number of tokens.
     """
 
+    lanes = True
     POOLINGS = ("mean", "first", "last", "max")
 
     def __init__(self, sequence: torch.Tensor, start: torch.Tensor, stop: torch.Tensor, pooling: str = "mean"):

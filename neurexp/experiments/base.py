@@ -66,7 +66,7 @@ class Pass(ABC):
         """Which layers to listen to."""
 
     def sequences_at_once(self, batch_size: int) -> int:
-        """How many sequences go into one forward, given `device.batch_size`."""
+        """How many sequences go into one forward, given as many as suit running text."""
         return batch_size
 
     @abstractmethod

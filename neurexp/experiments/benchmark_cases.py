@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from neurexp.engine.lanes import lanes_on
 from neurexp.engine.passes import run_pass
 from neurexp.experiments.base import Setting
 from neurexp.experiments.token_length import Options, TokenLength
@@ -59,7 +60,15 @@ def capture(model: LanguageModel, tokens: Tokens, site: str, layers: list[int]) 
     def work(batch_size: int) -> None:
         with fast_forward(model.network) if model.fast else nullcontext():
             sites = find_sites(model.network, site, layers)
-            run_pass(model.network, sites, tokens.input_ids, tokens.valid, [], batch_size=batch_size)
+            run_pass(
+                model.network,
+                sites,
+                tokens.input_ids,
+                tokens.valid,
+                [],
+                batch_size=batch_size,
+                lanes=lanes_on(model.device),
+            )
 
     return work
 

@@ -1,5 +1,6 @@
 """Lanes: side by side, in the order of the numbers, and one that fails or is interrupted takes the others along."""
 
+import os
 import signal
 import threading
 import time
@@ -10,10 +11,10 @@ import pytest
 import torch
 from tiny import CONFIGS, build
 
-from neurexp.engine import passes
+from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.lanes import LANES, Lanes, lanes_on
 from neurexp.engine.passes import run_pass
-from neurexp.engine.reducers import Gram, Histogram, Keep, Reducer, Rows
+from neurexp.engine.reducers import Gram, Histogram, Keep, NotFinite, NotFiniteError, Reducer, Rows
 from neurexp.models.fast import fast_forward
 from neurexp.models.sites import find_sites
 
@@ -120,35 +121,74 @@ def test_what_fails_in_its_turn_lets_nobody_else_have_it():
     assert finished == [0, 1, 2]
 
 
-def test_an_interrupt_ends_every_lane():
-    lanes = Lanes(2, steps=1)
+@pytest.mark.parametrize("at", ["in a turn", "in the last one"])
+def test_an_interrupt_ends_every_lane_before_it_is_raised(at):
+    lanes, signalled, working = Lanes(2, steps=1), threading.Event(), set()
 
     def work(number: int) -> None:
-        if number == 2:
-            signal.raise_signal(signal.SIGINT)
+        working.add(number)
+        if number == (2 if at == "in a turn" else 3):
+            os.kill(os.getpid(), signal.SIGINT)
+            signalled.set()
+            time.sleep(0.1)
+        if at == "in the last one":
+            assert number < 3 or signalled.wait(30)
         with lanes.turn(number, 0):
             time.sleep(0.01)
+        working.discard(number)
 
     with pytest.raises(KeyboardInterrupt):
-        lanes.run(work, 1000)
+        lanes.run(work, 1000 if at == "in a turn" else 4)
     assert lanes.begun < 10
     assert not [thread for thread in threading.enumerate() if thread.name == "lane"]
+
+
+def test_an_interrupt_outdoes_a_failure():
+    """The batch that is at fault is not looked for when somebody wants an end."""
+    lanes, both = Lanes(2, steps=1), threading.Barrier(2, timeout=30)
+
+    def work(number: int) -> None:
+        both.wait()
+        if number == 0:
+            raise ArithmeticError("number 0")
+        while lanes._failure is None:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+    with pytest.raises(KeyboardInterrupt):
+        lanes.run(work, 2)
+
+
+def test_a_step_that_comes_twice_is_refused():
+    lanes = Lanes(2, steps=2)
+
+    def work(number: int) -> None:
+        for step in (0, 0):
+            with lanes.turn(number, step):
+                pass
+
+    with pytest.raises(RuntimeError, match="step 0 of 0 came twice"):
+        lanes.run(work, 1)
 
 
 # -- a pass in lanes ------------------------------------------------------------------------------------------------
 
 
 class Order(Reducer):
-    """Which sequence each site sees, in the order in which it does."""
+    """Which sequence each site sees, in the order in which it does, and in which threads."""
+
+    lanes = True
 
     def __init__(self, sites: int):
-        self.begun, self.seen = [], [[] for _ in range(sites)]
+        self.begun, self.seen, self.threads = [], [[] for _ in range(sites)], set()
 
     def begin(self, batch):
         self.begun.append(batch.first)
 
     def update(self, site, activations, batch):
         self.seen[site].append(batch.first)
+        self.threads.add(threading.current_thread())
 
 
 def gram_covariates(ids, positions, sequences):
@@ -156,15 +196,16 @@ def gram_covariates(ids, positions, sequences):
     return {"design": design, "group": ids % 3}
 
 
-def passed(network, ids, valid, batch_size: int):
+def passed(network, ids, valid, lanes: int):
     """The states of every kind of reducer after a pass."""
     sites = find_sites(network, "MLP", list(range(network.config.num_hidden_layers)))
     start = torch.arange(len(ids)) % 3
     rows = Rows(torch.arange(len(ids)), start, start + 2)
     gram, histogram = Gram(3, len(sites), slice(0, 1), slice(0, 1)), Histogram(3, len(sites), 16)
     keep, order = Keep(len(sites), *ids.shape, 2**30), Order(len(sites))
-    run_pass(network, sites, ids, valid, [gram, histogram, rows, keep, order], gram_covariates, batch_size)
-    firsts = [0, *range(1, len(ids), batch_size)]
+    run_pass(network, sites, ids, valid, [gram, histogram, rows, keep, order], gram_covariates, 2, lanes=lanes)
+    firsts = [0, *range(1, len(ids), 2)]
+    assert len(order.threads) == lanes
     assert order.begun == firsts
     assert order.seen == [firsts] * len(sites)
     states = [reducer.state() for reducer in (gram, histogram, rows)] + [{str(k): v for k, v in keep.kept.items()}]
@@ -173,40 +214,115 @@ def passed(network, ids, valid, batch_size: int):
 
 @pytest.mark.parametrize("family", [*CONFIGS, "gpt_neo, fast"])
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_pass_in_two_lanes_leaves_the_bits_of_one(family, padded, monkeypatch):
+def test_a_pass_in_two_lanes_leaves_the_bits_of_one(family, padded):
     network, dice = build(family.removesuffix(", fast")), np.random.default_rng(3)
     ids = torch.from_numpy(dice.integers(0, network.config.vocab_size, (23, 12)))
     valid = None
     if padded:
         valid = torch.arange(12) < torch.from_numpy(dice.integers(3, 13, 23))[:, None]
     with fast_forward(network) if family.endswith("fast") else nullcontext():
-        two = [passed(network, ids, valid, batch_size=2) for _ in range(3)]
-        monkeypatch.setattr(passes, "lanes_on", lambda device: 1)
+        two = [passed(network, ids, valid, lanes=2) for _ in range(3)]
         torch.set_num_threads(2)  # as many as a lane had
-        one = passed(network, ids, valid, batch_size=2)
-        torch.set_num_threads(4)
+        try:
+            one = passed(network, ids, valid, lanes=1)
+        finally:
+            torch.set_num_threads(4)
     for lanes in two:
         assert [name for name, _ in lanes] == [name for name, _ in one]
         for (name, here), (_, there) in zip(lanes, one, strict=True):
             assert torch.equal(here.nan_to_num(7.5), there.nan_to_num(7.5)), name
 
 
-def test_a_nan_in_the_other_lane_is_told(monkeypatch):
-    """A batch that only the second lane can have: the first is held up in its own."""
+def small(sequences: int):
     network = build("gpt_neo")
-    sites = find_sites(network, "MLP", [0, 1])
-    ids = torch.arange(64).view(16, 4) % network.config.vocab_size
-    held = threading.Event()
+    ids = torch.arange(4 * sequences).view(sequences, 4) % network.config.vocab_size
+    return network, find_sites(network, "MLP", [0, 1]), ids
 
-    class Slow(Reducer):
-        def update(self, site, activations, batch):
-            if threading.current_thread() is threading.main_thread():
-                held.wait(0.2)
-            else:
-                held.set()
-                raise passes.NotFiniteError(site)
 
-    with pytest.raises(passes.NotFiniteError) as caught:
-        run_pass(network, sites, ids, None, [Slow()], batch_size=1)
-    assert caught.value.sequences.start == 0
-    assert 1 < caught.value.sequences.stop <= 4
+def test_a_reducer_that_does_not_say_so_has_one_batch_at_a_time():
+    network, sites, ids = small(9)
+    order = Order(2)
+    order.lanes = False
+    run_pass(network, sites, ids, None, [order, NotFinite(2)], batch_size=2, lanes=2)
+    assert order.threads == {threading.main_thread()}
+
+
+class Fails(Reducer):
+    """Fails with one batch, once the next has been begun with."""
+
+    lanes = True
+
+    def __init__(self, bad: int):
+        self._bad, self._next_begun = bad, threading.Event()
+
+    def begin(self, batch):
+        if batch.first > self._bad:
+            self._next_begun.set()
+
+    def update(self, site, activations, batch):
+        if batch.first == self._bad:
+            assert self._next_begun.wait(30)
+            raise NotFiniteError(site)
+
+
+def test_what_is_not_finite_is_looked_for_in_all_batches_that_were_begun_with():
+    network, sites, ids = small(16)
+    with pytest.raises(NotFiniteError) as caught:
+        run_pass(network, sites, ids, None, [Fails(3)], batch_size=1, lanes=2)
+    assert caught.value.sequences == slice(1, 5)  # batch 0 was checked, and 4 was under way beside 3
+
+
+def test_what_another_process_is_to_reduce_is_not_looked_into():
+    """Sequence 0 fixes what is to be fixed; 1 to 7 are another process's."""
+    network, sites, ids = small(16)
+    histogram, part = Histogram(1, 2, 16), slice(8, 16)
+    covariates = lambda ids, positions, sequences: {"group": torch.zeros_like(ids)}  # noqa: E731
+    with pytest.raises(NotFiniteError) as caught:
+        run_pass(network, sites, ids, None, [histogram, Fails(9)], covariates, batch_size=1, part=part, lanes=2)
+    assert caught.value.sequences == slice(8, 11)
+    with torch.no_grad():
+        network.transformer.wte.weight.fill_(torch.nan)
+    with pytest.raises(NotFiniteError) as caught:
+        run_pass(network, sites, ids, None, [Histogram(1, 2, 16)], covariates, batch_size=1, part=part, lanes=2)
+    assert caught.value.sequences == slice(0, 1)
+
+
+class SomeTimes(Checkpoints):
+    """Says the third time that it is asked that one is due: batches are under way then in both lanes."""
+
+    asked = 0
+
+    def due(self):
+        self.asked += 1
+        return self.asked >= 3
+
+    def save(self, reducers, batches):
+        super().save(reducers, batches)
+        self.asked = 0
+
+
+def test_a_pass_in_lanes_that_goes_on_leaves_the_bits_of_one_that_was_not_cut_short(tmp_path):
+    network, sites, ids = small(40)
+
+    def gram(bad=None, folder=None):
+        reducers = [Gram(3, 2, slice(0, 1), slice(0, 1))] + ([] if bad is None else [Order(2)])
+        checkpoints = None if folder is None else SomeTimes(folder, "text", {}, 1)
+        if bad is not None:
+
+            def stop(site, activations, batch):
+                if batch.first == bad:
+                    raise InterruptedError
+
+            reducers[1].update, reducers[1].state, reducers[1].load = stop, dict, lambda state: None
+        run_pass(network, sites, ids, None, reducers, gram_covariates, 1, checkpoints=checkpoints, lanes=2)
+        return reducers[0].state()
+
+    whole = gram()
+    for bad in (7, 19, 33):
+        with pytest.raises(InterruptedError):
+            gram(bad, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    at = max(int(file.stem.rsplit("_", 2)[1]) for file in tmp_path.iterdir())
+    assert 19 < at <= 33
+    found = gram(folder=tmp_path)
+    assert all(torch.equal(found[name], whole[name]) for name in whole)

@@ -27,7 +27,7 @@ class Spy(Reducer):
         self.batches.append(batch)
 
     def update(self, site, activations, batch):
-        assert batch is self.batches[-1]
+        assert batch is self.batches[-1]  # one at a time, for it has no `lanes`
         self.seen.append((site, activations.clone()))
 
     def activations(self, site):
