@@ -352,7 +352,8 @@ def _above_null(neurons: Table) -> np.ndarray:
 
 
 def _arrays(reducer: Reducer) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in reducer.state().items()}
+    """A reducer's state; on a CPU not a copy, which would be the peak of the whole pass."""
+    return {name: getattr(reducer, name).detach().cpu().numpy() for name in reducer.summed + reducer.fixed}
 
 
 def _distance(means: np.ndarray, everything: Summary) -> np.ndarray:
