@@ -246,7 +246,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_half_file(threads, whole, quick_
     wait_for(lambda: list(tmp_path.glob("outputs/token_length/*/checkpoint_*.safetensors")), process)
     os.kill(process.pid, signal.SIGTERM)  # as Ctrl-C, which a shell's background job would ignore
     output, _ = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, output
     (run,) = tmp_path.glob("outputs/token_length/*")
     told = output.splitlines()
     assert told[-1] == "error: interrupted"

@@ -6,6 +6,7 @@ batches, site by site, so that the sums are those of one lane, to the bit. Knows
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,7 @@ class Lanes:
         self.count = count
         self.begun = first  # the first number that no lane has begun with
         self._turn = [first] * steps  # whose turn it is at each step
+        self._working = 0  # lanes that are in a piece of work
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
 
@@ -72,11 +74,18 @@ class Lanes:
                 if paused:
                     return None
                 self.begun += 1
+                self._working += 1
                 return self.begun - 1
 
         def lane() -> None:
             while (number := take()) is not None:
-                work(number)
+                try:
+                    # However few numbers are left: the last bits of a product may hang on the number of threads
+                    torch.set_num_threads(threads // self.count)
+                    work(number)
+                finally:
+                    with self._changed:
+                        self._working -= 1
 
         if self.count == 1:
             lane()
@@ -86,8 +95,6 @@ class Lanes:
 
         def in_a_thread() -> None:
             try:
-                # However few numbers are left: the last bits of a product may hang on the number of threads
-                torch.set_num_threads(threads // self.count)
                 lane()
             except _OtherLaneFailed:
                 pass
@@ -96,18 +103,18 @@ class Lanes:
             finally:
                 ended.put(None)
 
-        started = 0
+        count = min(self.count, end - first)
         try:
-            for _ in range(min(self.count, end - first)):
+            for _ in range(count):
                 threading.Thread(target=in_a_thread, name="lane", daemon=True).start()
-                started += 1
-            for _ in range(started):
+            for _ in range(count):
                 ended.get()
-                started -= 1
-        except BaseException as error:  # an interrupt
-            self._fail(error)
-            for _ in range(started):
-                ended.get()
+        except BaseException as error:  # an interrupt, at whatever point: perhaps in the middle of `start`
+            # whose own locks make another error of it
+            self._fail(error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error)
+            # Who has no work yet gets none any more
+            while self._working:
+                time.sleep(0.001)
         finally:
             torch.set_num_threads(threads)
         if self._failure is not None:
