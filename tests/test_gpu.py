@@ -7,8 +7,9 @@ from conftest import FINISHED_ARGUMENTS
 from pyarrow.parquet import read_table
 from tiny import build, token_ids
 
+from neurexp.engine.gram import Cells, Gram
 from neurexp.engine.passes import run_pass
-from neurexp.engine.reducers import Batch, Cells, Gram, Histogram
+from neurexp.engine.reducers import Batch, Histogram
 from neurexp.models.sites import find_sites
 
 pytestmark = [

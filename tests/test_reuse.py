@@ -9,7 +9,7 @@ import torch
 from conftest import FINISHED_ARGUMENTS
 from pyarrow.parquet import read_table
 
-from neurexp.engine.reducers import Gram
+from neurexp.engine.gram import Gram
 from neurexp.engine.store import StateStore
 
 ARGUMENTS = (*FINISHED_ARGUMENTS, "tracking=off", "run.outputs=out")

@@ -16,7 +16,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from neurexp.engine.reducers import Batch, Cells, Reducer
+from neurexp.engine.gram import Cells
+from neurexp.engine.reducers import Batch, Reducer
 
 torch.set_num_threads(1)  # with matrices this small, threads do little but wait for one another
 

@@ -84,10 +84,9 @@ def run_pass(
         own = sequences[1:] if sequences and sequences[0] == 0 else sequences
         batches = [range(1), *(range(start, min(start + batch_size, own.stop)) for start in own[::batch_size])]
     done = checked = 0 if checkpoints is None else checkpoints.load(reducers)
-    to_fix = to_fix if done == 0 else []
     tokens_in = [int(mask[chosen.start : chosen.stop].sum()) if chosen[0] in sequences else 0 for chosen in batches]
     together = lanes if len(batches) > 1 and all(reducer.lanes for reducer in reducers) else 1
-    row = Lanes(together, 1 + len(sites), first=done)
+    side_by_side = Lanes(together, 1 + len(sites), first=done)
 
     @contextmanager
     def telling_where(index: int) -> Iterator[None]:
@@ -96,8 +95,10 @@ def run_pass(
             yield
         except NotFiniteError as error:
             fixes_only = batches[0][0] not in sequences  # the first batch is of another process's part
-            first = 0 if index == 0 else max(checked, int(fixes_only))
-            last = 0 if index == 0 and fixes_only else row.begun - 1  # another lane may have seen of the last one
+            first = last = 0
+            if index > 0 or not fixes_only:
+                last = side_by_side.begun - 1  # another lane may have been the one that saw it
+                first = min(max(checked, int(fixes_only)), last)
             error.sequences = slice(batches[first].start, batches[last].stop)
             raise
 
@@ -114,8 +115,8 @@ def run_pass(
         widths[site] = activations.shape[-1]
         values = activations.flatten(0, 1)
         values = values if mine.rows is None else values[mine.rows]
-        with row.turn(mine.index, 1 + site):
-            for reducer in to_fix if mine.index == 0 else []:
+        with side_by_side.turn(mine.index, 1 + site):
+            for reducer in to_fix if mine.index == 0 else []:  # an earlier process did so before it kept anything
                 reducer.fix(site, values)
             for reducer in mine.seen:
                 reducer.update(site, values, mine.batch)
@@ -124,7 +125,7 @@ def run_pass(
         began, chosen = time.perf_counter(), batches[index]
         here = slice(chosen.start, chosen.stop)
         with torch.inference_mode():
-            with row.turn(index, 0):
+            with side_by_side.turn(index, 0):
                 batch = _batch(ids[here], mask[here], chosen.start, device, covariates)
                 seen = list(reducers) if chosen[0] in sequences else []
                 for reducer in seen:
@@ -136,10 +137,10 @@ def run_pass(
             if index % CHECKED_EVERY == 0:
                 check(index)
         bar.update(tokens_in[index])
-        if forecast is not None and index == min(done + row.count, len(batches) - 1) > done:
+        if forecast is not None and index == min(done + side_by_side.count, len(batches) - 1) > done:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            pace = (time.perf_counter() - began) / len(chosen) / row.count
+            pace = (time.perf_counter() - began) / len(chosen) / side_by_side.count
             forecast(pace * sum(map(len, batches[done:])), sum(widths.values()))
 
     bar = tqdm(
@@ -151,11 +152,11 @@ def run_pass(
         leave=False,
     )
     with bar, hooked(sites, receive) as forward:
-        while row.begun < len(batches):
-            row.run(run_batch, len(batches), pause=lambda: checkpoints is not None and checkpoints.due())
-            check(row.begun - 1)
+        while side_by_side.begun < len(batches):
+            side_by_side.run(run_batch, len(batches), pause=lambda: checkpoints is not None and checkpoints.due())
+            check(side_by_side.begun - 1)
             if checkpoints is not None and checkpoints.due():
-                checkpoints.save(reducers, row.begun)
+                checkpoints.save(reducers, side_by_side.begun)
 
 
 def count_not_finite(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from neurexp.engine.reducers import Cells
+from neurexp.engine.gram import Cells
 from neurexp.text.tokens import UNDEFINED, Tokens
 from neurexp.text.vocabulary import balanced_blocks, log_frequency, shuffled_within_bands
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurexp.engine.reducers import Gram, Histogram, Reducer
+from neurexp.engine.gram import Gram
+from neurexp.engine.reducers import Histogram, Reducer
 from neurexp.errors import UserError
 from neurexp.experiments import base
 from neurexp.experiments.design import Design

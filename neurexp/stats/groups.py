@@ -45,7 +45,7 @@ def median_split(histogram: np.ndarray) -> MedianSplit:
 
 @dataclass(frozen=True)
 class GroupSums:
-    """Sums over the tokens of each group, as an `engine.reducers.Gram` with indicators of the groups leaves them.
+    """Sums over the tokens of each group, as an `engine.gram.Gram` with indicators of the groups leaves them.
 
     `count` `[groups]`; `sums` and `squares` of x − shift and `magnitudes` of x, `[layers, groups, neurons]`; `shift`
     `[layers, neurons]`.

@@ -15,7 +15,8 @@ from scipy.sparse import csr_matrix
 
 import neurexp
 from neurexp.config import DatasetConfig, Source
-from neurexp.engine.reducers import Batch, Gram
+from neurexp.engine.gram import Gram
+from neurexp.engine.reducers import Batch
 from neurexp.experiments.base import Setting
 from neurexp.experiments.design import Design
 from neurexp.experiments.token_length import Options, TokenLength
