@@ -13,6 +13,8 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
+from neurexp.rerun import arguments_of
+
 ARGUMENTS = (
     "model=mini", "dataset=text", "dataset.path=prose.txt", "dataset.tokens=300", "dataset.sequence_length=64",
     "device=cpu", "device.threads=1", "experiment.permutations=8",
@@ -46,6 +48,15 @@ def test_a_run_is_repeated_to_the_bit_from_anywhere(once, tmp_path):
     first = json.loads((once / "once" / "summary.json").read_text("utf-8"))
     assert again["metrics"] == first["metrics"]
     assert again["provenance"]["model_hash"] == first["provenance"]["model_hash"]
+
+
+def test_threads_and_batches_are_those_of_then_though_nobody_gave_them(tmp_path):
+    """What suits a device may be another number tomorrow, or on another device."""
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(["model=mini", "dataset=pydoc"], tmp_path / ".hydra" / "overrides.yaml")
+    facts = {"threads": 3, "batch_size": 7, "model_revision": "shipped", "dataset": {"source": "pydoc"}}
+    arguments = arguments_of(tmp_path, OmegaConf.create(), facts)
+    assert {"++device.threads=3", "++device.batch_size=7"} <= set(arguments)
 
 
 @pytest.mark.slow

@@ -28,8 +28,12 @@ def four_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     yield
-    assert torch.get_num_threads() == 4, "the threads that were shared out are not given back"
+    found = [torch.get_num_threads()]
+    new = threading.Thread(target=lambda: found.append(torch.get_num_threads()))  # has PyTorch's number, not this one's
+    new.start()
+    new.join()
     torch.set_num_threads(before)
+    assert found == [4, 4], "the threads that were shared out are not given back"
 
 
 def no_lane_is_left():
@@ -142,12 +146,15 @@ def test_an_interrupt_ends_every_lane_before_it_is_raised(at):
             time.sleep(0.1)
         if at == "in the last one":
             assert number < 3 or signalled.wait(30)
-        with lanes.turn(number, 0):
-            time.sleep(0.01)
-        working.discard(number)
+        try:
+            with lanes.turn(number, 0):
+                time.sleep(0.01)
+        finally:
+            working.discard(number)
 
     with pytest.raises(KeyboardInterrupt):
         lanes.run(work, 1000 if at == "in a turn" else 4)
+    assert not working
     assert lanes.begun < 10
     no_lane_is_left()
 
@@ -294,6 +301,27 @@ def test_what_another_process_is_to_reduce_is_not_looked_into():
     with pytest.raises(NotFiniteError) as caught:
         run_pass(network, sites, ids, None, [Histogram(1, 2, 16)], covariates, batch_size=1, part=part, lanes=2)
     assert caught.value.sequences == slice(0, 1)
+
+
+def test_nor_when_nothing_has_been_checked_yet():
+    """The first batch, which only fixes, is still at its second site when the next one fails at its first."""
+    network, sites, ids = small(16)
+    failed = threading.Event()
+
+    class Fixing(Reducer):
+        lanes = True
+        is_fixed = False
+
+        def fix(self, site, activations):
+            assert site == 0 or failed.wait(30)
+
+        def update(self, site, activations, batch):
+            failed.set()
+            raise NotFiniteError(site)
+
+    with pytest.raises(NotFiniteError) as caught:
+        run_pass(network, sites, ids, None, [Fixing()], batch_size=1, part=slice(8, 16), lanes=2)
+    assert caught.value.sequences == slice(8, 9)
 
 
 class SomeTimes(Checkpoints):
