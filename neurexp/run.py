@@ -121,6 +121,7 @@ def _write(measurement: "Measurement", options: dict[str, str], begun: dict[str,
     """
     from neurexp import provenance, tracking
     from neurexp.measure import MOST_TOKENS_WRITTEN, batch_size_of
+    from neurexp.text.skipped import table
 
     experiment, settings, model = measurement.experiment, measurement.settings, measurement.model
     report, folder, clock = measurement.report, measurement.folder, measurement.clock
@@ -134,6 +135,8 @@ def _write(measurement: "Measurement", options: dict[str, str], begun: dict[str,
         if tokens.count <= MOST_TOKENS_WRITTEN:
             arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
             files.write_tensors(folder / "tokens.safetensors", arrays)
+        if skipped := experiment.skipped():
+            files.write_table(folder / "skipped.parquet", table(skipped))
         dtype = str(network.dtype).removeprefix("torch.")
         facts = begun | {
             "model_revision": model.revision,
@@ -149,6 +152,7 @@ def _write(measurement: "Measurement", options: dict[str, str], begun: dict[str,
             **provenance.of_arithmetic(network.device),
             "reused": measurement.reused,
             "resumed": measurement.resumed,
+            "skipped": len(skipped),
             "plugin_hash": provenance.hash_of_plugin(type(experiment)),
             **experiment.provenance(),
         }

@@ -19,6 +19,7 @@ from neurexp.models.sites import parse_layers
 from neurexp.provenance import hash_of_code, hash_of_tokenizer, of_arithmetic
 from neurexp.report import Report
 from neurexp.text import sources
+from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens, cached, pack
 
 
@@ -155,6 +156,10 @@ class Experiment(Pass):
     def provenance(self) -> dict[str, Any]:
         """What else names the inputs of this run, beside the tokens of its first pass and the dataset."""
         return {}
+
+    def skipped(self) -> list[Skipped]:
+        """What of the inputs could not be used, for `skipped.parquet`."""
+        return list(self.tokens.skipped)
 
     @abstractmethod
     def analyse(self) -> Report:

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
 from neurexp.files import write_tensors
+from neurexp.text.skipped import Skipped
 
 UNDEFINED = -1  # the length of a special token
 # After a letter, before a space or a newline that a letter follows, or before the end of a clause
@@ -37,6 +38,7 @@ class Tokens:
     input_ids: np.ndarray  # [sequences, length] int32
     valid: np.ndarray  # [sequences, length] bool: False where a sequence is padded
     documents: int  # begun, the last one usually cut
+    skipped: tuple[Skipped, ...] = ()  # what of the text could not be used
 
     @property
     def count(self) -> int:
