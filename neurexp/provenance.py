@@ -76,14 +76,22 @@ def hash_of_plugin(plugin: type) -> str | None:
 
     Those are its own and its bases', what else of their packages is imported, and modules in the same folders.
     """
-    package = Path(__file__).resolve().parent
     roots = {one.__module__.split(".")[0] for one in plugin.__mro__} - {"neurexp", *sys.stdlib_module_names}
+    if not roots:
+        return None
+    # Thousands of modules are loaded: links are resolved once for each folder, not for each file
+    resolved = cache(os.path.realpath)
     loaded = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-    loaded = {name: file for name, file in loaded.items() if file and Path(file).is_file()}
-    files = {Path(file).resolve() for name, file in loaded.items() if name.split(".")[0] in roots}
-    folders = {file.parent for file in files} - {Path(path).resolve() for path in site.getsitepackages()}
-    files |= {Path(file).resolve() for file in loaded.values() if Path(file).resolve().parent in folders}
-    outside = sorted(file for file in files if not file.is_relative_to(package) and file.suffix == ".py")
+    files = {
+        name: Path(resolved(os.path.dirname(file)), os.path.basename(file))  # noqa: PTH119, PTH120 (ten times as fast)
+        for name, file in loaded.items()
+        if file and file.endswith(".py")
+    }
+    own = {file for name, file in files.items() if name.split(".")[0] in roots}
+    folders = {file.parent for file in own} - {Path(path).resolve() for path in site.getsitepackages()}
+    chosen = own | {file for file in files.values() if file.parent in folders}
+    package = Path(__file__).resolve().parent
+    outside = sorted(file for file in chosen if file.is_file() and not file.is_relative_to(package))
     return hashlib.sha256(b"".join(file.read_bytes() for file in outside)).hexdigest() if outside else None
 
 
