@@ -84,9 +84,10 @@ def check_weights(given: str, names: Sequence[str]) -> None:
     if shards:
         raise UserError(f"{given}: it has {shards[0]}, but no {INDEX} that lists all such files; fetch it again")
     beside = f" (there: {some(others)})" if others else ""
+    missing = f"{SINGLE} or {INDEX}" if any(name.endswith(".safetensors") for name in own) else ".safetensors file"
     raise UserError(
-        f"{given}: it has no {SINGLE}, nor an {INDEX}{beside}; neurexp loads no other weights than .safetensors: load "
-        "it with transformers, and save_pretrained writes them"
+        f"{given}: it has no {missing}{beside}; neurexp loads no other weights: load it with transformers, whose "
+        "save_pretrained writes them"
     )
 
 

@@ -3,6 +3,7 @@
 Knows no model and no sequence of tokens.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,15 +30,22 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str | Sequence[str], **opti
         ) from error
 
 
-def drops_characters(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer leaves out characters that it does not know, without a token in their place.
+def dropped_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> Counter[str]:
+    """The characters of `text` that the tokenizer leaves out, without a token in their place, and how often each.
 
-    A BPE without an unknown token, and without bytes to fall back on, does so; all others have a token, or raise.
+    A BPE without an unknown token, and without bytes to fall back on, does so; all other tokenizers have a token, or
+    raise. The offsets that it gives are then wrong too. Spaces are not counted: where words are split at spaces, no
+    tokenizer has a token for them.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or type(backend.model).__name__ != "BPE" or backend.model.unk_token is not None:
-        return False
-    return not backend.model.byte_fallback and "ByteLevel" not in f"{backend.pre_tokenizer} {backend.normalizer}"
+        return Counter()
+    if backend.model.byte_fallback or "ByteLevel" in f"{backend.pre_tokenizer} {backend.normalizer}":
+        return Counter()
+    found = Counter(text)
+    return Counter(
+        {one: n for one, n in found.items() if not one.isspace() and not encode(tokenizer, one)["input_ids"]}
+    )
 
 
 def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from neurexp.errors import UserError
 from neurexp.files import write_tensors
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokenizer import (
-    drops_characters,
+    dropped_characters,
     encode,
     first_token,
     needed_token,
@@ -133,7 +134,7 @@ def pack(
     needed = tokens - rows * len(bos)
     stream = np.empty(needed, dtype=np.int32)
     filled = begun = 0
-    reader = _Reader(tokenizer)
+    dropped = Counter[str]()
     for text in documents:
         if begun:  # the end of text joins documents, so it comes before every one but the first
             stream[filled] = needed_token(
@@ -146,8 +147,8 @@ def pack(
         for piece in _pieces(text, tokenizer):
             if filled == needed:
                 break
-            ids = reader.ids(piece)
-            ids = ids[: needed - filled]
+            dropped.update(dropped_characters(tokenizer, piece))
+            ids = encode(tokenizer, piece)["input_ids"][: needed - filled]
             stream[filled : filled + len(ids)] = ids
             filled += len(ids)
         if filled == needed:
@@ -166,37 +167,13 @@ def pack(
         input_ids[:, 0] = bos[0]
         body[:, 0] = False
     input_ids[body] = stream
-    return Tokens(input_ids, valid, begun, reader.skipped())
-
-
-class _Reader:
-    """Tokenises pieces of text, and counts the characters that the tokenizer leaves out."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self._tokenizer, self._drops = tokenizer, drops_characters(tokenizer)
-        self._dropped, self._first = 0, ""  # characters, and the first of them
-
-    def ids(self, text: str) -> list[int]:
-        """The token ids of `text`."""
-        if not self._drops:
-            return encode(self._tokenizer, text)["input_ids"]
-        found = encode(self._tokenizer, text, return_offsets_mapping=True)
-        covered = np.zeros(len(text) + 1, dtype=np.int64)
-        for start, stop in found["offset_mapping"]:
-            covered[start] += 1
-            covered[stop] -= 1
-        for place in np.flatnonzero(covered.cumsum()[:-1] == 0):
-            if not text[place].isspace():  # where words are split at spaces, no tokenizer keeps these
-                self._dropped += 1
-                self._first = self._first or text[place]
-        return found["input_ids"]
-
-    def skipped(self) -> tuple[Skipped, ...]:
-        """What was left out so far."""
-        if not self._dropped:
-            return ()
-        reason = f"the tokenizer has no token for {self._dropped} characters, {self._first!r} the first"
-        return (Skipped("the text", 0, reason),)
+    skipped = []
+    if dropped:
+        reason = (
+            f"the tokenizer has no token for {dropped.total()} characters, {dropped.most_common(1)[0][0]!r} most often"
+        )
+        skipped = [Skipped("the text", 0, reason)]
+    return Tokens(input_ids, valid, begun, tuple(skipped))
 
 
 def tell_unknown(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> None:

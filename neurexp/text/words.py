@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
-from neurexp.text.tokenizer import drops_characters, encode, first_token, unknown_token
+from neurexp.text.tokenizer import dropped_characters, encode, first_token, unknown_token
 from neurexp.text.tokens import Tokens, token_texts
 
 OWN_LISTS = Path(__file__).resolve().parent / "words"
@@ -146,17 +146,14 @@ def align(
         raise UserError("model.tokenizer: it gives no character offsets, which finding a word's tokens needs")
     bos = [first_token(tokenizer)] if begin_with_bos else []
     found = encode(tokenizer, [example.text for example in examples], return_offsets_mapping=True)
-    unknown, drops = unknown_token(tokenizer), drops_characters(tokenizer)
+    unknown = unknown_token(tokenizer)
     rows, kept = [], []
     for example, ids, offsets in zip(examples, found["input_ids"], found["offset_mapping"], strict=True):
         own = [i for i, (a, b) in enumerate(offsets) if a < example.stop and b > example.start]
         if not own:
             continue
         covered = example.text[offsets[own[0]][0] : example.start] + example.text[example.stop : offsets[own[-1]][1]]
-        if covered.strip() or unknown in [ids[i] for i in own]:
-            continue
-        known = {place for i in own for place in range(*offsets[i])}
-        if drops and any(n not in known and not example.text[n].isspace() for n in range(example.start, example.stop)):
+        if covered.strip() or unknown in [ids[i] for i in own] or dropped_characters(tokenizer, example.text):
             continue
         rows.append([*bos, *ids])
         kept.append((example, len(bos) + own[0], len(bos) + own[-1] + 1))
