@@ -91,7 +91,7 @@ def check_weights(given: str, names: Sequence[str]) -> None:
     )
 
 
-def check_config(given: str, config: dict[str, Any], known: Iterable[str]) -> None:
+def check_config(given: str, config: dict[str, Any], known: Sequence[str]) -> None:
     """Whether what `config.json` asks for can be measured as it is asked for. Says what of it is not done.
 
     Raises:
@@ -119,15 +119,30 @@ def check_config(given: str, config: dict[str, Any], known: Iterable[str]) -> No
         )
 
 
-def tell_unused(names: Sequence[str], used: Sequence[str]) -> None:
-    """Says which files look like weights or an adapter, but are not `used`."""
+def tell_unused(folder: Path, names: Sequence[str], used: Sequence[str]) -> None:
+    """Says which of the files `names` look like weights or an adapter, but are not `used`, and which of them are newer.
+
+    A model that was saved a second time in another format lies beside the first one, and the first one may be used.
+    """
     unused = [
         name
         for name in names
         if name not in used and _is_any(name.rpartition("/")[2], (*WEIGHTS, ADAPTER)) and not name.endswith(".py")
     ]
     if unused:
+        latest = max((_changed(folder / name) for name in used), default=0.0)
+        newer = [name for name in unused if _changed(folder / name) > latest + 1]
         log.info("Weights: %s; not used: %s", some(used), some(unused))
+        if newer:
+            log.warning("Weights: %s was written after those that are used", some(newer))
+
+
+def _changed(file: Path) -> float:
+    """When a file was last written, in seconds; 0 where it is not there, as on the Hub."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def check_tokenizer(given: str, folder: Path) -> None:

@@ -177,7 +177,7 @@ def load_model(
     else:
         given = f"model.name={name}"
         raw = contents.read_json(place.file("config.json", given)) if "config.json" in place.names else {}
-        contents.check_config(given, raw, FAMILIES)  # before the weights are downloaded
+        contents.check_config(given, raw, list(FAMILIES))  # before the weights are downloaded
         if isinstance(raw.get("model_type"), str):
             family_of(raw["model_type"])
         if weights != "random":
@@ -266,7 +266,7 @@ def _token_counts(place: Place, vocabulary: int) -> np.ndarray | None:
 def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedModel:
     folder, given = Path(place.path), f"model.name={name}"
     used = contents.files_used(folder)
-    contents.tell_unused(place.names, used)
+    contents.tell_unused(folder, place.names, used)
     _guarded(name, lambda: _check_tensors(given, [folder / file for file in used if (folder / file).is_file()]))
     network, report = _guarded(
         name,
@@ -284,7 +284,9 @@ def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedMode
     if report["missing_keys"]:
         # transformers would fill them with random numbers and go on
         absent = sorted(report["missing_keys"])
-        raise UserError(f"{given}: its weight files lack {len(absent)} tensors, {absent[0]} the first")
+        there = sorted(report["unexpected_keys"])
+        beside = f"; they hold {len(there)} others, {there[0]} the first" if there else ""
+        raise UserError(f"{given}: its weight files lack {len(absent)} tensors, {absent[0]} the first{beside}")
     _check_unexpected(given, sorted(report["unexpected_keys"]), network)
     return network
 

@@ -4,7 +4,6 @@ Knows no model and no sequence of tokens.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -12,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from neurexp.errors import UserError, one_line
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str | Sequence[str], **options: Any) -> Any:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str | list[str], **options: Any) -> Any:
     """What the tokenizer makes of a text, or of each of several, as text alone: it adds no special token, and reads
     the spelling of a special token as text.
 
@@ -51,7 +50,7 @@ def dropped_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> Counter
 def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The id of the token that stands for all text which the tokenizer does not know, or None where there is none."""
     if tokenizer.unk_token_id is not None:
-        return tokenizer.unk_token_id
+        return tokenizer.unk_token_id  # type: ignore[return-value]
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     spelling = getattr(model, "unk_token", None)  # transformers need not have been told of it
     return tokenizer.get_vocab().get(spelling) if spelling else None

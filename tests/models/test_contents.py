@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -122,6 +123,24 @@ def test_a_second_set_of_weights_is_said_with_which_one_is_used(caplog, folder, 
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"other")
     assert f"Weights: model.safetensors; not used: {name}" in said(caplog, folder)
+
+
+def test_a_second_set_that_was_saved_later_is_said_so(caplog, folder):
+    (folder / "pytorch_model.bin").touch()
+    os.utime(folder / "pytorch_model.bin", (0, 0))
+    assert "after" not in said(caplog, folder)
+    later = (folder / "model.safetensors").stat().st_mtime + 60
+    os.utime(folder / "pytorch_model.bin", (later, later))
+    assert "pytorch_model.bin was written after those that are used" in said(caplog, folder)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "base_model.model.", "module."])
+def test_weights_of_a_wrapped_model_are_refused_with_a_name_that_tells(folder, prefix):
+    file = folder / "model.safetensors"
+    save_file({prefix + name: tensor for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    message = refusal(folder)
+    assert "lack" in message
+    assert f"others, {prefix}" in message
 
 
 def test_a_trainers_own_files_are_no_weights(caplog, folder):
