@@ -89,6 +89,7 @@ class DatasetConfig:
     source: Source = MISSING
     tokens: int = 8192
     sequence_length: int = 512
+    bos: bool | None = None  # whether every sequence begins with BOS; as the tokenizer does by itself if not given
     name: str | None = None  # hub: the dataset's id
     subset: str | None = None  # hub: the dataset's configuration
     split: str = "train"  # hub

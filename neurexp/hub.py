@@ -40,6 +40,7 @@ class Repository:
     kind: str  # `model` or `dataset`
     commit: str
     files: tuple[str, ...] = ()  # those that were asked for and are there
+    listing: tuple[str, ...] = ()  # every file that is there, asked for or not, where the Hub was reached
     unreachable: str = ""  # why the Hub was not reached: the cache has to do
 
     @property
@@ -106,7 +107,8 @@ def resolve(
     except Exception as error:  # whichever HTTP library huggingface_hub brings has its own
         return _cached_or_refuse(name, revision, kind, given, offline, one_line(error))
     wanted = [file for file in info.siblings or () if _is_among(file.rfilename, files or ("README.md",))]
-    repository = Repository(name, revision, kind, info.sha, tuple(file.rfilename for file in wanted))
+    names, listing = (tuple(file.rfilename for file in some) for some in (wanted, info.siblings or ()))
+    repository = Repository(name, revision, kind, info.sha, names, listing)
     if files is None:
         _remember(repository)  # a run that finds its tokens kept will fetch nothing
     else:
@@ -123,12 +125,24 @@ def fetch(repository: Repository, given: str) -> Path:
     Raises:
         UserError: one could not be had; `given` is the option and its value.
     """
-    from huggingface_hub import hf_hub_download
-
     if repository.unreachable:
         return repository.folder
     # The weights last: a copy that was broken off then lacks them, and so cannot be taken for a whole one offline
     for file in sorted(repository.files, key=lambda name: (name.endswith(".safetensors"), name)):
+        fetch_one(repository, file, given)
+    _remember(repository)
+    return repository.folder
+
+
+def fetch_one(repository: Repository, file: str, given: str) -> Path:
+    """One file of the repository; it is downloaded unless it is there.
+
+    Raises:
+        UserError: it could not be had; `given` is the option and its value.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if not repository.unreachable:
         try:
             hf_hub_download(repository.name, file, revision=repository.commit, repo_type=repository.kind)
         except Exception as error:  # whichever HTTP library huggingface_hub brings has its own
@@ -136,8 +150,7 @@ def fetch(repository: Repository, given: str) -> Path:
                 f"{given}: {file} cannot be fetched from the Hub ({explain(error, repository.name, repository.kind)}); "
                 "run again: what is complete is kept"
             ) from error
-    _remember(repository)
-    return repository.folder
+    return repository.folder / file
 
 
 def explain(error: BaseException, name: str, kind: str) -> str:

@@ -169,6 +169,7 @@ def capture_for(
     Of the processes of `torchrun` each runs its share, and only the reducers of process 0 see it all.
     """
     with fast_forward(model.network) if model.fast else nullcontext():
+        model.check_ids(tokens.input_ids[tokens.valid])
         layers = wanted.chosen_layers(model)
         sites = find_sites(model.network, site, layers)  # of the model as it runs: the fast forward swaps modules
         reducers = wanted.reducers(model, tokens, layers)
@@ -268,6 +269,7 @@ def _model_arguments(settings: Config) -> dict[str, Any]:
         "dtype": settings.device.dtype.value,
         "seed": settings.run.seed,
         "fast": model.fast,
+        "bos": settings.dataset.bos,
     }
 
 

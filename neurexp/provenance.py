@@ -96,10 +96,12 @@ def hash_of_plugin(plugin: type) -> str | None:
 
 
 def hash_of_tokenizer(tokenizer) -> str:
-    """SHA-256 of the tokenizer's whole definition, or of its vocabulary where it has no single file."""
+    """SHA-256 of the tokenizer's whole definition (of its vocabulary where it has no single file), and of which of its
+    tokens are special: transformers keeps that in a file of its own."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(text.encode()).hexdigest()
+    special = [tokenizer.bos_token_id, tokenizer.eos_token_id, sorted(tokenizer.all_special_ids)]
+    return hashlib.sha256(f"{text}{special}".encode()).hexdigest()
 
 
 def _version(name: str) -> str | None:

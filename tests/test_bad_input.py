@@ -186,7 +186,7 @@ MODELS = [
     ("model.name={inputs}/nothing", "model.name={inputs}/nothing: cannot be loaded from this folder"),
     ("model.name={inputs}/cut_weights", "model.name={inputs}/cut_weights: a weight file is damaged"),
     ("model.name={inputs}/garbled_weights", "model.name={inputs}/garbled_weights: a weight file is damaged"),
-    ("model.name={inputs}/pickled_weights", "model.name={inputs}/pickled_weights: no .safetensors file"),
+    ("model.name={inputs}/pickled_weights", "model.name={inputs}/pickled_weights: it has no .safetensors file"),
     ("model.name={inputs}/lacking_weights", "model.name={inputs}/lacking_weights: its weight files lack 1 tensors"),
     ("model.name={inputs}/misshapen_weights", "model.name={inputs}/misshapen_weights: "),
     ("model.name={inputs}/garbled_config", "model.name={inputs}/garbled_config: cannot be loaded"),

@@ -405,3 +405,12 @@ def test_in_a_sweep_a_job_that_fails_stops_no_other_and_the_exit_code_tells(quic
     assert [job["job"] for job in summary["jobs"]] == ["0", "2"]
     assert len(summary["failed"]) == 1
     assert read_table(sweep / "layers.parquet")["layer"].tolist() == [0, 1]
+
+
+def test_dataset_bos_puts_bos_before_every_sequence_and_is_noted(quick_cli, finished, tmp_path):
+    process = quick_cli(*FINISHED_ARGUMENTS, "tracking=off", "dataset.bos=true", "hydra.run.dir=run")
+    assert (process.returncode, process.stderr) == (0, "")
+    for folder, begins in ((tmp_path / "run", True), (finished.folder, False)):
+        ids = load_file(folder / "tokens.safetensors")["input_ids"]
+        assert bool((ids[:, 0] == 0).all()) == begins  # mini's BOS, which its tokenizer by itself puts nowhere
+        assert json.loads((folder / "summary.json").read_text("utf-8"))["provenance"]["begins_with_bos"] == begins

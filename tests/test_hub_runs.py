@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
 MODEL, DATASET = "EleutherAI/gpt-neo-125m", "HuggingFaceFW/fineweb"
-GATED = "some/gated-id"
+GATED, ADAPTER, QUANTISED = "some/gated-id", "some/adapter", "some/quantised"
 DOCUMENTS = [" ".join(SENTENCES[number % 6 :] * 4) + f"\n\nPage {number}." for number in range(60)]
 
 
@@ -26,11 +26,21 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     model = make_gpt_neo(folder / "model")
     (model / "pytorch_model.bin").write_bytes(b"a pickle: never to be asked for")
     (model / "README.md").write_text("A model card.")
-    return {"model": model, "dataset": make_fineweb(folder / "dataset", DOCUMENTS, shards=2)}
+    adapter, quantised = folder / "adapter", folder / "quantised"
+    for made in (adapter, quantised):
+        made.mkdir()
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "some/base"}')
+    (adapter / "adapter_model.safetensors").touch()
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    (quantised / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    (quantised / "model.safetensors").write_bytes(b"never to be asked for")
+    dataset = make_fineweb(folder / "dataset", DOCUMENTS, shards=2)
+    return {"model": model, ADAPTER: adapter, QUANTISED: quantised, "dataset": dataset}
 
 
 def serve(repositories: dict[str, Path]) -> Hub:
-    return Hub({MODEL: repositories["model"]}, {DATASET: repositories["dataset"]}, gated={GATED})
+    models = {MODEL: repositories["model"], ADAPTER: repositories[ADAPTER], QUANTISED: repositories[QUANTISED]}
+    return Hub(models, {DATASET: repositories["dataset"]}, gated={GATED})
 
 
 @pytest.fixture
@@ -102,6 +112,8 @@ PYDOC, MINI = ("dataset=pydoc", "tracking=off"), ("model=mini", "tracking=off")
             "model.name=no/such-model: no such folder here and no such model on the Hub",
         ),
         (("model=hub", f"model.name={GATED}", *PYDOC), f"model.name={GATED}: gated; ask for access at http"),
+        (("model=hub", f"model.name={ADAPTER}", *PYDOC), f"model.name={ADAPTER}: adapter_config.json is of an adapter"),
+        (("model=hub", f"model.name={QUANTISED}", *PYDOC), f"model.name={QUANTISED}: its weights are quantised (gptq)"),
         (("model.revision=v9", *PYDOC), f"model.revision=v9: {MODEL} has no such revision on the Hub"),
         (("model.tokenizer=no/such-tokenizer", *PYDOC), "model.tokenizer=no/such-tokenizer: no such folder here"),
         (("model=hub", f"model.name={MODEL}-large", *PYDOC), f"model.name={MODEL}-large: no such folder here"),

@@ -197,7 +197,7 @@ def _check_ids(network: PreTrainedModel, ids: torch.Tensor) -> None:
 
 
 def _batch(ids, valid, first: int, device: torch.device, covariates: Covariates | None) -> Batch:
-    ids = ids.long()
+    ids = ids.long().where(valid, 0)  # a pad's own id need not be one that the model knows
     rows = None if bool(valid.all()) else valid.flatten().nonzero().squeeze(1)
     positions = (valid.cumsum(1) - 1).clamp(min=0)
     chosen = slice(None) if rows is None else rows
@@ -262,7 +262,7 @@ def capture(
     mask = None if mask is None else mask.bool()
     if ids.ndim == 1:
         ids, mask = ids[None], None if mask is None else mask[None]
-    _check_ids(network, ids)
+    _check_ids(network, ids if mask is None else ids.where(mask, 0))
     sites = find_sites(network, site, parse_layers(layers, network.config.num_hidden_layers))
     keep = Keep(len(sites), ids.shape[0], ids.shape[1], budget_bytes)
     run_pass(network, sites, ids, mask, [keep], batch_size=batch_size)

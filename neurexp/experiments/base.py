@@ -20,7 +20,7 @@ from neurexp.provenance import hash_of_code, hash_of_tokenizer, of_arithmetic
 from neurexp.report import Report
 from neurexp.text import sources
 from neurexp.text.skipped import Skipped
-from neurexp.text.tokens import Tokens, cached, pack
+from neurexp.text.tokens import Tokens, cached, pack, tell_unknown
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Experiment(Pass):
 
     def inputs(self, model: LanguageModel, dataset: DatasetConfig, cache: Path) -> Tokens:
         """The token sequences to run; unless overridden, the dataset's running text, packed, from `cache` if there."""
-        bos = model.family.expects_bos
+        bos = model.begins_with_bos
         key = {
             "dataset": sources.identity(dataset),
             "text_column": dataset.text_column,
@@ -151,7 +151,10 @@ class Experiment(Pass):
             texts = sources.documents(dataset)
             return pack(texts, model.tokenizer, dataset.tokens, dataset.sequence_length, begin_with_bos=bos)
 
-        return cached(cache, key, tokenise)
+        tokens = cached(cache, key, tokenise)
+        model.check_ids(tokens.input_ids[tokens.valid])
+        tell_unknown(tokens, model.tokenizer)
+        return tokens
 
     def provenance(self) -> dict[str, Any]:
         """What else names the inputs of this run, beside the tokens of its first pass and the dataset."""

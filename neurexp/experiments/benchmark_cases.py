@@ -168,7 +168,8 @@ def _keeping(site: Site, rows: list[torch.Tensor]) -> Callable:
 
 
 def _ids(model: LanguageModel, tokens: Tokens) -> torch.Tensor:
-    return torch.from_numpy(tokens.input_ids.astype(np.int64)).to(model.device)
+    ids = np.where(tokens.valid, tokens.input_ids, 0)  # a pad's own id need not be one that the model knows
+    return torch.from_numpy(ids.astype(np.int64)).to(model.device)
 
 
 def take_turns(

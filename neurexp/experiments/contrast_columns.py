@@ -115,7 +115,8 @@ _COLUMNS = {
     "words_empty": "empty lines of the word lists; dropped",
     "words_duplicate": "lines of the word lists that repeat another of the same list; dropped",
     "words_shared": "words that stand in more than one list; dropped from all",
-    "words_unaligned": "words that share a token with the template around them; dropped",
+    "words_unaligned": "words that share a token with the template around them, or that the tokenizer does not know; "
+    "dropped",
     "words_one_token": "number of words of a single token",
     "text_occurrences": "occurrences of listed words in the text that were used",
     "neurons_tested": "number of neurons of all layers of the run",

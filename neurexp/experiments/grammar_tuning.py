@@ -62,4 +62,4 @@ class GrammarTuning(contrast.Contrast):
             for category, words in enumerate(self.lists.words.values())
             for word in words
         ]
-        return align(model.tokenizer, examples, model.family.expects_bos)
+        return align(model.tokenizer, examples, model.begins_with_bos)

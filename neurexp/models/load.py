@@ -6,6 +6,7 @@ Weights come from safetensors files only, and no code of a repository is ever ru
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,22 +15,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from neurexp.errors import UserError, one_line
 from neurexp.kernels import whole_precision
+from neurexp.models import contents
 from neurexp.models.fast import difference_from_eager
 from neurexp.models.places import Place, fetched, locate_parts
-from neurexp.models.sites import Family, family_of
+from neurexp.models.sites import FAMILIES, Family, family_of
+from neurexp.text.tokenizer import first_token, own_first_token, vocabulary_size
 
 log = logging.getLogger(__name__)
 
 # Largest ‖fast − eager‖ / ‖eager‖: rounding of each number format
 AGREEMENT = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 NOT_COMPUTED = ("_name_or_path", "transformers_version", "dtype", "architectures")  # in a config, but not in a forward
+FEWEST_USED = 0.9  # of a model's embeddings, by its tokenizer: what is left over is padding to a round number
+# Constants that older versions of transformers saved with the weights
+BUFFER = re.compile(r"\.(attn|attention|self_attn)(\.attention)?\.(bias|masked_bias)$|\.inv_freq$|\.masked_bias$")
 SAFE = {"trust_remote_code": False}  # said each time: left unset, transformers asks on the terminal
 
 
@@ -44,10 +50,11 @@ class LanguageModel:
     weights: str  # "pretrained" or "random"
     token_counts: np.ndarray | None = None  # [vocabulary] in the text that the tokenizer's model was trained on
     fast: bool = False  # the fast forward was asked for, and agrees with the eager one
+    begins_with_bos: bool = False  # whether a sequence begins with the tokenizer's BOS
 
     @property
     def family(self) -> Family:
-        """Where this architecture keeps its neurons, and whether it expects a BOS."""
+        """Where this architecture keeps its neurons."""
         return family_of(self.network.config.model_type)
 
     @property
@@ -64,6 +71,27 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.network.device
+
+    def check_ids(self, ids: np.ndarray) -> None:
+        """Whether the model has an embedding for each of the token ids that occur, `ids` of any shape.
+
+        Raises:
+            UserError: it has none for one of them, which the message names.
+        """
+        rows = embedding_rows(self.network)
+        beyond = ids[ids >= rows]
+        if beyond.size:
+            token = self.tokenizer.convert_ids_to_tokens(int(beyond[0]))
+            raise UserError(
+                f"model.tokenizer: its token {token!r} (id {beyond[0]}) occurs, but {self.name} has an embedding for "
+                f"ids below {rows} only ({beyond.size} of {ids.size} tokens are beyond); give model.tokenizer= the one "
+                "that the model was trained with"
+            )
+
+
+def embedding_rows(network: PreTrainedModel) -> int:
+    """How many token ids the model has an embedding for."""
+    return network.get_input_embeddings().weight.shape[0]  # type: ignore[return-value, index]
 
 
 def hash_of_weights(network: PreTrainedModel) -> str:
@@ -106,6 +134,7 @@ def load_model(
     dtype: str = "float32",
     seed: int = 0,
     fast: bool = False,
+    bos: bool | None = None,
 ) -> LanguageModel:
     """Loads a causal language model for measuring: evaluation mode, no gradients.
 
@@ -120,8 +149,11 @@ def load_model(
         seed: of random weights.
         fast: verify that the fast forward (`models.fast`) agrees with transformers' own; the network stays as it is.
 
+        bos: whether sequences begin with BOS; None: exactly where the tokenizer by itself puts one before a text.
+
     Raises:
-        UserError: not there, not reachable, gated, of an unknown family, or damaged.
+        UserError: not there, not reachable, gated, of an unknown family, damaged, or not what would be measured: an
+            adapter, quantised weights, a config that asks for code, weights that the architecture has no place for.
     """
     target = choose_device(device)
     if dtype not in ("float32", "bfloat16", "float16"):
@@ -143,7 +175,14 @@ def load_model(
         fields = dict(architecture or {})
         config = _guarded(name, lambda: AutoConfig.for_model(fields.pop("model_type"), **fields), "architecture")
     else:
-        folder = fetched(place, f"model.name={name}")
+        given = f"model.name={name}"
+        raw = contents.read_json(place.file("config.json", given)) if "config.json" in place.names else {}
+        contents.check_config(given, raw, list(FAMILIES))  # before the weights are downloaded
+        if isinstance(raw.get("model_type"), str):
+            family_of(raw["model_type"])
+        if weights != "random":
+            contents.check_weights(given, place.names)
+        folder = fetched(place, given)
         config = _guarded(name, lambda: AutoConfig.from_pretrained(folder, **SAFE))
     family_of(config.model_type)
 
@@ -161,18 +200,42 @@ def load_model(
         network = _load_weights(name, place, number_format)
     spoken = tokenizer or name
     speech_folder = fetched(speech, f"model.{'tokenizer' if tokenizer else 'name'}={spoken}")
+    contents.check_tokenizer(f"model.tokenizer={spoken}", Path(speech_folder))
     encoder = _guarded(spoken, lambda: AutoTokenizer.from_pretrained(speech_folder, **SAFE), "tokenizer")
     if len(encoder) < 2:  # what transformers makes of a folder without tokenizer files
         raise UserError(
             f"model.tokenizer={spoken}: no tokenizer files there; give model.tokenizer=FOLDER, an id, or mini"
         )
-    if len(encoder) > network.config.vocab_size:
-        raise UserError(
-            f"model.tokenizer={spoken}: it has {len(encoder)} tokens, but {name} knows {network.config.vocab_size}"
-        )
+    _tell_if_of_another_model(spoken, encoder, network)
+    begins_with_bos = own_first_token(encoder) is not None if bos is None else bos
+    if begins_with_bos:
+        first_token(encoder)
     network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
     agrees = fast and _fast_agrees(network)
-    return LanguageModel(network, encoder, name, identity, weights, _token_counts(speech, len(encoder)), agrees)
+    counts = _token_counts(speech, vocabulary_size(encoder))
+    return LanguageModel(network, encoder, name, identity, weights, counts, agrees, begins_with_bos)
+
+
+def _tell_if_of_another_model(spoken: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel) -> None:
+    """Says what speaks against a tokenizer being that of the model: its number of tokens, its special tokens."""
+    rows, size, config = embedding_rows(network), vocabulary_size(tokenizer), network.config
+    odd = []
+    if size > rows:
+        beyond = sorted(index for index in tokenizer.get_vocab().values() if index >= rows)
+        token = tokenizer.convert_ids_to_tokens(beyond[0])
+        odd.append(f"{len(beyond)} of its tokens have no embedding ({token!r}, id {beyond[0]}, the first)")
+    elif size < FEWEST_USED * rows:
+        odd.append(f"it has ids below {size}, the model embeddings for {rows}")
+    generation = getattr(network, "generation_config", None)
+    for what in ("bos_token_id", "eos_token_id"):
+        own, stated = getattr(tokenizer, what), set[int]()
+        for source in (config, generation):
+            value = getattr(source, what, None)
+            stated |= set(value if isinstance(value, list) else [] if value is None else [value])
+        if own is not None and stated and own not in stated:
+            odd.append(f"its {what} is {own}, the config says {', '.join(map(str, sorted(stated)))}")
+    if odd:
+        log.warning("The tokenizer (%s) may be another model's: %s", spoken, "; ".join(odd))
 
 
 def _fast_agrees(network: PreTrainedModel) -> bool:
@@ -194,13 +257,17 @@ def _token_counts(place: Place, vocabulary: int) -> np.ndarray | None:
         counts = load_file(file)["counts"]
     except (SafetensorError, KeyError) as error:
         raise UserError(f"model.tokenizer={place.path}: {file.name} holds no counts; take it away") from error
-    return counts if counts.shape == (vocabulary,) else None
+    if counts.ndim != 1 or len(counts) > vocabulary:
+        log.warning("%s is of another tokenizer: not used, frequencies are those of the text", file)
+        return None
+    return np.pad(counts, (0, vocabulary - len(counts)))  # tokens that were added since do not occur
 
 
 def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedModel:
-    folder = Path(place.path)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise UserError(f"model.name={name}: no .safetensors file in {folder}; neurexp loads no other weight format")
+    folder, given = Path(place.path), f"model.name={name}"
+    used = contents.files_used(folder)
+    contents.tell_unused(folder, place.names, used)
+    _guarded(name, lambda: _check_tensors(given, [folder / file for file in used if (folder / file).is_file()]))
     network, report = _guarded(
         name,
         lambda: AutoModelForCausalLM.from_pretrained(
@@ -213,12 +280,49 @@ def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedMode
         ),
     )
     if report["mismatched_keys"]:
-        raise UserError(f"model.name={name}: its weights have other shapes than its config says; fetch it again")
+        raise UserError(f"{given}: its weights have other shapes than its config says; fetch it again")
     if report["missing_keys"]:
         # transformers would fill them with random numbers and go on
         absent = sorted(report["missing_keys"])
-        raise UserError(f"model.name={name}: its weight files lack {len(absent)} tensors, {absent[0]} the first")
+        there = sorted(report["unexpected_keys"])
+        beside = f"; they hold {len(there)} others, {there[0]} the first" if there else ""
+        raise UserError(f"{given}: its weight files lack {len(absent)} tensors, {absent[0]} the first{beside}")
+    _check_unexpected(given, sorted(report["unexpected_keys"]), network)
     return network
+
+
+def _check_tensors(given: str, files: list[Path]) -> None:
+    """What transformers takes without a word: a tensor that is in two files, numbers that are codes of others."""
+    seen: dict[str, Path] = {}
+    for file in files:
+        with safe_open(file, "np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (it is no dict)
+                if name in seen:
+                    raise UserError(
+                        f"{given}: {name} is in {seen[name].name} and in {file.name}, which are of two saves; fetch it "
+                        "again"
+                    )
+                seen[name] = file
+                kind = tensors.get_slice(name).get_dtype()
+                if not kind.startswith(("F", "BF")) and name.endswith((".weight", ".bias")) and not BUFFER.search(name):
+                    raise UserError(
+                        f"{given}: {name} in {file.name} holds {kind}, no floating-point numbers: quantised weights, "
+                        "which neurexp does not load; give the model that it was made from"
+                    )
+
+
+def _check_unexpected(given: str, names: list[str], network: PreTrainedModel) -> None:
+    """Weights that the architecture has no place for: within its blocks they would have changed what is measured."""
+    names = [name for name in names if not BUFFER.search(name)]
+    blocks = re.compile(rf"(^|\.){re.escape(family_of(network.config.model_type).blocks)}\.\d+\.")
+    within = [name for name in names if blocks.search(name)]
+    if within:
+        raise UserError(
+            f"{given}: its weight files hold {len(within)} tensors that its config.json has no place for, {within[0]} "
+            "the first; give the config.json that they were saved with"
+        )
+    if names:
+        log.warning("Weights that the model does not use: %s", contents.some(names))
 
 
 def _guarded(name: str, load: Callable[[], Any], what: str = "name") -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from neurexp import hub
 from neurexp.errors import UserError, one_line
+from neurexp.models import contents
 
 MINI = Path(__file__).resolve().parent.parent / "mini"
 CONFIG_FILES = ["config.json"]
@@ -34,6 +35,17 @@ class Place:
     def identity(self) -> str:
         return self.repository.commit if self.repository else self.path
 
+    @property
+    def names(self) -> list[str]:
+        """Every file that lies there, as a path below the folder; on the Hub whether or not it will be downloaded."""
+        if self.repository is not None and self.repository.listing:
+            return sorted(self.repository.listing)
+        return contents.names_in(Path(self.path))
+
+    def file(self, name: str, given: str) -> Path:
+        """One file of `names`, downloaded unless it is there. `given` is the option and its value."""
+        return Path(self.path) / name if self.repository is None else hub.fetch_one(self.repository, name, given)
+
 
 def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
     """Finds `name` without loading anything: the embedded model, a local folder, or a repository on the Hub."""
@@ -55,13 +67,23 @@ def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
             f"{option}={name}: no such folder, nor is it a Hub id (ORGANISATION/MODEL); model=mini is offline"
         )
     repository = hub.resolve(name, revision, "model", option, tuple(files), offline="model=mini dataset=pydoc")
-    if set(WEIGHT_FILES) <= set(files) and repository.files and not any(map(_is_weights, repository.files)):
-        raise UserError(f"{option}={name}: it has no .safetensors file; neurexp loads no other weight format")
     return Place(str(repository.folder), repository)
 
 
-def _is_weights(file: str) -> bool:
-    return file.endswith(".safetensors")
+def _check_model(place: Place, given: str, weights: str) -> None:
+    """Refuses a folder or repository from which not the model that was meant would be loaded.
+
+    Raises:
+        UserError: it holds an adapter, or no weights that can be read.
+    """
+    names = place.names
+    adapter = contents.adapter_files(names)
+    if adapter and (weights != "random" or "config.json" not in names):
+        has_config = contents.ADAPTER in adapter
+        config = contents.read_json(place.file(contents.ADAPTER, given)) if has_config else {}
+        contents.refuse_adapter(given, contents.ADAPTER if has_config else adapter[0], config)
+    if weights != "random" and place.repository is not None:  # of a folder `load_model` will say so as fast
+        contents.check_weights(given, names)
 
 
 def fetched(place: Place, given: str) -> str:
@@ -83,6 +105,7 @@ def locate_parts(
     if weights != "random" or not has_architecture:
         files = CONFIG_FILES + (WEIGHT_FILES if weights != "random" else []) + files
         place = _locate(name, revision, "model.name", files)
+        _check_model(place, f"model.name={name}", weights)
     if tokenizer is not None:
         return place, _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
     return place, place or _locate(name, revision, "model.tokenizer", files)

@@ -25,11 +25,10 @@ class Address:
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: the list of its blocks, its sites, and whether its sequences begin with a BOS token."""
+    """One architecture: the list of its blocks, and its sites."""
 
     blocks: str
     sites: dict[str, Address]
-    expects_bos: bool = False
 
 
 _GATED = {
@@ -74,8 +73,8 @@ FAMILIES = {
             "PROJ": Address("mlp.dense_4h_to_h"),
         },
     ),
-    "llama": Family("layers", _GATED, expects_bos=True),
-    "mistral": Family("layers", _GATED, expects_bos=True),
+    "llama": Family("layers", _GATED),
+    "mistral": Family("layers", _GATED),
     "qwen2": Family("layers", _GATED),
 }
 

@@ -1,12 +1,15 @@
 """From documents to token sequences `[sequences, length]`, packed to exactly the number of tokens that was asked for.
 
 Documents are joined by the tokenizer's end-of-text token, which counts as a token and is special. A last partial
-sequence is padded on the right; validity is by position, never by token id. Knows nothing of models.
+sequence is padded on the right; validity is by position, never by token id. Arrays over the vocabulary are indexed by
+token id, so their length is the largest id and one more: ids may have gaps. Knows nothing of models.
 """
 
 import hashlib
 import json
+import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,8 +26,19 @@ from transformers import PreTrainedTokenizerBase
 from neurexp.errors import UserError
 from neurexp.files import write_tensors
 from neurexp.text.skipped import Skipped
+from neurexp.text.tokenizer import (
+    dropped_characters,
+    encode,
+    first_token,
+    needed_token,
+    own_first_token,
+    unknown_token,
+    vocabulary_size,
+)
 
-UNDEFINED = -1  # the length of a special token
+log = logging.getLogger(__name__)
+
+UNDEFINED = -1  # the length of a special token, and of an id that no token has
 # After a letter, before a space or a newline that a letter follows, or before the end of a clause
 _CUT = re.compile(r"(?<=[^\W\d_])(?:(?=[ \n][^\W\d_])|(?=[.,;。，、；！？]))")
 PIECE = 100_000  # characters of a long document that are tokenised at once
@@ -110,27 +124,31 @@ def pack(
         tokenizer: adds nothing of its own; a special token's spelling inside a text is text.
         tokens: of the result, special ones included.
         sequence_length: of each sequence but a last partial one.
-        begin_with_bos: every sequence begins with the tokenizer's BOS, for families that were trained so.
+        begin_with_bos: every sequence begins with `first_token` of the tokenizer.
 
     Raises:
-        UserError: the documents end before, or the tokenizer lacks a token that is needed.
+        UserError: the documents end before, the tokenizer lacks a token that is needed, or it cannot read the text.
     """
-    end = needed_token(tokenizer.eos_token_id, "end-of-text")
     rows = -(-tokens // sequence_length)
-    bos = [needed_token(tokenizer.bos_token_id, "beginning-of-text")] if begin_with_bos else []
+    bos = [first_token(tokenizer)] if begin_with_bos else []
     needed = tokens - rows * len(bos)
     stream = np.empty(needed, dtype=np.int32)
     filled = begun = 0
+    dropped = Counter[str]()
     for text in documents:
         if begun:  # the end of text joins documents, so it comes before every one but the first
-            stream[filled] = end
+            stream[filled] = needed_token(
+                tokenizer.eos_token_id,
+                "end-of-text",
+                "which joins documents; give one document, fewer dataset.tokens, or",
+            )
             filled += 1
         begun += 1
         for piece in _pieces(text, tokenizer):
             if filled == needed:
                 break
-            ids = tokenizer(piece, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-            ids = ids[: needed - filled]
+            dropped.update(dropped_characters(tokenizer, piece))
+            ids = encode(tokenizer, piece)["input_ids"][: needed - filled]
             stream[filled : filled + len(ids)] = ids
             filled += len(ids)
         if filled == needed:
@@ -140,14 +158,37 @@ def pack(
         raise UserError(
             f"dataset.tokens={tokens}: the text has only {there} tokens ({begun} documents); give fewer, or more text"
         )
-    input_ids = np.full((rows, sequence_length), end, dtype=np.int32)
+    # Pads are excluded by position, and the model never sees their ids
+    pad = 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    input_ids = np.full((rows, sequence_length), pad, dtype=np.int32)
     valid = np.arange(rows * sequence_length).reshape(rows, sequence_length) < tokens
     body = valid.copy()
     if bos:
         input_ids[:, 0] = bos[0]
         body[:, 0] = False
     input_ids[body] = stream
-    return Tokens(input_ids, valid, begun)
+    skipped = []
+    if dropped:
+        reason = (
+            f"the tokenizer has no token for {dropped.total()} characters, {dropped.most_common(1)[0][0]!r} most often"
+        )
+        skipped = [Skipped("the text", 0, reason)]
+    return Tokens(input_ids, valid, begun, tuple(skipped))
+
+
+def tell_unknown(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Says in the log how many tokens of a text stand for what the tokenizer does not know, if any do."""
+    unknown = unknown_token(tokenizer)
+    if unknown is None or unknown in (tokenizer.eos_token_id, own_first_token(tokenizer), tokenizer.bos_token_id):
+        return
+    count = int((tokens.input_ids[tokens.valid] == unknown).sum())
+    if count:
+        log.warning(
+            "The tokenizer does not know the text of %d of the %d tokens: each became %r",
+            count,
+            tokens.count,
+            tokenizer.convert_ids_to_tokens(unknown),
+        )
 
 
 def _pieces(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -171,20 +212,13 @@ def _pieces(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
         yield text[start:]
 
 
-def needed_token(token_id: Any, what: str) -> int:
-    """The id of a special token. Raises UserError where the tokenizer has none."""
-    if token_id is None:
-        raise UserError(f"model.tokenizer: it has no {what} token, which packing needs; give another tokenizer")
-    return token_id
-
-
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | None = None) -> list[str]:
-    """`tokenizer.decode([id])` of each of `ids`, or of every token of the vocabulary.
+    """`tokenizer.decode([id])` of each of `ids`, or of every id of the vocabulary; an id that no token has gives "".
 
     SentencePiece tokenizers drop a leading space (▁) in decoding a token alone; it is put back here.
     """
     if ids is None:
-        return list(_vocabulary_texts(tokenizer, len(tokenizer)))
+        return list(_vocabulary_texts(tokenizer, vocabulary_size(tokenizer)))
     return _texts(tokenizer, [int(index) for index in ids])
 
 
@@ -209,12 +243,17 @@ def _texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
 
 
 def token_lengths(tokenizer: PreTrainedTokenizerBase, strip_space: bool = False) -> np.ndarray:
-    """The length in characters of every token of the vocabulary, `[vocabulary]` int32.
+    """The length in characters of the token of every id, `[vocabulary_size]` int32.
 
     It is that of `tokenizer.decode([id])`: a leading space counts unless `strip_space`; bytes that are no whole
-    character decode to U+FFFD, which counts 1. Special tokens have none: `UNDEFINED`.
+    character decode to U+FFFD, which counts 1. Special tokens, the unknown token among them, and ids that no token has
+    have no length: `UNDEFINED`.
     """
     texts = token_texts(tokenizer)
     lengths = np.array([len(text.removeprefix(" ") if strip_space else text) for text in texts], dtype=np.int32)
-    lengths[tokenizer.all_special_ids] = UNDEFINED
+    there = np.zeros(len(lengths), dtype=bool)
+    there[list(tokenizer.get_vocab().values())] = True
+    special = [*tokenizer.all_special_ids, unknown_token(tokenizer)]
+    there[[index for index in special if index is not None and index < len(there)]] = False
+    lengths[~there] = UNDEFINED
     return lengths

@@ -1,5 +1,6 @@
 """What is known of a token by its id alone: how often it occurs in a reference text, whether it begins a word.
 
+Every array `[vocabulary]` is indexed by token id and is as long as `tokens.vocabulary_size` says: ids may have gaps.
 Knows no model and no sequence; `tokens.token_lengths` gives the lengths.
 """
 

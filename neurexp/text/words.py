@@ -14,7 +14,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
-from neurexp.text.tokens import Tokens, needed_token, token_texts
+from neurexp.text.tokenizer import dropped_characters, encode, first_token, unknown_token
+from neurexp.text.tokens import Tokens, token_texts
 
 OWN_LISTS = Path(__file__).resolve().parent / "words"
 FIRST = ("verbs", "nouns")  # the order of the source documents; other categories follow the alphabet
@@ -135,25 +136,24 @@ def align(
     """Tokenises each example as a sequence of its own, padded on the right, and finds its word's tokens.
 
     A token belongs to the word if it covers any of its characters; a space before the word may be part of it. A word
-    whose tokens cover other characters of the text as well cannot be told from them: it is dropped, and counted.
+    whose tokens cover other characters of the text as well cannot be told from them, and one that the tokenizer does
+    not know in all of its characters is another word to the model: both are dropped, and counted.
 
     Raises:
         UserError: the tokenizer gives no offsets, or no word is left and one is `required`.
     """
     if not tokenizer.is_fast:
         raise UserError("model.tokenizer: it gives no character offsets, which finding a word's tokens needs")
-    bos = [needed_token(tokenizer.bos_token_id, "beginning-of-text")] if begin_with_bos else []
-    texts = [example.text for example in examples]
-    found = tokenizer(
-        texts, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True, verbose=False
-    )
+    bos = [first_token(tokenizer)] if begin_with_bos else []
+    found = encode(tokenizer, [example.text for example in examples], return_offsets_mapping=True)
+    unknown = unknown_token(tokenizer)
     rows, kept = [], []
     for example, ids, offsets in zip(examples, found["input_ids"], found["offset_mapping"], strict=True):
         own = [i for i, (a, b) in enumerate(offsets) if a < example.stop and b > example.start]
         if not own:
             continue
         covered = example.text[offsets[own[0]][0] : example.start] + example.text[example.stop : offsets[own[-1]][1]]
-        if covered.strip():
+        if covered.strip() or unknown in [ids[i] for i in own] or dropped_characters(tokenizer, example.text):
             continue
         rows.append([*bos, *ids])
         kept.append((example, len(bos) + own[0], len(bos) + own[-1] + 1))

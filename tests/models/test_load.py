@@ -77,7 +77,7 @@ def test_mini_is_ready_to_be_measured():
     assert {parameter.dtype for parameter in model.network.parameters()} == {torch.float32}
     assert model.device == torch.device("cpu")
     assert model.layers == model.network.config.num_hidden_layers == len(model.network.transformer.h)
-    assert not model.family.expects_bos
+    assert not model.begins_with_bos
 
 
 def test_mini_is_the_default_and_the_public_name_is_this_function():
@@ -300,13 +300,6 @@ def test_a_damaged_tokenizer(folder, content):
 @pytest.mark.parametrize("weights", ["pretrained", "random"])
 def test_a_tokenizer_that_is_not_there(weights):
     assert refusal("mini", tokenizer="/nowhere/tokenizer", weights=weights).startswith("model.tokenizer=/nowhere")
-
-
-def test_a_tokenizer_larger_than_the_vocabulary(saved):
-    message = refusal(saved, tokenizer="mini")
-    assert message.startswith("model.tokenizer=mini:")
-    assert str(VOCABULARY) in message
-    assert refusal(saved).startswith(f"model.tokenizer={saved}:")
 
 
 def test_a_smaller_tokenizer_is_taken(tmp_path):

@@ -71,10 +71,6 @@ def test_the_fused_projection_of_gpt2_has_three_parts():
     assert [(address.part, address.parts) for address in addresses] == [(0, 3), (1, 3), (2, 3)]
 
 
-def test_which_families_expect_a_bos():
-    assert {name for name, family in FAMILIES.items() if family.expects_bos} == {"llama", "mistral"}
-
-
 @pytest.mark.parametrize("family", TABLES)
 def test_with_and_without_its_head_a_model_has_the_same_sites(family):
     model = build(family)

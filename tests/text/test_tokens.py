@@ -126,14 +126,19 @@ def test_too_little_text_says_how_much_there_was_and_that_much_works(words, begi
         pack(documents, words, int(there) + 1, 4, begin_with_bos)
 
 
-def test_without_an_end_of_text_packing_is_refused():
-    with pytest.raises(UserError, match=r"^model\.tokenizer: .*end-of-text"):
-        pack(["a"], word_tokenizer(bos_token="<s>"), 1, 2)
+def test_an_end_of_text_is_needed_only_where_documents_are_joined():
+    tokenizer = word_tokenizer(bos_token="<s>")
+    assert pack(["a b c"], tokenizer, 3, 2).input_ids[:, 0].tolist() == [3, 5]
+    assert pack(["a b c", "a"], tokenizer, 3, 3).documents == 1  # the second one is not begun
+    with pytest.raises(UserError, match=r"^model\.tokenizer: .*end-of-text.*joins documents"):
+        pack(["a", "b"], tokenizer, 2, 2)
 
 
-def test_without_a_bos_that_the_family_needs_packing_is_refused():
-    with pytest.raises(UserError, match=r"^model\.tokenizer: .*beginning-of-text"):
-        pack(["a b c"], word_tokenizer(eos_token="</s>"), 2, 2, begin_with_bos=True)
+def test_a_bos_is_needed_only_where_sequences_begin_with_one():
+    tokenizer = word_tokenizer(eos_token="</s>")
+    assert pack(["a b c"], tokenizer, 2, 2).input_ids.tolist() == [[3, 4]]
+    with pytest.raises(UserError, match=r"^model\.tokenizer: .*beginning-of-text.*dataset\.bos"):
+        pack(["a b c"], tokenizer, 2, 2, begin_with_bos=True)
 
 
 def test_the_hash_tells_ids_shape_and_validity_apart(words):

@@ -1,0 +1,265 @@
+"""Tokenizers as they come: ids with gaps, no special tokens, no token for a character. None is taken for GPT-2's."""
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from neurexp.errors import UserError
+from neurexp.experiments.design import Design
+from neurexp.text.tokenizer import (
+    dropped_characters,
+    encode,
+    first_token,
+    own_first_token,
+    unknown_token,
+    vocabulary_size,
+)
+from neurexp.text.tokens import UNDEFINED, pack, tell_unknown, token_lengths, token_texts
+from neurexp.text.vocabulary import begins_word
+from neurexp.text.words import align, occurrences, place
+
+GAPPY = {"<unk>": 3, "</s>": 5, "<s>": 6, "ab": 9, "c": 40}
+
+
+def wrapped(model: models.Model, **special: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of words between spaces."""
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
+def gappy(**special: str) -> PreTrainedTokenizerFast:
+    return wrapped(models.WordLevel(GAPPY, unk_token="<unk>"), **special)
+
+
+def adding(tokenizer: PreTrainedTokenizerFast, template: str, **tokens: int) -> PreTrainedTokenizerFast:
+    """The same tokenizer, which by itself adds special tokens as `template` says."""
+    names = [(name.replace("lt", "<").replace("gt", ">"), index) for name, index in tokens.items()]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=names)
+    return tokenizer
+
+
+# Ids with gaps
+
+
+def test_arrays_go_to_the_largest_id_and_an_id_of_no_token_has_no_length():
+    tokenizer = gappy(eos_token="</s>", unk_token="<unk>")
+    assert len(tokenizer) == 5
+    assert vocabulary_size(tokenizer) == 41
+    lengths = token_lengths(tokenizer)
+    assert {index: lengths[index] for index in np.flatnonzero(lengths != UNDEFINED)} == {9: 2, 40: 1, 6: len("<s>")}
+    assert [token_texts(tokenizer)[index] for index in (0, 9, 39, 40)] == ["", "ab", "", "c"]
+    assert begins_word(tokenizer).shape == (41,)
+
+
+def test_an_added_token_beyond_the_vocabulary_has_its_place():
+    tokenizer = gappy(unk_token="<unk>")
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.add_tokens(["xyz"])
+    pad, added = tokenizer.convert_tokens_to_ids(["<pad>", "xyz"])
+    lengths = token_lengths(tokenizer)
+    assert len(lengths) == max(*GAPPY.values(), pad, added) + 1
+    assert (lengths[pad], lengths[added]) == (UNDEFINED, 3)
+
+
+def test_two_tokens_of_one_id_take_one_place():
+    tokenizer = wrapped(models.WordLevel({"<unk>": 0, "a": 1, "b": 1}, unk_token="<unk>"))
+    assert vocabulary_size(tokenizer) == 2
+    assert token_lengths(tokenizer).tolist() == [UNDEFINED, 1]
+
+
+def test_a_special_token_whose_id_lies_beyond_the_vocabulary_is_no_trouble(monkeypatch):
+    tokenizer = gappy(unk_token="<unk>")
+    monkeypatch.setattr(PreTrainedTokenizerBase, "all_special_ids", [3, 999])
+    assert token_lengths(tokenizer)[3] == UNDEFINED
+
+
+# What the tokenizer puts first
+
+
+def test_the_tokenizer_itself_says_whether_a_text_begins_with_a_special_token():
+    assert own_first_token(gappy(bos_token="<s>", unk_token="<unk>")) is None
+    assert own_first_token(adding(gappy(bos_token="<s>"), "<s> $A", ltsgt=6)) == 6
+    assert own_first_token(adding(gappy(eos_token="</s>"), "$A </s>", **{"lt/sgt": 5})) is None
+    both = adding(gappy(), "<s> $A </s>", ltsgt=6, **{"lt/sgt": 5})
+    assert own_first_token(both) == 6  # whatever its name, as BERT's [CLS]
+
+
+def test_a_text_begins_with_what_the_tokenizer_puts_there_else_with_its_bos():
+    assert first_token(gappy(bos_token="<s>")) == 6
+    assert first_token(adding(gappy(bos_token="</s>"), "<s> $A", ltsgt=6)) == 6
+    with pytest.raises(UserError, match=r"^model\.tokenizer: .*dataset\.bos"):
+        first_token(gappy(eos_token="</s>"))
+
+
+def test_a_tokenizer_that_cannot_read_an_a_has_an_answer_too():
+    assert own_first_token(wrapped(models.WordLevel({"b": 0}))) is None
+    silent = adding(wrapped(models.BPE({"b": 0, "<s>": 6}, []), bos_token="<s>"), "<s> $A", ltsgt=6)
+    assert own_first_token(silent) == 6
+
+
+# What it does not know
+
+
+def test_the_unknown_token_has_no_length_though_transformers_was_not_told_of_it():
+    tokenizer = gappy()
+    assert tokenizer.all_special_ids == []
+    assert unknown_token(tokenizer) == 3
+    assert token_lengths(tokenizer)[3] == UNDEFINED
+
+
+def test_unknown_text_is_said(caplog):
+    tokenizer = gappy(unk_token="<unk>")
+    with caplog.at_level(logging.WARNING):
+        tell_unknown(pack(["ab c ab"], tokenizer, 3, 3), tokenizer)
+        assert not caplog.records
+        tell_unknown(pack(["ab zzz ab zz"], tokenizer, 4, 4), tokenizer)
+    assert "2 of the 4 tokens" in caplog.text
+    assert "<unk>" in caplog.text
+
+
+def test_characters_without_a_token_are_counted_and_named():
+    tokenizer = wrapped(models.BPE({"a": 0, "b": 1}, []))
+    packed = pack(["a zb yz"], tokenizer, 2, 2)
+    assert packed.input_ids.tolist() == [[0, 1]]
+    (skipped,) = packed.skipped
+    assert "3 characters" in skipped.reason
+    assert "'z'" in skipped.reason
+    assert pack(["a b"], tokenizer, 2, 2).skipped == ()
+    assert dropped_characters(tokenizer, "a zzb") == {"z": 2}
+    assert not dropped_characters(wrapped(models.BPE({"a": 0, "u": 1}, [], unk_token="u")), "z")
+
+
+@pytest.mark.parametrize(
+    "model", [models.WordLevel({"a": 0}), models.Unigram([("a", -1.0)]), models.WordPiece({"a": 0})]
+)
+def test_a_tokenizer_that_cannot_read_a_text_is_one_line(model):
+    with pytest.raises(UserError, match=r"^model\.tokenizer: it cannot read this text") as refusal:
+        encode(wrapped(model), "z")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_dropped_and_counted():
+    unknown = gappy(unk_token="<unk>")
+    found = align(unknown, [place(word, 0, "{word}") for word in ("ab", "zz", "c")])
+    assert (found.words, found.dropped) == (["ab", "c"], 1)
+    dropping = wrapped(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    found = align(dropping, [place(word, 0, "{word}") for word in ("ab", "ba", "nab")])
+    assert (found.words, found.dropped) == (["ab", "ba"], 1)
+
+
+# Whatever a tokenizer is
+
+LETTERS = "abcdé中 .,\n"
+SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
+
+
+@st.composite
+def any_tokenizer(draw: st.DrawFn) -> PreTrainedTokenizerFast:
+    """Of any kind that the tokenizers library has; with gaps or not, special and added tokens, a normaliser."""
+    pieces = draw(st.lists(st.text("abcdé中", min_size=1, max_size=3), max_size=8, unique=True))
+    letters = draw(st.sampled_from(["abcdé中▁Ġ.,", "ab", "abcd▁Ġ"]))
+    words = list(dict.fromkeys([*SPECIAL[: draw(st.integers(0, 4))], *letters, *pieces]))
+    step, start = draw(st.integers(1, 3)), draw(st.integers(0, 2))
+    vocabulary = {word: start + step * index for index, word in enumerate(words)}
+    unknown = draw(st.sampled_from([None, "<unk>"])) if "<unk>" in vocabulary else None
+    kind = draw(st.sampled_from(["bytes", "bpe", "wordpiece", "unigram", "words"]))
+    merges = [(piece[0], piece[1]) for piece in pieces if len(piece) == 2 and set(piece) <= set(letters)]
+    if kind == "bytes":
+        alphabet = {
+            one: len(vocabulary) * step + start + i for i, one in enumerate(pre_tokenizers.ByteLevel.alphabet())
+        }
+        model: models.Model = models.BPE(alphabet | vocabulary, [])
+    elif kind == "bpe":
+        model = models.BPE(vocabulary, merges, unk_token=unknown)
+    elif kind == "wordpiece":
+        model = models.WordPiece(vocabulary, unk_token=unknown or "[UNK]")
+    elif kind == "unigram":
+        listed = [(word, -float(index)) for index, word in enumerate(words)]
+        model = models.Unigram(listed, unk_id=words.index(unknown) if unknown else None)
+    else:
+        model = models.WordLevel(vocabulary, unk_token=unknown or "")
+    backend = Tokenizer(model)
+    if kind == "bytes":
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=draw(st.booleans()))
+        backend.decoder = decoders.ByteLevel()
+    else:
+        splits = [None, pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+        backend.pre_tokenizer = draw(st.sampled_from(splits))  # type: ignore[assignment]
+        backend.decoder = draw(st.sampled_from([None, decoders.Metaspace(), decoders.WordPiece()]))  # type: ignore
+        normaliser = draw(st.sampled_from([None, normalizers.Lowercase(), normalizers.NFD()]))
+        if normaliser is not None:
+            backend.normalizer = normaliser
+    if draw(st.booleans()) and "<s>" in vocabulary:
+        index = backend.token_to_id("<s>")
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", index)])
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    told = {name: spelling for name, spelling in names.items() if draw(st.booleans())}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **told)  # adds those that are not in it
+    if draw(st.booleans()):
+        tokenizer.add_tokens([AddedToken("cd", single_word=draw(st.booleans())), "zz"])
+    return tokenizer
+
+
+def check_any(tokenizer: PreTrainedTokenizerFast, documents: list[str], tokens: int, bos: bool | None) -> None:
+    """A tokenizer and a text end well, or in one line; what is packed is what the tokenizer itself says."""
+    size = vocabulary_size(tokenizer)
+    lengths, begins = token_lengths(tokenizer), begins_word(tokenizer)
+    assert len(lengths) == len(begins) == len(token_texts(tokenizer)) == size
+    ids = list(tokenizer.get_vocab().values())
+    assert {index for index in range(size) if index not in ids} <= set(np.flatnonzero(lengths == UNDEFINED))
+    starts = own_first_token(tokenizer) is not None if bos is None else bos
+    try:
+        packed = pack(documents, tokenizer, tokens, 6, begin_with_bos=starts)
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert str(error).startswith(("model.tokenizer", "dataset.tokens"))
+        return
+    assert packed.count == tokens
+    occurring = packed.input_ids[packed.valid]
+    assert set(occurring.tolist()) <= set(ids)
+    first = [first_token(tokenizer)] if starts else []
+    expected: list[int] = []
+    needed = tokens - len(first) * len(packed.valid)
+    for index, document in enumerate(documents):
+        if index and len(expected) < needed:
+            expected.append(tokenizer.eos_token_id)
+        if len(expected) < needed:
+            expected += tokenizer(document, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    rows: list[list[int]] = []
+    while len(rows) < len(packed.valid):
+        taken = 6 - len(first)
+        rows, expected = [*rows, first + expected[:taken]], expected[taken:]
+    assert occurring.tolist() == [one for row in rows for one in row][:tokens]
+    counts = np.bincount(occurring, minlength=size)
+    if (counts[lengths >= 0] > 0).any():
+        group = np.zeros(size, dtype=np.int64)
+        design = Design(packed, lengths, counts, begins, 2, 2, 0, 0, group, 1)
+        assert design.counts.sum() == (lengths[occurring] >= 0).sum()
+    try:
+        found = align(tokenizer, [place(word, 0, "a {word}") for word in ("ab", "cd", "é")], starts, required=False)
+        assert len(found.words) + found.dropped == 3
+        occurrences(packed, tokenizer, [("ab", 0), ("cd", 1)], 3)
+    except UserError as error:
+        assert str(error).startswith("model.tokenizer: it cannot read this text")
+
+
+TEXTS = st.lists(st.text(LETTERS, max_size=12), min_size=1, max_size=4)
+
+
+@given(any_tokenizer(), TEXTS, st.integers(1, 20), st.sampled_from([None, False, True]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_tokenizer_ends_well_or_in_one_line(tokenizer, documents, tokens, bos):
+    check_any(tokenizer, documents, tokens, bos)
+
+
+@pytest.mark.slow
+@given(any_tokenizer(), TEXTS, st.integers(1, 20), st.sampled_from([None, False, True]))
+@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_tokenizer_ends_well_or_in_one_line_at_length(tokenizer, documents, tokens, bos):
+    check_any(tokenizer, documents, tokens, bos)
