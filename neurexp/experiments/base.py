@@ -5,7 +5,7 @@ An experiment never touches a hook, and never sees an activation that its reduce
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from neurexp.models.sites import parse_layers
 from neurexp.provenance import hash_of_code, hash_of_tokenizer, of_arithmetic
 from neurexp.report import Report
 from neurexp.text import sources
-from neurexp.text.skipped import Skipped
+from neurexp.text.skipped import Skipped, tell
 from neurexp.text.tokens import Tokens, cached, pack
 
 
@@ -140,6 +140,7 @@ class Experiment(Pass):
         bos = model.family.expects_bos
         key = {
             "dataset": sources.identity(dataset),
+            "rules": sources.RULES,
             "text_column": dataset.text_column,
             "tokenizer": hash_of_tokenizer(model.tokenizer),
             "tokens": dataset.tokens,
@@ -148,10 +149,15 @@ class Experiment(Pass):
         }
 
         def tokenise() -> Tokens:
-            texts = sources.documents(dataset)
-            return pack(texts, model.tokenizer, dataset.tokens, dataset.sequence_length, begin_with_bos=bos)
+            reading = sources.Reading(dataset)
+            texts = sources.documents(dataset, reading)
+            tokens = pack(texts, model.tokenizer, dataset.tokens, dataset.sequence_length, begin_with_bos=bos)
+            reading.check()
+            return replace(tokens, skipped=tuple(reading.skipped), bad_share=reading.needed)
 
-        return cached(cache, key, tokenise)
+        tokens = cached(cache, key, tokenise, dataset.bad_rows)
+        tell(tokens.skipped)
+        return tokens
 
     def provenance(self) -> dict[str, Any]:
         """What else names the inputs of this run, beside the tokens of its first pass and the dataset."""
