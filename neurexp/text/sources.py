@@ -203,7 +203,7 @@ def _listed(config: DatasetConfig) -> tuple[list[Path], list[OSError]]:
         others = {file.suffix.lower() or file.name for file in data_files(path, [""], on_error=unread.append)}
         there = [*(one_line(error) for error in unread[:1]), *sorted(others)[:5]]
         why = f" (there: {', '.join(there)})" if there else ""
-        raise UserError(f"dataset.path={config.path}: the folder holds no file of text{why}; give {TEXT_KINDS}")
+        raise UserError(f"dataset.path={config.path}: the folder holds no text{why}; give {TEXT_KINDS}")
     return files, unread
 
 
