@@ -285,6 +285,7 @@ def test_a_run_over_a_folder_as_it_comes_says_and_writes_what_it_skipped_twice(q
         process = quick_cli(
             *("experiment=token_length", "model=mini", "tracking=off", "dataset=text", f"dataset.path={folder}"),
             *("dataset.tokens=400", "dataset.sequence_length=64", "dataset.bad_rows=0.1", f"hydra.run.dir={run}"),
+            *("experiment.layer=0", "experiment.permutations=100"),
         )
         assert (process.returncode, process.stderr) == (0, "")
         assert parquet.read_table(tmp_path / run / "skipped.parquet").to_pydict() == expected
