@@ -12,13 +12,14 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from neurexp.errors import closest, one_line
+from neurexp.errors import one_line
+from neurexp.text.rows import BINARY, Bad, Row, no_column, text_of
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -27,10 +28,9 @@ LONGEST = 2**28  # characters of a line: a row of JSON Lines or CSV
 _MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 LARGEST_TEXT = _MEMORY // 4  # bytes of a .txt file, which is one document
 LARGEST_JSON = _MEMORY // 16  # bytes of a .json file that is no JSON Lines: its objects take several times that
+SAMPLE = 100  # lines of a .tsv
 PARQUET_BATCH = 256  # rows
 
-# What the file would be called by a person, in the order of trust: the first that a table has is suggested
-TEXT_COLUMNS = ("content", "messages", "conversations", "body", "document", "article", "story", "sentence", "prompt")
 _MARKS = {  # of four bytes before those of two that they begin with
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -40,23 +40,6 @@ _MARKS = {  # of four bytes before those of two that they begin with
 }
 # An unreadable file, as the libraries that read it say so; pyarrow's own errors are of the first two kinds
 _FAILURES = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, csv.Error, RecursionError, MemoryError)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What a row has in the text column."""
-
-    number: int  # from 1; of a file of lines, the line
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Bad:
-    """A row that cannot be used, or, with number 0, the whole file or the rest of it."""
-
-    number: int
-    reason: str
-    no_column: bool = False  # it is a good row or table, but has no text column
 
 
 Rows = Iterator[Row | Bad]
@@ -85,66 +68,6 @@ def read(file: Path, column: str) -> Rows:
         yield Bad(0, f"{after} ({_short(error)})")
 
 
-def text_of(value: Any) -> str:
-    """The text that a value of the text column stands for; empty where it is null.
-
-    Chat messages, a list of objects with a `content` (or `value`), are their contents in order, joined by blank lines.
-
-    Raises:
-        ValueError: it is no text; the message says why.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, dict):  # `datasets` may hold a list of objects as an object of lists
-        contents = next((value[key] for key in _CONTENTS if key in value), None)
-        value = [{"content": content} for content in contents] if isinstance(contents, list) else value
-    if isinstance(value, list) and all(isinstance(one, dict) for one in value):
-        value = "\n\n".join(filter(None, map(_content, value)))
-    if not isinstance(value, str):
-        names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
-        raise ValueError(f"{names.get(type(value), type(value).__name__)} in place of text")
-    if "\0" in value:
-        raise ValueError(_BINARY)
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            half = value[error.start]
-            if "\udc80" <= half <= "\udcff":  # how a byte that is no UTF-8 was read
-                raise ValueError(f"not UTF-8 text (byte 0x{ord(half) - 0xDC00:02x})") from None
-            raise ValueError(f"half a character (\\u{ord(half):04x})") from None
-    return value
-
-
-def is_chat(value: Any) -> bool:
-    """Whether a value that `text_of` takes is a list of messages."""
-    return isinstance(value, list | dict)
-
-
-_BINARY = "binary, not text: it has a NUL character"
-_CONTENTS = ("content", "value", "text")
-
-
-def _content(message: dict[str, Any]) -> str:
-    """The text of one chat message; empty where it is null, as beside a call of a tool."""
-    key = next((key for key in _CONTENTS if key in message), None)
-    if key is None:
-        raise ValueError("a list of objects without content, in place of text")
-    content = message[key]
-    if isinstance(content, list) and all(isinstance(part, dict) and "text" in part for part in content):
-        content = "\n\n".join(str(part["text"]) for part in content)
-    if not isinstance(content, str | None):
-        raise ValueError("a chat message whose content is no text")
-    return content or ""
-
-
-def no_column(column: str, there: Iterable[str]) -> str:
-    """The reason why a row or table has no text, with the column that was perhaps meant."""
-    names = [str(name) for name in there]
-    known = next((f"; did you mean {name}?" for name in TEXT_COLUMNS if name in names), "")
-    return f"no column {column}; there are {', '.join(names) or 'none'}{closest(column, names) or known}"
-
-
 # Each kind of file
 
 
@@ -153,7 +76,7 @@ def _text(file: Path, column: str) -> Rows:
     with _opened(file) as (stream, encoding):
         content = _whole(stream, LARGEST_TEXT)
     text = content.decode(encoding)
-    yield Bad(0, _BINARY) if "\0" in text else Row(1, text)
+    yield Bad(0, BINARY) if "\0" in text else Row(1, text)
 
 
 def _json_lines(file: Path, column: str) -> Rows:
@@ -169,7 +92,7 @@ def _json(file: Path, column: str) -> Rows:
     """One array of rows, or one row, or JSON Lines after all."""
     with _opened_text(file) as stream:
         lines = (line for _, line in _lines(stream) if line is None or not line.isspace())
-        first = [line for _, line in zip(range(2), lines, strict=False)]
+        first = list(islice(lines, 2))
     objects = [line is not None and _is_object(line) for line in first]
     if objects[:1] == [True] and len(first) == 2:
         yield from _json_lines(file, column)
@@ -203,7 +126,7 @@ def _is_object(line: str) -> bool:
 
 def _parsed(number: int, line: str, column: str) -> Row | Bad:
     try:
-        return _taken(number, _loaded(line.lstrip("\ufeff")), column)  # a mark: files that were joined
+        return _taken(number, _loaded(line.lstrip("\ufeff").rstrip()), column)  # a mark: files that were joined
     except ValueError as error:
         return Bad(number, _short(error))
 
@@ -219,6 +142,9 @@ def _loaded(content: str) -> Any:
             text_of(content)
         except ValueError as reason:
             raise reason from error
+        if isinstance(error, json.JSONDecodeError):  # of a file of lines, its own "line 1" would mislead
+            place = f"line {error.lineno}, character" if "\n" in content else "character"
+            raise ValueError(f"no JSON: {error.msg} at {place} {error.colno}") from error
         raise ValueError(f"no JSON: {error}") from error
 
 
@@ -237,7 +163,7 @@ def _csv(file: Path, column: str) -> Rows:
     """Rows are counted without the header. In a .csv a semicolon or a tab may stand for the comma."""
     csv.field_size_limit(LONGEST)
     with _opened_text(file, newline="") as stream:
-        lines = _csv_lines(stream)
+        lines: Iterator[str] = _csv_lines(stream)
         first = next((line for line in lines if not line.isspace()), "")
         delimiters = ["\t"] if kind_of(file.name) == ".tsv" else [",", ";", "\t"]
         headers = {one: next(csv.reader([first], delimiter=one), []) for one in delimiters}
@@ -248,7 +174,10 @@ def _csv(file: Path, column: str) -> Rows:
         if column not in header:
             yield Bad(0, no_column(column, header), no_column=True)
             return
-        place, rows, number = header.index(column), csv.reader(lines, delimiter=delimiter, strict=True), 0
+        sample = list(islice(lines, SAMPLE)) if kind_of(file.name) == ".tsv" else []
+        quoting = csv.QUOTE_NONE if _marks_are_text(sample, len(header)) else csv.QUOTE_MINIMAL
+        rows = csv.reader(chain(sample, lines), delimiter=delimiter, strict=True, quoting=quoting)
+        place, number = header.index(column), 0
         while True:
             try:
                 fields = next(rows, None)
@@ -265,6 +194,21 @@ def _csv(file: Path, column: str) -> Rows:
                 yield Row(number, fields[place])
             else:
                 yield Bad(number, f"{len(fields)} fields where the header has {len(header)}")
+
+
+def _marks_are_text(lines: list[str], width: int) -> bool:
+    """Whether a quotation mark in these lines of a .tsv is part of the text, and does not hold a field together.
+
+    It is part of the text where every line has all fields as it is, and would not if marks held fields together: one
+    at the beginning of a text would join it with the rows that follow.
+    """
+    lines = [line for line in lines if not line.isspace()]
+    if width == 1 or any(line.count("\t") != width - 1 for line in lines):
+        return False
+    try:
+        return [len(row) for row in csv.reader(lines, delimiter="\t", strict=True)] != [width] * len(lines)
+    except csv.Error:
+        return True
 
 
 def _csv_lines(stream: IO[str]) -> Iterator[str]:

@@ -16,7 +16,8 @@ from neurexp import hub
 from neurexp.config import TEXT_KINDS, DatasetConfig, Source
 from neurexp.errors import UserError, one_line, printable
 from neurexp.files import data_files
-from neurexp.text.readers import ENDINGS, Bad, Row, is_chat, kind_of, no_column, read, text_of
+from neurexp.text.readers import ENDINGS, kind_of, read
+from neurexp.text.rows import Bad, Row, is_chat, no_column, text_of
 from neurexp.text.skipped import EARLY, Share, Skipped
 
 log = logging.getLogger(__name__)
@@ -245,8 +246,9 @@ def _from_hub(config: DatasetConfig, reading: Reading) -> Iterator[Found]:
         if ".cache." in type(builder).__module__:
             raise ConnectionError("datasets would take a copy of another time")
         if hasattr(builder.config, "batch_size"):  # or it takes the size of a shard's first part, which may be none
-            builder.config.batch_size = HUB_BATCH
-        with closing(iter(builder.as_streaming_dataset(split=config.split))) as rows:  # or it makes noise at exit
+            builder.config.batch_size = HUB_BATCH  # type: ignore[attr-defined]
+        stream: Any = iter(builder.as_streaming_dataset(split=config.split))
+        with closing(stream) as rows:  # or it makes noise at exit
             for row in rows:
                 if config.text_column not in row:
                     reason = no_column(config.text_column, row)

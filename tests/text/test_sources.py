@@ -287,6 +287,21 @@ def test_rows_of_a_csv_that_do_not_fit_its_header_are_skipped(tmp_path):
     assert list(numbers_of(path)) == [2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("lines", "texts"),
+    [
+        (['1\t"Hello', "2\tworld", '3\tsaid "'], ['"Hello', "world", 'said "']),
+        (['1\t"a" b', "2\tb"], ['"a" b', "b"]),
+        (['1\t"a ""b"""', "2\tb"], ['a "b"', "b"]),
+        (['1\t"a', 'line two"', "2\tb"], ["a\nline two", "b"]),
+    ],
+)
+def test_a_quotation_mark_of_a_tsv_is_text_where_it_holds_no_field_together(tmp_path, lines, texts):
+    path = tmp_path / "table.tsv"
+    path.write_text("\n".join(["id\ttext", *lines]) + "\n")
+    assert read(path, bad_rows=0) == texts
+
+
 def test_a_wide_row_of_a_csv_is_whole(tmp_path):
     text = "x" * 200_000  # Python's own limit is 131,072
     (tmp_path / "table.csv").write_text(f"text\n{text}\n")
@@ -478,6 +493,20 @@ def test_what_describes_the_texts_beside_it_is_named_and_not_counted(tmp_path, n
     assert f"1 of 3 files cannot be used ({tmp_path / name}: no column text" in refusal(tmp_path)
 
 
+def test_a_hidden_file_that_is_named_is_read(tmp_path):
+    (tmp_path / ".notes.txt").write_text("a")
+    assert read(tmp_path / ".notes.txt") == ["a"]
+
+
+def test_a_row_is_named_by_its_line_in_the_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\n{"text": "a"}\n\n{"text": \n{"text" "b"}\n')
+    assert numbers_of(path) == {
+        4: "no JSON: Expecting value at character 9",
+        5: "no JSON: Expecting ':' delimiter at character 9",
+    }
+
+
 def test_what_of_a_folder_cannot_be_listed_is_named(tmp_path):
     for number in range(9):
         (tmp_path / f"{number}.txt").write_text(f"{number}")
@@ -492,8 +521,7 @@ def test_garbage_without_end_is_not_read_to_the_end(tmp_path, monkeypatch):
     assert refusal(path).startswith("dataset.bad_rows=0.02: 1000 of 1001 rows cannot be used")
     path.write_bytes(b"garbage\n" * 100_000)
     assert refusal(path) == (
-        f"dataset.path={path}: row 1: no JSON: Expecting value: line 1 column 1 (char 0) "
-        "(and 999 more that cannot be used)"
+        f"dataset.path={path}: row 1: no JSON: Expecting value at character 1 (and 999 more that cannot be used)"
     )
     write_jsonl(path, *({"body": "a"} for _ in range(5000)))
     assert refusal(path).startswith(
