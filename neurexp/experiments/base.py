@@ -105,6 +105,7 @@ class Experiment(Pass):
     """
 
     Options: ClassVar[type] = Options
+    _text_skipped: tuple[Skipped, ...] = ()  # of the running text, which may be read beside other inputs
 
     def __init__(self, options: Any, setting: Setting):
         self.options, self.setting = options, setting
@@ -156,7 +157,9 @@ class Experiment(Pass):
             return replace(tokens, skipped=tuple(reading.skipped), bad_share=reading.needed)
 
         tokens = cached(cache, key, tokenise, dataset.bad_rows)
-        tell(tokens.skipped)
+        if tokens.skipped != self._text_skipped:  # a control reads the same text again
+            tell(tokens.skipped)
+        self._text_skipped = tokens.skipped
         return tokens
 
     def provenance(self) -> dict[str, Any]:
@@ -165,7 +168,7 @@ class Experiment(Pass):
 
     def skipped(self) -> list[Skipped]:
         """What of the inputs could not be used, for `skipped.parquet`."""
-        return list(self.tokens.skipped)
+        return list(dict.fromkeys((*self.tokens.skipped, *self._text_skipped)))
 
     @abstractmethod
     def analyse(self) -> Report:

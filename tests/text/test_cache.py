@@ -263,6 +263,19 @@ def test_what_was_skipped_is_the_same_from_the_cache_and_another_share_is_checke
     assert inputs(mini, file, tmp_path / "cache", tokens=25, bad_rows=1).hash == made.hash
 
 
+def test_an_experiment_names_what_its_text_lacks_beside_its_own_inputs_and_says_it_once(mini, tmp_path, caplog):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in (3, TEXT)), "utf-8")
+    dataset = DatasetConfig(source=Source.files, path=str(file), tokens=12, sequence_length=5, bad_rows=0.5)
+    experiment = TokenLength(Options("token_length", ""), Setting("mini", "text"))
+    for _ in range(2):  # with trained weights, and with random ones
+        experiment.inputs(mini, dataset, tmp_path / "cache")
+    own = Skipped("words.txt", 3, "no word")
+    experiment.tokens = replace(Maker().tokens, skipped=(own,))
+    assert experiment.skipped() == [own, Skipped(str(file), 1, "a number in place of text")]
+    assert len(caplog.messages) == 1
+
+
 def test_a_run_over_a_folder_as_it_comes_says_and_writes_what_it_skipped_twice(quick_cli, tmp_path):
     folder = tmp_path / "corpus"
     (folder / ".ipynb_checkpoints").mkdir(parents=True)
