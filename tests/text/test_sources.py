@@ -414,8 +414,10 @@ def test_the_share_of_bad_rows_is_the_users_and_the_message_says_which_would_do(
 
 
 def test_no_bad_row_at_all_is_accepted_with_a_share_of_0(tmp_path):
-    path = write_jsonl(tmp_path / "rows.jsonl", *({"text": f"row {number}"} for number in range(98)), {"text": 2})
-    assert refusal(path, bad_rows=0).startswith("dataset.bad_rows=0: 1 of 99 rows cannot be used")
+    rows = [{"text": f"row {number}"} for number in range(98)]
+    path = write_jsonl(tmp_path / "rows.jsonl", *rows[:49], {"text": 2}, *rows[49:])
+    assert len(read(path)) == 98
+    assert refusal(path, bad_rows=0).startswith("dataset.bad_rows=0: 1 of 50 rows cannot be used")  # at once
     assert refusal(path, bad_rows=0).endswith("mend them, or give a larger dataset.bad_rows to skip them")
 
 
