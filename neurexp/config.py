@@ -21,6 +21,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from neurexp.errors import UserError, closest, one_line, printable, without_secrets
 
+# What can be read as text, for messages
+TEXT_KINDS = ".txt, .jsonl, .json, .csv, .tsv or .parquet, all but the last also as .gz, .bz2, .xz or .zst"
 BYTES_PER_TOKEN = 9  # of a text, while it is packed
 PACKAGE = Path(__file__).resolve().parent
 # A wheel carries `conf` inside the package; a checkout and an editable install have it beside the package.
@@ -95,7 +97,11 @@ class DatasetConfig:
     split: str = "train"  # hub
     revision: str = "main"  # hub
     path: str | None = None  # files: a file or a folder
-    text_column: str = "text"  # hub, .jsonl and .parquet
+    # Of a table. Chat messages there (a list of objects with `content` or `value`) are joined by blank lines
+    text_column: str = "text"
+    # The largest share, 0 to 1, of rows (and of files) that are skipped, counted and named because they cannot be used
+    # (no JSON, no text column, a number in place of text, NUL, not UTF-8, damaged); with more of them the run stops
+    bad_rows: float = 0.02
 
 
 @dataclass
@@ -204,6 +210,8 @@ def checked(config: DictConfig) -> Config:
         if value is not None and value > most:
             why = "this machine's memory holds no more" if option == "dataset.tokens" else "nothing here takes more"
             raise UserError(f"{option}={value}: give {most} or fewer ({why})")
+    if not 0 <= whole.dataset.bad_rows <= 1:
+        raise UserError(f"dataset.bad_rows={whole.dataset.bad_rows:g}: give a share from 0 to 1, such as 0.02")
     if not 0 <= whole.run.checkpoint_every < math.inf:
         raise UserError(f"run.checkpoint_every={whole.run.checkpoint_every}: give seconds, or 0 for no checkpoints")
     _check_name(config)
@@ -217,13 +225,13 @@ def checked(config: DictConfig) -> Config:
     if whole.dataset.source is Source.files:
         # `path: ???` in the yaml cannot tell: a schema's default wins over it
         if not whole.dataset.path:
-            raise UserError("dataset.path is missing: give dataset.path=FILE_OR_FOLDER (.txt, .jsonl or .parquet)")
+            raise UserError(f"dataset.path is missing: give dataset.path=FILE_OR_FOLDER ({TEXT_KINDS})")
         try:
             there = Path(whole.dataset.path).expanduser().exists()
         except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
             raise UserError(f"dataset.path={whole.dataset.path}: cannot be a file ({one_line(error)})") from error
         if not there:
-            raise UserError(f"dataset.path={whole.dataset.path}: no such file or folder; give .txt, .jsonl or .parquet")
+            raise UserError(f"dataset.path={whole.dataset.path}: no such file or folder; give {TEXT_KINDS}")
     return whole
 
 

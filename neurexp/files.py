@@ -1,9 +1,14 @@
-"""Files that appear whole or not at all: every file that neurexp writes is written here. Knows no experiment."""
+"""Files that appear whole or not at all: every file that neurexp writes is written here. Knows no experiment.
 
+Which files of a user's folder are data is decided here as well, for texts and for word lists alike.
+"""
+
+import errno
 import json
 import os
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,99 @@ class NotWritableError(UserError, OSError):
 
 
 OLD = 24 * 3600  # seconds, after which a temporary file is that of a process which was killed
+
+# Names, in small letters, that other programs give to what they keep beside a user's files
+SIDECARS = {
+    "__macosx", "desktop.ini", "thumbs.db", "ehthumbs.db", "icon\r", "$recycle.bin", "system volume information",
+    "lost+found", "@eadir", "#recycle", "_delta_log", "_temporary",
+}  # fmt: skip
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, a backup copy, or another program's and so no data."""
+    return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in SIDECARS
+
+
+def data_files(
+    folder: Path,
+    endings: Collection[str],
+    recursive: bool = True,
+    on_error: Callable[[OSError], object] | None = None,
+) -> list[Path]:
+    """The data files of a folder, in an order that depends on their names alone.
+
+    Left out is what is hidden or belongs to another program (`is_hidden`). Links are followed, also those that lead
+    out of the folder. A file that several links lead to comes once: under its own name if that lies in the folder, else
+    under the first. A link to a folder that it lies in is a circle, and not entered.
+
+    Args:
+        folder: its own name may be hidden.
+        endings: such as `.txt` or `.jsonl.gz`; capital and small letters are the same.
+        recursive: whether folders within the folder are read too.
+        on_error: told of every folder that cannot be listed and every link that leads nowhere, as `filename` of the
+            error; what it is told of is left out.
+
+    Returns:
+        Paths that begin with `folder`.
+
+    Raises:
+        OSError: such a folder or link, where there is no `on_error`.
+    """
+    wanted = tuple(ending.lower() for ending in endings)
+    files: dict[str, Path] = {}  # by where they really lie
+    entered: set[str] = set()
+
+    def report(error: OSError) -> None:
+        if on_error is None:
+            raise error
+        on_error(error)
+
+    def enter(start: Path) -> list[Path]:
+        """Takes the files below a folder that are no links, and returns the links."""
+        links, waiting = [], [(start, os.path.realpath(start))]
+        while waiting:
+            at, real = waiting.pop()
+            if real in entered:
+                continue
+            entered.add(real)
+            try:
+                with os.scandir(at) as entries:
+                    found = [entry for entry in entries if not is_hidden(entry.name)]
+            except OSError as error:
+                report(error)
+                continue
+            for entry in found:
+                path = at / entry.name
+                if entry.is_symlink():
+                    links.append(path)
+                elif entry.is_dir(follow_symlinks=False):
+                    if recursive:
+                        waiting.append((path, os.path.join(real, entry.name)))  # noqa: PTH118 (fast)
+                elif entry.name.lower().endswith(wanted):
+                    take(path, os.path.join(real, entry.name))  # noqa: PTH118
+        return sorted(links, key=order)
+
+    def take(path: Path, real: str) -> None:
+        if os.path.isfile(path):  # noqa: PTH113 (False too where a folder on the way may not be read)
+            files.setdefault(real, path)
+        else:
+            report(FileNotFoundError(errno.ENOENT, "no file, and no link to one", str(path)))
+
+    def order(path: Path) -> tuple[list[str], list[str]]:
+        parts = path.relative_to(folder).parts
+        return [unicodedata.normalize("NFC", part) for part in parts], list(parts)  # macOS may keep names as NFD
+
+    linked = enter(folder)
+    while linked:
+        link, *linked = linked
+        real = os.path.realpath(link)
+        if os.path.isdir(link):  # noqa: PTH112
+            around = os.path.realpath(link.parent)
+            if recursive and os.path.commonpath([real, around]) != real:
+                linked = sorted([*linked, *enter(link)], key=order)
+        elif link.name.lower().endswith(wanted):
+            take(link, real)
+    return sorted(files.values(), key=order)
 
 
 def make_folder(folder: Path) -> None:

@@ -7,16 +7,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from commands import Commands
 from conftest import NO_HUB, environment
 from hub import Hub
 from make_repos import SENTENCES, make_fineweb, make_gpt_neo
+from pyarrow import parquet
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
 MODEL, DATASET = "EleutherAI/gpt-neo-125m", "HuggingFaceFW/fineweb"
-GATED, ADAPTER, QUANTISED = "some/gated-id", "some/adapter", "some/quantised"
+GATED, ADAPTER, QUANTISED, ROWS = "some/gated-id", "some/adapter", "some/quantised", "some/rows"
+CHAT = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 DOCUMENTS = [" ".join(SENTENCES[number % 6 :] * 4) + f"\n\nPage {number}." for number in range(60)]
 
 
@@ -35,12 +38,25 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (quantised / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     (quantised / "model.safetensors").write_bytes(b"never to be asked for")
     dataset = make_fineweb(folder / "dataset", DOCUMENTS, shards=2)
-    return {"model": model, ADAPTER: adapter, QUANTISED: quantised, "dataset": dataset}
+    rows = make_rows(folder / "rows")
+    return {"model": model, ADAPTER: adapter, QUANTISED: quantised, "dataset": dataset, "rows": rows}
+
+
+def make_rows(folder: Path) -> Path:
+    """A dataset with rows that cannot be used, an empty shard, and chat messages."""
+    folder.mkdir()
+    shards = [[DOCUMENTS[0], None, "a\0b", DOCUMENTS[1]], [], [DOCUMENTS[2], ""]]
+    for number, texts in enumerate(shards):
+        messages = pa.array([[{"role": "user", "content": text}] for text in texts], CHAT)
+        table = pa.table({"text": pa.array(texts, pa.string()), "messages": messages})
+        with parquet.ParquetWriter(folder / f"train-{number:05d}-of-00003.parquet", table.schema) as writer:
+            writer.write_table(table)  # of the empty one an empty row group
+    return folder
 
 
 def serve(repositories: dict[str, Path]) -> Hub:
     models = {MODEL: repositories["model"], ADAPTER: repositories[ADAPTER], QUANTISED: repositories[QUANTISED]}
-    return Hub(models, {DATASET: repositories["dataset"]}, gated={GATED})
+    return Hub(models, {DATASET: repositories["dataset"], ROWS: repositories["rows"]}, gated={GATED})
 
 
 @pytest.fixture
@@ -141,6 +157,35 @@ def test_what_the_hub_refuses_is_one_line_and_leaves_nothing(served, tmp_path, a
 def test_a_dataset_without_subset_reads_the_default_one(served, tmp_path):
     process = served.run(("dataset.subset=null", "dataset.tokens=64", *MINI), tmp_path)
     assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize("column", ["text", "messages"])
+def test_rows_of_the_hub_that_cannot_be_used_are_skipped_like_those_of_a_file(served, repositories, tmp_path, column):
+    tokenizer = AutoTokenizer.from_pretrained(repositories["model"])
+    stream: list[int] = []
+    for text in DOCUMENTS[:3]:
+        stream += tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
+    count = len(stream) - 1
+    command = (f"dataset.name={ROWS}", "dataset.subset=null", f"dataset.text_column={column}", "tracking=off")
+    command += (
+        "model=hub",
+        f"model.name={MODEL}",
+        f"dataset.tokens={count}",
+        "experiment.layer=0",
+        "hydra.run.dir=run",
+    )
+    refused = served.run(command, tmp_path)
+    assert refused.returncode == 1
+    assert re.match(rf"error: dataset.bad_rows=0.02: 1 of \d rows cannot be used \({ROWS}, row 3: bin", refused.stderr)
+    done = served.run((*command, "dataset.bad_rows=0.2"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    tokens = load_file(tmp_path / "run" / "tokens.safetensors")
+    assert tokens["input_ids"][tokens["valid"]].tolist() == stream[:-1]
+    assert parquet.read_table(tmp_path / "run" / "skipped.parquet").to_pydict() == {
+        "where": [ROWS],
+        "item": [3],
+        "reason": ["binary, not text: it has a NUL character"],
+    }
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ An experiment never touches a hook, and never sees an activation that its reduce
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from neurexp.models.sites import parse_layers
 from neurexp.provenance import hash_of_code, hash_of_tokenizer, of_arithmetic
 from neurexp.report import Report
 from neurexp.text import sources
-from neurexp.text.skipped import Skipped
+from neurexp.text.skipped import Skipped, tell
 from neurexp.text.tokens import Tokens, cached, pack, tell_unknown
 
 
@@ -105,6 +105,7 @@ class Experiment(Pass):
     """
 
     Options: ClassVar[type] = Options
+    _text_skipped: tuple[Skipped, ...] = ()  # of the running text, which may be read beside other inputs
 
     def __init__(self, options: Any, setting: Setting):
         self.options, self.setting = options, setting
@@ -140,6 +141,7 @@ class Experiment(Pass):
         bos = model.begins_with_bos
         key = {
             "dataset": sources.identity(dataset),
+            "rules": sources.RULES,
             "text_column": dataset.text_column,
             "tokenizer": hash_of_tokenizer(model.tokenizer),
             "tokens": dataset.tokens,
@@ -148,12 +150,18 @@ class Experiment(Pass):
         }
 
         def tokenise() -> Tokens:
-            texts = sources.documents(dataset)
-            return pack(texts, model.tokenizer, dataset.tokens, dataset.sequence_length, begin_with_bos=bos)
+            reading = sources.Reading(dataset)
+            texts = sources.documents(dataset, reading)
+            tokens = pack(texts, model.tokenizer, dataset.tokens, dataset.sequence_length, begin_with_bos=bos)
+            reading.check()
+            return replace(tokens, skipped=tuple(reading.skipped), bad_share=reading.needed)
 
-        tokens = cached(cache, key, tokenise)
+        tokens = cached(cache, key, tokenise, dataset.bad_rows)
         model.check_ids(tokens.input_ids[tokens.valid])
         tell_unknown(tokens, model.tokenizer)
+        if tokens.skipped != self._text_skipped:  # a control reads the same text again
+            tell(tokens.skipped)
+        self._text_skipped = tokens.skipped
         return tokens
 
     def provenance(self) -> dict[str, Any]:
@@ -162,7 +170,7 @@ class Experiment(Pass):
 
     def skipped(self) -> list[Skipped]:
         """What of the inputs could not be used, for `skipped.parquet`."""
-        return list(self.tokens.skipped)
+        return list(dict.fromkeys((*self.tokens.skipped, *self._text_skipped)))
 
     @abstractmethod
     def analyse(self) -> Report:

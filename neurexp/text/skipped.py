@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 SHOWN = 3  # items that the log and a message name; `skipped.parquet` names them all
 
 
-@dataclass(frozen=True)
+EARLY = 1000  # bad items from which on a reading may be stopped before its end
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
     """One item that was left out."""
 
@@ -31,7 +34,7 @@ def tell(skipped: Sequence[Skipped]) -> None:
         log.warning("Skipped %d, all listed in skipped.parquet: %s", len(skipped), _first(skipped))
 
 
-def check_share(skipped: Sequence[Skipped], seen: int, most: float, option: str) -> None:
+def check_share(skipped: Sequence[Skipped], seen: int, most: float, option: str, what: str = "items") -> None:
     """Refuses a source that holds too many bad items.
 
     Args:
@@ -39,15 +42,49 @@ def check_share(skipped: Sequence[Skipped], seen: int, most: float, option: str)
         seen: how many items there were, the bad ones included.
         most: the largest share of bad items that is accepted, 0 to 1.
         option: the option that sets `most`.
+        what: the items' name in the message.
 
     Raises:
         UserError: more than `most` of the items are bad.
     """
-    if len(skipped) > most * seen:
+    share = len(skipped) / max(seen, 1)
+    if share > most:
+        enough = f"{option}={min(1.0, np.ceil(100 * share) / 100):g}" if most else f"a larger {option}"
         raise UserError(
-            f"{option}={most:g}: {len(skipped)} of {seen} cannot be used ({_first(skipped)}); "
-            f"mend them, or give {option}={min(1.0, np.ceil(100 * len(skipped) / max(seen, 1)) / 100):g} to skip them"
+            f"{option}={most:g}: {len(skipped)} of {seen} {what} cannot be used ({_first(skipped)}); "
+            f"mend them, or give {enough} to skip them"
         )
+
+
+class Share:
+    """How many of the rows, or of the files, of a source are bad, while it is read.
+
+    The share is checked when the reading ends. Before that a reading is stopped only where its end is hardly in doubt:
+    after 1000 bad items and at twice the accepted share. With `most` 0 the first bad item stops it.
+    """
+
+    def __init__(self, most: float, option: str, what: str) -> None:
+        self.most, self.option, self.what = most, option, what
+        self.seen = 0  # the bad ones included
+        self.bad: list[Skipped] = []
+        self._early = 0.0
+
+    @property
+    def needed(self) -> float:
+        """The least `most` with which what was read until now is accepted."""
+        return max(self._early, len(self.bad) / max(self.seen, 1))
+
+    def add_bad(self, one: Skipped) -> None:
+        """Counts an item that was seen before. Raises UserError where so many are bad that reading on is no use."""
+        self.bad.append(one)
+        if len(self.bad) >= EARLY:
+            self._early = max(self._early, len(self.bad) / (2 * self.seen))
+        if self.most == 0 or self._early > self.most:
+            self.check()
+
+    def check(self) -> None:
+        """Raises UserError where more than `most` are bad."""
+        check_share(self.bad, self.seen, self.most, self.option, self.what)
 
 
 def table(skipped: Sequence[Skipped]) -> dict[str, np.ndarray]:

@@ -1,41 +1,137 @@
 """Where text comes from: a dataset config → whole documents, in order. Knows nothing of tokens or models.
 
-A document is a .txt file, or a row of a .jsonl, .parquet or Hub dataset; the last two are read through `datasets`.
+A document is a .txt file, or a row of a table or list in a local file (`readers`) or on the Hub (through `datasets`).
+What cannot be used is skipped, counted and named, up to the share of `dataset.bad_rows`.
 """
 
 import hashlib
-import json
 import logging
 import sys
-from collections.abc import Generator, Iterator
-from glob import escape
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from neurexp import hub
-from neurexp.config import DatasetConfig, Source
-from neurexp.errors import UserError, closest, one_line
+from neurexp.config import TEXT_KINDS, DatasetConfig, Source
+from neurexp.errors import UserError, one_line, printable
+from neurexp.files import data_files
+from neurexp.text.readers import ENDINGS, kind_of, read
+from neurexp.text.rows import Bad, Row, is_chat, no_column, text_of
+from neurexp.text.skipped import EARLY, Share, Skipped
 
 log = logging.getLogger(__name__)
 
-ENDINGS = (".txt", ".jsonl", ".parquet")
+RULES = 2  # of what is a document; tokens that were kept under earlier ones are made anew
 TRIES = 2  # of datasets, on each of which huggingface_hub tries six times within a minute and a half
+HUB_BATCH = 1000  # rows that datasets decodes at once
 OFFLINE = "dataset=pydoc, or dataset=text dataset.path=FILE_OR_FOLDER"
+MANIFESTS = (".json", ".csv", ".tsv")  # endings of what often lies beside texts and describes them
+
+# Where a row or file lies, as the user would find it, and what was read there
+Found = tuple[str, Row | Bad]
 
 
-def documents(config: DatasetConfig) -> Iterator[str]:
+class Reading:
+    """What was read of a source until now, and what of it could not be used."""
+
+    def __init__(self, config: DatasetConfig) -> None:
+        self.skipped: list[Skipped] = []
+        self._config = config
+        self._rows = Share(config.bad_rows, "dataset.bad_rows", "rows")
+        self._files = Share(config.bad_rows, "dataset.bad_rows", "files")
+        self._good_rows = 0
+        self._kinds: set[str | None] = set()  # of files that had text
+        self._no_column: list[tuple[str | None, Skipped]] = []  # manifests, unless others of their kind have text
+        self._only_column = True  # nothing else is amiss
+
+    @property
+    def needed(self) -> float:
+        """The least `dataset.bad_rows` with which what was read until now is accepted."""
+        return max(self._rows.needed, self._files.needed)
+
+    def begin(self, files: int) -> None:
+        """Says how many files there are."""
+        self._files.seen = files
+
+    def take(self, where: str, found: Row | Bad) -> str:
+        """The text of a row; empty where there is none. Raises UserError where too much is bad."""
+        if isinstance(found, Row):
+            try:
+                text = text_of(found.value)
+            except ValueError as error:
+                is_type = not isinstance(found.value, str)
+                found = Bad(found.number, str(error), no_column=is_type)
+            else:
+                self._rows.seen += 1
+                self._good_rows += 1
+                self._kinds.add(kind_of(where))
+                return text
+        one = Skipped(printable(where), found.number, printable(found.reason))
+        self.skipped.append(one)
+        self._only_column &= found.no_column
+        share = self._rows if found.number else self._files
+        if found.number:
+            share.seen += 1
+        if not found.number and found.no_column and kind_of(where) in MANIFESTS:
+            self._no_column.append((kind_of(where), one))
+            return ""
+        try:
+            share.add_bad(one)
+        except UserError as error:
+            if len(share.bad) >= EARLY:
+                self._refuse_if_nothing_is_good(error)
+            raise
+        return ""
+
+    def check(self) -> None:
+        """Raises UserError where more than `dataset.bad_rows` of what was read cannot be used, or nothing can be."""
+        if self.skipped:
+            self._refuse_if_nothing_is_good(None)
+        for kind, one in self._no_column:
+            if kind in self._kinds:
+                self._files.add_bad(one)
+        self._no_column = []
+        self._rows.check()
+        self._files.check()
+
+    def _refuse_if_nothing_is_good(self, cause: UserError | None) -> None:
+        if self._good_rows:
+            return
+        first, option, others = self.skipped[0], _option(self._config), len(self.skipped) - 1
+        named = Path(first.where) != Path(self._config.path or "").expanduser()
+        place = [*([first.where] if named else []), *([f"row {first.item}"] if first.item else [])]
+        what = f"{', '.join(place)}{': ' if place else ''}{first.reason}"
+        if others:
+            what += f" (and {others} more that cannot be used)"
+        about = f"text_column={self._config.text_column}: {option}" if self._only_column else option
+        raise UserError(f"dataset.{about}: {what}") from cause
+
+
+def documents(config: DatasetConfig, reading: Reading | None = None) -> Iterator[str]:
     """Yields every document's text, newlines kept, empty documents left out.
 
+    Args:
+        config: which text.
+        reading: is told what was skipped. Whoever stops before the last document calls its `check`.
+
     Raises:
-        UserError: the source is not there, not reachable, empty, not UTF-8 text, or lacks its text column.
+        UserError: the source is not there, not reachable, empty, lacks its text column, or more than
+            `dataset.bad_rows` of it cannot be used.
     """
-    read = {Source.pydoc: _pydoc, Source.files: _files, Source.hub: _from_hub}[config.source]
-    found = False
-    for text in read(config):
+    reading = reading or Reading(config)
+    rows = {Source.pydoc: _pydoc, Source.files: _files, Source.hub: _from_hub}[config.source](config, reading)
+    any_text = said = False
+    for where, found in rows:
+        text = reading.take(where, found)
         if text and not text.isspace():
-            found = True
+            if not said and isinstance(found, Row) and is_chat(found.value):
+                said = True
+                log.info("%s holds chat messages: the contents of a row, joined by blank lines, are a text", where)
+            any_text = True
             yield text
-    if not found:
+    reading.check()
+    if not any_text:
         raise UserError(f"dataset.{_option(config)}: there is no text in it")
 
 
@@ -44,8 +140,8 @@ def identity(config: DatasetConfig) -> dict[str, Any]:
     if config.source is Source.pydoc:
         return {"source": "pydoc", "resolved": f"CPython {sys.version.split()[0]}"}
     if config.source is Source.files:
-        files = _listed(config)
-        facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        files, _ = _listed(config)
+        facts = [_state(file) for file in files]
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         path = str(Path(config.path or "").expanduser().resolve())
         total = sum(size for _, size, _ in facts)
@@ -57,6 +153,14 @@ def identity(config: DatasetConfig) -> dict[str, Any]:
         "split": config.split,
         "resolved": check_reachable(config),
     }
+
+
+def _state(file: Path) -> tuple[str, int, int]:
+    try:
+        found = file.stat()
+        return str(file), found.st_size, found.st_mtime_ns
+    except OSError:  # gone since it was listed: reading will say so
+        return str(file), 0, 0
 
 
 def check_reachable(config: DatasetConfig) -> str | None:
@@ -78,75 +182,43 @@ def _option(config: DatasetConfig) -> str:
     return f"path={config.path}" if config.source is Source.files else f"name={config.name or config.source.value}"
 
 
-def _pydoc(config: DatasetConfig) -> Iterator[str]:
+def _pydoc(config: DatasetConfig, reading: Reading) -> Iterator[Found]:
     from pydoc_data.topics import topics
 
-    for name in sorted(topics):
-        yield topics[name]
+    for number, name in enumerate(sorted(topics), start=1):
+        yield name, Row(number, topics[name])
 
 
-def _listed(config: DatasetConfig) -> list[Path]:
+def _listed(config: DatasetConfig) -> tuple[list[Path], list[OSError]]:
+    """The files that a path names, and what of its folders cannot be read."""
     path = Path(config.path or "").expanduser()
-    known = ", ".join(ENDINGS)
     if path.is_file():
-        if path.suffix not in ENDINGS:
-            raise UserError(
-                f"dataset.path={config.path}: {path.suffix or 'no'} ending; give a {known} file, or a folder"
-            )
-        return [path]
+        if kind_of(path.name) is None:
+            raise UserError(f"dataset.path={config.path}: {path.suffix or 'no'} ending; give {TEXT_KINDS}, or a folder")
+        return [path], []
     if not path.is_dir():
         raise UserError(f"dataset.path={config.path}: no such file or folder")
-    files = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS and file.is_file())
+    unread: list[OSError] = []
+    files = data_files(path, ENDINGS, on_error=unread.append)
     if not files:
-        raise UserError(f"dataset.path={config.path}: the folder holds no {known} file")
-    return files
+        others = {file.suffix.lower() or file.name for file in data_files(path, [""], on_error=unread.append)}
+        there = [*(one_line(error) for error in unread[:1]), *sorted(others)[:5]]
+        why = f" (there: {', '.join(there)})" if there else ""
+        raise UserError(f"dataset.path={config.path}: the folder holds no text{why}; give {TEXT_KINDS}")
+    return files, unread
 
 
-def _files(config: DatasetConfig) -> Iterator[str]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-    from datasets.utils.logging import CRITICAL, set_verbosity
-
-    set_verbosity(CRITICAL)  # it logs what it then raises
-    for file in _listed(config):
-        if file.stat().st_size == 0 and file.suffix != ".parquet":  # no rows; an empty parquet file is a torn one
-            continue
-        try:
-            if file.suffix == ".txt":  # a document as it is: `datasets` would turn \r\n into \n
-                texts: Iterator[str] = iter([file.read_bytes().decode("utf-8")])
-            elif file.suffix == ".jsonl":
-                texts = _column(_json_lines(file), config.text_column, config)
-            else:
-                # A file's name is no pattern, whatever characters it has
-                rows = load_dataset("parquet", data_files=escape(str(file)), split="train", streaming=True)
-                texts = _column(iter(rows), config.text_column, config)
-            for text in texts:
-                if "\0" in text:
-                    raise UserError(f"dataset.path={config.path}: {file.name} is binary, not text")
-                yield text
-        except UnicodeError as error:
-            raise UserError(f"dataset.path={config.path}: {file.name} is not UTF-8 text ({one_line(error)})") from error
-        except (DatasetGenerationError, ValueError, OSError) as error:
-            raise UserError(f"dataset.path={config.path}: {file.name} cannot be read ({one_line(error)})") from error
+def _files(config: DatasetConfig, reading: Reading) -> Iterator[Found]:
+    files, unread = _listed(config)
+    reading.begin(len(files) + len(unread))
+    for error in unread:
+        yield str(error.filename), Bad(0, error.strerror or one_line(error))
+    for file in files:
+        for found in read(file, config.text_column):
+            yield str(file), found
 
 
-def _json_lines(file: Path) -> Generator[dict[str, Any]]:
-    """The objects of a .jsonl file, a line each. `datasets` ends the whole process at a line such as `null`."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if not text or text.isspace():
-                continue
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"line {number}: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f'line {number} is no object, as {{"text": …}} would be')
-            yield row
-
-
-def _from_hub(config: DatasetConfig) -> Iterator[str]:
+def _from_hub(config: DatasetConfig, reading: Reading) -> Iterator[Found]:
     """Rows over a connection that may fail; datasets repeats a request for a range of a file, so no row comes twice."""
     from datasets import config as settings
     from datasets import load_dataset_builder
@@ -173,9 +245,16 @@ def _from_hub(config: DatasetConfig) -> Iterator[str]:
         builder = load_dataset_builder(str(config.name), config.subset, revision=repository.commit)
         if ".cache." in type(builder).__module__:
             raise ConnectionError("datasets would take a copy of another time")
-        for text in _column(iter(builder.as_streaming_dataset(split=config.split)), config.text_column, config):
-            begun += 1
-            yield text
+        if hasattr(builder.config, "batch_size"):  # or it takes the size of a shard's first part, which may be none
+            builder.config.batch_size = HUB_BATCH  # type: ignore[attr-defined]
+        stream: Any = iter(builder.as_streaming_dataset(split=config.split))
+        with closing(stream) as rows:  # or it makes noise at exit
+            for row in rows:
+                if config.text_column not in row:
+                    reason = no_column(config.text_column, row)
+                    raise UserError(f"dataset.text_column={config.text_column}: {_option(config)} has {reason}")
+                begun += 1
+                yield str(config.name), Row(begun, row[config.text_column])
     except UserError:
         raise
     except Exception as error:
@@ -185,27 +264,5 @@ def _from_hub(config: DatasetConfig) -> Iterator[str]:
         if begun == 0 and option is not None and isinstance(error, ValueError):
             raise UserError(f"dataset.{option}: {text}") from error
         reason = hub.explain(error, str(config.name), "dataset")
-        what = f"the text broke off after {begun} documents" if begun else "cannot be read from the Hub"
+        what = f"the text broke off after {begun} rows" if begun else "cannot be read from the Hub"
         raise UserError(f"dataset.name={config.name}: {what} ({reason}); run again: it starts over") from error
-
-
-def _column(rows: Any, column: str, config: DatasetConfig) -> Iterator[str]:
-    """One column of a generator of rows. It is closed with ours: left open, that of `datasets` makes noise at exit."""
-    try:
-        for number, row in enumerate(rows):
-            if number == 0 and column not in row:  # of .jsonl a later row may lack what is empty
-                there = ", ".join(row)
-                raise UserError(
-                    f"dataset.text_column={column}: {_option(config)} has the columns {there}{closest(column, row)}"
-                )
-            text = row.get(column)
-            text = "" if text is None else text
-            if not isinstance(text, str):
-                raise UserError(
-                    f"dataset.text_column={column}: {_option(config)} has {type(text).__name__} there, not text"
-                )
-            if not text.isascii():
-                text.encode()  # raises where it is none: JSON can spell half a character
-            yield text
-    finally:
-        rows.close()

@@ -53,6 +53,7 @@ class Tokens:
     valid: np.ndarray  # [sequences, length] bool: False where a sequence is padded
     documents: int  # begun, the last one usually cut
     skipped: tuple[Skipped, ...] = ()  # what of the text could not be used
+    bad_share: float = 0.0  # the least dataset.bad_rows that accepts the text, as far as it was read
 
     @property
     def count(self) -> int:
@@ -68,15 +69,17 @@ class Tokens:
         return digest.hexdigest()
 
 
-def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens]) -> Tokens:
+def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens], bad_rows: float = 1.0) -> Tokens:
     """The tokens that `make` makes, from `folder` if they were made before under the same `key`.
 
+    Which share of bad rows is accepted is no part of the key, because it does not change the tokens. Where `bad_rows`
+    is less than what the kept ones need, `make` is called, which says why it refuses the text.
     A cached file is named by the hash of its key and appears whole or not at all; one that cannot be read is made anew.
     Of processes that start at once one tokenises, the others wait for it.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     file = folder / f"tokens_{name}.safetensors"
-    found = _load(file)
+    found = _load(file, bad_rows)
     if found is None:
         made = not folder.exists()
         try:
@@ -86,11 +89,10 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens]) -> Tok
         lock = folder / f".{file.name}.lock"
         with FileLock(lock):
             try:
-                found = _load(file)
+                found = _load(file, bad_rows)
                 if found is None:
                     found = make()
-                    documents = np.array([found.documents])
-                    write_tensors(file, {"input_ids": found.input_ids, "valid": found.valid, "documents": documents})
+                    _keep(file, found)
             finally:
                 lock.unlink(missing_ok=True)  # at worst a text is tokenised twice
                 if made:
@@ -99,10 +101,25 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens]) -> Tok
     return found
 
 
-def _load(file: Path) -> Tokens | None:
+def _keep(file: Path, tokens: Tokens) -> None:
+    skipped = json.dumps([(one.where, one.item, one.reason) for one in tokens.skipped])
+    arrays = {
+        "input_ids": tokens.input_ids,
+        "valid": tokens.valid,
+        "documents": np.array([tokens.documents]),
+        "skipped": np.frombuffer(skipped.encode(), np.uint8),
+        "bad_share": np.array([tokens.bad_share]),
+    }
+    write_tensors(file, arrays)
+
+
+def _load(file: Path, bad_rows: float) -> Tokens | None:
     try:
         arrays = load_file(file)
-        return Tokens(arrays["input_ids"], arrays["valid"], int(arrays["documents"][0]))
+        skipped = [Skipped(*one) for one in json.loads(arrays["skipped"].tobytes())]
+        documents, bad_share = int(arrays["documents"][0]), float(arrays["bad_share"][0])
+        tokens = Tokens(arrays["input_ids"], arrays["valid"], documents, tuple(skipped), bad_share)
+        return tokens if bad_share <= bad_rows else None
     except (SafetensorError, KeyError):  # not whole
         file.unlink(missing_ok=True)
     except OSError:  # not there, or not to be read

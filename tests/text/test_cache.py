@@ -1,17 +1,21 @@
 """Tokens are made once per key: the cache gives back what was made, and nothing that is damaged, stale or partial."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from pyarrow import parquet
 
 from neurexp.config import DatasetConfig, Source
+from neurexp.errors import UserError
 from neurexp.experiments.base import Setting
 from neurexp.experiments.token_length import Options, TokenLength
 from neurexp.models.load import load_model
 from neurexp.text import sources, tokens
+from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens, cached, pack
 
 TEXT = "A text that is long enough for a handful of tokens, and then for some more of them. "
@@ -40,12 +44,38 @@ def assert_same(found: Tokens, expected: Tokens):
     assert np.array_equal(found.valid, expected.valid)
     assert (found.input_ids.dtype, found.valid.dtype) == (np.int32, bool)
     assert (found.documents, found.count, found.hash) == (expected.documents, expected.count, expected.hash)
+    assert (found.skipped, found.bad_share) == (expected.skipped, expected.bad_share)
 
 
 def test_what_is_cached_is_what_was_made_and_is_made_once(tmp_path):
     make = Maker()
     for _ in range(3):
         assert_same(cached(tmp_path / "new" / "folder", {"a": 1}, make), make.tokens)
+    assert make.calls == 1
+
+
+def test_what_was_skipped_is_kept_with_the_tokens(tmp_path):
+    make = Maker()
+    skipped = (Skipped("a\\udcff é.jsonl", 3, 'no JSON: "字"'), Skipped("b.txt", 0, "binary"))
+    make.tokens = replace(make.tokens, skipped=skipped, bad_share=1 / 3)
+    for _ in range(2):
+        assert_same(cached(tmp_path, {}, make), make.tokens)
+    assert make.calls == 1
+
+
+def test_kept_tokens_serve_only_who_accepts_as_many_bad_rows(tmp_path):
+    make = Maker()
+    make.tokens = replace(make.tokens, bad_share=0.25)
+    cached(tmp_path, {}, make, 1.0)
+    cached(tmp_path, {}, make, 0.25)
+    assert make.calls == 1
+
+    def refuse():
+        raise UserError("too many")
+
+    with pytest.raises(UserError, match="too many"):
+        cached(tmp_path, {}, refuse, 0.24)
+    assert_same(cached(tmp_path, {}, make, 0.25), make.tokens)
     assert make.calls == 1
 
 
@@ -215,3 +245,67 @@ def test_the_cache_holds_whole_files_only(mini, folder, tmp_path):
     assert file.name.startswith("tokens_")
     assert file.suffix == ".safetensors"
     assert tokens.load_file(file)["input_ids"].shape == (3, 5)
+
+
+def test_what_was_skipped_is_the_same_from_the_cache_and_another_share_is_checked_anew(mini, tmp_path, packed, caplog):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in (TEXT, 3, TEXT, None)), "utf-8")
+    made, again = (inputs(mini, file, tmp_path / "cache", tokens=25, bad_rows=0.5) for _ in range(2))
+    assert made.skipped == (Skipped(str(file), 2, "a number in place of text"),)
+    assert made.bad_share == 1 / 3  # the last row was not needed
+    assert_same(again, made)
+    assert len(packed) == 1
+    line = f"Skipped 1, all listed in skipped.parquet: {file}, row 2: a number in place of text"
+    assert caplog.messages == [line, line]
+    for folder in (tmp_path / "another", tmp_path / "cache"):
+        with pytest.raises(UserError, match=r"^dataset\.bad_rows=0\.3: 1 of 3 rows cannot be used"):
+            inputs(mini, file, folder, tokens=25, bad_rows=0.3)
+    assert inputs(mini, file, tmp_path / "cache", tokens=25, bad_rows=1).hash == made.hash
+
+
+def test_an_experiment_names_what_its_text_lacks_beside_its_own_inputs_and_says_it_once(mini, tmp_path, caplog):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in (3, TEXT)), "utf-8")
+    dataset = DatasetConfig(source=Source.files, path=str(file), tokens=12, sequence_length=5, bad_rows=0.5)
+    experiment = TokenLength(Options("token_length", ""), Setting("mini", "text"))
+    for _ in range(2):  # with trained weights, and with random ones
+        experiment.inputs(mini, dataset, tmp_path / "cache")
+    own = Skipped("words.txt", 3, "no word")
+    experiment.tokens = replace(Maker().tokens, skipped=(own,))
+    assert experiment.skipped() == [own, Skipped(str(file), 1, "a number in place of text")]
+    assert len(caplog.messages) == 1
+
+
+def test_a_run_over_a_folder_as_it_comes_says_and_writes_what_it_skipped_twice(quick_cli, tmp_path):
+    folder = tmp_path / "corpus"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    (folder / ".ipynb_checkpoints" / "a-checkpoint.txt").write_text("never " * 500)
+    (folder / "a.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.encode() * 3)
+    (folder / "rows.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in [TEXT, "a\0b", *[TEXT] * 9])
+    )
+    (folder / "metadata.csv").write_text("id,title\n1,a\n")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "book.TXT").write_text(TEXT * 9)
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    expected = {
+        "where": [f"{folder}/metadata.csv", f"{folder}/rows.jsonl"],
+        "item": [0, 2],
+        "reason": ["no column text; there are id, title", "binary, not text: it has a NUL character"],
+    }
+    hashes, told = set(), set()
+    for run in ("first", "again"):
+        process = quick_cli(
+            *("experiment=token_length", "model=mini", "tracking=off", "dataset=text", f"dataset.path={folder}"),
+            *("dataset.tokens=400", "dataset.sequence_length=64", "dataset.bad_rows=0.1", f"hydra.run.dir={run}"),
+            *("experiment.layer=0", "experiment.permutations=100"),
+        )
+        assert (process.returncode, process.stderr) == (0, "")
+        assert parquet.read_table(tmp_path / run / "skipped.parquet").to_pydict() == expected
+        provenance = json.loads((tmp_path / run / "summary.json").read_text())["provenance"]
+        assert provenance["skipped"] == 2
+        hashes.add(provenance["token_hash"])
+        told |= set(re.findall(r"Skipped 2, .*", process.stdout))
+    assert len(hashes) == 1
+    (line,) = told
+    assert f"{folder}/rows.jsonl, row 2: binary, not text" in line
