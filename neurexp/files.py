@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -88,3 +88,19 @@ def write_json(path: Path, content: Any) -> None:
     """JSON for people: indented, text as it is; NaN is refused."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def data_files(folder: Path, endings: Collection[str], recursive: bool = True) -> list[Path]:
+    """The files of a folder with one of these endings, in any case, sorted; hidden files and folders are left out.
+
+    Args:
+        folder: an existing one.
+        endings: with their dots, in lower case.
+        recursive: whether the folders within it are looked into as well.
+    """
+    found = []
+    for file in folder.rglob("*") if recursive else folder.iterdir():
+        hidden = any(part.startswith((".", "~$")) for part in file.relative_to(folder).parts)
+        if not hidden and file.suffix.lower() in endings and file.is_file():
+            found.append(file)
+    return sorted(found)
