@@ -36,9 +36,7 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     hidden = set(unseen(text))
-    return "".join(
-        one.encode("unicode_escape").decode() if index in hidden else one for index, one in enumerate(text)
-    )
+    return "".join(one.encode("unicode_escape").decode() if index in hidden else one for index, one in enumerate(text))
 
 
 def unseen(text: str) -> list[int]:

@@ -113,11 +113,18 @@ _COLUMNS = {
     "between occurrences in the text of the other half, in the expected direction; mean over splits, 0.5 by chance",
     "words": "number of words",
     "words_empty": "empty lines of the word lists; dropped",
-    "words_duplicate": "lines of the word lists that repeat another of the same list; dropped",
+    "words_duplicate": "lines of the word lists that repeat another of the same list, in the same spelling or in "
+    "another spelling of Unicode; dropped",
     "words_shared": "words that stand in more than one list; dropped from all",
+    "words_skipped": "lines of the word lists that cannot be used; skipped.parquet names each, and why",
     "words_unaligned": "words that share a token with the template around them; dropped",
     "words_one_token": "number of words of a single token",
-    "text_occurrences": "occurrences of listed words in the text that were used",
+    "text_occurrences": "occurrences of listed words in the text that were used: whole words by the rules of their "
+    "script, as listed or capitalised, whatever stands before them; their tokens cover the word, a space before it, and "
+    "nothing else",
+    "text_occurrences_dropped": "occurrences that share a token with other characters; dropped",
+    "text_occurrences_adjoining": "occurrences, of those used, right beside which stand other letters, in a script that "
+    "sets no spaces between words: some may be parts of longer words",
     "neurons_tested": "number of neurons of all layers of the run",
     "bonferroni_within_layers": "number of neurons with significant_bonferroni, over all layers of the run",
     "bonferroni_over_all": "number of neurons with significant_bonferroni_all",

@@ -122,9 +122,7 @@ def shown_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list
     groups: list[tuple[str, int, int]] = []
     first = 0
     for index in range(1, len(ids) + 1):
-        ends = index == len(ids) or (
-            found.stop[index - 1] <= found.start[index] and int(found.start[index]) in edges
-        )
+        ends = index == len(ids) or (found.stop[index - 1] <= found.start[index] and int(found.start[index]) in edges)
         if ends:
             text = found.text[found.start[first] : found.stop[index - 1]]
             if not _CUT.search(text):

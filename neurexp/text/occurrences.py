@@ -10,66 +10,23 @@ models, and no language: only what Unicode says of a script.
   counted (`Selection.adjoining`). The same holds for Tibetan, whose dots set syllables apart, not words.
 """
 
-import unicodedata
 from array import array
 from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import regex
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.text.characters import characters, token_bytes
+from neurexp.text.scripts import PARTS, adjoins, fold, parts_of, stands_alone
 from neurexp.text.spans import Selection
 from neurexp.text.tokens import Tokens
 
-_WITHOUT_SPACES = "".join(
-    rf"\p{{Script={name}}}"
-    for name in (
-        "Han", "Hiragana", "Bopomofo", "Tangut", "Nushu", "Thai", "Lao", "Khmer", "Myanmar", "Tai_Le",
-        "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Ahom", "Javanese", "Balinese",
-    )
-)  # fmt: skip
-_KATAKANA = r"\p{Script=Katakana}ーﾞﾟ"  # a run of it is one word, most often a loan word
-_LETTER = r"[[\p{L}\p{N}\p{M}\u200c\u200d\u00ad]--[ʼ\ufe0e\ufe0f]]"  # what words consist of, soft hyphens included
-_SPACED = rf"[{_LETTER}--[{_WITHOUT_SPACES}{_KATAKANA}]]"
-_BETWEEN = r"['’ʼ·‧׳״_]"  # ties two parts of a word where letters stand on both sides
-_HYPHEN = r"[-‐‑]"  # ties what goes before it to what follows; two of them are a dash
-_CUT = "[\udc80-\udcff]"  # a byte of a character whose other bytes are in another sequence
-
-# The text in parts: a run of letters, of katakana, or else one character as a reader sees it
-_PARTS = regex.compile(rf"(?V1){_SPACED}+|[{_KATAKANA}][{_KATAKANA}\p{{M}}]*|\X")
-_TIED_BEFORE = regex.compile(rf'(?V1)(?<={_LETTER}{_BETWEEN}|{_LETTER}{_HYPHEN}(?:\r?\n)?|{_CUT}|\p{{Hebrew}}")')
-_TIED_AFTER = regex.compile(rf'(?V1)(?={_BETWEEN}(?:{_LETTER}|\Z)|{_HYPHEN}(?!{_HYPHEN})|{_CUT}|"\p{{Hebrew}})')
-_ENDS_SPACED = regex.compile(rf"(?V1)[{_SPACED}{_KATAKANA}]")
-_IS_LETTER = regex.compile(rf"(?V1){_LETTER}")
-_IS_CUT = regex.compile(_CUT)
-_SYLLABLE = "\u0f0b\u0f0c"  # Tibetan's dots
-_FOLDED = str.maketrans({"’": "'", "ʼ": "'", "‐": "-", "‑": "-", "\u00ad": None, "\ufe0e": None, "\ufe0f": None})
-_SPACES = frozenset(" \u00a0\u2009\u202f\u3000")  # between the parts of a word: "New York" with a no-break space
 _REMEMBERED = 100_000  # parts whose folded form is kept
 _LEAF = ""  # the key of a word's number; no part is empty
 
 _Trie = dict[str, Any]  # folded part → the parts that may follow; `_LEAF` → number of the word that ends here
-
-
-def folded(word: str) -> str:
-    """The form in which words are compared: one word in two spellings of Unicode is one word.
-
-    Composed (NFC); curly and straight apostrophes, hyphens, and spaces are alike; what only steers display is gone.
-    """
-    return "".join(_fold(part) for part in _PARTS.findall(word))
-
-
-def _fold(part: str) -> str:
-    if part.isascii():
-        return part
-    return " " if part in _SPACES else unicodedata.normalize("NFC", part.translate(_FOLDED))
-
-
-def _parts(word: str) -> list[str]:
-    return [part for part in map(_fold, _PARTS.findall(word)) if part]
 
 
 def _capitalised(word: str) -> set[str]:
@@ -85,7 +42,7 @@ def _trie(words: list[str]) -> _Trie:
     forms += [(form, number) for number, word in enumerate(words) for form in sorted(_capitalised(word) - {word})]
     for form, number in forms:
         node = root
-        for part in _parts(form):
+        for part in parts_of(form):
             node = node.setdefault(part, {})
         if node is not root:
             node.setdefault(_LEAF, number)
@@ -127,7 +84,7 @@ def occurrences(
                 dropped += 1
                 continue
             seen[number] += 1
-            adjoining += _adjoins(found.text, start, stop)
+            adjoining += adjoins(found.text, start, stop)
             for column, value in zip(columns, (row, first, last, number), strict=True):
                 column.append(value)
     sequence, start, stop, number = (np.array(column, dtype=np.int64) for column in columns)
@@ -146,14 +103,14 @@ def occurrences(
 
 def _matches(text: str, root: _Trie, remembered: dict[str, str]) -> list[tuple[int, int, int]]:
     """(start, stop, number) of each listed word in a text, none within another, from left to right."""
-    parts = _PARTS.findall(text)
+    parts = PARTS.findall(text)
     keys = []
     for part in parts:
         key = remembered.get(part)
         if key is None:
             if len(remembered) >= _REMEMBERED:
                 remembered.clear()
-            key = remembered[part] = _fold(part)
+            key = remembered[part] = fold(part)
         keys.append(key)
     places = [0, *accumulate(map(len, parts))]
     matches, index = [], 0
@@ -171,34 +128,10 @@ def _matches(text: str, root: _Trie, remembered: dict[str, str]) -> list[tuple[i
             node = node.get(keys[at]) if at < len(keys) else None
             at += 1
         for at, number in reversed(ends):  # the longest first
-            if _stands_alone(text, places[index], places[at]):
+            if stands_alone(text, places[index], places[at]):
                 matches.append((places[index], places[at], number))
                 index = at
                 break
         else:
             index += 1
     return matches
-
-
-def _stands_alone(text: str, start: int, stop: int) -> bool:
-    """Whether text[start:stop], which begins and ends with whole parts, is not tied to what stands around it."""
-    if start == 0 or stop == len(text) or _IS_CUT.match(text, start - 1) or _IS_CUT.match(text, stop):
-        return False
-    first, last = text[start], text[stop - 1]
-    if _ENDS_SPACED.match(first):
-        if _TIED_BEFORE.match(text, start):
-            return False
-    elif unicodedata.category(first)[0] == "P" and _IS_LETTER.match(text, start - 1):  # .NET in ASP.NET
-        return False
-    if _ENDS_SPACED.match(last):
-        return not _TIED_AFTER.match(text, stop)
-    return not (unicodedata.category(last) in ("Pd", "Po", "Pc", "Sm") and _IS_LETTER.match(text, stop))
-
-
-def _adjoins(text: str, start: int, stop: int) -> bool:
-    """Whether letters stand right beside the word, as in a script without spaces: it may be part of a longer one."""
-    return any(
-        _IS_LETTER.match(text, place - 1) is not None
-        and _IS_LETTER.match(text, place) is not None
-        for place in (start, stop)
-    ) or text[start - 1] in _SYLLABLE or text[stop] in _SYLLABLE

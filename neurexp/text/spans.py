@@ -105,6 +105,30 @@ def align(
     )
 
 
+def fitting(selection: Selection, positions: int | None) -> tuple[Selection, list[str]]:
+    """The rows whose whole sequence has at most `positions` tokens, each a sequence of its own; the others' words.
+
+    Raises:
+        UserError: no row is left.
+    """
+    lengths = selection.tokens.valid.sum(1)
+    if positions is None or not (lengths > positions).any():
+        return selection, []
+    fits = lengths[selection.sequence] <= positions
+    left = [word for word, one in zip(selection.words, fits, strict=True) if not one]
+    if not fits.any():
+        raise UserError(f"experiment: every row has more tokens than the model has positions, {positions}")
+    needed, sequence = np.unique(selection.sequence[fits], return_inverse=True)
+    width = int(lengths[needed].max())
+    tokens = replace(
+        selection.tokens,
+        input_ids=selection.tokens.input_ids[needed, :width],
+        valid=selection.tokens.valid[needed, :width],
+        documents=len(needed),
+    )
+    return replace(selection.only(fits), tokens=tokens, sequence=sequence), left
+
+
 def excerpt(selection: Selection, length: int) -> Selection:
     """Every token, as a row, of the stretch of `length` tokens where most words stand, of every category if possible.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from neurexp.errors import UserError, unseen
 from neurexp.files import data_files
-from neurexp.text.occurrences import folded
+from neurexp.text.scripts import folded
 from neurexp.text.skipped import Skipped, check_share, tell
 
 OWN_LISTS = Path(__file__).resolve().parent / "words"
