@@ -120,11 +120,11 @@ _COLUMNS = {
     "words_unaligned": "words that share a token with the template around them; dropped",
     "words_one_token": "number of words of a single token",
     "text_occurrences": "occurrences of listed words in the text that were used: whole words by the rules of their "
-    "script, as listed or capitalised, whatever stands before them; their tokens cover the word, a space before it, and "
-    "nothing else",
+    "script, as listed or capitalised; after a space their first token holds it, after a quote or a line break not. "
+    "The tokens cover nothing else",
     "text_occurrences_dropped": "occurrences that share a token with other characters; dropped",
-    "text_occurrences_adjoining": "occurrences, of those used, right beside which stand other letters, in a script that "
-    "sets no spaces between words: some may be parts of longer words",
+    "text_occurrences_adjoining": "those of text_occurrences right beside which other letters stand, in a script "
+    "without spaces between words: some may be parts of longer words",
     "neurons_tested": "number of neurons of all layers of the run",
     "bonferroni_within_layers": "number of neurons with significant_bonferroni, over all layers of the run",
     "bonferroni_over_all": "number of neurons with significant_bonferroni_all",
