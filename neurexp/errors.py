@@ -31,11 +31,11 @@ def printable(text: str) -> str:
     """The text on one line, with every control, bidirectional or otherwise invisible character as its escape.
 
     What a message quotes comes from outside: an escape sequence in it must not reach a terminal, nor a second line.
-    What words of any script are written with stays as it is (`unseen`).
+    What words of any script are written with stays as it is (`unseen`), a no-break space where it stands within them.
     """
     if text.isprintable():
         return text
-    hidden = set(unseen(text))
+    hidden = {*unseen(text), *(index for index, one in enumerate(text) if one != " " and _is_loose_space(text, index))}
     return "".join(one.encode("unicode_escape").decode() if index in hidden else one for index, one in enumerate(text))
 
 
@@ -60,6 +60,14 @@ def _seen(text: str, index: int) -> bool:
         or unicodedata.category(one) == "Zs"  # spaces: no-break, ideographic, thin
         or (unicodedata.category(one) == "Cn" and _NEWER.match(one) is not None)
     )
+
+
+def _is_loose_space(text: str, index: int) -> bool:
+    """Whether a space is not between two letters: there it would be taken for a plain one, or for nothing."""
+    if unicodedata.category(text[index]) != "Zs":
+        return False
+    around = (text[index - 1] if index else " ", text[index + 1] if index + 1 < len(text) else " ")
+    return not all(unicodedata.category(one)[0] in "LMN" for one in around)
 
 
 def without_secrets(text: str) -> str:

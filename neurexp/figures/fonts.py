@@ -5,6 +5,7 @@ emoji. Knows nothing of what a text is about.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 
@@ -14,9 +15,10 @@ from matplotlib.font_manager import FontEntry
 from matplotlib.text import Text
 
 log = logging.getLogger(__name__)
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns of a font that has no bold letters
 
 BOX = "\u25af"
-BASE = "DejaVu Sans"
+OWN = ("DejaVu Sans", "DejaVu Sans Mono")  # what figures are drawn with
 SHOWN = 8  # characters that the log names
 # These claim every character, draw nothing of their own, or draw in colours, which matplotlib cannot
 _UNFIT = regex.compile(r"Last Resort|Color|NonUnicode|Adobe Blank|^cm[a-z]+\d+$")
@@ -37,15 +39,15 @@ _told: set[str] = set()  # packages that the log has named
 
 
 @cache
-def _has(family: str, weight: str | int, character: str) -> bool:
-    found = font_manager.findfont(font_manager.FontProperties(family=family, weight=weight))
-    return font_manager.get_font(found).get_char_index(ord(character)) != 0
+def _own_has(character: str) -> bool:
+    fonts = (font_manager.get_font(font_manager.findfont(name)) for name in OWN)
+    return all(font.get_char_index(ord(character)) for font in fonts)
 
 
 def _order(entry: FontEntry) -> tuple:
     """Plain fonts before slanted, light or bold ones, and those without serifs first."""
     plain = (entry.style != "normal", abs(int(entry.weight) - 400) if isinstance(entry.weight, int) else 500)
-    return (entry.name != BASE, *plain, "Sans" not in entry.name, entry.name)
+    return (entry.name != OWN[0], *plain, "Sans" not in entry.name, entry.name)
 
 
 @cache
@@ -65,7 +67,7 @@ def _installed() -> list[FontEntry]:
 
 def look_up(characters: Iterable[str]) -> None:
     """Finds the fonts of characters that the figures' own lack; each font is opened once for all of them."""
-    new = {one for one in characters if one not in _families and not (_has(BASE, 400, one) and _is_mono(one))}
+    new = {one for one in characters if one not in _families and not _own_has(one)}
     if not new:
         return
     found: dict[str, list[str]] = {one: [] for one in new}
@@ -80,21 +82,22 @@ def look_up(characters: Iterable[str]) -> None:
     _families.update({one: tuple(names) for one, names in found.items()})
 
 
-def _is_mono(character: str) -> bool:
-    return _has("DejaVu Sans Mono", 400, character)
-
-
 def families(text: str) -> list[str]:
-    """The fewest fonts that have the characters of a text which the figures' own lack, the one that has most first."""
+    """The fewest fonts that have the characters of a text which the figures' own lack, the one that has most first.
+
+    Of equals the one goes first that has most of the characters of all texts so far: it was made for their script.
+    """
     look_up(set(text) - {"\n"})
     missing = {one for one in text if _families.get(one)}
+    if not missing:
+        return []
+    overall = Counter(name for names in _families.values() for name in names)
+    place = {name: index for index, name in enumerate(dict.fromkeys(entry.name for entry in _installed()))}
     chosen: list[str] = []
     while missing:
-        names = [name for one in missing for name in _families[one]]
-        order = {name: index for index, name in enumerate(dict.fromkeys(entry.name for entry in _installed()))}
-        best = min(set(names), key=lambda name: (-names.count(name), order[name]))
-        chosen.append(best)
-        missing = {one for one in missing if best not in _families[one]}
+        here = Counter(name for one in missing for name in _families[one])
+        chosen.append(min(here, key=lambda name: (-here[name], -overall[name], place[name])))
+        missing = {one for one in missing if chosen[-1] not in _families[one]}
     return chosen
 
 

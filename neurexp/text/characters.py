@@ -13,6 +13,7 @@ import numpy as np
 import regex
 from transformers import PreTrainedTokenizerBase
 
+_SPACE = "▁"  # a space, in the pieces of SentencePiece
 _BYTE = regex.compile("<0x([0-9A-Fa-f]{2})>")  # a piece of byte fallback
 _CUT = regex.compile("[\udc80-\udcff]")  # a byte of a character whose other bytes are not there
 _GRAPHEME = regex.compile(r"\X")
@@ -71,6 +72,10 @@ def token_bytes(
             found[index] = _of_byte_level(piece)
         elif "ByteFallback" in kind and (byte := _BYTE.fullmatch(piece)):
             found[index] = bytes([int(byte[1], 16)])
+        elif _SPACE in kind:  # SentencePiece
+            found[index] = piece.replace(_SPACE, " ").encode()
+        elif "BPEDecoder" in kind:  # the first GPT's, whose words end with a sign
+            found[index] = piece.replace(backend.decoder.suffix, " ").encode()
         else:
             left.append(index)
     found |= _within_text(tokenizer, left)
@@ -96,14 +101,14 @@ def _of_byte_level(piece: str) -> bytes:
 
 
 def _within_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> dict[int, bytes]:
-    """What tokens add to a text that goes before: decoded alone, some would lose their space, or keep a sign of it."""
+    """What tokens of other kinds add to a text that goes before: decoded alone, some would lose a space before them."""
     backend = tokenizer.backend_tokenizer
     alone = dict(zip(ids, backend.decode_batch([[index] for index in ids], skip_special_tokens=False), strict=True))
     before = next((index for index, text in alone.items() if text.strip().isalnum()), None)
     if before is None:
         return {index: text.encode() for index, text in alone.items()}
     both = backend.decode_batch([[before, index] for index in ids], skip_special_tokens=False)
-    first = alone[before].rstrip()  # some decoders end every word with a space, but for the last
+    first = alone[before]
     return {
         index: (text[len(first) :] if text.startswith(first) else alone[index]).encode()
         for index, text in zip(ids, both, strict=True)

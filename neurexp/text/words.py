@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neurexp.errors import UserError, unseen
+from neurexp.errors import UserError, printable, unseen
 from neurexp.files import data_files
 from neurexp.text.scripts import folded
 from neurexp.text.skipped import Skipped, check_share, tell
@@ -162,8 +162,8 @@ def _lines(file: Path, option: str) -> tuple[list[_Line], list[Skipped], int]:
 def _why_not(line: str) -> str:
     """Why a line is no word and no sentence; nothing where it is one."""
     if len(line) > LONGEST_LINE:
-        return f"“{line[:30]}…” has {len(line)} characters; a line has at most {LONGEST_LINE}"
+        return f"“{printable(line[:30])}…” has {len(line)} characters; a line has at most {LONGEST_LINE}"
     hidden = unseen(line)
     if hidden:
-        return f"“{line[:30]}” holds U+{ord(line[hidden[0]]):04X}, which cannot be seen"
+        return f"“{printable(line[:30])}” holds U+{ord(line[hidden[0]]):04X}, which cannot be seen"
     return "" if folded(line).strip() else "it holds nothing that can be seen"
