@@ -160,4 +160,5 @@ def test_a_run_on_chinese_words_from_the_command_line(quick_cli, tmp_path):
     page = (tmp_path / "run" / "figures" / "text_heat_map.html").read_text("utf-8")
     assert "\ufffd" not in page
     assert ">猫</span>" in page
+    assert "the mean where one character is several tokens" in page
     assert 'dir="auto"' in page

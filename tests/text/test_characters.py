@@ -79,6 +79,12 @@ def test_a_character_cut_by_the_sequences_edge_is_a_lone_byte():
     assert characters([]).text == ""
 
 
+def test_a_token_may_end_one_character_and_begin_another():
+    both = "בנ".encode()
+    found = characters([b"a", both[:1], both[1:3], both[3:]])
+    assert (found.start.tolist(), found.stop.tolist()) == ([0, 1, 1, 2], [1, 2, 3, 3])
+
+
 def test_ids_that_the_tokenizer_does_not_know_and_special_ones():
     tokenizer = _made(KINDS["mini"])
     end = tokenizer.eos_token_id

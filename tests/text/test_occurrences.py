@@ -177,6 +177,8 @@ SCRIPTS = {
     "Russian": ("Вот ⟦дом⟧. ⟦Дом⟧ стоит, домик.", ["дом"]),
     "Ukrainian, apostrophes": ("оця ⟦м’ята⟧ і ⟦м'ята⟧ і ⟦мʼята⟧ є", ["мʼята"]),
     "French, marks": ("un ⟦café⟧, des ⟦cafe\u0301⟧ et cafés", ["cafe\u0301"]),
+    "marks that no composed letter has": ("the ⟦x\u0302⟧ is x and", ["x\u0302"]),
+    "Vietnamese, taken apart": ("anh ⟦ye\u0302\u0301u⟧ quá, ⟦yếu⟧ đuối, yêu", ["yếu"]),
     "French, elision": ("dit l'eau, de l’eau, une ⟦eau⟧ et", ["eau"]),
     "English, apostrophes": ("we ⟦don't⟧ and ⟦don’t⟧, ⟦Don’t⟧ too", ["don't"]),
     "Turkish": ("bir ⟦istanbul⟧ ve ⟦İstanbul⟧ ve ⟦Istanbul⟧ da", ["istanbul"]),
