@@ -3,9 +3,14 @@
 import difflib
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable
 
 HIDDEN = "***"  # in the place of a password
+JOINERS = "\u200c\u200d"  # zero width non-joiner and joiner
+_FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f")  # of a region, as Scotland
+# Emoji and Chinese characters of a later Unicode than Python's are unassigned for it
+_NEWER = re.compile("[\U0001f300-\U0001faff\U00020000-\U0003fffd]")
 
 
 class UserError(Exception):
@@ -26,10 +31,43 @@ def printable(text: str) -> str:
     """The text on one line, with every control, bidirectional or otherwise invisible character as its escape.
 
     What a message quotes comes from outside: an escape sequence in it must not reach a terminal, nor a second line.
+    What words of any script are written with stays as it is (`unseen`), a no-break space where it stands within them.
     """
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    hidden = {*unseen(text), *(index for index, one in enumerate(text) if one != " " and _is_loose_space(text, index))}
+    return "".join(one.encode("unicode_escape").decode() if index in hidden else one for index, one in enumerate(text))
+
+
+def unseen(text: str) -> list[int]:
+    """The places of the characters that a reader would not see, or that would move or hide others.
+
+    Letters of all scripts, their marks, and spaces of any width are seen. So is a joiner that follows what it joins:
+    Hindi, Persian and Sinhala words and emoji of several parts need it. The tags of a flag are seen as a part of it.
+    """
+    if text.isprintable():
+        return []
+    flags = {place for flag in _FLAG.finditer(text) for place in range(*flag.span())}
+    return [index for index in range(len(text)) if index not in flags and not _seen(text, index)]
+
+
+def _seen(text: str, index: int) -> bool:
+    one = text[index]
+    if one in JOINERS:
+        return index > 0 and unicodedata.category(text[index - 1])[0] in "LMSN"
+    return (
+        one.isprintable()
+        or unicodedata.category(one) == "Zs"  # spaces: no-break, ideographic, thin
+        or (unicodedata.category(one) == "Cn" and _NEWER.match(one) is not None)
+    )
+
+
+def _is_loose_space(text: str, index: int) -> bool:
+    """Whether a space is not between two letters: there it would be taken for a plain one, or for nothing."""
+    if unicodedata.category(text[index]) != "Zs":
+        return False
+    around = (text[index - 1] if index else " ", text[index + 1] if index + 1 < len(text) else " ")
+    return not all(unicodedata.category(one)[0] in "LMN" for one in around)
 
 
 def without_secrets(text: str) -> str:

@@ -154,7 +154,7 @@ class Experiment(Pass):
             texts = sources.documents(dataset, reading)
             tokens = pack(texts, model.tokenizer, dataset.tokens, dataset.sequence_length, begin_with_bos=bos)
             reading.check()
-            return replace(tokens, skipped=tuple(reading.skipped), bad_share=reading.needed)
+            return replace(tokens, skipped=(*tokens.skipped, *reading.skipped), bad_share=reading.needed)
 
         tokens = cached(cache, key, tokenise, dataset.bad_rows)
         model.check_ids(tokens.input_ids[tokens.valid])

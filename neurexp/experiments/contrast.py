@@ -27,12 +27,16 @@ from neurexp.models.load import LanguageModel
 from neurexp.models.sites import parse_layers
 from neurexp.provenance import hash_of_tokenizer
 from neurexp.report import Report
-from neurexp.text.tokens import Tokens, token_texts
-from neurexp.text.words import Selection, excerpt, occurrences
+from neurexp.text.characters import shown_tokens
+from neurexp.text.occurrences import occurrences
+from neurexp.text.skipped import Skipped
+from neurexp.text.spans import Selection, excerpt
+from neurexp.text.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 SHORT = 512  # tokens: of shorter sequences so many more go into one forward
+TEXT_COUNTS = ("text_occurrences", "text_occurrences_dropped", "text_occurrences_adjoining")  # metrics
 RESERVED = {"words", "text", "one_token"}  # no names of conditions
 
 
@@ -122,10 +126,16 @@ class Contrast(base.Experiment):
         self.tokenizer = model.tokenizer
         captured: dict[str, dict[int, np.ndarray]] = {}
         self.reused: list[str] = []
+        self.text_skipped: tuple[Skipped, ...] = ()
+        self.text_counts = dict.fromkeys(TEXT_COUNTS, 0)
         selections = {"words": self.rows} | {name: one.rows for name, one in self.conditions.items()}
         if self.reads_text:
             text = self.inputs(model, dataset, cache)
+            self.text_skipped = text.skipped
             found = self.in_text(model, text)
+            if found is not None:
+                counted = (len(found.words), found.dropped, found.adjoining)
+                self.text_counts = dict(zip(TEXT_COUNTS, counted, strict=True))
             if found is not None and len(found.words):
                 self.found, self.excerpt = found, excerpt(found, self.options.excerpt)
                 selections["text"] = _only_needed(_joined(self.found, self.excerpt))
@@ -175,6 +185,10 @@ class Contrast(base.Experiment):
             facts["text_token_hash"] = self.found.tokens.hash
         return facts
 
+    def skipped(self) -> list[Skipped]:
+        """What could not be used of the rows' own texts, and of the running text."""
+        return [*self.tokens.skipped, *self.text_skipped]
+
     # -- what the numbers say --------------------------------------------------------------------------------------
 
     def analyse(self) -> Report:
@@ -205,12 +219,24 @@ class Contrast(base.Experiment):
         return rows[:count], rows[count:]
 
     def excerpt_of(self, layer: int, neuron: int) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-        """The excerpt's tokens as texts, one neuron's activations on them, and their categories (−1: not listed)."""
+        """The excerpt's tokens as texts, one neuron's activations on them, and their categories (−1: not listed).
+
+        Tokens that are parts of one character stand as one, with the mean of their activations.
+        """
         rows = self.text_rows(layer)
         if rows is None:
             return None
-        ids = self.excerpt.tokens.input_ids[self.excerpt.sequence, self.excerpt.start]
-        return token_texts(self.tokenizer, ids.tolist()), rows[1][:, neuron], self.excerpt.category
+        chosen, values = self.excerpt, rows[1][:, neuron]
+        whole = chosen.tokens.input_ids[chosen.sequence[0]][chosen.tokens.valid[chosen.sequence[0]]]
+        first, last = int(chosen.start[0]), int(chosen.stop[-1])
+        groups = [one for one in shown_tokens(self.tokenizer, whole.tolist()) if first <= one[1] and one[2] <= last]
+        return (
+            [text for text, _, _ in groups],
+            np.array([values[start - first : stop - first].mean() for _, start, stop in groups], dtype=values.dtype),
+            np.array(
+                [chosen.category[start - first : stop - first].max() for _, start, stop in groups], dtype=np.int64
+            ),
+        )
 
 
 class _RowsPass(base.Pass):
@@ -242,9 +268,13 @@ class _RowsPass(base.Pass):
         return [self.reducer]
 
 
+def positions_of(model: LanguageModel) -> int | None:
+    """How many tokens a sequence of the model may have; None where its config does not say."""
+    return getattr(model.network.config, "max_position_embeddings", None)
+
+
 def _check_length(selection: Selection, model: LanguageModel) -> None:
-    positions = getattr(model.network.config, "max_position_embeddings", None)
-    length = selection.tokens.valid.shape[1]
+    positions, length = positions_of(model), selection.tokens.valid.shape[1]
     if positions is not None and length > positions:
         raise UserError(f"experiment: its longest text has {length} tokens; {model.name} has {positions} positions")
 

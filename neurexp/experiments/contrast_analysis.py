@@ -13,7 +13,7 @@ import numpy as np
 from neurexp.report import Table
 from neurexp.stats import contrast, probe, summary
 from neurexp.stats.association import LEVEL, q_values
-from neurexp.text.words import Selection, pairs
+from neurexp.text.spans import Selection, pairs
 
 if TYPE_CHECKING:
     from neurexp.experiments.contrast import Contrast

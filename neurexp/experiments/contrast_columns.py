@@ -113,12 +113,19 @@ _COLUMNS = {
     "between occurrences in the text of the other half, in the expected direction; mean over splits, 0.5 by chance",
     "words": "number of words",
     "words_empty": "empty lines of the word lists; dropped",
-    "words_duplicate": "lines of the word lists that repeat another of the same list; dropped",
+    "words_duplicate": "lines of the word lists that repeat another of the same list, in the same spelling or in "
+    "another spelling of Unicode; dropped",
     "words_shared": "words that stand in more than one list; dropped from all",
+    "words_skipped": "lines of the word lists that cannot be used; skipped.parquet names each, and why",
     "words_unaligned": "words that share a token with the template around them, or that the tokenizer does not know; "
     "dropped",
     "words_one_token": "number of words of a single token",
-    "text_occurrences": "occurrences of listed words in the text that were used",
+    "text_occurrences": "occurrences of listed words in the text that were used: whole words by the rules of their "
+    "script, as listed or capitalised; after a space their first token holds it, after a quote or a line break not. "
+    "The tokens cover nothing else",
+    "text_occurrences_dropped": "occurrences that share a token with other characters; dropped",
+    "text_occurrences_adjoining": "those of text_occurrences right beside which other letters stand, in a script "
+    "without spaces between words: some may be parts of longer words",
     "neurons_tested": "number of neurons of all layers of the run",
     "bonferroni_within_layers": "number of neurons with significant_bonferroni, over all layers of the run",
     "bonferroni_over_all": "number of neurons with significant_bonferroni_all",

@@ -166,9 +166,12 @@ class Figures:
         return rows
 
     def _about_heat(self) -> str:
+        shown = self.of.excerpt_of(self._layer, 0)
+        joined = shown is not None and len(shown[0]) < len(self.of.excerpt.words)
         return (
             f"{self.of.setting}; {len(self.of.found.words)} occurrences of listed words in the text, at most "
             f"{self.of.options.occurrences} of each; colour: the neuron's activation"
+            f"{', the mean where one character is several tokens' if joined else ''}"
         )
 
     def _heat_title(self) -> str:

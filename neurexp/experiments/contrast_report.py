@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from neurexp.experiments.contrast_analysis import Analyst, LayerAnalysis
+from neurexp.experiments.contrast_analysis import FEWEST, Analyst, LayerAnalysis
 from neurexp.experiments.contrast_columns import columns_of
 from neurexp.experiments.contrast_figures import Figures, extremes
 from neurexp.report import Report, Table
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from neurexp.experiments.contrast import Contrast
 
 OF_THE_WORDS = frozenset(
-    ("words", "words_empty", "words_duplicate", "words_shared", "words_unaligned", "words_one_token",
-     "text_occurrences", "neurons_tested")
+    ("words", "words_empty", "words_duplicate", "words_shared", "words_skipped", "words_unaligned",
+     "words_one_token", "text_occurrences", "text_occurrences_dropped", "text_occurrences_adjoining", "neurons_tested")
 )  # fmt: skip
+SENTENCE = 100  # characters; a longer row is no word
 BOOTSTRAPS = 2000  # for the interval of an AUROC in running text
 
 
@@ -129,7 +130,7 @@ def _metrics(of: "Contrast", layers: Table, neurons: Table) -> dict[str, float]:
         "words_unaligned": of.rows.dropped,
         "words_one_token": int((of.rows.lengths == 1).sum()),
         **of.counts(),
-        "text_occurrences": len(of.found.words) if "text" in of.activations else 0,
+        **of.text_counts,
         "neurons_tested": len(neurons["mean"]),
         "bonferroni_within_layers": int(neurons["significant_bonferroni"].sum()),
         "bonferroni_over_all": int(neurons["significant_bonferroni_all"].sum()),
@@ -233,6 +234,7 @@ def _findings(of: "Contrast", layers: Table, metrics: dict[str, Any]) -> list[st
             ("words_empty", "empty lines"),
             ("words_duplicate", "duplicates"),
             ("words_shared", "words in several lists"),
+            ("words_skipped", "lines that cannot be used"),
             ("words_unaligned", "words that share a token with what stands around them"),
         )
         if metrics.get(name)
@@ -295,13 +297,35 @@ def _findings(of: "Contrast", layers: Table, metrics: dict[str, Any]) -> list[st
     ]
     if missing:
         lines.append(f"Left out: {' and '.join(missing)}.")
-    if of.reads_text and metrics["text_occurrences"] == 0:
+    return lines + _about_text(of, metrics) if of.reads_text else lines
+
+
+def _about_text(of: "Contrast", metrics: dict[str, Any]) -> list[str]:
+    """What was found in running text, and how far the occurrences can be trusted."""
+    used, dropped, adjoining = (metrics[name] for name in of.text_counts)
+    lines = []
+    if used == 0:
         lines.append("None of the words occurs in the text as a whole word: nothing to generalise to.")
     elif "auroc_text_heldout_best" in metrics:
+        several = " (the largest of these layers)" if len(of.layers) > 1 else ""
         lines.append(
             f"Chosen on half of the words on their own, the best neuron's AUROC on the other half in running text is "
-            f"{metrics['auroc_text_heldout_best']:.2f} in layer {metrics['auroc_text_heldout_best_layer']}"
-            f"{' (the largest of these layers)' if several else ''}."
+            f"{metrics['auroc_text_heldout_best']:.2f} in layer {metrics['auroc_text_heldout_best_layer']}{several}."
+        )
+    elif (seen := np.bincount(of.found.category, minlength=2)).min() < FEWEST:
+        counted = " and ".join(f"{count} of {name}" for count, name in zip(seen, of.categories, strict=True))
+        lines.append(f"Too few of the words occur in the text to compare them there: {counted}; give more text.")
+    if adjoining:
+        lines.append(
+            f"{adjoining} of the {used} occurrences in the text stand in a script without spaces, right beside other "
+            "letters: some may be parts of longer words."
+        )
+    if dropped:
+        lines.append(f"{dropped} more occurrences in the text share a token with other characters, and were left out.")
+    sentences = sum(len(word) > SENTENCE for word in of.rows.words)
+    if sentences:
+        lines.append(
+            f"{sentences} of the rows are longer than {SENTENCE} characters; the text was searched for each as a whole."
         )
     return lines
 

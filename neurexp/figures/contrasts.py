@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurexp.figures.style import GROUP_STYLES, bare, drawable, new_figure, set_title
+from neurexp.figures.fonts import drawable, families
+from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
 
 MARKERS = "os^Dvx"
 
@@ -144,7 +145,8 @@ def values_by_word(
             axes.scatter(place, own, s=7, color=color, marker=MARKERS[category % 6], alpha=0.7)
             axes.hlines(own.mean(), category - 0.35, category + 0.35, color="black", linewidth=2)
         names_below = [drawable(name) for name in categories]
-        axes.set_xticks(range(len(categories)), names_below, fontsize=7, parse_math=False)
+        fonts = ["sans-serif", *families("".join(categories))]
+        axes.set_xticks(range(len(categories)), names_below, fontsize=7, parse_math=False, fontfamily=fonts)
         axes.tick_params(axis="y", labelsize=6)
         axes.set_title(name, fontsize=7)
         bare(axes)

@@ -2,12 +2,12 @@
 
 import textwrap
 from collections.abc import Iterator
-from functools import cache
 
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
+from neurexp.figures.fonts import fit
 
 # Okabe and Ito's orange, grey-black and blue: of different lightness, and each with a line style of its own.
 GROUP_STYLES = (
@@ -30,9 +30,10 @@ def set_title(figure: Figure, finding: str, detail: str) -> None:
     width = int(figure.get_figwidth() * 11)
     figure.suptitle(textwrap.fill(finding, width), fontsize=11, fontweight="bold")
     figure.supxlabel(textwrap.fill(detail, int(width * 1.3)), fontsize=8, color="#333333")
-    for text in _own_texts(figure):
+    texts = list(_own_texts(figure))
+    for text in texts:
         text.set_parse_math(False)
-        text.set_text(drawable(text.get_text()))
+    fit(texts)
 
 
 def _own_texts(figure: Figure) -> Iterator[Text]:
@@ -43,17 +44,6 @@ def _own_texts(figure: Figure) -> Iterator[Text]:
         legend = axes.get_legend()
         if legend is not None:
             yield from (legend.get_title(), *legend.get_texts())
-
-
-@cache
-def _has_glyph(character: str) -> bool:
-    fonts = (font_manager.get_font(font_manager.findfont(name)) for name in ("DejaVu Sans", "DejaVu Sans Mono"))
-    return all(font.get_char_index(ord(character)) for font in fonts)
-
-
-def drawable(text: str) -> str:
-    """The text with a box for each character that the figures' fonts lack."""
-    return "".join(one if one == "\n" or _has_glyph(one) else "\u25af" for one in text)
 
 
 def bare(axes: Axes) -> None:

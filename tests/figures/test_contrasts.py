@@ -270,6 +270,24 @@ def test_a_single_token_and_tokens_without_a_shape_are_drawn(tokens):
     picture(passage(tokens))
 
 
+def test_a_wide_character_takes_two_columns_and_a_mark_none():
+    tokens = ["ab", "猫猫", "e\u0301", "क्\u200dया"]
+    boxes = picture(passage(tokens)).patches
+    assert [box.get_width() for box in boxes] == [2, 4, 1, 3]
+    wide = picture(passage(["猫" * 10] * 20)).patches
+    assert max(box.get_x() + box.get_width() for box in wide) <= WIDTH
+
+
+def test_what_runs_from_right_to_left_begins_at_the_right():
+    boxes = picture(passage(["«", "שלום", " abc"]), passage(["abc", " שלום"])).patches
+    assert [box.get_x() for box in boxes] == [WIDTH - 1, WIDTH - 5, WIDTH - 9, 0, 3]
+
+
+def test_a_categorys_initial_is_its_first_character_with_its_marks():
+    axes = picture(passage(list("abc"), listed=[0, 1, 2]), categories=["e\u0301te", "किताब", "ßa"])
+    assert [text.get_text() for text in axes.texts if text.get_fontsize() == 5][:1] == ["E\u0301"]
+
+
 def test_tokens_and_headings_are_text_and_never_formulas():
     picture(passage([MATH, "$x$", "$", "\\", "{", "^_"], heading=MATH), categories=["$", "$\\frac$"])
     picture(passage([MATH], listed=[1], heading=MATH), categories=["$", "$\\frac$"])
@@ -336,7 +354,7 @@ def assert_harmless(written, parsed):
     assert parsed.open == []
     assert set(parsed.elements) <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "span", "footer"}
     names = {name for _, name, _ in parsed.attributes}
-    assert names <= {"lang", "charset", "title", "style"}
+    assert names <= {"lang", "dir", "charset", "title", "style"}
     for _, name, value in parsed.attributes:
         if name == "style":
             assert re.fullmatch(r"[a-z0-9:;(), -]*", value), value
@@ -356,6 +374,21 @@ def test_hostile_tokens_come_out_as_the_text_that_they_are():
 def test_what_would_move_or_hide_other_text_is_shown_as_a_dot():
     _, parsed = page(passage([f"a{character}b" for character in MOVING]))
     assert [text for _, text in parsed.spans] == ["a·b" if len(character) == 1 else "a·[31mb" for character in MOVING]
+
+
+def test_joiners_and_no_break_spaces_of_words_stay_as_they_are():
+    words = ["क्\u200dया", " می\u200cخواهم", "👩\u200d💻", "New\u00a0York", "東京\u3000"]
+    _, parsed = page(passage(words), title=words[0])
+    assert [text for _, text in parsed.spans] == words
+    assert "".join(parsed.texts["title"]) == words[0]
+
+
+def test_the_direction_of_a_text_is_its_own():
+    written, parsed = page(passage(["שלום", " עולם"]))
+    directed = [tag for tag, name, value in parsed.attributes if (name, value) == ("dir", "auto")]
+    assert sorted(set(directed)) == ["footer", "h1", "h2", "p", "span"]
+    assert ("p", "lang", "") in parsed.attributes  # no language is known
+    assert "isolate" not in written  # or the tokens of one word would stand in the wrong order
 
 
 def test_line_breaks_and_tabs_are_shown_as_signs():

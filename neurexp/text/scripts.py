@@ -1,0 +1,81 @@
+"""What Unicode says of words in each script: their parts, their spellings, and what ties them to longer words.
+
+Most scripts set words apart by spaces and punctuation. Chinese, Japanese, Thai, Lao, Khmer, Burmese and a few others do
+not; Tibetan sets syllables apart. No language is known here, and no dictionary.
+"""
+
+import unicodedata
+
+import regex
+
+_WITHOUT_SPACES = "".join(
+    rf"\p{{Script={name}}}"
+    for name in (
+        "Han", "Hiragana", "Bopomofo", "Tangut", "Nushu", "Thai", "Lao", "Khmer", "Myanmar", "Tai_Le",
+        "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Ahom", "Javanese", "Balinese",
+    )
+)  # fmt: skip
+_KATAKANA = r"\p{Script=Katakana}ーﾞﾟ"  # a run of it is one word, most often a loan word
+_LETTER = r"[[\p{L}\p{N}\p{M}\u200c\u200d\u00ad]--[ʼ\ufe0e\ufe0f]]"  # what words consist of, soft hyphens included
+_SPACED = rf"[{_LETTER}--[{_WITHOUT_SPACES}{_KATAKANA}]]"
+_BETWEEN = r"['’ʼ·‧׳״_]"  # ties two parts of a word where letters stand on both sides
+_HYPHEN = r"[-‐‑]"  # ties what goes before it to what follows; two of them are a dash
+_CUT = "[\udc80-\udcff]"  # a byte of a character whose other bytes are in another sequence
+
+# The text in parts: a run of letters, of katakana, or else one character as a reader sees it
+PARTS = regex.compile(rf"(?V1){_SPACED}+|[{_KATAKANA}][{_KATAKANA}\p{{M}}]*|\X")
+_TIED_BEFORE = regex.compile(rf'(?V1)(?<={_LETTER}{_BETWEEN}|{_LETTER}{_HYPHEN}(?:\r?\n)?|{_CUT}|\p{{Hebrew}}")')
+_TIED_AFTER = regex.compile(rf'(?V1)(?={_BETWEEN}(?:{_LETTER}|\Z)|{_HYPHEN}(?!{_HYPHEN})|{_CUT}|"\p{{Hebrew}})')
+_ENDS_SPACED = regex.compile(rf"(?V1)[{_SPACED}{_KATAKANA}]")
+_IS_LETTER = regex.compile(rf"(?V1){_LETTER}")
+_IS_CUT = regex.compile(_CUT)
+_SYLLABLE = "\u0f0b\u0f0c"  # Tibetan's dots
+_FOLDED = str.maketrans({"’": "'", "ʼ": "'", "‐": "-", "‑": "-", "\u00ad": None, "\ufe0e": None, "\ufe0f": None})
+_SPACES = frozenset(" \u00a0\u2009\u202f\u3000")  # between the parts of a word: "New York" with a no-break space
+
+
+def folded(word: str) -> str:
+    """The form in which words are compared: one word in two spellings of Unicode is one word.
+
+    Composed (NFC); curly and straight apostrophes, hyphens, and spaces are alike; what only steers display is gone.
+    """
+    return "".join(fold(part) for part in PARTS.findall(word))
+
+
+def fold(part: str) -> str:
+    """The folded form of one part of a text; empty where it is not seen."""
+    if part.isascii():
+        return part
+    return " " if part in _SPACES else unicodedata.normalize("NFC", part.translate(_FOLDED))
+
+
+def parts_of(word: str) -> list[str]:
+    """The parts of a word, folded; parts that are not seen are left out."""
+    return [part for part in map(fold, PARTS.findall(word)) if part]
+
+
+def stands_alone(text: str, start: int, stop: int) -> bool:
+    """Whether text[start:stop], which begins and ends with whole parts, is not tied to what stands around it."""
+    if start == 0 or stop == len(text) or _IS_CUT.match(text, start - 1) or _IS_CUT.match(text, stop):
+        return False
+    first, last = text[start], text[stop - 1]
+    if _ENDS_SPACED.match(first):
+        if _TIED_BEFORE.match(text, start):
+            return False
+    elif unicodedata.category(first)[0] == "P" and _IS_LETTER.match(text, start - 1):  # .NET in ASP.NET
+        return False
+    if _ENDS_SPACED.match(last):
+        return not _TIED_AFTER.match(text, stop)
+    return not (unicodedata.category(last) in ("Pd", "Po", "Pc", "Sm") and _IS_LETTER.match(text, stop))
+
+
+def adjoins(text: str, start: int, stop: int) -> bool:
+    """Whether letters stand right beside the word, as in a script without spaces: it may be part of a longer one."""
+    return (
+        any(
+            _IS_LETTER.match(text, place - 1) is not None and _IS_LETTER.match(text, place) is not None
+            for place in (start, stop)
+        )
+        or text[start - 1] in _SYLLABLE
+        or text[stop] in _SYLLABLE
+    )

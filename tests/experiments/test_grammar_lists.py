@@ -1,0 +1,164 @@
+"""Grammar tuning on lists of other scripts, of sentences, and of lines that cannot be used."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_tokenizers import decoded
+from pyarrow import parquet
+
+from neurexp.config import DatasetConfig, Source
+from neurexp.errors import UserError
+from neurexp.experiments.base import Setting
+from neurexp.experiments.grammar_tuning import GrammarTuning, Options
+from neurexp.measure import capture_for
+from neurexp.models.load import load_model
+from neurexp.text.skipped import Skipped
+
+VERBS, NOUNS = ["学习", "吃饭", "回家", "走路"], ["学校", "苹果", "老师", "汽车"]
+SENTENCE = "猫在桌子上。狗在学校吃饭，老师回家，苹果汽车走路学习，上学校的学习班。"
+PLAIN = {"a": ["run", "write", "give", "take"], "b": ["table", "river", "window", "doctor"]}
+SMALL = {"layer": 2, "permutations": 100, "splits": 2, "shuffles": 2}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("mini", device="cpu")
+
+
+def folder_of(folder: Path, **lists: list[str]) -> str:
+    folder.mkdir()
+    for name, words in lists.items():
+        (folder / f"{name}.txt").write_text("".join(f"{word}\n" for word in words), "utf-8", errors="surrogateescape")
+    return str(folder)
+
+
+def measured(model, cache: Path, words: str, text: str | None = None, **options) -> GrammarTuning:
+    experiment = GrammarTuning(
+        Options("grammar_tuning", "", words=words, text=text is not None, **SMALL, **options), Setting("mini", "text")
+    )
+    dataset = DatasetConfig(source=Source.pydoc)
+    if text is not None:
+        (cache / "text.txt").write_text(text, "utf-8")
+        dataset = DatasetConfig(source=Source.files, path=str(cache / "text.txt"), tokens=900, sequence_length=300)
+    for wanted in experiment.passes(model, dataset, cache):
+        capture_for(wanted, model, wanted.tokens, 4)
+    return experiment
+
+
+def test_chinese_words_are_found_in_unspaced_text_and_shown_as_characters(model, tmp_path):
+    words = folder_of(tmp_path / "lists", verbs=VERBS, nouns=NOUNS)
+    experiment = measured(model, tmp_path, words, SENTENCE * 40, second_template=None, occurrences=3)
+    found = experiment.found
+    assert decoded(experiment.tokenizer, found) == found.words
+    assert sorted(found.words) == sorted([*VERBS, *NOUNS] * 3)
+    report = experiment.analyse()
+    report.check()
+    assert report.metrics["text_occurrences"] == 24
+    # 回家 and 老师 are followed or led by a comma, but have letters on the other side; all adjoin
+    assert report.metrics["text_occurrences_adjoining"] == 24
+    assert any(line.startswith("24 of the 24 occurrences in the text stand in a script") for line in report.findings)
+    tokens, values, listed = experiment.excerpt_of(2, 5)
+    assert "".join(tokens) in SENTENCE * 40
+    assert len(tokens) < len(experiment.excerpt.words)
+    assert not any("\ufffd" in token for token in tokens)
+    # The value of a character is the mean over its tokens, and its category that of its word
+    own, first = experiment.text_rows(2)[1][:, 5], int(experiment.excerpt.start[0])
+    ids, place, expected = experiment.found.tokens.input_ids[0].tolist(), 0, []
+    assert set(experiment.excerpt.sequence) == {0}  # which no other sequence's character goes over into
+    while len(expected) < len(tokens):
+        stop = place + 1
+        while "\ufffd" in experiment.tokenizer.decode(ids[place:stop]):
+            stop += 1
+        if place >= first:
+            rows = slice(place - first, stop - first)
+            text = experiment.tokenizer.decode(ids[place:stop])
+            expected.append((text, own[rows].mean(), experiment.excerpt.category[rows].max()))
+        place = stop
+    assert [text for text, _, _ in expected] == tokens
+    np.testing.assert_allclose(values, [value for _, value, _ in expected], atol=1e-6)
+    assert listed.tolist() == [category for _, _, category in expected]
+
+
+def test_too_few_occurrences_to_compare_are_said_so(model, tmp_path):
+    words = folder_of(tmp_path / "lists", verbs=VERBS, nouns=NOUNS)
+    text = "学校在那里。" + "这是别的字。" * 200
+    experiment = measured(model, tmp_path, words, text, second_template=None)
+    report = experiment.analyse()
+    assert report.metrics["text_occurrences"] == 0  # at the very beginning: what goes before is not known
+    assert "None of the words occurs in the text as a whole word: nothing to generalise to." in report.findings
+    (tmp_path / "other").mkdir()
+    experiment = measured(model, tmp_path / "other", words, "在" + text, second_template=None)
+    assert (
+        "Too few of the words occur in the text to compare them there: 0 of verbs and 1 of nouns; give more text."
+        in experiment.analyse().findings
+    )
+
+
+def test_sentences_are_rows_as_a_whole(model, tmp_path):
+    tail = "along the very long and winding road that leads from the hill down to the old harbour of the city"
+    sentences = [f"He {verb}s {tail}" for verb in PLAIN["a"]]
+    text = "and so. " + "".join(f"{sentence}. " for sentence in sentences) * 16
+    experiment = measured(
+        model, tmp_path, folder_of(tmp_path / "lists", a=sentences, b=PLAIN["b"]), text, second_template=None
+    )
+    assert decoded(experiment.tokenizer, experiment.rows) == sorted(sentences) + sorted(PLAIN["b"])
+    assert set(experiment.found.words) == set(sentences)
+    lines = experiment.analyse().findings
+    assert "4 of the rows are longer than 100 characters; the text was searched for each as a whole." in lines
+
+
+def test_a_line_too_long_for_the_model_is_skipped_and_named(model, tmp_path):
+    positions = model.network.config.max_position_embeddings
+    words = PLAIN | {"a": [*PLAIN["a"], "long " * (positions + 9)]}
+    folder = folder_of(tmp_path / "lists", **words)
+    experiment = measured(model, tmp_path, folder, bad_words=0.2)
+    assert sorted(experiment.rows.words) == sorted([*PLAIN["a"], *PLAIN["b"]])
+    assert experiment.rows.tokens.valid.shape[1] < 10
+    reason = f"as “{{word}}” it has more tokens than {model.name} has positions, {positions}"
+    assert experiment.skipped() == [Skipped(f"{folder}/a.txt", 5, reason)]
+    assert experiment.counts()["words_skipped"] == 1
+    assert "1 lines that cannot be used" in experiment.analyse().findings[0]
+    with pytest.raises(UserError, match=r"^experiment\.bad_words=0\.05: 1 of 9 cannot be used \(.*a\.txt, row 5: as "):
+        measured(model, tmp_path, folder)
+
+
+def test_what_the_running_text_skipped_is_told_too(model, tmp_path, monkeypatch):
+    of_text = Skipped("book.txt", 3, "bad")
+    inputs = GrammarTuning.inputs
+    monkeypatch.setattr(GrammarTuning, "inputs", lambda *given: _with_skipped(inputs(*given), of_text))
+    folder = folder_of(tmp_path / "lists", a=[*PLAIN["a"], "x\x1b"], b=PLAIN["b"])
+    experiment = measured(model, tmp_path, folder, "nothing of that. " * 400, bad_words=0.2)
+    assert [(one.where, one.item) for one in experiment.skipped()] == [(f"{folder}/a.txt", 5), ("book.txt", 3)]
+
+
+def _with_skipped(tokens, one):
+    from dataclasses import replace
+
+    return replace(tokens, skipped=(one,))
+
+
+def test_a_run_on_chinese_words_from_the_command_line(quick_cli, tmp_path):
+    folder_of(tmp_path / "词", 动词=[*VERBS, "坏\u202e", *PLAIN["a"]], 名词=[*NOUNS, *PLAIN["b"], "cafe\u0301", "café"])
+    (tmp_path / "text.txt").write_text(SENTENCE * 60, "utf-8")
+    process = quick_cli(
+        "experiment=grammar_tuning", "model=mini", "tracking=off", "experiment.words='词'", "experiment.bad_words=0.1",
+        "experiment.permutations=100", "experiment.splits=2", "experiment.shuffles=2", "dataset=text",
+        "dataset.path=text.txt", "dataset.tokens=1500", "experiment.second_template=null", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "Skipped 1, all listed in skipped.parquet: 词/动词.txt, row 5: “坏\\u202e” holds U+202E" in process.stdout
+    assert "Glyph" not in process.stdout
+    assert process.stdout.count("no installed font has") <= 1
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
+    assert summary["provenance"]["skipped"] == summary["metrics"]["words_skipped"] == 1
+    assert summary["metrics"]["words_duplicate"] == 1
+    assert summary["metrics"]["text_occurrences"] == 32
+    table = parquet.read_table(tmp_path / "run" / "skipped.parquet").to_pylist()
+    assert [(row["where"], row["item"]) for row in table] == [("词/动词.txt", 5)]
+    page = (tmp_path / "run" / "figures" / "text_heat_map.html").read_text("utf-8")
+    assert "\ufffd" not in page
+    assert ">猫</span>" in page
+    assert "the mean where one character is several tokens" in page
+    assert 'dir="auto"' in page
