@@ -19,6 +19,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from neurexp import stores
 from neurexp.errors import UserError, closest, one_line, printable, without_secrets
 
 BYTES_PER_TOKEN = 9  # of a text, while it is packed
@@ -102,7 +103,10 @@ class TrackingConfig:
     """Where runs are logged."""
 
     backend: Backend = MISSING
-    uri: str | None = None  # of an MLflow server or store; SQLite under run.outputs if not given
+    uri: str | None = (
+        None  # of an MLflow server or store; MLFLOW_TRACKING_URI, or SQLite under run.outputs, if not given
+    )
+    experiment: str | None = None  # MLflow's name for it; MLFLOW_EXPERIMENT_NAME, or experiment.name, if not given
 
 
 @dataclass
@@ -206,7 +210,7 @@ def checked(config: DictConfig) -> Config:
     if not 0 <= whole.run.checkpoint_every < math.inf:
         raise UserError(f"run.checkpoint_every={whole.run.checkpoint_every}: give seconds, or 0 for no checkpoints")
     _check_name(config)
-    if whole.tracking.backend is Backend.mlflow and whole.tracking.uri is None:
+    if whole.tracking.backend is Backend.mlflow and stores.given_address(whole.tracking.uri) is None:
         outputs = Path(whole.run.outputs).expanduser().resolve()
         if odd := {"?", "%"} & set(str(outputs)):  # SQLAlchemy reads them in an address: the store would lie elsewhere
             raise UserError(

@@ -32,7 +32,7 @@ def pair(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def test_layers_are_put_on_relative_depth(pair):
-    report = compare([read_run(str(folder), "") for folder in pair])
+    report = compare([read_run(str(folder), None) for folder in pair])
     runs, depth, median = (report.layers[name] for name in ("run", "depth", "median"))
     assert depth[runs == 0] == pytest.approx(np.linspace(0, 1, 6))
     assert depth[runs == 1] == pytest.approx(np.array([1, 6, 11]) / 11)
@@ -40,7 +40,7 @@ def test_layers_are_put_on_relative_depth(pair):
 
 
 def test_headlines_are_tabulated_for_every_run_and_defined(pair):
-    report = compare([read_run(str(folder), "") for folder in pair])
+    report = compare([read_run(str(folder), None) for folder in pair])
     assert report.metrics["r_median_all_1"] - report.metrics["r_median_all_0"] == pytest.approx(0.1)
     report.check()
     told = "\n".join(report.findings)
@@ -96,4 +96,4 @@ def test_runs_of_different_experiments_are_refused(pair, tmp_path):
     summary = json.loads((other / "summary.json").read_text())
     (other / "summary.json").write_text(json.dumps(summary | {"experiment": "grammar_tuning"}))
     with pytest.raises(UserError, match="different experiments"):
-        compare([read_run(str(pair[0]), ""), read_run(str(other), "")])
+        compare([read_run(str(pair[0]), None), read_run(str(other), None)])
