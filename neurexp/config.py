@@ -138,6 +138,8 @@ def quoted(value: Any) -> str:
         return "null"
     if OmegaConf.is_config(value):
         return str(OmegaConf.to_container(value, resolve=True))
+    if isinstance(value, list):
+        return f"[{','.join(map(quoted, value))}]"
     if isinstance(value, str) and not re.fullmatch(r"/[\w./+-]*", value, re.ASCII):  # a plain path needs none
         return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value) + "'"
     return str(value).lower() if isinstance(value, bool) else str(value)

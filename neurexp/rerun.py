@@ -79,7 +79,7 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
     command = [sys.executable, "-m"]
     if facts["processes"] > 1:
         command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={facts['processes']}", "-m"]
-    command += ["neurexp", *arguments, f"hydra.run.dir={quoted(str(again))}"]
+    command += ["neurexp", *_searched(folder), *arguments, f"hydra.run.dir={quoted(str(again))}"]
     print(f"In {home}: {without_secrets(shlex.join(['python', *command[1:]]))}\n", flush=True)
     surroundings = {name: value for name, value in os.environ.items() if not ARITHMETIC.match(name)}
     if subprocess.run(command, cwd=home, env=surroundings | facts["environment"], check=False).returncode != 0:
@@ -126,13 +126,23 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
     register_schema()
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            today, then = flat(compose("config", arguments)), flat(wanted)
+            today, then = flat(compose("config", [*_searched(folder), *arguments])), flat(wanted)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{folder}: its options are none of today's ({explain(error)})") from error
     for name in sorted(then):  # what there was not then has no value to give
         if today.get(name) != then[name] and not name.startswith(("run.", "tracking.")):
             pinned.setdefault(name, OmegaConf.select(wanted, name))
     return arguments + [f"++{name}={quoted(value)}" for name, value in pinned.items()]
+
+
+def _searched(folder: Path) -> list[str]:
+    """The override that makes Hydra look for choices in the user's own folders of them, if the run had any."""
+    file = folder / ".hydra" / "hydra.yaml"
+    sources = OmegaConf.select(OmegaConf.load(file), "hydra.runtime.config_sources") if file.exists() else None
+    own = [one for one in sources or [] if one.provider not in ("hydra", "main", "schema")]
+    if gone := [one.path for one in own if one.schema == "file" and not Path(one.path).is_dir()]:
+        raise UserError(f"{folder}: its options came from {gone[0]} as well, which is gone; put it back there")
+    return [f"hydra.searchpath={quoted([f'{one.schema}://{one.path}' for one in own])}"] if own else []
 
 
 def _known(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:

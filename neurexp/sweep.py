@@ -46,7 +46,7 @@ class Job:
     @property
     def chosen(self) -> dict[str, str]:
         """The overrides as option → value: of a group, the choice."""
-        pairs = (text.lstrip("+~").partition("=") for text in self.overrides)
+        pairs = (_bare(text).partition("=") for text in self.overrides)
         return {name.partition("@")[0]: value for name, _, value in pairs}
 
     def value(self, name: str) -> str:
@@ -120,7 +120,7 @@ def begin_job(folder: Path, number: int, run: Path, overrides: list[str], config
 def among(folder: Path, overrides: list[str]) -> list[str]:
     """Those of a job's overrides that tell it from the sweep's other jobs."""
     swept = _read(folder / JOBS / SWEPT) or []
-    return [text for text in overrides if text.lstrip("+~").partition("=")[0].partition("@")[0] in swept]
+    return [text for text in map(_bare, overrides) if text.partition("=")[0].partition("@")[0] in swept]
 
 
 def note_failure(folder: Path, number: int, message: str) -> None:
@@ -269,6 +269,11 @@ def _swept_options(config: DictConfig) -> list[str]:
     given = [f"{name}={value}" for name, value in parameters.items()] + list(config.hydra.overrides.task)
     overrides: Iterable[Any] = OverridesParser.create().parse_overrides(given)
     return list(dict.fromkeys(one.key_or_group for one in overrides if one.is_sweep_override()))
+
+
+def _bare(override: str) -> str:
+    """The override without what adds it to the others, or takes it away."""
+    return override.lstrip("+~")
 
 
 def _write(folder: Path, job: Job) -> None:

@@ -42,12 +42,13 @@ def report_of(jobs: list["Job"], folder: Path, swept: list[str], failed: list["J
     order = np.lexsort((numbers, layers["layer"]))
     options = {name: values[index][order] for name, values in _options(jobs, swept, shared).items()}
     index = index[order]
-    layers = {"layer": layers["layer"][order], "job": numbers[order]} | {name: layers[name][order] for name in shared}
+    place = {"layer": layers["layer"][order], "job": numbers[order]} | options
+    layers = place | {name: layers[name][order] for name in shared}
     columns = _definitions(jobs, folders)
     columns |= {
         "job": "number of the sweep's job that the row is of, from 0: its folder, unless it was named otherwise"
     }
-    columns |= {name: f"{name} of the job that the row is of; `null`: it has no value" for name in options}
+    columns |= {name: f"the option {name} of the row's job; null where it has no value" for name in options}
     distinct = {name for name, values in options.items() if len(set(values.tolist())) > 1}
     over_layers_only = distinct <= LAYER_OPTIONS and len(set(layers["layer"].tolist())) == len(layers["layer"])
     metrics, findings, series = {}, [], {}
@@ -83,7 +84,7 @@ def report_of(jobs: list["Job"], folder: Path, swept: list[str], failed: list["J
 
     figures = {"over_layers": over_layers} if over_layers_only and findings else {}
     step = "layer" if over_layers_only else None
-    return Report(findings, metrics, layers | options, {}, columns, "", figures=figures, step_column=step)
+    return Report(findings, metrics, layers, {}, columns, "", figures=figures, step_column=step)
 
 
 def _options(jobs: list["Job"], swept: list[str], taken: Sequence[str]) -> Table:

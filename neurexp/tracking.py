@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import time
@@ -206,7 +207,7 @@ def start(
     store, client = reached(config, outputs)
     try:
         mlflow_name = stores.experiment_name(client, config.experiment, experiment)
-        artifacts = outputs / "mlartifacts" / mlflow_name
+        artifacts = outputs / "mlartifacts" / re.sub(r"[^\w -]", "_", mlflow_name)  # a name may look like a path
         experiment_id = stores.experiment_of(client, store, mlflow_name, artifacts)
         run_id = run_id or (_begun_in(client, experiment_id, folder) if goes_on and folder is not None else None)
         if run_id is not None and (tracker := MlflowTracker(client, store, run_id)).goes_on():

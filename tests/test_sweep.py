@@ -52,6 +52,7 @@ def test_jobs_whose_process_was_killed_are_ended_with_the_sweep(tmp_path, status
     jobs = [tracking.start(config, outputs, "token_length", f"job {job}", {}, parent=parent) for job in range(3)]
     for number, job in enumerate(jobs):
         (folder / str(number)).mkdir()
+        sweep.note_failure(folder, number, "killed")
         note = {"options": {}, "started": 1.0, "run_id": job.run_id}
         (folder / str(number) / "checkpoint.json").write_text(json.dumps(note))
     jobs[0].finish("FINISHED")
@@ -123,7 +124,7 @@ def test_a_sweep_goes_on_with_the_jobs_that_did_not_finish(cli, tmp_path):
     assert runs_in(tmp_path / "outputs") == ("FINISHED", ["FINISHED"] * 2)
     done = (tmp_path / "sweep" / "0" / "neurons.parquet").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "sweep" / "1")  # as if it had not come to it
-    (tmp_path / "sweep" / "failed.txt").write_text("1\tthe disk was full\n")
+    sweep.note_failure(tmp_path / "sweep", 1, "the disk was full")
     process = cli(*arguments)
     assert "is not empty; choose another folder" in process.stderr
     process = cli("-m", *CHEAP, "experiment.layer=0,1", "run.resume=true")
