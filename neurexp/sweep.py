@@ -25,7 +25,7 @@ JOBS = ".jobs"  # a note for each
 SWEPT = "swept.json"  # in JOBS: which options the sweep is over
 LOCK = ".sweep.lock"
 SET_ASIDE = ".hydra_of_then"
-OF_NO_JOB = {LOCK, JOBS, "multirun.yaml", "launcher.log"}  # what a sweep leaves that ended before its first job
+OF_NO_JOB = {LOCK, JOBS, "multirun.yaml"}  # what a sweep leaves that ended before its first job
 
 _held: list[Any] = []  # the lock of the sweep under way in this process
 _address: list[str | None] = []  # of its MLflow store, with the password, which no file has
