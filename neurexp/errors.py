@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 HIDDEN = "***"  # in the place of a password
+SECRET_IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|\w*token|\w*secret|api_?key|sig)=)[^&\s'\"]+", re.IGNORECASE)
 
 
 class UserError(Exception):
@@ -33,8 +34,9 @@ def printable(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text without the user and password of any address in it."""
-    return re.sub(r"://[^/\s]+@", f"://{HIDDEN}@", text)
+    """The text without the user and password of any address in it, whether before the host or in the query."""
+    text = re.sub(r"://[^/\s]+@", f"://{HIDDEN}@", text)
+    return SECRET_IN_QUERY.sub(rf"\1{HIDDEN}", text)
 
 
 def closest(given: str, choices: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # MLflow says in its log what it also raises, and what it does to a new database
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password in it
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 ADDRESS, EXPERIMENT, EXPERIMENT_ID = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"

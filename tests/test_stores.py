@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from neurexp import stores
 from neurexp.config import Backend, TrackingConfig
-from neurexp.errors import UserError
+from neurexp.errors import UserError, without_secrets
 from neurexp.stores import experiment_of, open_store, store_of, with_password
 from neurexp.tracking import start
 
@@ -334,6 +334,9 @@ def test_a_password_is_found_again_where_the_user_gave_it(monkeypatch):
     assert with_password(kept, None, "http://me:a@other", "http://me:b@host") == "http://me:b@host"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:c@host")
     assert with_password(kept) == "http://me:c@host"
+    in_query = "postgresql://host/db?sslmode=require&password=b1/2"
+    assert without_secrets(f"{in_query} no") == "postgresql://host/db?sslmode=require&password=*** no"
+    assert with_password(without_secrets(in_query), in_query) == in_query
 
 
 def test_the_variables_of_mlflow_are_taken_and_said(quick_cli, made, tmp_path):
