@@ -11,6 +11,7 @@ import re
 import shlex
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 ADDRESS, EXPERIMENT, EXPERIMENT_ID = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
-PATIENCE = 300  # seconds for another process that makes the same store
+SETTLED = 5  # seconds since a store's last change, after which nobody is making it
+PATIENCE = 120  # seconds for another process that makes the same store
 SQLITE = re.compile(r"(sqlite(?:\+\w+)?):(.*)", re.DOTALL)
 # Like `make ui`: on this machine only, and nothing is reported
 _UI = [
@@ -253,12 +255,14 @@ def _check_schema(store: Store, file: Path) -> None:
     """That the tables are those of this MLflow, which would change others' tables, or ours of then, unasked."""
     from mlflow.store.db.utils import _get_alembic_config, _get_latest_schema_revision
 
-    with closing(sqlite3.connect(file, timeout=20)) as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        found = connection.execute("SELECT version_num FROM alembic_version") if "alembic_version" in tables else None
-        revision = None if found is None else (found.fetchone() or (None,))[0]
-    if revision == _get_latest_schema_revision():
-        return
+    latest, end = _get_latest_schema_revision(), time.monotonic() + PATIENCE
+    while True:
+        tables, revision = _tables_in(file)
+        if revision == latest:
+            return
+        if time.time() - file.stat().st_mtime > SETTLED or time.monotonic() > end:
+            break
+        time.sleep(0.2)  # MLflow's own server may be making it at this moment
     if revision is None or "experiments" not in tables:
         raise UserError(
             f"{store.given}: {file} is a database of another program; give tracking.uri=sqlite:///FILE of a new one"
@@ -269,6 +273,14 @@ def _check_schema(store: Store, file: Path) -> None:
     with suppress(Exception):
         known = ScriptDirectory.from_config(_get_alembic_config("")).get_revision(revision) is not None
     raise UserError(_other_version(store, known))
+
+
+def _tables_in(file: Path) -> tuple[set[str], str | None]:
+    """The names of a database's tables, and the version of MLflow's schema that it says it has."""
+    with closing(sqlite3.connect(file, timeout=20)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        found = connection.execute("SELECT version_num FROM alembic_version") if "alembic_version" in tables else None
+        return tables, None if found is None else (found.fetchone() or (None,))[0]
 
 
 def _other_version(store: Store, earlier: bool) -> str:

@@ -150,10 +150,13 @@ def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path)
     from filelock import FileLock
 
     folder.mkdir(parents=True, exist_ok=True)
-    store = without_secrets(stores.store_of(config.uri, outputs).uri)
+    address = stores.store_of(config.uri, outputs).uri
+    store = without_secrets(address)
     with FileLock(folder / ".parent.lock"):
         known = _read(folder / PARENT)
-        if known is None or known["store"] != store:
+        if known and (known["store"] != store or not tracking.tracker_of(address, known["run_id"]).is_there()):
+            known = None  # the sweep goes on in another store, or somebody has deleted its run
+        if known is None:
             tracker = tracking.start(config, outputs, experiment, f"sweep {folder.name}", {"sweep_folder": str(folder)})
             known = {"run_id": tracker.run_id, "store": store}
             write_json(folder / PARENT, known)

@@ -122,18 +122,24 @@ class MlflowTracker(Tracker):
         """RUNNING, FINISHED, FAILED or KILLED."""
         return self._client.get_run(self._id).info.status
 
-    def goes_on(self) -> bool:
-        """Makes the run RUNNING again; False if the store does not know it."""
+    def is_there(self) -> bool:
+        """Whether the store knows the run, and nobody has deleted it."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.update_run(self._id, status="RUNNING")
-            if "reason" in self._client.get_run(self._id).data.tags:  # of an end that was none
-                self._client.delete_tag(self._id, "reason")
+            return self._client.get_run(self._id).info.lifecycle_stage == "active"
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
+
+    def goes_on(self) -> bool:
+        """Makes the run RUNNING again; False if it is not there any more."""
+        if not self.is_there():
+            return False
+        self._client.update_run(self._id, status="RUNNING")
+        if "reason" in self._client.get_run(self._id).data.tags:  # of an end that was none
+            self._client.delete_tag(self._id, "reason")
         return True
 
     def log(
@@ -350,7 +356,7 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
     tracker = start(wanted, outputs, name, summary["setting"], flat(config), folder.resolve(), parent, known, True)  # type: ignore[arg-type]
     try:
         changed = {"mlflow_run_id": tracker.run_id, "mlflow_store": tracker.store}
-        if changed.items() - summary.items():
+        if summary | changed != summary:
             write_json(folder / "summary.json", summary | changed)
         log_run(tracker, folder)
         tracker.finish("FINISHED")

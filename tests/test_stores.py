@@ -15,7 +15,7 @@ import pytest
 from conftest import Finished, environment
 from mlflow import MlflowClient
 
-from neurexp import stores
+from neurexp import stores, sweep
 from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError, without_secrets
 from neurexp.stores import experiment_of, open_store, store_of, with_password
@@ -135,6 +135,24 @@ def test_a_store_whose_making_was_killed_is_made_again(tmp_path):
     assert (done.stdout, done.stderr) == ("made\n", "")
 
 
+def test_a_store_that_mlflow_itself_is_making_is_waited_for(store):
+    """Its server, on the same new file, which has tables and no version for a while."""
+    assert store.file is not None
+    with closing(sqlite3.connect(store.file)) as connection:
+        (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        connection.execute("DELETE FROM alembic_version")
+        connection.commit()
+
+    def make() -> None:
+        time.sleep(0.3)
+        with closing(sqlite3.connect(store.file)) as connection:
+            connection.execute("INSERT INTO alembic_version VALUES (?)", (version,))
+            connection.commit()
+
+    client, _ = in_threads(lambda: open_store(store), make)
+    assert isinstance(client, MlflowClient), client
+
+
 def test_two_that_make_an_experiment_at_the_same_moment_get_the_same(store, tmp_path, monkeypatch):
     """As on a server, where no lock of ours reaches: both have looked before either has made it."""
     client, looked, real = open_store(store), threading.Barrier(2), MlflowClient.get_experiment_by_name
@@ -238,6 +256,11 @@ def test_the_commands_that_the_lines_name_work(store, tmp_path):
 # Places that are none, and stores of others
 
 
+def settle(file: Path) -> None:
+    """Makes a file look as if nobody had written to it for an hour."""
+    os.utime(file, (time.time() - 3600,) * 2) if file.exists() else None
+
+
 def without_schema(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE birds (name TEXT)")
@@ -259,6 +282,7 @@ def without_schema(file: Path) -> None:
 def test_what_is_no_store_is_one_line_at_once_and_stays_as_it_is(tmp_path, spoil, told):
     file = tmp_path / "x.db"
     spoil(file)
+    settle(file)
     before = sorted(tmp_path.iterdir())
     content = file.read_bytes() if file.is_file() else None
     began = time.monotonic()
@@ -292,6 +316,7 @@ def test_a_store_of_another_mlflow_is_left_alone_and_told(store, tmp_path, revis
         connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
         connection.execute("DROP TABLE datasets")  # a table less, and MLflow would change the store unasked
         connection.commit()
+    settle(store.file)
     before = store.file.read_bytes()
     with pytest.raises(UserError, match=told):
         open_store(store)
@@ -367,3 +392,18 @@ def test_an_experiment_id_of_the_environment_is_taken_or_refused(store, tmp_path
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7777")
     with pytest.raises(UserError, match=r"^MLFLOW_EXPERIMENT_ID=7777: no such experiment .*tracking\.experiment=NAME$"):
         stores.experiment_name(client, None, "own")
+
+
+def test_a_run_that_somebody_deleted_is_begun_anew(store, tmp_path):
+    config = TrackingConfig(Backend.mlflow, store.uri)
+    first = start(config, tmp_path, "new", "name", {})
+    client = open_store(store)
+    client.delete_run(str(first.run_id))
+    again = start(config, tmp_path, "new", "name", {}, run_id=first.run_id)
+    assert again.run_id != first.run_id
+    assert start(config, tmp_path, "new", "name", {}, run_id=again.run_id).run_id == again.run_id
+    folder = tmp_path / "sweep"
+    parent = sweep.parent(config, tmp_path, "new", folder)
+    assert sweep.parent(config, tmp_path, "new", folder) == parent
+    client.delete_run(str(parent))
+    assert sweep.parent(config, tmp_path, "new", folder) not in (parent, None)
