@@ -60,9 +60,9 @@ class NoteSweep(Callback):
                 if config.run.get("resume"):
                     if not any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra):
                         raise UserError("run.resume=true: which sweep? give hydra.sweep.dir=FOLDER")
-                elif folder.exists() and any(folder.iterdir()):
+                elif sweeps.is_used(folder):
                     raise UserError(f"hydra.sweep.dir={folder}: is not empty; choose another folder")
-                sweeps.begin(folder)
+                sweeps.begin(folder, config)
                 type(self).folder = folder
         except UserError as error:
             _refuse(error)
@@ -85,15 +85,16 @@ def _job(config: DictConfig) -> None:
     sweep = Path(hydra_config.sweep.dir).resolve() if hydra_config.mode is RunMode.MULTIRUN else None
     overrides = list(map(str, OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or ()))
     over_layers = any(text.startswith("experiment.layer=") for text in overrides)
-    options = [text for text in overrides if "." in text.partition("=")[0]] if sweep is not None else []
+    number = int(hydra_config.job.num) if sweep is not None else 0
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _interrupt)  # in a launcher's process as well
     try:
-        if sweep is not None and sweeps.is_done(folder, config):
+        if sweep is not None and sweeps.begin_job(sweep, number, folder, overrides, config):
             return
         from neurexp.run import run
 
-        run(config, folder, sweep, sweep is not None and over_layers, ", ".join(options)[:LONGEST_NAME])
+        among = "" if sweep is None else ", ".join(sweeps.among(sweep, overrides))
+        run(config, folder, sweep, sweep is not None and over_layers, among[:LONGEST_NAME])
     except KeyboardInterrupt:
         _tell_how_to_go_on(folder)
         raise
@@ -108,7 +109,7 @@ def _job(config: DictConfig) -> None:
             if (folder / "traceback.txt").exists():
                 message += f" (see {folder / 'traceback.txt'})"
         if sweep is not None:
-            sweeps.note_failure(sweep, folder.name, message)
+            sweeps.note_failure(sweep, number, message)
         if _wants_traceback():
             raise
         if processes.rank() > 0:
@@ -201,7 +202,8 @@ def _end_sweep(folder: Path, status: str | None) -> bool:
     except Exception as error:
         if _wants_traceback():
             traceback.print_exc()
-        print(f"error: the sweep in {folder} could not be summed up ({one_line(error)})", file=sys.stderr)
+        told = str(error) if isinstance(error, UserError) else f"could not be summed up ({one_line(error)})"
+        print(f"error: the sweep in {folder}: {told}", file=sys.stderr)
         with suppress(Exception):
             sweeps.finish(folder, "FAILED")
         return False

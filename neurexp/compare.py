@@ -20,6 +20,7 @@ from neurexp import files, tracking
 from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError, one_line, printable
 from neurexp.report import Report
+from neurexp.run_names import circumstances, names_of
 
 # What must stand in a run's summary for it to be compared
 NEEDED = {"setting": str, "experiment": str, "statistic": str, "model_layers": int, "metrics": dict}
@@ -29,7 +30,7 @@ NEEDED = {"setting": str, "experiment": str, "statistic": str, "model_layers": i
 class Run:
     """A finished run, read back."""
 
-    name: str
+    place: str  # where it was found: its folder, or its id in MLflow
     folder: Path
     summary: dict[str, Any]
     layers: dict[str, np.ndarray]
@@ -45,8 +46,10 @@ class Run:
         return self.layers["layer"] / max(1, self.summary["model_layers"] - 1)
 
 
-def read_run(given: str, uri: str) -> Run:
+def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> Run:
     """A run folder, or the MLflow run of that id in the store `uri`, whose artifacts are the same files.
+
+    Where no `uri` is given the store is that of MLFLOW_TRACKING_URI, or else the one in `outputs`.
 
     Raises:
         UserError: neither a finished run's folder nor a run id.
@@ -57,10 +60,10 @@ def read_run(given: str, uri: str) -> Run:
     except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
         raise UserError(f"{given}: cannot be a run folder ({one_line(error)})") from error
     if not is_folder:
-        folder = tracking.download(given, uri)
+        folder = tracking.download(given, uri, outputs.resolve())
     missing = [name for name in ("summary.json", "layers.parquet", "neurons.parquet") if not (folder / name).exists()]
     if missing:
-        hint = "; of a sweep give the folders of its jobs" if (folder / "0").is_dir() else ""
+        hint = "; of a sweep give its jobs" if _is_sweep(folder) else ""
         raise UserError(f"{given}: not the folder of a finished run ({', '.join(missing)} missing){hint}")
     try:
         summary = json.loads((folder / "summary.json").read_text("utf-8"))
@@ -73,7 +76,13 @@ def read_run(given: str, uri: str) -> Run:
         raise UserError(f"{given}: its summary.json is not that of one finished run ({', '.join(wrong)} missing)")
     if not all("layer" in table for table in tables):
         raise UserError(f"{given}: its layers.parquet or neurons.parquet has no column layer")
-    return Run(summary["setting"], folder, summary, *tables)
+    return Run(str(folder) if is_folder else f"MLflow run {given}", folder, summary, *tables)
+
+
+def _is_sweep(folder: Path) -> bool:
+    with suppress(OSError, ValueError, AttributeError):
+        return json.loads((folder / "summary.json").read_text("utf-8")).get("experiment") == "sweep"
+    return (folder / "multirun.yaml").exists()
 
 
 def compare(runs: list[Run]) -> Report:
@@ -86,27 +95,31 @@ def compare(runs: list[Run]) -> Report:
     if len(runs) < 2:
         raise UserError("compare: give two runs or more")
     if len(experiments) > 1:
-        raise UserError(f"compare: the runs are of different experiments ({', '.join(sorted(experiments))})")
+        told = ", ".join(f"{run.place}: {run.summary['experiment']}" for run in runs)
+        raise UserError(f"compare: the runs are of different experiments ({told}); give runs of one")
     column = runs[0].summary["statistic"]
     for run in runs:
         if column not in run.neurons:
             raise UserError(
-                f"compare: {run.folder} has no {column}, which sums {runs[0].folder} up: they ask different questions"
+                f"compare: {run.place} has no {column}, which sums {runs[0].place} up: they ask different questions; "
+                "give runs of the same question"
             )
-    names = _distinct_names(runs)
+    summaries = [run.summary for run in runs]
+    names = names_of(summaries)
     quartiles = [
         np.array([np.nanquantile(row, (0.25, 0.5, 0.75)) if np.isfinite(row).any() else [np.nan] * 3 for row in rows])
         for rows in (run.by_layer(column) for run in runs)
     ]
     shared = [key for key in runs[0].summary["metrics"] if all(key in run.summary["metrics"] for run in runs)]
     metrics, columns = {}, {}
-    definitions = definitions_in(runs[0].folder)
+    definitions = [definitions_in(run.folder) for run in runs]
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
         for key in shared:
             metrics[f"{key}_{index}"] = run.summary["metrics"][key]
-            columns[f"{key}_{index}"] = f"{key} of run {index} ({name}): {definitions.get(key, '')}"
+            columns[f"{key}_{index}"] = f"{key} of run {index} ({name}): {definitions[index].get(key, '')}"
     layers = {
         "run": np.concatenate([np.full(len(run.depth), index) for index, run in enumerate(runs)]),
+        "name": np.repeat(names, [len(run.depth) for run in runs]),
         "layer": np.concatenate([run.layers["layer"] for run in runs]),
         "depth": np.concatenate([run.depth for run in runs]),
         "q25": np.concatenate([rows[:, 0] for rows in quartiles]),
@@ -115,6 +128,7 @@ def compare(runs: list[Run]) -> Report:
     }
     columns |= {
         "run": "index of the run, in the order given",
+        "name": "what the run is called: its model and dataset, and the options in which the runs differ",
         "layer": "block index, from 0",
         "depth": "layer / last layer of the model",
         "q25": f"25 % quantile of {column} over the layer's neurons",
@@ -122,14 +136,24 @@ def compare(runs: list[Run]) -> Report:
         "q75": f"75 % quantile of {column} over the layer's neurons",
     }
     changed = [key for key in shared if len({run.summary["metrics"][key] for run in runs}) > 1]
-    findings = [f"Run {index}: {name}, {run.folder}" for index, (run, name) in enumerate(zip(runs, names, strict=True))]
+    findings = [f"Run {index}: {name}, {run.place}" for index, (run, name) in enumerate(zip(runs, names, strict=True))]
+    findings += [
+        f"Run {index} sums itself up by {run.summary['statistic']}; all are compared by {column}"
+        for index, run in enumerate(runs)
+        if run.summary["statistic"] != column
+    ]
+    if different := circumstances(summaries):
+        findings.append("Circumstances that differ: " + "; ".join(different))
     findings += [f"{key}: " + " | ".join(f"{run.summary['metrics'][key]:.4g}" for run in runs) for key in changed]
     panels = [(name, list(run.layers["layer"]), run.by_layer(column)) for name, run in zip(names, runs, strict=True)]
     overall = [float(np.nanmedian(np.abs(run.neurons[column]))) for run in runs]
     finding = f"Median |{column}| over neurons: " + ", ".join(
         f"{value:.3f} ({name})" for value, name in zip(overall, names, strict=True)
     )
-    detail = definitions.get(column) or column
+    meanings = {one.get(column) or column for one in definitions}
+    detail = (
+        meanings.pop() if len(meanings) == 1 else f"{column}, which the runs define differently: see their columns.md"
+    )
 
     def by_layer():
         from neurexp.figures.profiles import density_by_layer
@@ -159,11 +183,6 @@ def compare(runs: list[Run]) -> Report:
     return Report(findings, metrics, layers, {}, columns, column, figures=figures, step_column=None)
 
 
-def _distinct_names(runs: list[Run]) -> list[str]:
-    names = [run.name for run in runs]
-    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
-
-
 def definitions_in(folder: Path) -> dict[str, str]:
     """The data dictionary of a run folder, read back."""
     file = folder / "columns.md"
@@ -179,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder or an MLflow run id")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where it goes (default: outputs)")
-    parser.add_argument("--uri", help="MLflow store (default: the SQLite store under --outputs)")
+    parser.add_argument("--uri", help="MLflow store (default: MLFLOW_TRACKING_URI, or the one under --outputs)")
     parser.add_argument("--no-mlflow", action="store_true", help="leave the folder only")
     options = parser.parse_args(arguments)
     try:
@@ -191,8 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     outputs = options.outputs.expanduser().resolve()
-    uri = options.uri or f"sqlite:///{outputs / 'mlflow.db'}"
-    runs = [read_run(given, uri) for given in options.runs]
+    runs = [read_run(given, options.uri, outputs) for given in options.runs]
     report = compare(runs)
     folder = outputs / "compare" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     try:
@@ -201,8 +219,9 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError(f"--outputs {options.outputs}: {folder} cannot be made ({error})") from error
     started = time.perf_counter()
     backend = Backend.off if options.no_mlflow else Backend.mlflow
-    parameters = {f"run_{index}": str(run.folder) for index, run in enumerate(runs)}
-    name = " against ".join(run.name for run in runs)
+    parameters = {f"run_{index}": run.place for index, run in enumerate(runs)}
+    names = names_of([run.summary for run in runs])
+    name = " against ".join(names)
     tracker = tracking.start(TrackingConfig(backend, options.uri), outputs, "compare", name, parameters)
     try:
         tracking.write_report(folder, report)
@@ -210,9 +229,13 @@ def _run(options: argparse.Namespace) -> None:
         summary = {
             "experiment": "compare",
             "of": runs[0].summary["experiment"],
-            "runs": [{"setting": run.name, "folder": str(run.folder)} for run in runs],
+            "runs": [
+                {"name": name, "setting": run.summary["setting"], "folder": run.place}
+                for name, run in zip(names, runs, strict=True)
+            ],
             "metrics": report.metrics,
             "mlflow_run_id": tracker.run_id,
+            "mlflow_store": tracker.store,
             "timings": {"total": round(time.perf_counter() - started, 3)},
         }
         files.write_json(folder / "summary.json", summary)

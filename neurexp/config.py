@@ -19,6 +19,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from neurexp import stores
 from neurexp.errors import UserError, closest, one_line, printable, without_secrets
 
 # What can be read as text, for messages
@@ -109,7 +110,10 @@ class TrackingConfig:
     """Where runs are logged."""
 
     backend: Backend = MISSING
-    uri: str | None = None  # of an MLflow server or store; SQLite under run.outputs if not given
+    uri: str | None = (
+        None  # of an MLflow server or store; MLFLOW_TRACKING_URI, or SQLite under run.outputs, if not given
+    )
+    experiment: str | None = None  # MLflow's name for it; MLFLOW_EXPERIMENT_NAME, or experiment.name, if not given
 
 
 @dataclass
@@ -141,6 +145,8 @@ def quoted(value: Any) -> str:
         return "null"
     if OmegaConf.is_config(value):
         return str(OmegaConf.to_container(value, resolve=True))
+    if isinstance(value, list):
+        return f"[{','.join(map(quoted, value))}]"
     if isinstance(value, str) and not re.fullmatch(r"/[\w./+-]*", value, re.ASCII):  # a plain path needs none
         return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value) + "'"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -215,7 +221,7 @@ def checked(config: DictConfig) -> Config:
     if not 0 <= whole.run.checkpoint_every < math.inf:
         raise UserError(f"run.checkpoint_every={whole.run.checkpoint_every}: give seconds, or 0 for no checkpoints")
     _check_name(config)
-    if whole.tracking.backend is Backend.mlflow and whole.tracking.uri is None:
+    if whole.tracking.backend is Backend.mlflow and stores.given_address(whole.tracking.uri) is None:
         outputs = Path(whole.run.outputs).expanduser().resolve()
         if odd := {"?", "%"} & set(str(outputs)):  # SQLAlchemy reads them in an address: the store would lie elsewhere
             raise UserError(

@@ -11,6 +11,7 @@ JOINERS = "\u200c\u200d"  # zero width non-joiner and joiner
 _FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f")  # of a region, as Scotland
 # Emoji and Chinese characters of a later Unicode than Python's are unassigned for it
 _NEWER = re.compile("[\U0001f300-\U0001faff\U00020000-\U0003fffd]")
+SECRET_IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|\w*token|\w*secret|api_?key|sig)=)[^&\s'\"]+", re.IGNORECASE)
 
 
 class UserError(Exception):
@@ -71,8 +72,9 @@ def _is_loose_space(text: str, index: int) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """The text without the user and password of any address in it."""
-    return re.sub(r"://[^/\s]+@", f"://{HIDDEN}@", text)
+    """The text without the user and password of any address in it, whether before the host or in the query."""
+    text = re.sub(r"://[^/\s]+@", f"://{HIDDEN}@", text)
+    return SECRET_IN_QUERY.sub(rf"\1{HIDDEN}", text)
 
 
 def closest(given: str, choices: Iterable[str]) -> str:

@@ -11,8 +11,8 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,8 +22,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from neurexp import stores
 from neurexp.config import CONFIG_FOLDER, explain, flat, quoted, register_schema
-from neurexp.errors import HIDDEN, UserError, one_line
+from neurexp.errors import UserError, one_line, without_secrets
 from neurexp.files import read_table
 from neurexp.provenance import ARITHMETIC
 from neurexp.tracking import download, summary_of
@@ -44,8 +45,7 @@ def main() -> None:
         with TemporaryDirectory() as copy:
             folder = Path(given.run).resolve()
             if not folder.is_dir():
-                store = given.uri or f"sqlite:///{Path('outputs', 'mlflow.db').resolve()}"
-                folder = download(given.run, store, Path(copy))
+                folder = download(given.run, given.uri, Path("outputs").resolve(), Path(copy))
             told = repeat(folder, given.into, given.uri)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -72,17 +72,15 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
     home = home if home.is_dir() else Path.cwd()
     wanted = _config_of(folder)
     arguments = arguments_of(folder, wanted, facts)
-    if uri is not None:
-        arguments.append(f"tracking.uri={quoted(uri)}")
-    elif HIDDEN in str(wanted.tracking.uri):
-        raise UserError(f"{folder}: the password of {wanted.tracking.uri} is not kept; give --uri=ADDRESS")
+    if (address := uri or _store_of(folder, before, wanted)) is not None:
+        arguments.append(f"tracking.uri={quoted(address)}")
     beside = home / Path(wanted.run.outputs).expanduser() / wanted.experiment.name
-    again = (into or beside / time.strftime("%F_%H-%M-%S_again")).resolve()
+    again = (into or beside / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f_again")).resolve()
     command = [sys.executable, "-m"]
     if facts["processes"] > 1:
         command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={facts['processes']}", "-m"]
-    command += ["neurexp", *arguments, f"hydra.run.dir={quoted(str(again))}"]
-    print(f"In {home}: {shlex.join(['python', *command[1:]])}\n", flush=True)
+    command += ["neurexp", *_searched(folder), *arguments, f"hydra.run.dir={quoted(str(again))}"]
+    print(f"In {home}: {without_secrets(shlex.join(['python', *command[1:]]))}\n", flush=True)
     surroundings = {name: value for name, value in os.environ.items() if not ARITHMETIC.match(name)}
     if subprocess.run(command, cwd=home, env=surroundings | facts["environment"], check=False).returncode != 0:
         raise UserError(f"{folder}: the run failed this time")
@@ -93,6 +91,17 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
     _tell("Circumstances", causes)
     _tell("Results", effects)
     return effects
+
+
+def _store_of(folder: Path, before: dict[str, Any], wanted: DictConfig) -> str | None:
+    """The address of the MLflow store that the old run is in, unless it was an SQLite file that is gone."""
+    kept = before.get("mlflow_store") or wanted.tracking.uri
+    if kept is None:
+        return None
+    if (address := stores.with_password(kept)) is None:
+        raise UserError(f"{folder}: the password of {kept} is not kept; give --uri=ADDRESS")
+    file = stores.store_of(address, folder, Path(before["provenance"]["working_folder"])).file
+    return address if file is None or file.exists() else None
 
 
 def _config_of(folder: Path) -> DictConfig:
@@ -117,13 +126,23 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
     register_schema()
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            today, then = flat(compose("config", arguments)), flat(wanted)
+            today, then = flat(compose("config", [*_searched(folder), *arguments])), flat(wanted)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{folder}: its options are none of today's ({explain(error)})") from error
     for name in sorted(then):  # what there was not then has no value to give
         if today.get(name) != then[name] and not name.startswith(("run.", "tracking.")):
             pinned.setdefault(name, OmegaConf.select(wanted, name))
     return arguments + [f"++{name}={quoted(value)}" for name, value in pinned.items()]
+
+
+def _searched(folder: Path) -> list[str]:
+    """The override that makes Hydra look for choices in the user's own folders of them, if the run had any."""
+    file = folder / ".hydra" / "hydra.yaml"
+    sources = OmegaConf.select(OmegaConf.load(file), "hydra.runtime.config_sources") if file.exists() else None
+    own = [one for one in sources or [] if one.provider not in ("hydra", "main", "schema")]
+    if gone := [one.path for one in own if one.schema == "file" and not Path(one.path).is_dir()]:
+        raise UserError(f"{folder}: its options came from {gone[0]} as well, which is gone; put it back there")
+    return [f"hydra.searchpath={quoted([f'{one.schema}://{one.path}' for one in own])}"] if own else []
 
 
 def _known(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -28,14 +28,16 @@ log = logging.getLogger(__name__)
 NOTE, LOCK = "checkpoint.json", "checkpoint.lock"
 CHECKPOINTS = "checkpoint_*"
 # Options that change no result
-FREE = ("run.resume", "run.checkpoint_every", "run.outputs", "run.reuse", "tracking.backend", "tracking.uri")
+FREE = ("run.resume", "run.checkpoint_every", "run.outputs", "run.reuse")  # and where it is tracked
 SHOWN = 3  # differences that are named
 PATIENCE = 2  # seconds for a folder that another process only looks at
 
 
 def options_of(config: DictConfig) -> dict[str, str]:
     """Every option that a result depends on."""
-    options = {name: value for name, value in flat(config).items() if name not in FREE}
+    options = {
+        name: value for name, value in flat(config).items() if name not in FREE and not name.startswith("tracking.")
+    }
     return options | {"--nproc-per-node": str(processes.count())}  # the sum of parts is another in its last bits
 
 

@@ -15,7 +15,7 @@ from neurexp import files, resume
 from neurexp import sweep as sweeps
 from neurexp.config import Backend, Config, Source, Weights, checked, flat, typed_options
 from neurexp.engine import processes
-from neurexp.errors import UserError, one_line, without_secrets
+from neurexp.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from neurexp.measure import Measurement
@@ -173,6 +173,7 @@ def _write(measurement: "Measurement", options: dict[str, str], begun: dict[str,
         "options": options,
         "provenance": facts,
         "mlflow_run_id": tracker.run_id,
+        "mlflow_store": tracker.store,
         "timings": clock.seconds(),
     }
     files.write_json(folder / "summary.json", summary)
@@ -242,6 +243,6 @@ def _tell(measurement: "Measurement", tracker: "Tracker") -> None:
     log.info("Run folder: %s", near if not near.startswith("..") else folder)
     log.info("Figures:    %s", ", ".join(f"figures/{name}" for name in figures))
     if tracker.run_id:
-        log.info("MLflow:     run %s; open with: %s", tracker.run_id, without_secrets(tracker.where))
+        log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
     seconds = measurement.clock.seconds().items()
     log.info("Seconds:    %s", ", ".join(f"{stage} {value:.1f}" for stage, value in seconds))

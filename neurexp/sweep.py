@@ -1,47 +1,60 @@
-"""A sweep (Hydra's multirun): its jobs are child runs of one MLflow run, whose summary draws their metrics over layers.
+"""A sweep (Hydra's multirun): what its folder says of its jobs, and how it begins and ends.
 
-The sweep's folder carries what jobs in other processes must know: the parent's run id, and what failed. Knows no
-experiment; imports nothing heavy until a sweep ends.
+A note for each job says its number, its folder, its overrides and its options, and why it failed if it did: jobs run in
+any process, and their folders have any name. A row of the sweep's table is taken only from a run whose own options are
+those of the note. The jobs are child runs of one MLflow run. Knows no experiment; imports nothing heavy until a sweep
+ends.
 """
 
 import json
+import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from neurexp.config import Backend, TrackingConfig
-from neurexp.errors import UserError, one_line, printable
+from neurexp.errors import UserError, one_line, printable, without_secrets
 
 PARENT = "parent.json"
-FAILED = "failed.txt"  # a line per job that failed
+JOBS = ".jobs"  # a note for each
+SWEPT = "swept.json"  # in JOBS: which options the sweep is over
 LOCK = ".sweep.lock"
 SET_ASIDE = ".hydra_of_then"
+OF_NO_JOB = {LOCK, JOBS, "multirun.yaml"}  # what a sweep leaves that ended before its first job
 
 _held: list[Any] = []  # the lock of the sweep under way in this process
+_address: list[str | None] = []  # of its MLflow store, with the password, which no file has
 
 
-def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path) -> str | None:
-    """The MLflow run that the jobs of the sweep in `folder` belong to; the first job to ask makes it."""
-    from neurexp import tracking
-    from neurexp.files import write_json
+@dataclass
+class Job:
+    """What the sweep's folder says of one job."""
 
-    if config.backend is Backend.off:
-        return None
-    from filelock import FileLock
+    number: int
+    folder: str  # as seen from the sweep's
+    overrides: list[str]
+    options: dict[str, str]  # all that its results depend on
+    error: str | None = None
+    current: bool = True  # it belongs to the sweep as it was started last
+    run: dict[str, Any] = field(default_factory=dict)  # its summary, when it is read back
 
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / PARENT
-    with FileLock(folder / ".parent.lock"):
-        if not file.exists():
-            tracker = tracking.start(config, outputs, experiment, f"sweep {folder.name}", {"sweep_folder": str(folder)})
-            write_json(file, {"run_id": tracker.run_id, "uri": tracker.uri, "where": tracker.where})
-        return json.loads(file.read_text("utf-8"))["run_id"]
+    @property
+    def chosen(self) -> dict[str, str]:
+        """The overrides as option → value: of a group, the choice."""
+        pairs = (_bare(text).partition("=") for text in self.overrides)
+        return {name.partition("@")[0]: value for name, _, value in pairs}
+
+    def value(self, name: str) -> str:
+        """What an option was, or a group's choice; `null` where it has no value."""
+        return self.options.get(name) or self.chosen.get(name) or "null"
 
 
-def begin(folder: Path) -> None:
+def begin(folder: Path, config: DictConfig) -> None:
     """Takes the sweep's folder for this process. A sweep that goes on tries what failed again, and no more.
 
     Raises:
@@ -49,48 +62,105 @@ def begin(folder: Path) -> None:
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
+    from neurexp.files import write_json
+
+    (folder / JOBS).mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise UserError(f"hydra.sweep.dir={folder}: another process is at work in it") from None
     _held.append(lock)  # until this process ends
-    (folder / FAILED).unlink(missing_ok=True)
-    for job in folder.glob("*/summary.json"):
-        if not (job.parent / SET_ASIDE).exists():  # Hydra is about to write over the options of what was done
-            with suppress(OSError):
-                (job.parent / ".hydra").rename(job.parent / SET_ASIDE)
+    _address[:] = [OmegaConf.select(config, "tracking.uri")]
+    write_json(folder / JOBS / SWEPT, _swept_options(config))
+    for job in jobs_in(folder):
+        job.current = False
+        _write(folder, job)
+        run = folder / job.folder
+        if (run / "summary.json").exists() and not (run / SET_ASIDE).exists():
+            with suppress(OSError):  # Hydra is about to write over the options of what was done
+                (run / ".hydra").rename(run / SET_ASIDE)
 
 
-def is_done(job: Path, config: DictConfig) -> bool:
-    """Whether a job was done when the sweep was cut short.
+def is_used(folder: Path) -> bool:
+    """Whether the folder holds more than what a sweep leaves that ended before its first job."""
+    return folder.exists() and (any(entry.name not in OF_NO_JOB for entry in folder.iterdir()) or bool(jobs_in(folder)))
+
+
+def begin_job(folder: Path, number: int, run: Path, overrides: list[str], config: DictConfig) -> bool:
+    """Notes a job that starts, in whatever process; whether it was done when the sweep was cut short.
 
     Raises:
-        UserError: one of this number was, but with other options.
+        UserError: one of this number was done, but with other options; or its folder is another job's as well.
     """
     from neurexp import resume
 
-    if not (job / "summary.json").exists() or resume.is_unfinished(job):
+    options = resume.options_of(config)
+    told = [without_secrets(text) for text in overrides]
+    _write(folder, Job(number, os.path.relpath(run, folder), told, options))
+    if not (run / "summary.json").exists():
         return False
-    there = json.loads((job / "summary.json").read_text("utf-8")).get("options", {})
-    if different := resume.differences(there, resume.options_of(config)):
+    there = json.loads((run / "summary.json").read_text("utf-8")).get("options", {})
+    different = resume.differences(there, options)
+    if not config.run.get("resume"):
+        if different:
+            raise UserError(
+                f"hydra.sweep.subdir: two jobs of this sweep have the folder {run} ({different}); leave it out, or "
+                "name an option in it by which all jobs differ"
+            )
+        return not resume.is_unfinished(run)
+    if different:
         raise UserError(
-            f"run.resume=true: job {job.name} was done with other options ({different}); give the same sweep"
+            f"run.resume=true: job {number} was done with other options ({different}); give the same sweep, or "
+            "another hydra.sweep.dir="
         )
-    return True
+    return not resume.is_unfinished(run)
 
 
-def note_failure(folder: Path, job: str, message: str) -> None:
+def among(folder: Path, overrides: list[str]) -> list[str]:
+    """Those of a job's overrides that tell it from the sweep's other jobs."""
+    swept = _read(folder / JOBS / SWEPT) or []
+    return [text for text in map(_bare, overrides) if text.partition("=")[0].partition("@")[0] in swept]
+
+
+def note_failure(folder: Path, number: int, message: str) -> None:
     """Writes down that a job failed, where the process that started the sweep will find it."""
-    with (folder / FAILED).open("a", encoding="utf-8") as file:
-        file.write(f"{job}\t{one_line(Exception(message))}\n")
+    known = _read(folder / JOBS / f"{number}.json") or asdict(Job(number, str(number), [], {}))
+    _write(folder, Job(**known | {"error": one_line(Exception(message)), "current": True}))
+
+
+def jobs_in(folder: Path) -> list[Job]:
+    """The jobs that the folder knows of, by their numbers."""
+    notes = (_read(file) for file in (folder / JOBS).glob("[0-9]*.json"))
+    return sorted((Job(**note) for note in notes if note), key=lambda job: job.number)
 
 
 def failures(folder: Path) -> list[str]:
-    """The jobs that failed, a line each."""
-    file = folder / FAILED
-    return file.read_text("utf-8").splitlines() if file.exists() else []
+    """The jobs that failed, a line each: number, tab, reason."""
+    return [f"{job.number}\t{job.error}" for job in jobs_in(folder) if job.current and job.error]
+
+
+def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path) -> str | None:
+    """The MLflow run that the jobs of the sweep in `folder` belong to; the first job to ask makes it."""
+    from neurexp import stores, tracking
+    from neurexp.files import write_json
+
+    if config.backend is Backend.off:
+        return None
+    from filelock import FileLock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    address = stores.store_of(config.uri, outputs).uri
+    store = without_secrets(address)
+    with FileLock(folder / ".parent.lock"):
+        known = _read(folder / PARENT)
+        if known and (known["store"] != store or not tracking.tracker_of(address, known["run_id"]).is_there()):
+            known = None  # the sweep goes on in another store, or somebody has deleted its run
+        if known is None:
+            tracker = tracking.start(config, outputs, experiment, f"sweep {folder.name}", {"sweep_folder": str(folder)})
+            known = {"run_id": tracker.run_id, "store": store}
+            write_json(folder / PARENT, known)
+        return known["run_id"]
 
 
 def finish(folder: Path, status: str | None = None) -> None:
@@ -99,112 +169,126 @@ def finish(folder: Path, status: str | None = None) -> None:
     Args:
         folder: of the sweep.
         status: of the parent; unless given FINISHED, or FAILED if a job failed.
-    """
-    from neurexp import resume, tracking
-    from neurexp.files import write_json
 
-    for kept in folder.glob(f"*/{SET_ASIDE}"):
+    Raises:
+        UserError: the MLflow store does not take it; the folder has all.
+    """
+    from neurexp import resume, stores, tracking
+
+    for kept in folder.rglob(SET_ASIDE):
         shutil.rmtree(kept.parent / ".hydra", ignore_errors=True)
         kept.rename(kept.parent / ".hydra")
     resume.redact(folder)
-    failed = failures(folder)
-    known = json.loads((folder / PARENT).read_text("utf-8")) if (folder / PARENT).exists() else None
-    tracker = tracking.Tracker() if known is None else tracking.MlflowTracker(known["uri"], known["run_id"])
-    finished = _finished(folder)
-    if finished and status is None:
-        report = _report(finished)
-        tracking.write_report(folder, report)
-        tracking.write_figures(folder, report)
-        summary = {
-            "experiment": "sweep",
-            "of": finished[0]["experiment"],
-            "jobs": [{"job": one["job"], "overrides": one["overrides"], "metrics": one["metrics"]} for one in finished],
-            "failed": failed,
-            "mlflow_run_id": tracker.run_id,
-        }
-        write_json(folder / "summary.json", summary)
-        tags = {"experiment": finished[0]["experiment"], "sweep": folder}
-        tracker.log(report.metrics, report.layers, report.step_column, tags)
-        for name in ("summary.json", "layers.parquet", "columns.md", "figures", "multirun.yaml"):
-            if (folder / name).exists():
-                tracker.log_folder(folder / name, "figures" if name == "figures" else None)
-        print("\n" + "".join(f"  • {printable(line)}\n" for line in report.findings))
-        print(f"Sweep:      {folder}: {len(finished)} jobs finished, {len(failed)} failed")
-        if known is not None:
-            print(f"MLflow:     parent run {tracker.run_id}; open with: {known['where']}")
-    if status is not None or failed or not finished:
-        print(f"What did not finish: add {resume.how(folder, 'hydra.sweep.dir')} to try it again")
-    if known is not None:
-        _end_jobs_left(folder, known["uri"], status)
-    reason = "; ".join(line.replace("\t", ": ") for line in failed)
-    tracker.finish(status or ("FAILED" if failed or not finished else "FINISHED"), reason)
+    jobs, failed, known = _finished(folder), failures(folder), _read(folder / PARENT)
+    summed_up = bool(jobs) and status is None
+    report = _sum_up(folder, jobs, known and known["run_id"]) if summed_up else None
+    try:
+        if known is None:
+            return
+        if (address := stores.with_password(known["store"], *_address)) is None:
+            raise UserError(f"{folder}: the password of {known['store']} is not known any more")
+        tracker = tracking.tracker_of(address, known["run_id"])
+        if report is not None:
+            experiments = ", ".join(dict.fromkeys(job.run["experiment"] for job in jobs))
+            numbers = {name: values for name, values in report.layers.items() if values.dtype.kind in "biuf"}
+            tracker.log(report.metrics, numbers, report.step_column, {"experiment": experiments, "sweep": folder})
+            for name in ("summary.json", "layers.parquet", "columns.md", "figures", "multirun.yaml"):
+                if (folder / name).exists():
+                    tracker.log_folder(folder / name, "figures" if name == "figures" else None)
+            print(f"MLflow:     parent run {tracker.run_id}; open with: {tracker.where}")
+        _end_jobs_left(folder, address, status)
+        reason = "; ".join(line.replace("\t", ": ") for line in failed)
+        tracker.finish(status or ("FAILED" if failed or not jobs else "FINISHED"), reason)
+    except Exception as error:
+        told = f"MLflow did not take the sweep ({one_line(error)}); its jobs are whole in {folder}"
+        raise UserError(f"{told}, and {resume.how(folder, 'hydra.sweep.dir')} sends it again") from error
+    finally:
+        if status is not None or failed or not jobs:
+            print(f"What did not finish: add {resume.how(folder, 'hydra.sweep.dir')} to try it again")
+
+
+def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
+    """Table, figure and `summary.json` of the finished jobs into the sweep's folder, and what they say."""
+    from neurexp import tracking
+    from neurexp.files import write_json
+    from neurexp.sweep_table import report_of
+
+    failed = [job for job in jobs_in(folder) if job.current and job.error]
+    swept = _read(folder / JOBS / SWEPT) or []
+    report = report_of(jobs, folder, swept, failed)
+    tracking.write_report(folder, report)
+    tracking.write_figures(folder, report)
+    summary = {
+        "experiment": "sweep",
+        "of": ", ".join(dict.fromkeys(job.run["experiment"] for job in jobs)),
+        "swept": swept,
+        "jobs": [
+            {
+                "job": str(job.number),
+                "folder": job.folder,
+                "overrides": job.overrides,
+                "swept": {name: job.value(name) for name in swept},
+                "metrics": job.run["metrics"],
+            }
+            for job in jobs
+        ],
+        "failed": failures(folder),
+        "mlflow_run_id": run_id,
+    }
+    write_json(folder / "summary.json", summary)
+    print("\n" + "".join(f"  • {printable(line)}\n" for line in report.findings))
+    print(f"Sweep:      {printable(str(folder))}: {len(jobs)} jobs finished, {len(failed)} failed")
+    return report
 
 
 def _end_jobs_left(folder: Path, uri: str, status: str | None) -> None:
     """Ends the MLflow runs of jobs whose process was killed before it could: parallel launchers kill theirs."""
     from neurexp import resume, tracking
 
-    for note in folder.glob(f"*/{resume.NOTE}"):
-        run_id = (resume.read_note(note.parent) or {}).get("run_id")
-        if run_id is not None and not resume.is_held(note.parent):
-            job = tracking.MlflowTracker(uri, run_id)
+    for run in (folder / job.folder for job in jobs_in(folder)):
+        run_id = (resume.read_note(run) or {}).get("run_id")
+        if run_id is not None and not resume.is_held(run):
+            job = tracking.tracker_of(uri, run_id)
             if job.status == "RUNNING":
                 job.finish("KILLED" if status == "KILLED" else "FAILED", "its process was killed")
 
 
-def _finished(folder: Path) -> list[dict[str, Any]]:
-    """The summaries of the jobs that ended well, in their order."""
+def _finished(folder: Path) -> list[Job]:
+    """The jobs whose folders hold a whole run of the options that they were started with, with its summary."""
     found = []
-    for file in folder.glob("*/summary.json"):
-        summary = json.loads(file.read_text("utf-8"))
-        overrides = file.parent / ".hydra" / "overrides.yaml"
-        lines = overrides.read_text("utf-8").splitlines() if overrides.exists() else []
-        summary |= {"job": file.parent.name, "folder": str(file.parent)}
-        found.append(summary | {"overrides": [line.removeprefix("- ") for line in lines]})
-    return sorted(found, key=lambda one: (len(one["job"]), one["job"]))
+    for job in jobs_in(folder):
+        summary = _read(folder / job.folder / "summary.json") if job.current else None
+        if summary is not None and summary.get("options") == job.options:
+            job.run = summary
+            found.append(job)
+    return found
 
 
-def _report(finished: list[dict[str, Any]]) -> Any:
-    """The jobs' rows of `layers.parquet` under each other, and their headlines over the layers as a figure."""
-    import numpy as np
+def _swept_options(config: DictConfig) -> list[str]:
+    """The options and groups that have several values in this sweep."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from neurexp.compare import definitions_in
-    from neurexp.files import read_table
-    from neurexp.report import Report
+    parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    given = [f"{name}={value}" for name, value in parameters.items()] + list(config.hydra.overrides.task)
+    overrides: Iterable[Any] = OverridesParser.create().parse_overrides(given)
+    return list(dict.fromkeys(one.key_or_group for one in overrides if one.is_sweep_override()))
 
-    folders = [Path(one["folder"]) for one in finished]
-    if not all((folder / "layers.parquet").exists() for folder in folders):  # an experiment that knows no layers
-        return Report([], {}, {}, {}, {}, "", step_column=None)
-    tables = [read_table(folder / "layers.parquet") for folder in folders]
-    shared = [name for name in tables[0] if all(name in table for table in tables)]
-    layers = {name: np.concatenate([table[name] for table in tables]) for name in shared}
-    jobs = np.concatenate([np.full(len(table["layer"]), index) for index, table in enumerate(tables)])
-    order = np.lexsort((jobs, layers["layer"]))
-    layers = {"layer": layers["layer"][order], "job": jobs[order]} | {name: layers[name][order] for name in shared}
-    columns = definitions_in(folders[0]) | {"job": "index of the sweep's job that the row is of"}
-    once = len(set(layers["layer"].tolist())) == len(layers["layer"])  # a sweep over layers, and over nothing else
-    over = {name: about for name, about in finished[0].get("over_layers", {}).items() if name in layers}
-    metrics, findings = {}, []
-    for name, (label, _) in over.items():
-        if np.isfinite(layers[name]).any():
-            best = int(np.nanargmax(np.abs(layers[name])))
-            metrics |= {f"{name}_most": float(layers[name][best]), f"{name}_most_layer": int(layers["layer"][best])}
-            columns |= {
-                f"{name}_most": f"the {name} of largest magnitude of all jobs",
-                f"{name}_most_layer": "its layer",
-            }
-            findings.append(f"The {label} is largest in layer {layers['layer'][best]}: {layers[name][best]:.3g}")
 
-    def over_layers():
-        from neurexp.figures.contrasts import over_layers
+def _bare(override: str) -> str:
+    """The override without what adds it to the others, or takes it away."""
+    return override.lstrip("+~")
 
-        return over_layers(
-            layers["layer"].tolist(),
-            {label: (layers[name], layers.get(null)) for name, (label, null) in over.items()},
-            "; ".join(findings),
-            f"{finished[0]['experiment']}, {finished[0]['setting']}; one job a layer; dashed: the null, if there is "
-            "one (an average, or the 95 % quantile where it is of a best neuron)",
-        )
 
-    figures = {"over_layers": over_layers} if once and findings else {}
-    return Report(findings, metrics, layers, {}, columns, "", figures=figures, step_column="layer" if once else None)
+def _write(folder: Path, job: Job) -> None:
+    from neurexp.files import write_json
+
+    (folder / JOBS).mkdir(parents=True, exist_ok=True)
+    note = {name: value for name, value in asdict(job).items() if name != "run"}
+    write_json(folder / JOBS / f"{job.number}.json", note)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None

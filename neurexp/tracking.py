@@ -9,29 +9,33 @@ import argparse
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 from omegaconf.errors import OmegaConfBaseException
 
+from neurexp import stores
 from neurexp.config import Backend, TrackingConfig
-from neurexp.errors import HIDDEN, UserError, one_line, without_secrets
+from neurexp.errors import UserError, one_line, without_secrets
 from neurexp.files import read_table, whole_file, write_json, write_table, write_tensors
 from neurexp.report import Report, Table
+from neurexp.stores import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
-# MLflow's own notices (new database, new experiment) would bury ours
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-logging.getLogger("alembic").setLevel(logging.WARNING)
+LONGEST_NAME = 250  # characters of a run's name, as MLflow's databases have it
 
 
 def write_report(folder: Path, report: Report) -> None:
@@ -60,19 +64,12 @@ def write_figures(folder: Path, report: Report) -> None:
             path.write_text(write(), "utf-8")
 
 
-# Like `make ui`: on this machine only, and nothing is reported
-_UI = [
-    *("env", "MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", sys.executable),
-    *("-m", "mlflow", "ui", "--host", "127.0.0.1", "--workers", "1", "--backend-store-uri"),
-]
-
-
 class Tracker:
     """Tracking that is off: the run folder is all there is. Also the interface of tracking that is on."""
 
     run_id: str | None = None
-    uri = ""
-    where = ""
+    where = ""  # how a person opens the store, without a password
+    store: str | None = None  # its address, without a password
 
     def log(
         self,
@@ -94,60 +91,55 @@ class Tracker:
 class MlflowTracker(Tracker):
     """One MLflow run."""
 
-    def __init__(self, uri: str, run_id: str):
-        from mlflow import MlflowClient
-
-        self._client = MlflowClient(tracking_uri=uri)
-        self.uri, self.run_id, self._id = uri, run_id, run_id
-        self.where = f"{shlex.join(_UI)} {shlex.quote(uri)}" if uri.startswith("sqlite") else uri
+    def __init__(self, client: "MlflowClient", store: Store, run_id: str):
+        self._client, self._id = client, run_id
+        self.run_id, self.where, self.store = run_id, store.where, without_secrets(store.uri)
 
     @classmethod
     def begin(
         cls,
-        uri: str,
-        artifacts: Path | None,
-        experiment: str,
+        client: "MlflowClient",
+        store: Store,
+        experiment_id: str,
         name: str,
         parameters: dict[str, str],
         folder: Path | None,
         parent: str | None,
     ) -> "MlflowTracker":
         """A new run of what is in `folder`, RUNNING from now on; a child of `parent` if that is given."""
-        from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            location = None if artifacts is None else artifacts.as_uri()
-            identifier = client.create_experiment(experiment, artifact_location=location)
-        else:
-            identifier = found.experiment_id
         tags = {} if parent is None else {"mlflow.parentRunId": parent}
         tags |= {} if folder is None else {"run_folder": str(folder)}
-        run = client.create_run(identifier, run_name=name, tags=tags)
+        run = client.create_run(experiment_id, run_name=name[:LONGEST_NAME], tags=tags)
         values = (Param(name, value[:6000]) for name, value in parameters.items())
         for chunk in _chunks(values, 100):
             client.log_batch(run.info.run_id, params=chunk)
-        return cls(uri, run.info.run_id)
+        return cls(client, store, run.info.run_id)
 
     @property
     def status(self) -> str:
         """RUNNING, FINISHED, FAILED or KILLED."""
         return self._client.get_run(self._id).info.status
 
-    def goes_on(self) -> bool:
-        """Makes the run RUNNING again; False if the store does not know it."""
+    def is_there(self) -> bool:
+        """Whether the store knows the run, and nobody has deleted it."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.update_run(self._id, status="RUNNING")
-            if "reason" in self._client.get_run(self._id).data.tags:  # of an end that was none
-                self._client.delete_tag(self._id, "reason")
+            return self._client.get_run(self._id).info.lifecycle_stage == "active"
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
+
+    def goes_on(self) -> bool:
+        """Makes the run RUNNING again; False if it is not there any more."""
+        if not self.is_there():
+            return False
+        self._client.update_run(self._id, status="RUNNING")
+        if "reason" in self._client.get_run(self._id).data.tags:  # of an end that was none
+            self._client.delete_tag(self._id, "reason")
         return True
 
     def log(
@@ -216,27 +208,51 @@ def start(
     """
     if config.backend is Backend.off:
         return Tracker()
+    for line in stores.from_environment(config.uri, config.experiment):
+        _say(line)
+    store, client = reached(config, outputs)
+    try:
+        mlflow_name = stores.experiment_name(client, config.experiment, experiment)
+        artifacts = outputs / "mlartifacts" / re.sub(r"[^\w -]", "_", mlflow_name)  # a name may look like a path
+        experiment_id = stores.experiment_of(client, store, mlflow_name, artifacts)
+        run_id = run_id or (_begun_in(client, experiment_id, folder) if goes_on and folder is not None else None)
+        if run_id is not None and (tracker := MlflowTracker(client, store, run_id)).goes_on():
+            return tracker
+        return MlflowTracker.begin(client, store, experiment_id, run_name, parameters, folder, parent)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{store.given}: MLflow does not take a run there ({one_line(error)}); tracking=off works"
+        ) from error
+
+
+@cache
+def _say(line: str) -> None:
+    """Into the log, once in a process: the jobs of a sweep share what the environment says."""
+    log.info("MLflow:     %s", line)
+
+
+def reached(config: TrackingConfig, outputs: Path) -> "tuple[Store, MlflowClient]":
+    """The store that the config means, and a client of it.
+
+    Raises:
+        UserError: the store cannot be opened or the server does not answer.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    local = outputs / "mlartifacts" / experiment
-    # A server knows where its artifacts go; a store of files would put them wherever the command was typed
-    artifacts = None if config.uri is not None and config.uri.startswith("http") else local
-    try:
-        if config.uri is None:
-            outputs.mkdir(parents=True, exist_ok=True)
-        uri = config.uri or f"sqlite:///{outputs / 'mlflow.db'}"
-        # Eight processes that make one fresh SQLite store at once break its migration: one at a time
-        with FileLock(outputs / ".mlflow.lock") if config.uri is None else nullcontext():
-            if config.uri is None:
-                with (outputs / "mlflow.db").open("ab"):  # what cannot be opened MLflow would try for a minute
-                    pass
-            run_id = run_id or (_begun_in(uri, experiment, folder) if goes_on and folder is not None else None)
-            if run_id is not None and (tracker := MlflowTracker(uri, run_id)).goes_on():
-                return tracker
-            return MlflowTracker.begin(uri, artifacts, experiment, run_name, parameters, folder, parent)
-    except Exception as error:
-        option = f"run.outputs={outputs}" if config.uri is None else f"tracking.uri={config.uri}"
-        raise UserError(f"{option}: MLflow cannot be opened there ({one_line(error)}); tracking=off works") from error
+    store = stores.store_of(config.uri, outputs)
+    return store, stores.open_store(store)
+
+
+def tracker_of(uri: str, run_id: str) -> MlflowTracker:
+    """The tracker of a run that is in the store.
+
+    Raises:
+        UserError: the store cannot be opened or the server does not answer.
+    """
+    store, client = reached(TrackingConfig(Backend.mlflow, uri), Path.cwd())
+    return MlflowTracker(client, store, run_id)
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -269,23 +285,34 @@ def log_run(tracker: Tracker, folder: Path) -> None:
             tracker.log_folder(entry, entry.name if entry.is_dir() else None)
 
 
-def download(run_id: str, uri: str, into: Path | None = None) -> Path:
+def download(run_id: str, uri: str | None, outputs: Path, into: Path | None = None) -> Path:
     """What MLflow has of a run folder, in `into` or a temporary folder.
+
+    Args:
+        run_id: of the run.
+        uri: of the store; MLFLOW_TRACKING_URI, or the one in `outputs`, if not given.
+        outputs: the folder of all outputs.
+        into: a folder that exists.
 
     Raises:
         UserError: there is no such store, or no such run in it.
     """
-    from mlflow import MlflowClient
+    store = stores.store_of(uri, outputs, option="--uri")
+    if store.file is not None and not store.file.exists():
+        raise UserError(
+            f"{run_id}: no such run folder, and no MLflow store at {store.file}; give its address with --uri"
+        )
+    client = stores.open_store(store, make=False)
     from mlflow.exceptions import MlflowException
 
-    store = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not store.exists():  # asking MLflow would make one
-        raise UserError(f"{run_id}: no such run folder, and no MLflow store at {store}; give its address with --uri")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        return Path(MlflowClient(tracking_uri=uri).download_artifacts(run_id, "", None if into is None else str(into)))
+        return Path(client.download_artifacts(run_id, "", None if into is None else str(into)))
     except (MlflowException, OSError) as error:
-        raise UserError(f"{run_id}: no such run folder, and no such run in {uri} ({one_line(error)})") from error
+        raise UserError(
+            f"{run_id}: no such run folder, and no such run in {without_secrets(store.uri)} ({one_line(error)}); give "
+            "a run folder, or the address of another store with --uri"
+        ) from error
 
 
 def later(folder: Path) -> str:
@@ -310,40 +337,42 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
     summary = summary_of(folder)
     try:
         config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-        typed_in = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.cwd
+        typed_in = Path(OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.cwd)
         outputs = Path(typed_in, Path(config.run.outputs).expanduser()).resolve()
-        uri, name = uri or config.tracking.uri, config.experiment.name
-        if HIDDEN in str(uri):
-            raise UserError(f"{folder}: the password of {uri} is not kept; give --uri=ADDRESS")
+        kept, name = summary.get("mlflow_store") or config.tracking.uri, config.experiment.name
     except (OSError, OmegaConfBaseException) as error:
         raise UserError(
             f"{folder}: its .hydra folder does not say where it was to be logged ({one_line(error)})"
         ) from error
-    note = folder.resolve().parent / "parent.json"  # of the sweep that it is a job of
-    parent = json.loads(note.read_text("utf-8"))["run_id"] if note.exists() else None
-    tracking, known = TrackingConfig(Backend.mlflow, uri), summary["mlflow_run_id"]
-    tracker = start(tracking, outputs, name, summary["setting"], flat(config), folder.resolve(), parent, known, True)  # type: ignore[arg-type]
+    if uri is None and kept is not None:
+        if (address := stores.with_password(kept)) is None:
+            raise UserError(f"{folder}: the password of {kept} is not kept; give --uri=ADDRESS")
+        uri = stores.store_of(address, outputs, typed_in).uri
+    store = without_secrets(stores.store_of(uri, outputs).uri)
+    notes = (place / "parent.json" for place in folder.resolve().parents)  # of the sweep that it is a job of
+    sweeps = (json.loads(note.read_text("utf-8")) for note in notes if note.exists())
+    parent = next((sweep["run_id"] for sweep in sweeps if sweep.get("store") == store), None)
+    wanted, known = TrackingConfig(Backend.mlflow, uri, config.tracking.get("experiment")), summary["mlflow_run_id"]
+    tracker = start(wanted, outputs, name, summary["setting"], flat(config), folder.resolve(), parent, known, True)  # type: ignore[arg-type]
     try:
-        if tracker.run_id != known:
-            write_json(folder / "summary.json", summary | {"mlflow_run_id": tracker.run_id})
+        changed = {"mlflow_run_id": tracker.run_id, "mlflow_store": tracker.store}
+        if summary | changed != summary:
+            write_json(folder / "summary.json", summary | changed)
         log_run(tracker, folder)
         tracker.finish("FINISHED")
     except Exception as error:
-        raise UserError(f"tracking: MLflow did not take the run ({one_line(error)})") from error
-    log.info("MLflow:     run %s; open with: %s", tracker.run_id, without_secrets(tracker.where))
+        raise UserError(
+            f"tracking: MLflow did not take the run ({one_line(error)}); `{later(folder)}` tries it again"
+        ) from error
+    log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
     return tracker
 
 
-def _begun_in(uri: str, experiment: str, folder: Path) -> str | None:
+def _begun_in(client: "MlflowClient", experiment_id: str, folder: Path) -> str | None:
     """The id of the unfinished run that was begun in a run folder."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    if (found := client.get_experiment_by_name(experiment)) is None or "'" in str(folder):
+    if "'" in str(folder):
         return None
-    runs = client.search_runs(
-        [found.experiment_id], f"tags.run_folder = '{folder}' and attributes.status != 'FINISHED'"
-    )
+    runs = client.search_runs([experiment_id], f"tags.run_folder = '{folder}' and attributes.status != 'FINISHED'")
     return runs[0].info.run_id if runs else None
 
 

@@ -40,8 +40,13 @@ class Commands:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def run(self, arguments: Sequence[str], folder: Path, timeout: int = 120) -> subprocess.CompletedProcess[str]:
-        """`python -m neurexp ARGUMENTS` in `folder`; the exit code is -14 where it took longer than `timeout`."""
+    def run(
+        self, arguments: Sequence[str], folder: Path, timeout: int = 120, **changes: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`python -m neurexp ARGUMENTS` in `folder`; the exit code is -14 where it took longer than `timeout`.
+
+        `changes` are of the environment, for variables that are read when a command runs.
+        """
         with TemporaryDirectory() as name:
             streams = [Path(name, stream) for stream in ("stdout", "stderr")]
             request = {
@@ -49,6 +54,7 @@ class Commands:
                 "folder": str(folder),
                 "streams": list(map(str, streams)),
                 "timeout": timeout,
+                "changes": changes,
             }
             assert self._server.stdin and self._server.stdout
             self._server.stdin.write(json.dumps(request) + "\n")
@@ -87,6 +93,7 @@ def serve() -> None:
             os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(request["folder"])
+        os.environ.update(request["changes"])
         sys.argv = ["neurexp", *request["arguments"]]
         code = 1
         try:

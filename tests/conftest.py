@@ -44,7 +44,7 @@ def cli(tmp_path: Path) -> Cli:
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     """Starts commands fast, without a Hub (`commands.py`)."""
     # mlflow reads its logging level when it is imported, which is here before neurexp can set it
-    commands = Commands(environment(tmp_path_factory.mktemp("hf"), MLFLOW_LOGGING_LEVEL="WARNING"))
+    commands = Commands(environment(tmp_path_factory.mktemp("hf"), MLFLOW_LOGGING_LEVEL="CRITICAL"))
     yield commands
     commands.close()
 

@@ -7,14 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
+from functools import cache
 
+import numpy as np
 import pytest
 from conftest import environment
 from filelock import FileLock
+from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
+from omegaconf import OmegaConf
 
-from neurexp import sweep, tracking
-from neurexp.config import Backend, TrackingConfig
+from neurexp import resume, sweep, tracking
+from neurexp.config import CONFIG_FOLDER, Backend, TrackingConfig, register_schema
+from neurexp.errors import UserError
+from neurexp.files import read_table, write_json, write_table
+from neurexp.sweep_table import report_of
 
 CHEAP = (
     "experiment=grammar_tuning", "model=mini", "dataset=pydoc", "dataset.tokens=2048", "device.threads=1",
@@ -45,13 +53,16 @@ def test_a_sweep_folder_is_not_used_twice(quick_cli, tmp_path):
 
 
 @pytest.mark.parametrize(("status", "expected"), [("KILLED", "KILLED"), ("FAILED", "FAILED")])
-def test_jobs_whose_process_was_killed_are_ended_with_the_sweep(tmp_path, status, expected):
+def test_jobs_whose_process_was_killed_are_ended_with_the_sweep(finished, tmp_path, status, expected):
     """As a launcher's processes are that run out of memory: nobody is left to mark them."""
     config, outputs, folder = TrackingConfig(Backend.mlflow), tmp_path / "outputs", tmp_path / "sweep"
+    outputs.mkdir()
+    shutil.copy(finished.outputs / "mlflow.db", outputs)  # to make one takes seconds
     parent = sweep.parent(config, outputs, "token_length", folder)
     jobs = [tracking.start(config, outputs, "token_length", f"job {job}", {}, parent=parent) for job in range(3)]
     for number, job in enumerate(jobs):
         (folder / str(number)).mkdir()
+        sweep.note_failure(folder, number, "killed")
         note = {"options": {}, "started": 1.0, "run_id": job.run_id}
         (folder / str(number) / "checkpoint.json").write_text(json.dumps(note))
     jobs[0].finish("FINISHED")
@@ -123,7 +134,7 @@ def test_a_sweep_goes_on_with_the_jobs_that_did_not_finish(cli, tmp_path):
     assert runs_in(tmp_path / "outputs") == ("FINISHED", ["FINISHED"] * 2)
     done = (tmp_path / "sweep" / "0" / "neurons.parquet").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "sweep" / "1")  # as if it had not come to it
-    (tmp_path / "sweep" / "failed.txt").write_text("1\tthe disk was full\n")
+    sweep.note_failure(tmp_path / "sweep", 1, "the disk was full")
     process = cli(*arguments)
     assert "is not empty; choose another folder" in process.stderr
     process = cli("-m", *CHEAP, "experiment.layer=0,1", "run.resume=true")
@@ -176,3 +187,228 @@ def test_an_interrupted_sweep_of_parallel_processes_leaves_its_runs_killed_and_g
     again = cli(*arguments, "run.resume=true", f"hydra.sweep.dir={sweep}", timeout=400)
     assert again.returncode == 0, again.stderr
     assert runs_in(tmp_path / "outputs", "token_length") == ("FINISHED", ["FINISHED"] * 2)
+
+
+# What the table of a sweep calls its rows: job folders as runs leave them, each row's value says whose it is
+
+
+@cache
+def _composed(*overrides: str):
+    register_schema()
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose("config", ["model=mini", "dataset=pydoc", "tracking=off", *overrides])
+
+
+def composed(*overrides: str):
+    plain = [text for text in overrides if "." in text and not text.startswith("+")]
+    config = deepcopy(_composed(*(text for text in overrides if text not in plain)))
+    config.merge_with_dotlist(plain)
+    return config
+
+
+def job(
+    sweep_folder,
+    number: int,
+    *overrides: str,
+    layers=(0,),
+    folder="",
+    fails=False,
+    defined="as the text says",
+    **changes,
+):
+    """One job of a sweep: starts, and leaves a run of its options unless it fails."""
+    config, run = composed(*overrides), sweep_folder / (folder or str(number))
+    sweep.begin_job(sweep_folder, number, run, list(overrides), config)
+    if fails:
+        sweep.note_failure(sweep_folder, number, "too much")
+        return
+    run.mkdir(parents=True)
+    values = np.array([number + layer / 100 for layer in layers])
+    write_table(run / "layers.parquet", {"layer": np.array(layers), "value": values})
+    (run / "columns.md").write_text(f"| `layer` | block index |\n| `value` | {defined} |\n")
+    summary = {
+        "experiment": "token_length", "setting": "mini on pydoc", "metrics": {"value_all": float(number)},
+        "options": resume.options_of(config), "over_layers": {"value": ["value of the job", ""]},
+    }  # fmt: skip
+    write_json(run / "summary.json", summary | changes)
+
+
+def begun(folder, *swept: str):
+    """A sweep over the options that are given as they are typed."""
+    hydra = {"overrides": {"task": ["model=mini", *swept]}, "sweeper": {"params": None}}
+    sweep.begin(folder, OmegaConf.create({"hydra": hydra, "tracking": {"uri": None}}))
+    return folder
+
+
+def table_of(folder, capsys) -> dict[str, list]:
+    sweep.finish(folder)
+    capsys.readouterr()
+    table = read_table(folder / "layers.parquet")
+    columns = (folder / "columns.md").read_text("utf-8")
+    assert [name for name in table if f"| `{name}` |" not in columns] == []
+    # What was computed of job 3, layer 2 is 3.02
+    assert table["value"].tolist() == [
+        number + layer / 100 for number, layer in zip(table["job"], table["layer"], strict=True)
+    ]
+    return {name: values.tolist() for name, values in table.items()}
+
+
+def test_rows_keep_their_jobs_number_and_options_when_one_in_the_middle_fails(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "model.name=/a/x,/b/x,/c/x")
+    for number, name in enumerate("abc"):
+        job(folder, number, f"model.name=/{name}/x", layers=(0, 1), fails=number == 1)
+    table = table_of(folder, capsys)
+    assert table["job"] == [0, 2, 0, 2]
+    assert table["model.name"] == ["/a/x", "/c/x", "/a/x", "/c/x"]
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    assert [one["swept"] for one in summary["jobs"]] == [{"model.name": "/a/x"}, {"model.name": "/c/x"}]
+    assert summary["failed"] == ["1\ttoo much"]
+    assert summary["swept"] == ["model.name"]
+
+
+def test_an_option_that_was_swept_is_a_column_though_one_value_is_left(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "experiment.permutations=8,16")
+    job(folder, 0, "experiment.permutations=8", fails=True)
+    job(folder, 1, "experiment.permutations=16")
+    assert table_of(folder, capsys)["experiment.permutations"] == [16]
+
+
+def test_twelve_jobs_come_in_the_order_of_their_numbers(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "run.seed=range(12)")
+    for number in (11, 3, 0, 10, 2, 9, 1, 4, 5, 8, 6, 7):
+        job(folder, number, f"run.seed={number + 100}")
+    table = table_of(folder, capsys)
+    assert table["job"] == list(range(12))
+    assert table["run.seed"] == list(range(100, 112))
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    assert [one["job"] for one in summary["jobs"]] == [str(number) for number in range(12)]
+
+
+def test_groups_lists_and_options_of_one_last_name_each_have_their_column(tmp_path, capsys):
+    folder = begun(
+        tmp_path / "sweep", "device=cpu,auto", "model.name=a,b", "device.name=cpu,cuda", "+extra.list=[1],[2,3]"
+    )
+    job(folder, 0, "device=cpu", "model.name=a", "device.name=cuda", "+extra.list=[1]")
+    job(folder, 1, "device=auto", "model.name=b", "device.name=cpu", "+extra.list=[2,3]")
+    table = table_of(folder, capsys)
+    assert table["device"] == ["cpu", "auto"]
+    assert table["model.name"] == ["a", "b"]
+    assert table["device.name"] == ["cuda", "cpu"]
+    assert table["extra.list"] == ["[1]", "[2, 3]"]
+
+
+def test_folders_of_any_name_and_depth_are_the_jobs(tmp_path, capsys):
+    """As `hydra.sweep.subdir` makes them; what lies beside them, such as MLflow's copies, is no job."""
+    folder = begun(tmp_path / "sweep", "run.seed=5,6")
+    job(folder, 0, "run.seed=5", folder="model=/a/x,run.seed=5")
+    job(folder, 1, "run.seed=6", folder="7")
+    shutil.copytree(folder / "7", folder / "0")
+    shutil.copytree(folder / "7", folder / "outputs" / "mlartifacts" / "token_length" / "0123" / "artifacts")
+    table = table_of(folder, capsys)
+    assert (table["job"], table["run.seed"]) == ([0, 1], [5, 6])
+
+
+def test_a_run_of_other_options_in_a_jobs_folder_is_no_row_of_it(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "run.seed=5,6")
+    job(folder, 0, "run.seed=5")
+    job(folder, 1, "run.seed=6")
+    sweep._held.pop().release()
+    begun(folder, "run.seed=5,7,8")  # goes on with another sweep
+    with pytest.raises(UserError, match=r"job 1 was done with other options \(run.seed=6 there, 7 here\)"):
+        sweep.begin_job(folder, 1, folder / "1", ["run.seed=7"], composed("run.seed=7", "run.resume=true"))
+    sweep.note_failure(folder, 1, "done with other options")
+    assert sweep.begin_job(folder, 0, folder / "0", ["run.seed=5"], composed("run.seed=5", "run.resume=true"))
+    table = table_of(folder, capsys)
+    assert (table["job"], table["run.seed"]) == ([0], [5])
+
+
+def test_two_jobs_with_one_folder_are_told_so(tmp_path):
+    folder = begun(tmp_path / "sweep", "run.seed=5,6")
+    job(folder, 0, "run.seed=5", folder="same")
+    with pytest.raises(UserError, match=r"^hydra\.sweep\.subdir: two jobs of this sweep have the folder .*run\.seed=5"):
+        job(folder, 1, "run.seed=6", folder="same")
+
+
+def test_what_jobs_define_differently_is_defined_for_each(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "experiment.correction=bh,by")
+    job(folder, 0, "experiment.correction=bh", defined="Benjamini-Hochberg")
+    job(folder, 1, "experiment.correction=by", defined="Benjamini-Yekutieli")
+    table_of(folder, capsys)
+    assert "| `value` | job 0: Benjamini-Hochberg; job 1: Benjamini-Yekutieli |" in (folder / "columns.md").read_text()
+
+
+def test_only_a_sweep_over_layers_alone_is_drawn_over_layers(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "experiment.layer=0,1,2")
+    for number in (0, 1, 2):
+        job(folder, number, f"experiment.layer={number}", layers=(number,), fails=number == 1)
+    jobs = sweep._finished(folder)
+    report = report_of(jobs, folder, ["experiment.layer"], [one for one in sweep.jobs_in(folder) if one.error])
+    assert (report.step_column, list(report.figures)) == ("layer", ["over_layers"])
+    assert report.findings == ["The value of the job is largest in layer 2: 2.02"]
+    texts = report.figures["over_layers"]().findobj(lambda artist: hasattr(artist, "get_text"))
+    assert "job 1 (experiment.layer=1) failed" in " ".join(text.get_text().replace("\n", " ") for text in texts)
+
+    folder = begun(tmp_path / "other", "model.name=a,b")  # each has one layer, another one
+    job(folder, 0, "model.name=a", "experiment.layer=0", layers=(0,))
+    job(folder, 1, "model.name=b", "experiment.layer=1", layers=(1,))
+    report = report_of(sweep._finished(folder), folder, ["model.name"], [])
+    assert (report.step_column, report.figures) == (None, {})
+    assert report.findings == ["The value of the job is largest in layer 1 of job 1 (model.name=b): 1.01"]
+    assert report.metrics == {"value_most": 1.01, "value_most_layer": 1, "value_most_job": 1}
+
+
+def test_a_run_in_mlflow_is_called_by_what_was_swept_and_by_nothing_else(tmp_path):
+    folder = begun(tmp_path / "sweep", "+pair=a,b", "model.name='/x y/m',/z/m", "dataset.tokens=512")
+    overrides = ["model=mini", "+pair=a", "model.name='/x y/m'", "dataset.tokens=512"]
+    assert sweep.among(folder, overrides) == ["pair=a", "model.name='/x y/m'"]
+
+
+def test_a_sweep_that_ended_before_its_first_job_leaves_its_folder_to_the_next(tmp_path):
+    folder = begun(tmp_path / "sweep", "run.seed=5,6")
+    (folder / "multirun.yaml").write_text("")
+    assert not sweep.is_used(folder)
+    job(folder, 0, "run.seed=5", fails=True)
+    assert sweep.is_used(folder)
+
+
+def test_a_store_that_does_not_take_the_sweep_leaves_its_table_and_says_what_to_do(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "run.seed=5,6")
+    job(folder, 0, "run.seed=5")
+    write_json(folder / "parent.json", {"run_id": "0123", "store": "http://***@127.0.0.1:9"})
+    with pytest.raises(UserError, match=r"the password of .* is not known any more\); .* run\.resume=true"):
+        sweep.finish(folder)
+    assert read_table(folder / "layers.parquet")["job"].tolist() == [0]
+
+
+@pytest.mark.slow
+def test_presets_pair_options_and_each_job_can_be_done_again(cli, tmp_path):
+    """A sweep over pairs: a folder of presets of the user's own, each of which sets several options."""
+    pairs = tmp_path / "presets" / "pair"
+    pairs.mkdir(parents=True)
+    (tmp_path / "a.txt").write_text("She sells sea shells by the sea shore, and the shells are hers.\n" * 60)
+    head = "# @package _global_\ndefaults:\n"
+    (pairs / "a.yaml").write_text(
+        f"{head}  - override /dataset: text\ndataset:\n  path: a.txt\nexperiment:\n  layer: 1\n"
+    )
+    (pairs / "b.yaml").write_text(f"{head}  - override /dataset: pydoc\nexperiment:\n  layer: 4\n")
+    options = (
+        "model=mini",
+        "dataset.tokens=256",
+        "dataset.sequence_length=64",
+        "tracking=off",
+        "hydra.sweep.dir=sweep",
+    )
+    process = cli("-m", "--config-dir", "presets", "+pair=a,b", *options)
+    assert process.returncode == 0, process.stderr
+    table = {name: values.tolist() for name, values in read_table(tmp_path / "sweep" / "layers.parquet").items()}
+    assert (table["job"], table["pair"], table["layer"]) == ([0, 1], ["a", "b"], [1, 4])
+    assert table["dataset.source"] == ["files", "pydoc"]
+    again = subprocess.run(
+        [sys.executable, "-m", "neurexp.rerun", "sweep/0"],
+        cwd=tmp_path,
+        env=environment(tmp_path / "hf"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "Results are identical."), again.stderr

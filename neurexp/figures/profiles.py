@@ -1,6 +1,8 @@
 """Profiles over neurons and layers: densities of r by layer as lines and as a map, curves, and layer summaries."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -10,6 +12,14 @@ from scipy.stats import gaussian_kde
 from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
 
 POINTS = 241  # at which a density is drawn
+# Of runs over each other: no two of up to 28 look alike
+RUN_COLORS = ("#E69F00", "#555555", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+RUN_LINES = ("-", ":", "--", "-.")
+NEAR = 0.25  # of the depth: a layer further from a panel's depth is not drawn in it
+
+
+def _style_of_run(index: int) -> dict[str, Any]:
+    return {"color": RUN_COLORS[index % len(RUN_COLORS)], "linestyle": RUN_LINES[index % len(RUN_LINES)]}
 
 
 def _densities(values: Sequence[np.ndarray], limit: float) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +57,7 @@ def density_by_layer(
             style = "--" if index == 0 else "-"
             axes.plot(places, densities[index], color=shades[index], lw=2.2 if outer else 1.2, ls=style, label=layer)
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.set(xlabel=xlabel, title=name)
+        axes.set(xlabel=xlabel, title=textwrap.fill(name, 60))
         bare(axes)
         axes.legend(title="layer", frameon=False, fontsize=7, ncols=2 if len(layers) > 12 else 1)
     panels[0].set_ylabel("density over neurons")
@@ -82,7 +92,7 @@ def density_map(
         step = max(1, len(layers) // 12)
         if depths is None:
             axes.set_yticks(y[::step], [str(layer) for layer in layers][::step])
-        axes.set(xlabel=xlabel, title=name)
+        axes.set(xlabel=xlabel, title=textwrap.fill(name, 56))
         axes.legend(frameon=False, fontsize=7, loc="upper right")
     panels[0].set_ylabel("layer" if depths is None else "relative depth (0: first layer, 1: last)")
     assert mesh is not None
@@ -96,6 +106,8 @@ def densities_at_depths(
 ) -> Figure:
     """The densities of several runs over each other, a panel for each third of the way through the models.
 
+    A run is drawn in a panel by its layer nearest to the panel's depth, and left out where none is near.
+
     Args:
         runs: (name, relative depth `[layers]`, `[neurons]` values of each layer).
         title, detail, xlabel: texts.
@@ -108,16 +120,19 @@ def densities_at_depths(
     figure = new_figure(max(5.5, 2.75 * len(shown)), 3.8)
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axes, depth in zip(panels, shown, strict=True):
-        for index, (name, depths, values) in enumerate(runs):
+        for index, (_, depths, values) in enumerate(runs):
             nearest = int(np.abs(np.asarray(depths) - depth).argmin())
+            if abs(float(depths[nearest]) - depth) > NEAR:
+                continue
             places, densities = _densities([values[nearest]], limit)
-            style = GROUP_STYLES[index % len(GROUP_STYLES)]
-            axes.plot(places, densities[0], color=style["color"], linestyle=style["linestyle"], label=name)
+            axes.plot(places, densities[0], **_style_of_run(index))
         axes.axvline(0, color="black", linewidth=0.6)
         axes.set(xlabel=xlabel, title=f"depth {depth:.2f}")
         bare(axes)
     panels[0].set_ylabel("density over neurons")
     panels[0].set_ylim(0, panels[0].get_ylim()[1] * 1.25)  # room for the legend
+    for index, (name, _, _) in enumerate(runs):  # of every run, though it may not be drawn in the first panel
+        panels[0].plot([], [], label=textwrap.fill(name, 40), **_style_of_run(index))
     panels[0].legend(frameon=False, fontsize=7, loc="upper left")
     set_title(figure, title, detail)
     return figure
@@ -195,11 +210,9 @@ def over_depth(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, de
     figure = new_figure(7.5, 4.4)
     axes = figure.add_subplot()
     for index, (name, (depth, quartiles)) in enumerate(runs.items()):
-        style = GROUP_STYLES[index % len(GROUP_STYLES)]
-        marker = "os^Dvx"[index % 6]
+        style = _style_of_run(index)
         axes.fill_between(depth, quartiles[:, 0], quartiles[:, 2], color=style["color"], alpha=0.15, linewidth=0)
-        color, line = style["color"], style["linestyle"]
-        axes.plot(depth, quartiles[:, 1], marker=marker, label=name, color=color, linestyle=line)
+        axes.plot(depth, quartiles[:, 1], marker="os^Dvx"[index % 6], label=textwrap.fill(name, 60), **style)
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xlabel="relative depth (0: first layer, 1: last)", ylabel=ylabel)
     axes.legend(frameon=False, fontsize=8)

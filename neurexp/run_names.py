@@ -1,0 +1,90 @@
+"""What runs that are laid side by side are called: by what differs between them, and by nothing that does not.
+
+Works on the runs' summaries alone; knows no experiment.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+SHOWN = 3  # differences in a name
+LONGEST = 48  # characters of a value in a name
+# Options that a run's own title tells, so far as it does
+OF_THE_TITLE = ("dataset.source", "dataset.name", "dataset.path")
+# Facts about a run that are of no consequence for its results, or say the same as others
+LEFT_OUT = {"command_line", "working_folder", "reused", "resumed", "git_diff", "skipped"}
+# The facts that tell runs of equal options apart, most telling first
+FIRST = ("model_revision", "model_hash", "tokenizer_hash", "token_hash", "plugin_hash", "git_commit", "git_dirty")
+# Facts that the options do not explain
+CIRCUMSTANCES = ("git_commit", "git_dirty", "code_hash", "plugin_hash", "device_kind", "versions.")
+
+
+def names_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """A name for each run, all distinct: its title, and the options in which the runs differ.
+
+    Runs of equal options are told apart by what else is known of them (weights, text, code, versions), or else by
+    their places.
+    """
+    options = [summary.get("options") or {} for summary in summaries]
+    different = [name for name in _different(options) if not _is_told(name, options, summaries)]
+    names = [
+        ", ".join([summary["setting"], *_pairs(one, different)])
+        for summary, one in zip(summaries, options, strict=True)
+    ]
+    facts = [flat_facts(summary) for summary in summaries]
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [index for index, other in enumerate(names) if other == name]
+        known = _different([facts[index] for index in same])
+        known.sort(key=lambda fact: FIRST.index(fact) if fact in FIRST else len(FIRST))
+        for index in same:
+            names[index] = ", ".join([name, *_pairs(facts[index], known[:1])])
+    return [name if names.count(name) == 1 else f"{name} (run {index})" for index, name in enumerate(names)]
+
+
+def circumstances(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """Code, versions and devices in which the runs differ: `NAME value | value`."""
+    facts = [flat_facts(summary) for summary in summaries]
+    names = [name for name in _different(facts) if name.startswith(CIRCUMSTANCES)]
+    return [f"{name} " + " | ".join(_short(one.get(name)) for one in facts) for name in names]
+
+
+def flat_facts(summary: dict[str, Any]) -> dict[str, Any]:
+    """What a summary says of a run's provenance, with dotted names."""
+
+    def walk(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
+        for name, inner in value.items():
+            if isinstance(inner, dict):
+                yield from walk(f"{prefix}{name}.", inner)
+            elif name not in LEFT_OUT:
+                yield prefix + name, inner
+
+    provenance = summary.get("provenance")
+    return dict(walk("", provenance)) if isinstance(provenance, dict) else {}
+
+
+def _different(tables: Sequence[dict[str, Any]]) -> list[str]:
+    names = dict.fromkeys(name for table in tables for name in table)
+    return [name for name in names if len({str(table.get(name)) for table in tables}) > 1]
+
+
+def _is_told(name: str, options: Sequence[dict[str, Any]], summaries: Sequence[dict[str, Any]]) -> bool:
+    """Whether the titles already tell the runs apart by this option: its value follows from the part that is of it."""
+    if not (name.startswith("model.") or name in OF_THE_TITLE):
+        return False
+    values: dict[str, set[str]] = {}
+    for one, summary in zip(options, summaries, strict=True):
+        dataset = str(summary.get("dataset", ""))
+        part = summary["setting"].removesuffix(f" on {dataset}") if name.startswith("model.") else dataset
+        values.setdefault(part, set()).add(str(one.get(name)))
+    return all(len(found) == 1 for found in values.values())
+
+
+def _pairs(table: dict[str, Any], names: Sequence[str]) -> list[str]:
+    told = [f"{name}={_short(table.get(name))}" for name in names[:SHOWN]]
+    return told + ([f"and {len(names) - SHOWN} more options"] if len(names) > SHOWN else [])
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    if len(text) >= 40 and all(one in "0123456789abcdef" for one in text):  # a hash
+        return text[:8]
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
