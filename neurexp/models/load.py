@@ -6,6 +6,7 @@ Weights come from safetensors files only, and no code of a repository is ever ru
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,10 @@ log = logging.getLogger(__name__)
 AGREEMENT = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 NOT_COMPUTED = ("_name_or_path", "transformers_version", "dtype", "architectures")  # in a config, but not in a forward
 SAFE = {"trust_remote_code": False}  # said each time: left unset, transformers asks on the terminal
+
+# transformers sets PyTorch's default dtype while it loads, and random weights come from the one generator of the process:
+# two loads at once would give each other's format or numbers
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ def load_model(
 ) -> LanguageModel:
     """Loads a causal language model for measuring: evaluation mode, no gradients.
 
+    Any number of threads may call it: one of them loads, the others wait for it.
+
     Args:
         name: `mini` (ships with neurexp), a local folder, or a Hub id.
         revision: branch, tag or commit on the Hub; the commit it stands for is in the result.
@@ -135,7 +142,22 @@ def load_model(
     for option, given in (("model.name", name), ("model.tokenizer", tokenizer or ""), ("model.revision", revision)):
         if not isinstance(given, str):
             raise UserError(f"{option}={given}: give text, as str(path) of a folder, and no {type(given).__name__}")
-    number_format = getattr(torch, dtype)
+    with _one_at_a_time:
+        return _load(name, revision, tokenizer, weights, architecture, target, getattr(torch, dtype), seed, fast)
+
+
+def _load(
+    name: str,
+    revision: str,
+    tokenizer: str | None,
+    weights: str,
+    architecture: dict[str, Any] | None,
+    target: torch.device,
+    number_format: torch.dtype,
+    seed: int,
+    fast: bool,
+) -> LanguageModel:
+    """`load_model`, of arguments that were checked."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity(logging.CRITICAL)  # what it logs of a load, we say in one line
     place, speech = locate_parts(name, revision, tokenizer, weights, architecture is not None)
