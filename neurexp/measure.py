@@ -167,8 +167,8 @@ def capture_for(
 ) -> list[Reducer]:
     """A pass that an experiment asks for: its reducers, which this returns, have seen every token.
 
-    Of the processes of `torchrun` each runs its share, and only the reducers of process 0 see it all. Of several threads
-    one at a time runs passes: the fast forward swaps parts of a model, and lanes share out the threads of PyTorch.
+    Of the processes of `torchrun` each runs its share, and only the reducers of process 0 see it all. Of several
+    threads one at a time is in here: the fast forward swaps parts of a model, and lanes share out PyTorch's threads.
     """
     with _one_pass, fast_forward(model.network) if model.fast else nullcontext():
         layers = wanted.chosen_layers(model)

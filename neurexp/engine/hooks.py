@@ -1,8 +1,8 @@
 """Hooks on an unmodified model, for the length of a context: each chosen site hands over what it computed.
 
 Hooks are registered on entering and removed on leaving, whatever happens inside; hooks of the caller's own stay. Once
-every site has spoken the forward stops, so nothing beyond the last one is computed. Several threads may run the model at
-once: a context's hooks act in the forwards of that context only. Knows nothing of what is done with the activations.
+every site has spoken the forward stops, so nothing beyond the last one is computed. Several threads may run the model
+at once: a context's hooks act in the forwards of that context only. Knows nothing of what is done with the activations.
 """
 
 import threading
@@ -37,8 +37,8 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
             order in which the forward reaches them, by the thread that is in the forward. It may keep a view, but must
             not write into it.
 
-    The hooks lie on a model that others may run at the same time: the caller in another thread, or another context. Such
-    a forward is neither listened to nor stopped.
+    The hooks lie on a model that others may run at the same time: the caller in another thread, or another context.
+    Such a forward is neither listened to nor stopped.
     """
     here = _Forward()
 

@@ -33,8 +33,8 @@ AGREEMENT = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 NOT_COMPUTED = ("_name_or_path", "transformers_version", "dtype", "architectures")  # in a config, but not in a forward
 SAFE = {"trust_remote_code": False}  # said each time: left unset, transformers asks on the terminal
 
-# transformers sets PyTorch's default dtype while it loads, and random weights come from the one generator of the process:
-# two loads at once would give each other's format or numbers
+# transformers sets PyTorch's default dtype while it loads, and random weights come from the process's one generator:
+# two loads at once would get each other's format or numbers
 _one_at_a_time = threading.Lock()
 
 
