@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neurexp import sweep as sweeps
+from neurexp import terminal
 from neurexp.config import CONFIG_FOLDER, explain, folder_of, register_schema
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
@@ -92,12 +93,14 @@ def _job(config: DictConfig) -> None:
     options = [text for text in overrides if "." in text.partition("=")[0]] if sweep is not None else []
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _interrupt)  # in a launcher's process as well
+    terminal.prepare()
     try:
         if sweep is not None and sweeps.is_done(folder, config):
             return
         from neurexp.run import run
 
-        run(config, folder, sweep, sweep is not None and over_layers, ", ".join(options)[:LONGEST_NAME])
+        with terminal.warnings_in_the_log():
+            run(config, folder, sweep, sweep is not None and over_layers, ", ".join(options)[:LONGEST_NAME])
     except KeyboardInterrupt:
         _tell_how_to_go_on(folder)
         raise
@@ -149,6 +152,7 @@ def _wants_traceback() -> bool:
 
 def main() -> None:
     """The command line: `python -m neurexp` and the console script `neurexp`."""
+    terminal.prepare()
     # Hydra hands its errors over only in this mode; what the user asked for is kept beside it
     os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -166,7 +170,7 @@ def main() -> None:
             status = "KILLED"
             raise
         except BrokenPipeError:  # the reader of our output went away, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            terminal.flush()
             sys.exit(1)
         except Exception as error:
             status = "FAILED"
@@ -181,7 +185,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         _leave(INTERRUPTED)
-    if _failures:
+    reason = terminal.flush()
+    if reason is not None:
+        print(
+            f"error: standard output took not all lines ({reason}); the run folder has what was found", file=sys.stderr
+        )
+    if _failures or reason is not None:
         sys.exit(1)
 
 
@@ -189,9 +198,7 @@ def _leave(status: int) -> NoReturn:
     """Ends the process now. The interpreter would wait for threads first, and take memory that native code works on."""
     with suppress(BaseException):
         atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # closed, full, or gone
-            stream.flush()
+    terminal.flush()
     os._exit(status)
 
 
