@@ -221,12 +221,13 @@ _heard: dict[int, float] = {}  # signal → when it was first heard
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    """Ends the run in order; the same signal a second time ends the process at once."""
-    now = time.monotonic()
+    """Ends the run in order, by KeyboardInterrupt. The same signal a second time ends the process at once."""
+    now, is_first = time.monotonic(), not _heard
     if now - _heard.setdefault(number, now) > ONE_WISH:
         os.write(2, b"error: interrupted twice, so nothing was put in order\n")
         os._exit(INTERRUPTED)
-    raise KeyboardInterrupt
+    if is_first:
+        raise KeyboardInterrupt
 
 
 def _end_sweep(folder: Path, status: str | None) -> bool:

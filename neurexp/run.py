@@ -261,3 +261,9 @@ def _tell(measurement: "Measurement", tracker: "Tracker") -> None:
         log.info("MLflow:     run %s; open with: %s", tracker.run_id, without_secrets(tracker.where))
     seconds = measurement.clock.seconds().items()
     log.info("Seconds:    %s", ", ".join(f"{stage} {value:.1f}" for stage, value in seconds))
+
+
+if __name__ == "__main__":  # `python -m neurexp.run` is the same as `python -m neurexp`
+    from neurexp.cli import main
+
+    main()

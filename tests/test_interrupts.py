@@ -5,14 +5,21 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
+from conftest import environment
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from mlflow import MlflowClient
+from omegaconf import OmegaConf
 
-from neurexp import interrupts
+from neurexp import cli, interrupts
 from neurexp.interrupts import hearing_signals, work_is_left
 
 napping = ctypes.CDLL(None)  # its functions run without Python's lock, and hear nothing
@@ -142,6 +149,76 @@ def test_the_work_sees_the_callers_context_and_pytorchs_threads():
             torch.set_num_threads(threads)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_second_signal_ends_at_once_unless_both_come_of_one_wish(monkeypatch, capfd):
+    codes = []
+    monkeypatch.setattr(cli, "_heard", {})
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with pytest.raises(KeyboardInterrupt):
+        cli._interrupt(signal.SIGINT, None)
+    cli._interrupt(signal.SIGINT, None)  # a terminal and a launcher have both passed it on
+    cli._interrupt(signal.SIGTERM, None)  # what torchrun sends then
+    assert codes == []
+    cli._heard[signal.SIGINT] -= 1  # seconds
+    with suppress(KeyboardInterrupt):
+        cli._interrupt(signal.SIGINT, None)
+    assert codes == [130]
+    assert capfd.readouterr().err == "error: interrupted twice, so nothing was put in order\n"
+
+
+def test_an_interrupt_that_a_library_makes_a_failure_of_its_own_is_one_still(monkeypatch, tmp_path):
+    """transformers tells of modules that it "could not import" when it is interrupted as it imports them."""
+
+    def run(*_):
+        with suppress(KeyboardInterrupt):
+            cli._interrupt(signal.SIGINT, None)
+        raise ModuleNotFoundError("Could not import module 'PreTrainedModel'")
+
+    monkeypatch.setattr(cli, "_heard", {})
+    monkeypatch.setattr("neurexp.run.run", run)
+    job = {"runtime": {"output_dir": str(tmp_path)}, "mode": RunMode.RUN, "overrides": {"task": []}}
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create(job))
+    with pytest.raises(KeyboardInterrupt):
+        cli._job.__wrapped__(OmegaConf.create())  # without Hydra, which would set up the log anew
+
+
+PLUGIN = """
+import ctypes
+from neurexp.experiments import token_length
+
+class Stuck(token_length.TokenLength):
+    def analyse(self):
+        print("stuck", flush=True)
+        ctypes.CDLL(None).usleep(ctypes.c_uint(60_000_000))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+def test_a_run_in_native_code_is_left_within_a_second_and_in_order(tmp_path, number):
+    (tmp_path / "stuck.py").write_text(PLUGIN)
+    options = ("model=mini", "dataset=pydoc", "dataset.tokens=64", "experiment.plugin=stuck.Stuck", "hydra.run.dir=run")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neurexp", *options],
+        cwd=tmp_path,
+        env=environment(tmp_path / "hf", PYTHONPATH=str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+    assert process.stdout is not None
+    assert any(line == "stuck\n" for line in process.stdout)
+    start = time.monotonic()
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - start < 2  # one, and what a busy machine adds
+    assert process.returncode == 130
+    assert told == "error: interrupted\n"
+    (run,) = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}").search_runs(["1"])
+    assert run.info.status == "KILLED"
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_commands_that_the_work_starts_hear_signals():
