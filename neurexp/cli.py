@@ -3,6 +3,7 @@
 What a run itself does is in `run`. Imports nothing heavy: `--help`, `--cfg` and tab completion stop here.
 """
 
+import atexit
 import os
 import shutil
 import signal
@@ -23,12 +24,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neurexp import sweep as sweeps
+from neurexp import terminal
 from neurexp.config import CONFIG_FOLDER, explain, folder_of, register_schema
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
+from neurexp.interrupts import hearing_signals
 
 HELPERS_WAIT = 5  # seconds that process 0 of `torchrun` has to tell a mistake first: torchrun ends all with the first
 LONGEST_NAME = 200  # characters, of what tells a sweep's runs apart
+INTERRUPTED = 130  # the exit code
+ONE_WISH = 0.3  # seconds between signals that come of one wish: a terminal and `torchrun` may both send one
 
 register_schema()
 
@@ -88,17 +93,22 @@ def _job(config: DictConfig) -> None:
     number = int(hydra_config.job.num) if sweep is not None else 0
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _interrupt)  # in a launcher's process as well
+    terminal.prepare()
     try:
         if sweep is not None and sweeps.begin_job(sweep, number, folder, overrides, config):
             return
         from neurexp.run import run
 
         among = "" if sweep is None else ", ".join(sweeps.among(sweep, overrides))
-        run(config, folder, sweep, sweep is not None and over_layers, among[:LONGEST_NAME])
+        with terminal.warnings_in_the_log():
+            run(config, folder, sweep, sweep is not None and over_layers, among[:LONGEST_NAME])
     except KeyboardInterrupt:
         _tell_how_to_go_on(folder)
         raise
     except Exception as error:
+        if _heard:  # a library has made a failure of its own of the interrupt
+            _tell_how_to_go_on(folder)
+            raise KeyboardInterrupt from error
         message = explain(error) if isinstance(error, UserError | OmegaConfBaseException) else None
         if message is None:
             if processes.rank() > 0:
@@ -143,35 +153,54 @@ def _wants_traceback() -> bool:
 
 def main() -> None:
     """The command line: `python -m neurexp` and the console script `neurexp`."""
+    terminal.prepare()
     # Hydra hands its errors over only in this mode; what the user asked for is kept beside it
     os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _interrupt)  # a job that a scheduler ends leaves what Ctrl-C leaves
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as in a shell's background
+        signal.signal(signal.SIGINT, _interrupt)
     status = None
     try:
-        if processes.count() > 1:
-            _check_processes(sys.argv)
-        with _as_helper() if processes.rank() > 0 else nullcontext():
-            _job()
-    except KeyboardInterrupt:
-        status = "KILLED"
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        status = "FAILED"
-        message = explain(error)
-        if message is None or _wants_traceback():
+        try:
+            if processes.count() > 1:
+                _check_processes(sys.argv)
+            with _as_helper() if processes.rank() > 0 else nullcontext():
+                _job()
+        except KeyboardInterrupt:
+            status = "KILLED"
             raise
-        print(f"error: {message}", file=sys.stderr)
+        except BrokenPipeError:  # the reader of our output went away, as `| head` does
+            terminal.flush()
+            sys.exit(1)
+        except Exception as error:
+            status = "FAILED"
+            message = explain(error)
+            if message is None or _wants_traceback():
+                raise
+            print(f"error: {message}", file=sys.stderr)
+            sys.exit(1)
+        finally:
+            if NoteSweep.folder is not None and not _end_sweep(NoteSweep.folder, status):
+                _failures.append("the sweep")
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        _leave(INTERRUPTED)
+    reason = terminal.flush()
+    if reason is not None:
+        print(
+            f"error: standard output took not all lines ({reason}); the run folder has what was found", file=sys.stderr
+        )
+    if _failures or reason is not None:
         sys.exit(1)
-    finally:
-        if NoteSweep.folder is not None and not _end_sweep(NoteSweep.folder, status):
-            _failures.append("the sweep")
-    if _failures:
-        sys.exit(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process now. The interpreter would wait for threads first, and take memory that native code works on."""
+    with suppress(BaseException):
+        atexit._run_exitfuncs()
+    terminal.flush()
+    os._exit(status)
 
 
 def _check_processes(arguments: list[str]) -> None:
@@ -189,8 +218,17 @@ def _as_helper() -> Iterator[None]:
         yield
 
 
+_heard: dict[int, float] = {}  # signal → when it was first heard
+
+
 def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+    """Ends the run in order, by KeyboardInterrupt. The same signal a second time ends the process at once."""
+    now, is_first = time.monotonic(), not _heard
+    if now - _heard.setdefault(number, now) > ONE_WISH:
+        os.write(2, b"error: interrupted twice, so nothing was put in order\n")
+        os._exit(INTERRUPTED)
+    if is_first:
+        raise KeyboardInterrupt
 
 
 def _end_sweep(folder: Path, status: str | None) -> bool:
@@ -198,7 +236,7 @@ def _end_sweep(folder: Path, status: str | None) -> bool:
     if not folder.exists():
         return True
     try:
-        sweeps.finish(folder, status)
+        hearing_signals(sweeps.finish, folder, status)
     except Exception as error:
         if _wants_traceback():
             traceback.print_exc()

@@ -135,6 +135,13 @@ def remove_old(folder: Path) -> None:
                 left.unlink()
 
 
+def remove_own(folder: Path) -> None:
+    """Temporary files of this process, in a folder and below it."""
+    for left in folder.rglob(f".*.{os.getpid()}.tmp"):
+        with suppress(OSError):
+            left.unlink()
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which takes its place when the block ends well and is gone when not.

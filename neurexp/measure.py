@@ -6,6 +6,7 @@ Sees models, experiments and the engine. Knows nothing of run folders beyond whe
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -166,9 +167,10 @@ def capture_for(
 ) -> list[Reducer]:
     """A pass that an experiment asks for: its reducers, which this returns, have seen every token.
 
-    Of the processes of `torchrun` each runs its share, and only the reducers of process 0 see it all.
+    Of the processes of `torchrun` each runs its share, and only the reducers of process 0 see it all. Of several
+    threads one at a time is in here: the fast forward swaps parts of a model, and lanes share out PyTorch's threads.
     """
-    with fast_forward(model.network) if model.fast else nullcontext():
+    with _one_pass, fast_forward(model.network) if model.fast else nullcontext():
         model.check_ids(tokens.input_ids[tokens.valid])
         layers = wanted.chosen_layers(model)
         sites = find_sites(model.network, site, layers)  # of the model as it runs: the fast forward swaps modules
@@ -274,13 +276,15 @@ def _model_arguments(settings: Config) -> dict[str, Any]:
 
 
 def _load(arguments: dict[str, Any]) -> LanguageModel:
-    """The model; of a sweep's jobs in one process those that want the same share it, for no run changes a model."""
+    """The model; runs in one process that want the same share it, for no run changes a model."""
     key = repr(sorted(arguments.items()))
-    if key not in _loaded:
-        while len(_loaded) >= MODELS_KEPT:
-            _loaded.pop(next(iter(_loaded)))
-        _loaded[key] = load_model(**arguments)
-    return _loaded[key]
+    with _loading:
+        if key not in _loaded:
+            while len(_loaded) >= MODELS_KEPT:
+                _loaded.pop(next(iter(_loaded)))
+            _loaded[key] = load_model(**arguments)
+        return _loaded[key]
 
 
 _loaded: dict[str, LanguageModel] = {}
+_loading, _one_pass = threading.Lock(), threading.Lock()

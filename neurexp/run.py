@@ -1,11 +1,13 @@
 """One run: config → model → text → passes → analysis → figures → tracking. The only place that sees all rooms.
 
-What torch, transformers, datasets and mlflow bring is imported when a run starts.
+Each stage hears a signal at once (`interrupts`); what an interrupted run leaves is put in order here. What torch,
+transformers, datasets and mlflow bring is imported when a run starts.
 """
 
 import logging
 import os
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from neurexp import sweep as sweeps
 from neurexp.config import Backend, Config, Source, Weights, checked, flat, typed_options
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
+from neurexp.interrupts import hearing_signals
 
 if TYPE_CHECKING:
     from neurexp.measure import Measurement
@@ -40,13 +43,14 @@ def run(
         UserError: whatever the user can mend.
     """
     settings = checked(config)
-    _check_reachable(settings)
-    options, plugin = typed_options(settings.experiment)
+    hearing_signals(_check_reachable, settings)
+    options, plugin = hearing_signals(typed_options, settings.experiment)
     if options.control not in ("off", "random"):
         raise UserError(f"experiment.control={options.control}: give off or random")
     if options.control == "random" and settings.model.weights is Weights.random:
         raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
 
+    hearing_signals(import_module, "neurexp.measure")  # and with it all that is large
     from neurexp import provenance, tracking
     from neurexp.experiments.base import Setting
     from neurexp.measure import Measurement, batch_size_of, prepare_device
@@ -64,48 +68,61 @@ def run(
         every_layer,
     )
     experiment = plugin(options, setting)
-    processes.connect()
+    hearing_signals(processes.connect)
     if processes.rank() > 0:
-        shared = processes.told("")
+        shared = hearing_signals(processes.told, "")
         if shared and plugin.splits:
-            Measurement(settings, experiment, Path(shared), clock, _reads_text(settings)).run()
+            hearing_signals(Measurement(settings, experiment, Path(shared), clock, _reads_text(settings)).run)
         processes.leave()
         return
     with resume.at_work(folder, config) as progress:
         resume.redact(folder / ".hydra")
         is_whole = (folder / "summary.json").exists()  # and the process was ended while it logged
-        processes.told("" if is_whole else str(folder.resolve()))
+        hearing_signals(processes.told, "" if is_whole else str(folder.resolve()))
         if is_whole:
             processes.leave()
             progress.results_are_whole()
             if settings.tracking.backend is not Backend.off:
-                tracking.log_later(folder, settings.tracking.uri)
+                hearing_signals(tracking.log_later, folder, settings.tracking.uri)
             resume.forget(folder)
             return
-        facts = provenance.of_process() | {
-            "dataset": sources.identity(settings.dataset) if _reads_text(settings) else {"source": "none"}
-        }
+        read = _reads_text(settings)
+        text = hearing_signals(sources.identity, settings.dataset) if read else {"source": "none"}
+        facts = provenance.of_process() | {"dataset": text}
         outputs = Path(settings.run.outputs).expanduser().resolve()
         with clock("track"):
-            parent = None if sweep is None else sweeps.parent(settings.tracking, outputs, options.name, sweep)
+            parent = None
+            if sweep is not None:
+                parent = hearing_signals(sweeps.parent, settings.tracking, outputs, options.name, sweep)
             known = progress.note.get("run_id")
             name = f"{setting}, {among}" if among else str(setting)
-            tracker = tracking.start(
-                settings.tracking, outputs, options.name, name, flat(config), folder, parent, known, progress.resumed
+            parameters, resumed = flat(config), progress.resumed
+            tracker = hearing_signals(
+                tracking.start,
+                settings.tracking,
+                outputs,
+                options.name,
+                name,
+                parameters,
+                folder,
+                parent,
+                known,
+                resumed,
             )
         progress.remember(run_id=tracker.run_id or known)
         try:
-            measurement = Measurement(settings, experiment, folder, clock, _reads_text(settings)).run()
+            measurement = hearing_signals(Measurement(settings, experiment, folder, clock, read).run)
             processes.leave()
-            _write(measurement, resume.options_of(config), facts, tracker)
+            hearing_signals(_write, measurement, resume.options_of(config), facts, tracker)
             progress.results_are_whole()
-            untracked = _log(folder, tracker, clock)
+            untracked = hearing_signals(_log, folder, tracker, clock)
         except BaseException as error:
+            how, why = "FAILED", f"{type(error).__name__}: {error}"
+            if isinstance(error, KeyboardInterrupt):
+                how, why = "KILLED", "interrupted"
+                files.remove_own(folder)  # of work that is in native code still
             with suppress(Exception):  # what went wrong is the news, not that it could not be noted
-                if isinstance(error, KeyboardInterrupt):
-                    tracker.finish("KILLED", "interrupted")
-                else:
-                    tracker.finish("FAILED", f"{type(error).__name__}: {error}")
+                hearing_signals(tracker.finish, how, why)
             raise
         if not untracked:
             resume.forget(folder)
@@ -246,3 +263,9 @@ def _tell(measurement: "Measurement", tracker: "Tracker") -> None:
         log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
     seconds = measurement.clock.seconds().items()
     log.info("Seconds:    %s", ", ".join(f"{stage} {value:.1f}" for stage, value in seconds))
+
+
+if __name__ == "__main__":  # `python -m neurexp.run` is the same as `python -m neurexp`
+    from neurexp.cli import main
+
+    main()

@@ -101,6 +101,15 @@ def test_the_console_script_is_the_same_program(tmp_path):
     assert process.stdout.startswith("neurexp: ")
 
 
+def test_the_module_that_runs_is_the_same_program_too(tmp_path):
+    process = run_python(tmp_path, "-W", "error", "-m", "neurexp.run", "--help")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("neurexp: ")
+    process = run_python(tmp_path, "-m", "neurexp.run", "model=min")
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: model=min: no such choice")
+
+
 def test_importing_neurexp_imports_nothing_heavy_and_offers_its_public_names(tmp_path):
     code = "import neurexp, sys; print(neurexp.__all__); neurexp.UserError; sys.exit('torch' in sys.modules)"
     process = run_python(tmp_path, "-c", code)

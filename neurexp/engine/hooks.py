@@ -1,8 +1,8 @@
 """Hooks on an unmodified model, for the length of a context: each chosen site hands over what it computed.
 
 Hooks are registered on entering and removed on leaving, whatever happens inside; hooks of the caller's own stay. Once
-every site has spoken the forward stops, so nothing beyond the last one is computed. Several threads may be in a forward
-at once. Knows nothing of what is done with the activations.
+every site has spoken the forward stops, so nothing beyond the last one is computed. Several threads may run the model
+at once: a context's hooks act in the forwards of that context only. Knows nothing of what is done with the activations.
 """
 
 import threading
@@ -19,9 +19,9 @@ class _EverySiteSpoke(BaseException):
 
 
 class _Forward(threading.local):
-    """The sites that have not spoken yet in this thread's forward."""
+    """The sites that have not spoken yet in this thread's forward; None where the thread is in no forward of ours."""
 
-    silent: frozenset[int] = frozenset()
+    silent: frozenset[int] | None = None
 
 
 @contextmanager
@@ -36,11 +36,16 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
         receive: called with the site's index in `sites` and its activations `[sequences, length, neurons]`, in the
             order in which the forward reaches them, by the thread that is in the forward. It may keep a view, but must
             not write into it.
+
+    The hooks lie on a model that others may run at the same time: the caller in another thread, or another context.
+    Such a forward is neither listened to nor stopped.
     """
     here = _Forward()
 
     def hook_for(index: int, site: Site):
         def hook(module, arguments, output):
+            if here.silent is None:
+                return
             activations = output[0] if isinstance(output, tuple) else output
             if site.address.parts > 1:
                 activations = activations.chunk(site.address.parts, dim=-1)[site.address.part]
@@ -53,10 +58,14 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
 
     def forward(module: torch.nn.Module, **inputs) -> None:
         here.silent = frozenset(range(len(sites)))
-        with suppress(_EverySiteSpoke):
-            module(**inputs)
-        if here.silent:
-            missing = ", ".join(sites[index].key for index in sorted(here.silent))
+        try:
+            with suppress(_EverySiteSpoke):
+                module(**inputs)
+            silent = here.silent
+        finally:
+            here.silent = None
+        if silent:
+            missing = ", ".join(sites[index].key for index in sorted(silent))
             raise RuntimeError(f"the forward never reached {missing}")
 
     handles = []

@@ -8,11 +8,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
 LANES = 2  # more of them, on machines with more cores, were not measured
+GLANCE = 0.05  # seconds after which the thread that waits for the lanes looks whether it is to stop
 
 
 class _OtherLaneFailed(BaseException):
@@ -108,7 +109,10 @@ class Lanes:
             for _ in range(count):
                 threading.Thread(target=in_a_thread, name="lane", daemon=True).start()
             for _ in range(count):
-                ended.get()
+                while True:
+                    with suppress(queue.Empty):
+                        ended.get(timeout=GLANCE)  # what `interrupts` sends is not heard in here
+                        break
         except BaseException as error:  # an interrupt, at whatever point: perhaps in the middle of `start`
             # whose own locks make another error of it
             self._fail(error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error)

@@ -231,6 +231,9 @@ def capture(
         model = neurexp.load_model("mini")
         activations = neurexp.capture(model, model.tokenizer("Hello world", return_tensors="pt").input_ids)
 
+    Any number of threads may call it at once, on one model or on several, and run the same model themselves meanwhile:
+    each gets what it would get alone, and none waits for another.
+
     Args:
         model: of `load_model`, or any causal transformers model of a known family (put it in `eval()` yourself).
         input_ids: `[sequences, length]`, or one sequence `[length]`.

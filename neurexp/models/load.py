@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,10 @@ FEWEST_USED = 0.9  # of a model's embeddings, by its tokenizer: what is left ove
 # Constants that older versions of transformers saved with the weights
 BUFFER = re.compile(r"\.(attn|attention|self_attn)(\.attention)?\.(bias|masked_bias)$|\.inv_freq$|\.masked_bias$")
 SAFE = {"trust_remote_code": False}  # said each time: left unset, transformers asks on the terminal
+
+# transformers sets PyTorch's default dtype while it loads, and random weights come from the process's one generator:
+# two loads at once would get each other's format or numbers
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,8 @@ def load_model(
 ) -> LanguageModel:
     """Loads a causal language model for measuring: evaluation mode, no gradients.
 
+    Any number of threads may call it: one of them loads, the others wait for it.
+
     Args:
         name: `mini` (ships with neurexp), a local folder, or a Hub id.
         revision: branch, tag or commit on the Hub; the commit it stands for is in the result.
@@ -167,7 +174,22 @@ def load_model(
     for option, given in (("model.name", name), ("model.tokenizer", tokenizer or ""), ("model.revision", revision)):
         if not isinstance(given, str):
             raise UserError(f"{option}={given}: give text, as str(path) of a folder, and no {type(given).__name__}")
-    number_format = getattr(torch, dtype)
+    with _one_at_a_time:
+        return _load(name, revision, tokenizer, weights, architecture, target, getattr(torch, dtype), seed, fast)
+
+
+def _load(
+    name: str,
+    revision: str,
+    tokenizer: str | None,
+    weights: str,
+    architecture: dict[str, Any] | None,
+    target: torch.device,
+    number_format: torch.dtype,
+    seed: int,
+    fast: bool,
+) -> LanguageModel:
+    """`load_model`, of arguments that were checked."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity(logging.CRITICAL)  # what it logs of a load, we say in one line
     place, speech = locate_parts(name, revision, tokenizer, weights, architecture is not None)

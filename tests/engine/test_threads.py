@@ -1,0 +1,110 @@
+"""Several threads at once: each gets what it would get alone, and a forward that is not ours is left alone."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from tiny import LAYERS, build, token_ids
+
+import neurexp
+from neurexp.engine.hooks import hooked
+from neurexp.models.sites import find_sites
+
+
+def same(found: dict[str, torch.Tensor], alone: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == alone.keys() and all(torch.equal(found[key], alone[key]) for key in alone)
+
+
+def in_a_thread(function):
+    """The result of the function, or what it raised, from a thread of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result(timeout=60)
+
+
+def test_captures_of_one_model_and_of_another_with_their_own_sites_layers_and_texts():
+    models = [build("gpt_neo"), build("llama")]
+    asked = [
+        (models[index % 2], token_ids(3, 4 + index), {"site": site, "layers": layers, "batch_size": 1 + index % 2})
+        for index, (site, layers) in enumerate(
+            [("MLP", "all"), ("MLP", "all"), ("ACT", [0, 2]), ("PROJ", 1), ("MLP", [1]), ("ACT", "all")] * 4
+        )
+    ]
+    alone = [neurexp.capture(model, ids, **options) for model, ids, options in asked]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda one: neurexp.capture(one[0], one[1], **one[2]), asked))
+    assert all(map(same, found, alone))
+    assert not any(module._forward_hooks for model in models for module in model.modules())
+
+
+def test_the_callers_own_forward_is_neither_heard_nor_stopped():
+    """In another thread while the hooks are on, and in the same thread between two forwards of ours."""
+    model, heard = build("gpt_neo"), []
+    with torch.no_grad():
+        whole = model(token_ids(2, 9)).logits
+
+    def own():
+        with torch.no_grad():
+            return model(token_ids(2, 9)).logits
+
+    with hooked(find_sites(model, "MLP", [0]), lambda index, values: heard.append(index)) as forward, torch.no_grad():
+        assert torch.equal(in_a_thread(own), whole)
+        forward(model.base_model, input_ids=token_ids(1, 5))
+        assert torch.equal(own(), whole)
+    assert heard == [0]
+
+
+def test_a_forward_in_the_middle_of_another_threads_forward():
+    """Each is heard by its own context only, though one begins and ends while the other is between two sites."""
+    model, heard = build("gpt_neo"), {"outer": [], "inner": []}
+    sites = find_sites(model, "MLP")
+
+    def inner():
+        with (
+            torch.no_grad(),
+            hooked(sites[:2], lambda index, values: heard["inner"].append((index, len(values)))) as forward,
+        ):
+            forward(model.base_model, input_ids=token_ids(3, 5))
+
+    def outer(index, values):
+        heard["outer"].append((index, len(values)))
+        if index == 1:
+            in_a_thread(inner)
+
+    with torch.no_grad(), hooked(sites, outer) as forward:
+        forward(model.base_model, input_ids=token_ids(1, 5))
+    assert heard == {"outer": [(index, 1) for index in range(LAYERS)], "inner": [(0, 3), (1, 3)]}
+
+
+def test_captures_and_the_callers_own_forwards_at_once():
+    model, ids = build("gpt2"), token_ids(2, 12)
+    alone = neurexp.capture(model, ids)
+    with torch.no_grad():
+        whole = model(ids).logits
+    start = threading.Barrier(6)
+
+    def own():
+        start.wait()
+        with torch.no_grad():
+            return all(torch.equal(model(ids).logits, whole) for _ in range(30))
+
+    def capture():
+        start.wait()
+        return all(same(neurexp.capture(model, ids), alone) for _ in range(30))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(future.result() for future in [pool.submit(work) for work in (own, capture) * 3])
+
+
+@pytest.mark.parametrize("dtypes", [("float32",) * 4, ("float32", "bfloat16") * 2], ids=["seeds", "formats"])
+def test_models_loaded_in_several_threads_are_those_loaded_one_after_the_other(dtypes):
+    def load(seed_and_dtype):
+        seed, dtype = seed_and_dtype
+        return neurexp.load_model("mini", weights="random", seed=seed, dtype=dtype, device="cpu").weights_hash
+
+    asked = list(enumerate(dtypes))
+    alone = [load(one) for one in asked]
+    assert len(set(alone)) == len(alone)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(load, asked)) == alone
+    assert torch.get_default_dtype() == torch.float32
