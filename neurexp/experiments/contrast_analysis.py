@@ -18,7 +18,6 @@ import numpy as np
 from neurexp.report import Table
 from neurexp.stats import contrast, nulls, probe, summary, units
 from neurexp.stats.association import LEVEL, q_values
-from neurexp.stats.layer_probe import layer_accuracy
 from neurexp.stats.parts import Tick, of_labellings, untold
 from neurexp.text.words import Selection, pairs
 
@@ -49,7 +48,7 @@ class Analyst:
         _, self.units = np.unique(of.rows.words, return_inverse=True)
 
     def steps(self) -> dict[str, float]:
-        """The steps of a layer, and how long each takes about, for a forecast: in units of a product of a number."""
+        """The steps of a layer and how long each takes, in units of a product of one neuron: measured, and rough."""
         rows, several = len(self.labels), 1 if self.two else len(self.of.categories)
         options, beside = self.options, sum(len(one.rows.words) for one in self.of.conditions.values())
         unequal = len(set(np.bincount(self.labels))) > 1
@@ -58,11 +57,11 @@ class Analyst:
         dimensions = min(rows, self.of.activations["words"][self.of.layers[0]].shape[1])
         return {
             "permutation": rows * options.permutations * (several if several > 1 else 1 + unequal),
-            "replication": 6 * rows * options.splits * several + 1000 * options.splits,
-            "chance": 6 * rows * options.shuffles * SPLITS_OF_A_SHUFFLE * several + 10_000 * options.shuffles,
-            "layer probe": rows * (5 * dimensions + 150 * fitted * several),
-            "neuron probes": 60_000 * rows if self.two else 0,
-            "rest": 1000 * (rows + beside) + 4000 * found + 100_000,
+            "replication": 20 * rows * options.splits * several + 1000 * options.splits,
+            "chance": 8 * rows * options.shuffles * SPLITS_OF_A_SHUFFLE * several + 10_000 * options.shuffles,
+            "layer probe": rows * (3 * dimensions + 100 * fitted * several),
+            "neuron probes": 10_000 * rows if self.two else 0,
+            "rest": 250 * (rows + beside) + 1000 * found + 100_000,
         }
 
     def layer(self, layer: int, progress: dict[str, Tick] | None = None) -> LayerAnalysis:
@@ -178,7 +177,7 @@ class Analyst:
         # Dealt out within the folds: the null's folds are then as balanced as the real ones
         shuffles = self._shuffled(fold)
         labellings = np.concatenate([self.labels[None].astype(shuffles.dtype), shuffles])
-        accuracy = layer_accuracy(x, labellings[: 1 + self._fitted_shuffles], fold, of_layer)
+        accuracy = probe.layer_accuracy(x, labellings[: 1 + self._fitted_shuffles], fold, of_layer)
         row = {
             "probe_layer_accuracy": float(accuracy[0]),
             "probe_layer_accuracy_shuffled_q95": float(np.quantile(accuracy[1:], 1 - LEVEL)),

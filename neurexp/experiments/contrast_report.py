@@ -10,7 +10,7 @@ import numpy as np
 
 from neurexp.experiments.contrast_analysis import Analyst, LayerAnalysis
 from neurexp.experiments.contrast_columns import columns_of
-from neurexp.experiments.contrast_figures import Figures, extremes
+from neurexp.experiments.contrast_figures import Figures, extremes, sizes_told
 from neurexp.progress import Progress
 from neurexp.report import Report, Table
 from neurexp.stats import summary
@@ -238,7 +238,7 @@ def _agreement(neurons: Table, of: "Contrast") -> Table:
 
 def _findings(of: "Contrast", layers: Table, metrics: dict[str, Any]) -> list[str]:
     sizes = np.bincount(of.rows.category)
-    what = ", ".join(f"{size} {name}" for size, name in zip(sizes, of.categories, strict=True))
+    what = sizes_told(of)
     left_out = [
         f"{metrics[name]} {text}"
         for name, text in (
@@ -319,9 +319,10 @@ def _findings(of: "Contrast", layers: Table, metrics: dict[str, Any]) -> list[st
 
 
 def _about_extreme(of: "Contrast", metrics: dict[str, Any], end: str, own: int) -> str:
+    effect = f", d = {metrics[f'{end}_d']:+.2f}" if f"{end}_d" in metrics else ", the same on all rows of a category"
     text = (
         f"The neuron that prefers “{of.categories[own]}” most is {metrics[f'{end}_neuron']} of layer "
-        f"{metrics[f'{end}_layer']} (t = {metrics[f'{end}_t']:+.1f}, d = {metrics[f'{end}_d']:+.2f}"
+        f"{metrics[f'{end}_layer']} (t = {metrics[f'{end}_t']:+.1f}{effect}"
     )
     if f"{end}_auroc_text" not in metrics:
         return text + ")."

@@ -339,7 +339,12 @@ def _halves(labels: np.ndarray, units: np.ndarray, splits: int, random: np.rando
 
 
 def one_against_rest(x: np.ndarray, labels: np.ndarray, way: float) -> float:
-    """AUROC in the expected direction: of the higher category (two), or of the highest one against the rest (more)."""
+    """AUROC in the expected direction: of the higher category (two), or of the highest one against the rest (more).
+
+    NaN where a category has no row.
+    """
+    if len(labels) == 0:
+        return float("nan")
     if labels.max() > 1:
         return float(auroc(x[:, None], (labels == way).astype(int))[0])
     value = float(auroc(x[:, None], labels)[0])

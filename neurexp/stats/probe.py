@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import expit
 
 from neurexp.stats.contrast import compare_within
+from neurexp.stats.layer_probe import layer_accuracy as layer_accuracy  # the third probe, which has a file of its own
 from neurexp.stats.parts import Tick, in_float64, of_labellings, of_neurons, untold
 from neurexp.stats.units import kinds_of_units
 
