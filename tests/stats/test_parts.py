@@ -71,7 +71,6 @@ def test_tests_and_effects_in_parts_are_scipys():
 @pytest.mark.parametrize("sizes", [(18, 25), (9, 12, 20)])
 def test_the_permutation_null_in_parts_is_that_of_scipys_statistic(sizes):
     x, labels = sample(sizes)
-    x += np.random.default_rng(1).normal(size=x.shape).astype(np.float32) / 100  # no statistic at the edge of a bin
     dealt = np.concatenate([*units.shuffles(labels, 120, np.random.default_rng(5))])
 
     def statistic(one):
@@ -84,7 +83,8 @@ def test_the_permutation_null_in_parts_is_that_of_scipys_statistic(sizes):
     null = nulls.permutation(x, labels, 120, seed=5)
     np.testing.assert_allclose(null.p, (1 + (np.abs(drawn) >= observed * (1 - 1e-9)).sum(0)) / 121, rtol=1e-12)
     np.testing.assert_allclose(null.largest, np.abs(drawn).max(1), rtol=1e-9)
-    np.testing.assert_array_equal(null.counts, np.histogram(drawn, null.edges)[0])
+    moved = np.abs(null.counts - np.histogram(drawn, null.edges)[0]).sum()
+    assert moved <= 2 * (np.isclose(drawn[..., None], null.edges, rtol=1e-9, atol=1e-9)).sum()  # at the edge of a bin
 
 
 def test_the_shuffles_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
