@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_states
 from safetensors.torch import save_file as save_states
 
@@ -59,11 +58,14 @@ class RowStore:
         return self._folder / f"{layer}.safetensors"
 
     def load(self, layers: Sequence[int]) -> dict[int, np.ndarray] | None:
-        """Layer → `[rows, neurons]` float32 of all `layers`, or None unless all are there and whole."""
+        """Layer → `[rows, neurons]` float32 of all `layers`, or None unless all are there and whole.
+
+        The arrays are mapped from the files: what is not looked at takes no memory.
+        """
         found = {}
         for layer in layers:
             try:
-                found[layer] = load_file(self._file(layer))["rows"]
+                found[layer] = load_states(self._file(layer))["rows"].numpy()
             except (SafetensorError, KeyError):  # not whole
                 self._file(layer).unlink(missing_ok=True)
                 return None

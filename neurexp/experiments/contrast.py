@@ -166,7 +166,7 @@ class Contrast(base.Experiment):
                     yield one
                     for index, layer in enumerate(layers):
                         store.save(layer, one.reducer.rows(index).numpy())
-                    captured[name] = {
+                    captured[name] = store.load(self.layers) or {  # as files, which take no memory, if they are there
                         layer: one.reducer.rows(index).numpy()
                         for index, layer in enumerate(layers)
                         if layer in self.layers

@@ -20,6 +20,8 @@ def columns_of(categories: list[str], conditions: dict[str, str]) -> dict[str, s
             f"d_r_{name}": f"correlation over neurons of cohens_d and cohens_d {where}; the same words stand in both",
             f"d_r_{name}_shuffled_q95": f"d_r_{name} {_SHUFFLED}, the same in both: 95 % quantile over "
             "experiment.shuffles; not near 0, because the same words stand in both",
+            f"d_r_{name}_shuffled_undefined": f"number of these shuffles in which d_r_{name} is not defined, because "
+            "they left a category without a word; left out of the quantile",
             f"share_bonferroni_{name}_within_layers": f"mean of share_bonferroni_{name} over layers",
             f"d_r_{name}_mean": f"mean of d_r_{name} over layers",
         }
@@ -109,6 +111,10 @@ _COLUMNS = {
     "probe_unconverged": "number of neurons whose regression did not converge",
     "auroc_text_r": "correlation over neurons of auroc and auroc_text; the same words stand in both",
     "auroc_text_r_shuffled_q95": f"the same {_SHUFFLED}, the same in both: 95 % quantile over experiment.shuffles",
+    "auroc_text_r_shuffled_undefined": "number of these shuffles in which auroc_text_r is not defined, because a "
+    "category was left without an occurrence; left out of the quantile",
+    "auroc_text_heldout_undefined": "number of splits whose other half does not occur in the text in both categories; "
+    "left out of auroc_text_heldout",
     "auroc_text_heldout": "the neuron with the largest |t_welch| in one half of the words, on their own; its AUROC "
     "between occurrences in the text of the other half, in the expected direction; mean over splits, 0.5 by chance",
     "words": "number of words",

@@ -13,11 +13,22 @@ if TYPE_CHECKING:
     from neurexp.experiments.contrast import Contrast
 
 SHOWN = 12  # neurons whose values are drawn word by word
+MANY = 8  # categories, beyond which they are counted in sentences, and fewer neurons are drawn
+DRAWN = 2**24  # activations in a picture at most: of more, every so many words are left out
 
 
 def extremes(neurons: Table) -> tuple[int, int]:
     """Rows of the highest and of the lowest t."""
     return int(np.nanargmax(neurons["t_welch"])), int(np.nanargmin(neurons["t_welch"]))
+
+
+def sizes_told(of: "Contrast") -> str:
+    """How many rows each category has, in a few words however many categories there are."""
+    sizes = np.bincount(of.rows.category, minlength=len(of.categories))
+    if len(of.categories) <= MANY:
+        return ", ".join(f"{size} {name}" for size, name in zip(sizes, of.categories, strict=True))
+    each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+    return f"{sizes.sum()} rows in {len(of.categories)} categories ({each} each)"
 
 
 class Figures:
@@ -28,9 +39,7 @@ class Figures:
     ):
         self.of, self.analyses, self.layers, self.neurons = of, analyses, layers, neurons
         self.metrics, self.over = metrics, over_layers
-        sizes = np.bincount(of.rows.category)
-        names = ", ".join(f"{size} {name}" for size, name in zip(sizes, of.categories, strict=True))
-        self.measured = f"{of.setting.model}, {of.options.site}; {names}"
+        self.measured = f"{of.setting.model}, {of.options.site}; {sizes_told(of)}"
         self.statistic, self.symbol, self.effect = ("t_welch", "t", "cohens_d") if of.two else ("f", "F", "eta2")
         # The layer that figures of one layer show
         self.at = int(np.argmax(layers["share_bonferroni"] + 1e-9 * np.nan_to_num(layers["auroc_heldout"])))
@@ -63,14 +72,18 @@ class Figures:
         from neurexp.figures.contrasts import words_by_neurons
 
         offset, negative = self.layers["mean_offset"][self.at], self.layers["share_mean_negative"][self.at]
+        rows, labels = self.of.activations["words"][self._layer], self.of.rows.category
+        step = -(-rows.size // DRAWN)
+        shown = np.sort(np.argsort(labels, kind="stable")[::step])  # as many of each category as it has
+        left_out = f"; one word in {step} is drawn" if step > 1 else ""
         return words_by_neurons(
-            self.of.activations["words"][self._layer],
-            self.of.rows.category,
+            rows[shown],
+            labels[shown],
             self.of.categories,
             self._of_layer("band"),
             f"{negative:.0%} of the neurons of layer {self._layer} sit below zero (mean {offset:+.2f}); "
             f"{self.layers['bands'][self.at]:g} are far out for all words",
-            f"{self.measured}; layer {self._layer}; marks below: means beyond 3.5 robust SD of the others",
+            f"{self.measured}; layer {self._layer}{left_out}; marks below: means beyond 3.5 robust SD of the others",
             "activation (model's own units)",
         )
 
@@ -116,21 +129,29 @@ class Figures:
 
         values = np.nan_to_num(self.neurons[self.statistic])
         order = np.argsort(values)
-        half = min(SHOWN // 2, len(values) // 2)
+        half = min((SHOWN if len(self.of.categories) <= MANY else SHOWN // 3) // 2, max(1, len(values) // 2))
         chosen = [*order[::-1][:half], *order[:half][::-1]] if self.of.two else list(order[::-1][: 2 * half])
+        chosen = list(dict.fromkeys(chosen))  # of a single neuron, once
         labels, rows = [], []
         sign = "d = {:+.2f}" if self.of.two else "η² = {:.2f}"
         for index in chosen:
             layer, neuron = int(self.neurons["layer"][index]), int(self.neurons["neuron"][index])
-            effect = sign.format(self.neurons[self.effect][index])
+            effect = self.neurons[self.effect][index]
+            effect = sign.format(effect) if np.isfinite(effect) else "no spread within the categories"
             labels.append(f"{self.of.options.site}_{layer}, neuron {neuron}\n{effect}")
             rows.append(self.of.activations["words"][layer][:, neuron])
         above = f"above: neurons that prefer {self.of.categories[-1]}, below: {self.of.categories[0]}; "
         effects = np.abs(self.neurons[self.effect][chosen])
+        effects = effects[np.isfinite(effects)]
+        sizes = (
+            f": {'|d|' if self.of.two else 'η²'} from {effects.min():.2f} to {effects.max():.2f}"
+            if len(effects)
+            else ""
+        )
         return values_by_word(
             rows, labels, self.of.rows.category, self.of.categories,
-            f"The neurons with the largest {'|t|' if self.of.two else 'F'}, word by word: "
-            f"{'|d|' if self.of.two else 'η²'} from {np.nanmin(effects):.2f} to {np.nanmax(effects):.2f}",
+            f"The neurons with the largest {'|t|' if self.of.two else 'F'}, word by word"
+            f"{sizes}",
             f"{self.measured}; a dot a word, bar: mean; {above if self.of.two else ''}chosen and shown on the same "
             "words",
             "activation (own scale)",

@@ -7,15 +7,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from neurexp.experiments.contrast_analysis import FEWEST, Analyst, LayerAnalysis
 from neurexp.experiments.contrast_columns import columns_of
-from neurexp.experiments.contrast_figures import Figures, extremes
+from neurexp.experiments.contrast_figures import Figures, extremes, sizes_told
+from neurexp.progress import Progress
 from neurexp.report import Report, Table
 from neurexp.stats import summary
 from neurexp.stats.association import LEVEL, q_values
-from neurexp.stats.contrast import auroc_interval, p_of_largest
+from neurexp.stats.nulls import auroc_interval, p_of_largest
 
 if TYPE_CHECKING:
     from neurexp.experiments.contrast import Contrast
@@ -30,9 +30,8 @@ BOOTSTRAPS = 2000  # for the interval of an AUROC in running text
 
 def write(of: "Contrast") -> Report:
     """Analyses every layer of the contrast and says what was found."""
-    chosen = tqdm(of.layers, unit=" layers", leave=False, disable=None if len(of.layers) > 1 else True)
     analyst = Analyst(of)
-    analyses = [analyst.layer(layer) for layer in chosen]
+    analyses = _analyses(of, analyst)
     neurons = _neurons(of, analyses)
     layers = _layers(of, analyses, neurons)
     metrics = _metrics(of, layers, neurons)
@@ -40,8 +39,12 @@ def write(of: "Contrast") -> Report:
     tensors = {f"{of.options.site}_{layer}": of.activations["words"][layer] for layer in of.layers}
     sizes = np.bincount(labels, minlength=len(of.categories))
     if len(set(sizes)) == 1:  # the array of the documents: [categories, words, neurons]
-        by_category = np.argsort(labels, kind="stable").reshape(len(sizes), -1)
-        tensors |= {f"{name}_by_category": rows[by_category] for name, rows in tensors.items()}
+        order = np.argsort(labels, kind="stable")
+        as_they_are = bool((np.diff(order) > 0).all())  # then it is a view
+        tensors |= {
+            f"{name}_by_category": (rows if as_they_are else rows[order]).reshape(len(sizes), -1, rows.shape[1])
+            for name, rows in tensors.items()
+        }
     tensors["labels"] = labels
     definitions = columns_of(of.categories, {name: one.described for name, one in of.conditions.items()})
     for name in tensors:
@@ -73,6 +76,15 @@ def write(of: "Contrast") -> Report:
     drawn = Figures(of, analyses, layers, neurons, metrics, report.over_layers)
     report.figures, report.pages = drawn.all(), drawn.pages()
     return report
+
+
+def _analyses(of: "Contrast", analyst: Analyst) -> list[LayerAnalysis]:
+    steps = analyst.steps()
+    rows, neurons = of.activations["words"][of.layers[0]].shape
+    detail = f"{len(of.layers)} {'layers' if len(of.layers) > 1 else 'layer'} of {rows:,} rows × {neurons:,} neurons"
+    with Progress("Analysis", len(of.layers) * sum(steps.values()), detail) as progress:
+        ticks = {name: progress.part(size) for name, size in steps.items()}
+        return [analyst.layer(layer, ticks) for layer in of.layers]
 
 
 def _neurons(of: "Contrast", analyses: list[LayerAnalysis]) -> Table:
@@ -227,7 +239,7 @@ def _agreement(neurons: Table, of: "Contrast") -> Table:
 
 def _findings(of: "Contrast", layers: Table, metrics: dict[str, Any]) -> list[str]:
     sizes = np.bincount(of.rows.category)
-    what = ", ".join(f"{size} {name}" for size, name in zip(sizes, of.categories, strict=True))
+    what = sizes_told(of)
     left_out = [
         f"{metrics[name]} {text}"
         for name, text in (
@@ -331,9 +343,10 @@ def _about_text(of: "Contrast", metrics: dict[str, Any]) -> list[str]:
 
 
 def _about_extreme(of: "Contrast", metrics: dict[str, Any], end: str, own: int) -> str:
+    effect = f", d = {metrics[f'{end}_d']:+.2f}" if f"{end}_d" in metrics else ", the same on all rows of a category"
     text = (
         f"The neuron that prefers “{of.categories[own]}” most is {metrics[f'{end}_neuron']} of layer "
-        f"{metrics[f'{end}_layer']} (t = {metrics[f'{end}_t']:+.1f}, d = {metrics[f'{end}_d']:+.2f}"
+        f"{metrics[f'{end}_layer']} (t = {metrics[f'{end}_t']:+.1f}{effect}"
     )
     if f"{end}_auroc_text" not in metrics:
         return text + ")."

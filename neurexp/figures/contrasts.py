@@ -9,6 +9,7 @@ from neurexp.figures.fonts import drawable, families
 from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
 
 MARKERS = "os^Dvx"
+CROWDED = 4  # categories, beyond which their names are turned
 
 
 def words_by_neurons(
@@ -25,7 +26,8 @@ def words_by_neurons(
         title, detail, scale: texts.
     """
     order = np.argsort(labels, kind="stable")
-    figure = new_figure(9, 5)
+    many = len(categories) > CROWDED
+    figure = new_figure(9, max(5.0, 0.14 * len(categories)))
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(20, 1))
     low, high = np.quantile(activations, (0.005, 0.995))
     image = axes.imshow(
@@ -36,8 +38,9 @@ def words_by_neurons(
     for category, name in enumerate(categories):
         size = int((labels == category).sum())
         axes.text(
-            -0.01, start + size / 2, name, transform=axes.get_yaxis_transform(), ha="right", va="center", rotation=90
-        )
+            -0.01, start + size / 2, name, transform=axes.get_yaxis_transform(), ha="right", va="center",
+            rotation=0 if many else 90, fontsize=6 if many else None,
+        )  # fmt: skip
         start += size
         if start < len(order):
             axes.axhline(start - 0.5, color="black", linewidth=1)
@@ -131,7 +134,8 @@ def values_by_word(
         categories, title, detail, ylabel: texts.
     """
     columns = (len(values) + 1) // 2
-    figure = new_figure(1.7 * columns + 1, 6)
+    many = len(categories) > CROWDED
+    figure = new_figure(max(1.7, 0.2 * len(categories)) * columns + 1, 6)
     panels = figure.subplots(2, columns, squeeze=False)
     spread = np.random.default_rng(0)
     for axes in panels.flat[len(values) :]:
@@ -145,8 +149,10 @@ def values_by_word(
             axes.scatter(place, own, s=7, color=color, marker=MARKERS[category % 6], alpha=0.7)
             axes.hlines(own.mean(), category - 0.35, category + 0.35, color="black", linewidth=2)
         names_below = [drawable(name) for name in categories]
-        fonts = ["sans-serif", *families("".join(categories))]
-        axes.set_xticks(range(len(categories)), names_below, fontsize=7, parse_math=False, fontfamily=fonts)
+        fonts, rotation = ["sans-serif", *families("".join(categories))], 90 if many else 0
+        axes.set_xticks(
+            range(len(categories)), names_below, fontsize=7, parse_math=False, fontfamily=fonts, rotation=rotation
+        )
         axes.tick_params(axis="y", labelsize=6)
         axes.set_title(name, fontsize=7)
         bare(axes)

@@ -155,7 +155,6 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`.
         seed: of random weights.
         fast: verify that the fast forward (`models.fast`) agrees with transformers' own; the network stays as it is.
-
         bos: whether sequences begin with BOS; None: exactly where the tokenizer by itself puts one before a text.
 
     Raises:
@@ -175,7 +174,7 @@ def load_model(
         if not isinstance(given, str):
             raise UserError(f"{option}={given}: give text, as str(path) of a folder, and no {type(given).__name__}")
     with _one_at_a_time:
-        return _load(name, revision, tokenizer, weights, architecture, target, getattr(torch, dtype), seed, fast)
+        return _load(name, revision, tokenizer, weights, architecture, target, getattr(torch, dtype), seed, fast, bos)
 
 
 def _load(
@@ -188,6 +187,7 @@ def _load(
     number_format: torch.dtype,
     seed: int,
     fast: bool,
+    bos: bool | None,
 ) -> LanguageModel:
     """`load_model`, of arguments that were checked."""
     transformers_logging.disable_progress_bar()

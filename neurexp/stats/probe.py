@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from neurexp.stats.contrast import compare_within, kinds_of_units
+from neurexp.stats.contrast import compare_within
+from neurexp.stats.layer_probe import layer_accuracy as layer_accuracy  # the third probe, which has a file of its own
+from neurexp.stats.parts import Tick, in_float64, of_labellings, of_neurons, untold
+from neurexp.stats.units import kinds_of_units
 
 FOLDS = 5
 ITERATIONS, HALVINGS = 50, 20
 TOLERANCE = 1e-8  # of the largest step, on standardised neurons
-REGULARISATION = 1.0  # scikit-learn's C, of the probe on all neurons of a layer
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def folds(labels: np.ndarray, seed: int, units: np.ndarray | None = None) -> np.
     return fold[units]
 
 
-def neuron_probes(x: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> NeuronProbes:
+def neuron_probes(x: np.ndarray, labels: np.ndarray, fold: np.ndarray, tick: Tick = untold) -> NeuronProbes:
     """Fits every neuron's own logistic regression at once, by Newton's method, and scores the held-out rows.
 
     Where one neuron separates the training rows perfectly the likelihood has no maximum: its limit, the threshold
@@ -50,14 +52,19 @@ def neuron_probes(x: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> Neuron
         x: `[rows, neurons]`.
         labels: `[rows]`, 0 or 1.
         fold: `[rows]` of `folds`.
+        tick: is told of the progress.
     """
     right = np.zeros(x.shape[1])
     separated, converged = np.zeros(x.shape[1], dtype=bool), np.ones(x.shape[1], dtype=bool)
-    for held in np.unique(fold):
-        hits, apart, done = _scored(x, labels, fold != held)
-        right += hits
-        separated |= apart
-        converged &= done | apart
+    columns, held_out = of_neurons(x), np.unique(fold)
+    for part in columns:
+        some = in_float64(x, part)
+        for held in held_out:
+            hits, apart, done = _scored(some, labels, fold != held)
+            right[part] += hits
+            separated[part] |= apart
+            converged[part] &= done | apart
+            tick(1 / len(columns) / len(held_out))
     return NeuronProbes(right / len(labels), separated, converged)
 
 
@@ -132,39 +139,12 @@ def best_neuron_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray
     right = np.zeros(len(labellings))
     for held in np.unique(fold):
         train = fold != held
-        t = compare_within(x, labellings, np.broadcast_to(train, labellings.shape)).statistic
-        best = np.argmax(np.nan_to_num(np.abs(t), nan=-1.0), axis=1)
-        for index, labels in enumerate(labellings):
-            right[index] += _scored(x[:, [best[index]]], labels, train)[0][0]
-    return right / x.shape[0]
-
-
-def layer_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Held-out accuracy of an L2-regularised logistic regression on all neurons of a layer, `[labellings]`.
-
-    Two categories or more. Neurons are standardised on the training rows (scikit-learn, C = 1). There are fewer rows
-    than neurons, so the fit is done in the space that the training rows span: the penalty does not notice a rotation.
-
-    Args:
-        x: `[rows, neurons]`.
-        labellings: `[labellings, rows]`: the labels, and shuffles of them.
-        fold: `[rows]` of `folds`.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    right = np.zeros(len(labellings))
-    for held in np.unique(fold):
-        train = fold != held
-        spread = x[train].std(0)
-        z = (x - x[train].mean(0)) / np.where(spread > 0, spread, 1.0)
-        squares, axes = np.linalg.eigh(z[train] @ z[train].T)
-        kept = squares > max(1e-10 * squares.max(), 1e-12)
-        if not kept.any():  # no neuron varies: the most frequent category is all there is to say
-            for index, labels in enumerate(labellings):
-                right[index] += (labels[~train] == np.bincount(labels[train]).argmax()).sum()
-            continue
-        rotated = z @ (z[train].T @ (axes[:, kept] / np.sqrt(squares[kept])))
-        for index, labels in enumerate(labellings):
-            model = LogisticRegression(C=REGULARISATION, solver="newton-cholesky").fit(rotated[train], labels[train])
-            right[index] += (model.predict(rotated[~train]) == labels[~train]).sum()
+        for part in of_labellings(len(labellings), max(x.shape)):
+            some = labellings[part]
+            t = compare_within(x, some, np.broadcast_to(train, some.shape)).statistic
+            best = np.argmax(np.nan_to_num(np.abs(t), nan=-1.0), axis=1)
+            right[part] += [
+                _scored(x[:, [neuron]].astype(np.float64), labels, train)[0][0]
+                for neuron, labels in zip(best, some, strict=True)
+            ]
     return right / x.shape[0]

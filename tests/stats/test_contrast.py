@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from neurexp.stats import contrast
+from neurexp.stats import contrast, nulls
+from neurexp.stats import units as units_of
 from neurexp.stats.association import q_values
 
 NEURONS = 5
@@ -175,7 +176,7 @@ def test_with_few_rows_every_labelling_is_tried_once(sizes):
     x, labels = sample(sizes, offset=2.0)
     drawn = np.abs([t_of(x, one).statistic for one in every_labelling(len(labels), sizes[1])])
     observed = np.abs(t_of(x, labels).statistic)
-    null = contrast.permutation(x, labels, draws=100, seed=0)
+    null = nulls.permutation(x, labels, draws=100, seed=0)
     assert null.exact
     assert len(null.largest) == len(drawn)
     np.testing.assert_allclose(null.p, (drawn >= observed * (1 - 1e-9)).mean(0), rtol=1e-12)
@@ -203,7 +204,7 @@ def test_statistics_that_are_equal_but_for_rounding_count_as_equal(values, ones)
     drawn = [squared_t(values, one) for one in every_labelling(7, ones)]
     observed = squared_t(values, labels)
     expected = sum(one >= observed for one in drawn) / len(drawn)
-    null = contrast.permutation(np.array(values, dtype=float)[:, None] * 0.1 + 0.7, labels, draws=100, seed=0)
+    null = nulls.permutation(np.array(values, dtype=float)[:, None] * 0.1 + 0.7, labels, draws=100, seed=0)
     assert null.p[0] == pytest.approx(expected, rel=1e-12)
     assert null.p_max[0] == pytest.approx(expected, rel=1e-12)
 
@@ -212,7 +213,7 @@ def test_a_t_of_zero_but_for_rounding_has_a_p_of_one():
     """Both means are 0.7 in exact arithmetic: every labelling is as extreme or more."""
     values, labels = np.array([0, 3, -3, 0, 1, 1, -2]), np.array([1, 1, 1, 0, 0, 0, 0])
     assert squared_t(values, labels) == 0
-    null = contrast.permutation(values[:, None] * 0.1 + 0.7, labels, draws=100, seed=0)
+    null = nulls.permutation(values[:, None] * 0.1 + 0.7, labels, draws=100, seed=0)
     assert null.p[0] == 1
 
 
@@ -221,7 +222,7 @@ def test_a_t_of_zero_but_for_rounding_has_a_p_of_one():
 def test_the_observed_labelling_itself_always_counts_in_an_exact_p(sizes, apart):
     x, labels = sample(sizes, neurons=50)
     labelled = np.sort(labels)
-    null = contrast.permutation(x + apart * labelled[:, None], labelled, draws=100, seed=0)
+    null = nulls.permutation(x + apart * labelled[:, None], labelled, draws=100, seed=0)
     assert null.exact
     assert null.p.min() >= 1 / len(null.largest)
     assert null.p_max.min() >= 1 / len(null.largest)
@@ -231,7 +232,7 @@ def test_the_observed_labelling_itself_always_counts_in_an_exact_p(sizes, apart)
 def test_p_is_one_and_the_exceedances_over_one_and_the_draws(sizes):
     x, labels = sample(sizes, offset=1.0)
     draws = 620  # more than one chunk, and not a whole number of them
-    batches = list(contrast._labellings(labels, draws, np.random.default_rng(5)))
+    batches = list(units_of.shuffles(labels, draws, np.random.default_rng(5)))
     dealt = np.concatenate(batches)
     assert len(dealt) == draws
     assert all((np.bincount(one) == sizes).all() for one in dealt)
@@ -243,7 +244,7 @@ def test_p_is_one_and_the_exceedances_over_one_and_the_draws(sizes):
         return stats.f_oneway(*(x[one == category] for category in range(3)), axis=0).statistic
 
     drawn, observed = np.array([statistic(one) for one in dealt]), statistic(labels)
-    null = contrast.permutation(x, labels, draws, seed=5)
+    null = nulls.permutation(x, labels, draws, seed=5)
     assert not null.exact
     np.testing.assert_allclose(null.p, (1 + (drawn >= observed).sum(0)) / (draws + 1), rtol=1e-12)
     exceed = (drawn.max(1)[:, None] >= observed).sum(0)
@@ -256,19 +257,19 @@ def test_p_is_one_and_the_exceedances_over_one_and_the_draws(sizes):
 
 def test_p_is_never_below_one_over_the_draws_and_one():
     x, labels = sample((20, 20), offset=50.0)
-    null = contrast.permutation(x, labels, 199, seed=0)
+    null = nulls.permutation(x, labels, 199, seed=0)
     np.testing.assert_allclose(null.p, 1 / 200)
     np.testing.assert_allclose(null.p_max, 1 / 200)
 
 
 def test_the_permutations_follow_the_seed_only():
     x, labels = sample((20, 20))
-    one, again, other = (contrast.permutation(x, labels, 300, seed) for seed in (1, 1, 2))
+    one, again, other = (nulls.permutation(x, labels, 300, seed) for seed in (1, 1, 2))
     for name in ("p", "p_max", "largest", "counts", "edges"):
         np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
     assert not np.array_equal(one.largest, other.largest)
     # The same shuffles whatever the neurons: a maximum over layers may be taken draw by draw
-    part = contrast.permutation(x[:, :2], labels, 300, 1)
+    part = nulls.permutation(x[:, :2], labels, 300, 1)
     np.testing.assert_allclose(part.p, one.p[:2], rtol=1e-12)
     assert (part.largest <= one.largest + 1e-12).all()
 
@@ -276,7 +277,7 @@ def test_the_permutations_follow_the_seed_only():
 def test_p_of_permutations_agrees_with_welchs_where_values_are_normal():
     random = np.random.default_rng(8)
     x, labels = random.normal(size=(60, 40)), np.repeat([0, 1], 30)
-    null, welch = contrast.permutation(x, labels, 4000, 0), contrast.compare(x, labels)
+    null, welch = nulls.permutation(x, labels, 4000, 0), contrast.compare(x, labels)
     np.testing.assert_allclose(null.p, welch.p, atol=4 * np.sqrt(0.25 / 4000) + 0.005)
 
 
@@ -290,7 +291,7 @@ def test_the_fast_statistic_is_welchs_on_every_labelling(sizes, seed, offset):
     random = np.random.default_rng(seed)
     many = np.stack([labels, *(random.permutation(labels) for _ in range(6))])
     np.testing.assert_allclose(
-        contrast._welch_over(x)(many), contrast.welch(x, many == 0, many == 1).statistic, rtol=1e-8, atol=1e-10
+        nulls._welch_over(x)(many), contrast.welch(x, many == 0, many == 1).statistic, rtol=1e-8, atol=1e-10
     )
 
 
@@ -300,14 +301,14 @@ def test_the_fast_statistic_is_scipys_on_every_labelling(sizes):
     random = np.random.default_rng(0)
     many = np.stack([random.permutation(labels) for _ in range(20)])
     expected = [t_of(x, one).statistic for one in many]
-    np.testing.assert_allclose(contrast._welch_over(x)(many), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(nulls._welch_over(x)(many), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_p_of_the_largest_counts_draws_by_hand():
     largest = np.array([1.0, 2.0, 3.0, 4.0])
     observed = np.array([-2.5, 4.0, 5.0, np.nan, 0.0])
-    np.testing.assert_allclose(contrast.p_of_largest(observed, largest, exact=False), [3 / 5, 2 / 5, 1 / 5, 1, 1])
-    np.testing.assert_allclose(contrast.p_of_largest(observed, largest, exact=True), [2 / 4, 1 / 4, 0, 1, 1])
+    np.testing.assert_allclose(nulls.p_of_largest(observed, largest, exact=False), [3 / 5, 2 / 5, 1 / 5, 1, 1])
+    np.testing.assert_allclose(nulls.p_of_largest(observed, largest, exact=True), [2 / 4, 1 / 4, 0, 1, 1])
 
 
 # Effect sizes
@@ -418,7 +419,7 @@ def test_a_neuron_that_never_varies_has_no_t_and_a_p_of_one(sizes):
     tested = contrast.compare(x, labels)
     assert np.isnan(tested.statistic[DEAD]).all()
     assert (tested.p[DEAD] == 1).all()
-    null = contrast.permutation(x, labels, 200, seed=0)
+    null = nulls.permutation(x, labels, 200, seed=0)
     assert (null.p[DEAD] == 1).all()
     assert (null.p_max[DEAD] == 1).all()
     assert np.isfinite(null.largest).all()
@@ -446,7 +447,7 @@ def test_a_neuron_that_never_varies_has_no_f(sizes):
     assert (tested.p[:3] == 1).all()
     assert np.isfinite(tested.statistic[4])
     assert tested.p[4] < 1e-50
-    null = contrast.permutation(x, labels, 200, seed=0)
+    null = nulls.permutation(x, labels, 200, seed=0)
     assert (null.p[:3] == 1).all()
     assert null.p[4] == 1 / 201
 
@@ -459,7 +460,7 @@ def test_a_neuron_constant_within_its_groups_has_a_very_large_t(sizes):
     assert 1e5 < tested.statistic[0] < 1e8
     assert tested.p[0] < 1e-30
     assert contrast.compare(-x, labels).statistic[0] == pytest.approx(-tested.statistic[0], rel=1e-3)
-    null = contrast.permutation(x, labels, 200, seed=0)
+    null = nulls.permutation(x, labels, 200, seed=0)
     assert null.p[0] == null.p_max[0] == 1 / 201
     # There is no deviation within the groups to measure a difference by
     assert np.isnan([bound[0] for bound in contrast.cohens_d(x, labels)]).all()
@@ -470,7 +471,7 @@ def test_a_neuron_constant_within_its_groups_has_a_very_large_t(sizes):
 @pytest.mark.parametrize("sizes", [(4, 4), (3, 5)])
 def test_a_neuron_constant_within_its_groups_has_the_smallest_exact_p(sizes):
     labels = np.repeat([0, 1], sizes)
-    null = contrast.permutation(degenerate(labels)[:, 4:], labels, 100, seed=0)
+    null = nulls.permutation(degenerate(labels)[:, 4:], labels, 100, seed=0)
     ways = 2 if sizes[0] == sizes[1] else 1  # the mirrored labelling is as extreme
     assert null.p[0] == pytest.approx(ways / len(null.largest))
 
@@ -482,7 +483,7 @@ def test_a_dead_neuron_leaves_the_others_as_they_are():
     before, after = contrast.compare(x, labels), contrast.compare(with_dead, labels)
     np.testing.assert_allclose(after.statistic[alive], before.statistic, rtol=1e-12)
     np.testing.assert_allclose(after.p[alive], before.p, rtol=1e-12)
-    one, other = contrast.permutation(x, labels, 300, 1), contrast.permutation(with_dead, labels, 300, 1)
+    one, other = nulls.permutation(x, labels, 300, 1), nulls.permutation(with_dead, labels, 300, 1)
     np.testing.assert_allclose(other.p[alive], one.p, rtol=1e-12)
     np.testing.assert_allclose(other.p_max[alive], one.p_max, rtol=1e-12)
     np.testing.assert_allclose(other.largest, one.largest, rtol=1e-10)
@@ -492,7 +493,7 @@ def test_a_dead_neuron_leaves_the_others_as_they_are():
 def test_where_every_neuron_is_dead_nothing_is_found_and_nothing_fails():
     labels = np.repeat([0, 1], 10)
     x = np.zeros((20, 3))
-    null = contrast.permutation(x, labels, 100, seed=0)
+    null = nulls.permutation(x, labels, 100, seed=0)
     assert (null.p == 1).all()
     assert (null.p_max == 1).all()
     replication = contrast.replicate(x, labels, splits=3, seed=0)
@@ -573,15 +574,17 @@ def test_selection_and_test_share_no_row_and_each_half_has_half_of_each_category
 def test_planted_effects_are_selected_and_replicate(sizes):
     x, labels = planted(sizes, 10, 60)
     replication = contrast.replicate(x, labels, splits=20, seed=0)
-    assert replication.selected.shape == replication.replicated.shape == (20, 60)
-    assert replication.by_chance.shape == replication.heldout.shape == (20,)
-    assert replication.selected[:, :10].mean() > 0.95
-    assert replication.selected[:, 10:].mean() < 0.05
-    assert replication.replicated[:, :10].mean() > 0.95
-    assert not (replication.replicated & ~replication.selected).any()
-    assert (replication.by_chance <= replication.selected.sum(1)).all()
+    assert replication.selected.shape == replication.replicated.shape == (60,)
+    assert replication.by_chance.shape == replication.heldout.shape == replication.found.shape == (20,)
+    assert replication.selected[:10].mean() > 0.95
+    assert replication.selected[10:].mean() < 0.05
+    assert replication.replicated[:10].mean() > 0.95
+    assert (replication.replicated <= replication.selected).all()
+    assert replication.selected.sum() * 20 == pytest.approx(replication.found.sum())
+    assert replication.replicated.sum() * 20 == pytest.approx(replication.kept.sum())
+    assert (replication.by_chance <= replication.found).all()
     assert replication.rate > 0.9
-    assert replication.rate == replication.replicated.sum() / replication.selected.sum()
+    assert replication.rate == replication.kept.sum() / replication.found.sum()
     # Two normals 1.5 standard deviations apart
     assert replication.heldout.mean() == pytest.approx(stats.norm.cdf(1.5 / np.sqrt(2)), abs=0.05)
 
@@ -589,7 +592,7 @@ def test_planted_effects_are_selected_and_replicate(sizes):
 def test_replication_follows_the_seed_only():
     x, labels = planted((20, 20), 5, 20)
     one, again, other = (contrast.replicate(x, labels, 5, seed) for seed in (1, 1, 2))
-    for name in ("selected", "replicated", "by_chance", "heldout"):
+    for name in ("selected", "replicated", "found", "kept", "by_chance", "heldout"):
         np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
     assert not np.array_equal(one.heldout, other.heldout)
 
@@ -600,12 +603,16 @@ def test_selection_is_benjamini_hochberg_in_the_first_half_and_replication_p_and
     monkeypatch.setattr(contrast, "compare_within", lambda *given: calls.append(given[1:]) or compare_within(*given))
     replication = contrast.replicate(x, labels, splits=4, seed=3)
     (_, first), _, (dealt, _) = calls
+    selected, replicated = np.zeros(12), np.zeros(12)
     for split, inside in enumerate(first):
         found, again = t_of(x[inside], labels[inside]), t_of(x[~inside], labels[~inside])
         chosen = stats.false_discovery_control(found.pvalue) < 0.05
         same = np.sign(found.statistic) == np.sign(again.statistic)
-        np.testing.assert_array_equal(replication.selected[split], chosen)
-        np.testing.assert_array_equal(replication.replicated[split], chosen & same & (again.pvalue < 0.05))
+        kept = chosen & same & (again.pvalue < 0.05)
+        assert replication.found[split] == chosen.sum()
+        assert replication.kept[split] == kept.sum()
+        selected += chosen
+        replicated += kept
         shuffled = t_of(x[~inside], dealt[split][~inside])
         same = np.sign(found.statistic) == np.sign(shuffled.statistic)
         assert replication.by_chance[split] == (chosen & same & (shuffled.pvalue < 0.05)).sum()
@@ -614,6 +621,8 @@ def test_selection_is_benjamini_hochberg_in_the_first_half_and_replication_p_and
         higher = (one[:, None] > zero).mean()
         expected = higher if found.statistic[best] > 0 else 1 - higher
         assert replication.heldout[split] == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_array_equal(replication.selected, selected / 4)
+    np.testing.assert_array_equal(replication.replicated, replicated / 4)
 
 
 @pytest.mark.parametrize("sizes", [(40, 40), (30, 30, 30)])
@@ -621,7 +630,7 @@ def test_shuffled_labels_select_about_nothing(sizes):
     x, labels = planted(sizes, 40, 80)
     replication = contrast.replicate(x, labels, splits=1, seed=0, shuffles=60)
     # Benjamini-Hochberg: a share of 5 % of the splits selects anything if neurons were independent
-    assert replication.selected.any(1).mean() < 0.2
+    assert (replication.found > 0).mean() < 0.2
     assert replication.selected.mean() < 0.02
     assert abs(replication.heldout.mean() - 0.5) < 0.05
 
@@ -629,7 +638,7 @@ def test_shuffled_labels_select_about_nothing(sizes):
 def test_by_chance_a_fortieth_of_the_selected_replicates():
     x, labels = planted((60, 60), 60, 60)
     replication = contrast.replicate(x, labels, splits=400, seed=0)
-    selected = replication.selected.sum(1)
+    selected = replication.found
     assert selected.mean() > 50
     rates = replication.by_chance / selected
     assert abs(rates.mean() - 0.025) < 4 * rates.std(ddof=1) / np.sqrt(400)

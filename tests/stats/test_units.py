@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from neurexp.stats import contrast, probe
+from neurexp.stats import contrast, nulls, probe
+from neurexp.stats import units as units_of
 
 
 def paired(words=12, neurons=5, size=0.0, seed=0):
@@ -17,15 +18,15 @@ def paired(words=12, neurons=5, size=0.0, seed=0):
 
 def test_pairs_are_seen_where_every_unit_has_as_many_rows_of_each_category():
     _, labels, units = paired()
-    assert contrast.is_paired(labels, units)
-    assert not contrast.is_paired(labels, np.arange(len(labels)))
-    assert not contrast.is_paired(labels, None)
-    assert not contrast.is_paired(labels[1:], units[1:])
+    assert units_of.is_paired(labels, units)
+    assert not units_of.is_paired(labels, np.arange(len(labels)))
+    assert not units_of.is_paired(labels, None)
+    assert not units_of.is_paired(labels[1:], units[1:])
 
 
 def test_labels_are_shuffled_within_their_groups_only():
     _, labels, units = paired()
-    shuffled = contrast.shuffled_within(labels, units, np.random.default_rng(1))
+    shuffled = units_of.shuffled_within(labels, units, np.random.default_rng(1))
     assert (shuffled != labels).any()
     for unit in np.unique(units):
         assert sorted(shuffled[units == unit]) == sorted(labels[units == unit])
@@ -33,15 +34,15 @@ def test_labels_are_shuffled_within_their_groups_only():
 
 def test_the_paired_null_finds_what_words_that_differ_would_hide():
     x, labels, units = paired(words=30, size=0.9)
-    within = contrast.permutation(x, labels, 2000, seed=0, units=units)
-    across = contrast.permutation(x, labels, 2000, seed=0)
+    within = nulls.permutation(x, labels, 2000, seed=0, units=units)
+    across = nulls.permutation(x, labels, 2000, seed=0)
     signs = stats.wilcoxon(x[:30], x[30:]).pvalue
     assert (within.p < across.p).all()
     assert (np.log10(within.p) < np.log10(np.maximum(signs, 1 / 2001)) + 1).all()
 
 
 def test_the_paired_null_keeps_its_level():
-    p = [contrast.permutation(*paired(neurons=20, seed=seed)[:2], 200, seed, paired()[2]).p for seed in range(40)]
+    p = [nulls.permutation(*paired(neurons=20, seed=seed)[:2], 200, seed, paired()[2]).p for seed in range(40)]
     assert 0.03 < (np.concatenate(p) < 0.05).mean() < 0.07
 
 
@@ -70,8 +71,8 @@ def test_the_interval_of_auroc_is_over_units_not_rows(repeats):
     random = np.random.default_rng(0)
     x, labels = random.normal(size=60), np.repeat([0, 1], 30)
     x[labels == 1] += 1
-    once = contrast.auroc_interval(x, labels, np.arange(60), 4000, seed=0)
-    copied = contrast.auroc_interval(
+    once = nulls.auroc_interval(x, labels, np.arange(60), 4000, seed=0)
+    copied = nulls.auroc_interval(
         np.repeat(x, repeats), np.repeat(labels, repeats), np.repeat(np.arange(60), repeats), 4000, seed=1
     )
     np.testing.assert_allclose(copied, once, atol=0.02)

@@ -1,0 +1,76 @@
+"""How far a long piece of work has come: a bar on a terminal, and in the log, once, how long it will take.
+
+Knows nothing of what the work is.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import Self, TypeVar
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+WORTH_SAYING = 10.0  # seconds to go that are announced
+FIRST_LOOK = 0.5  # seconds, after which the pace is known well enough
+Item = TypeVar("Item")
+
+
+class Progress:
+    """A piece of work of a known size in any unit. `tick` is told how much of it was done; use it as a context."""
+
+    def __init__(self, what: str, size: float, detail: str = "", unit: str = ""):
+        """`what` begins the line in the log and the bar, `detail` ends the line; `unit` is that of the bar, if any."""
+        self._what, self._size, self._detail = what, size, detail
+        self._done, self._begun, self._said = 0.0, time.monotonic(), False
+        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+        self._bar = tqdm(total=size, desc=what, leave=False, disable=None, bar_format=form, unit=unit)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def tick(self, amount: float) -> None:
+        """So much more is done."""
+        self._done = min(self._done + amount, self._size)
+        self._bar.update(self._done - self._bar.n)
+        spent = time.monotonic() - self._begun
+        if self._said or spent < FIRST_LOOK or self._done <= 0:
+            return
+        left = spent * (self._size - self._done) / self._done
+        if left > WORTH_SAYING:
+            self._said = True
+            log.info("%s: about %s to go%s", self._what, told(left), f" ({self._detail})" if self._detail else "")
+
+    def part(self, size: float) -> "Part":
+        """The progress of a part of this size, which is told in shares of the part."""
+        return Part(self, size)
+
+
+class Part:
+    """A part of a piece of work; called with the share of it that was done since the last call."""
+
+    def __init__(self, whole: Progress, size: float):
+        self._whole, self._size = whole, size
+
+    def __call__(self, share: float) -> None:
+        self._whole.tick(share * self._size)
+
+
+def told(seconds: float) -> str:
+    """A duration as a person says it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def over(items: Iterable[Item], what: str, detail: str = "") -> Iterator[Item]:
+    """The items, of which each takes about as long."""
+    every = list(items)
+    with Progress(what, len(every), detail) as progress:
+        for item in every:
+            yield item
+            progress.tick(1)

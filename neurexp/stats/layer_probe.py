@@ -1,0 +1,142 @@
+"""The probe on all neurons of a layer: how well can held-out rows be told apart by a regularised logistic regression?
+
+Cross-validated. Knows no word and no model. Time is linear in the rows, the neurons (in blocks), the categories and the
+labellings; memory is one float32 copy of the rows, and a matrix of `BLOCK` × neurons.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from threadpoolctl import threadpool_limits
+
+from neurexp.stats.parts import CELLS, Tick, of_neurons, parts, untold
+
+REGULARISATION = 1.0  # scikit-learn's C
+FEW_ROWS = 1000  # of which the matrix rows × rows is taken apart
+BLOCK = 4096  # neurons that are whitened together
+EVALUATIONS = 2000  # of the loss, at most
+GRADIENT = {np.dtype(np.float64): 1e-5, np.dtype(np.float32): 3e-3}  # the largest that is left, of whitened weights
+
+
+def layer_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, tick: Tick = untold) -> np.ndarray:
+    """Held-out accuracy of an L2-regularised logistic regression on all neurons of a layer, `[labellings]`.
+
+    Two categories or more. Neurons are standardised on the training rows, and the fit is that of scikit-learn with
+    C = 1. Its penalty does not notice a rotation, so few training rows (fewer than the neurons, `FEW_ROWS` at most) are
+    first rotated into the space that they span. Up to `CELLS` numbers the arithmetic is float64, beyond it float32.
+
+    Args:
+        x: `[rows, neurons]`.
+        labellings: `[labellings, rows]`: the labels, and shuffles of them.
+        fold: `[rows]` of `folds`.
+        tick: is told of the progress.
+    """
+    if x.size <= CELLS:  # threads that share a matrix this small wait for each other more than they work
+        with threadpool_limits(1, user_api="blas"):
+            return _accuracy(x, labellings, fold, tick)
+    return _accuracy(x, labellings, fold, tick)
+
+
+def _accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, tick: Tick) -> np.ndarray:
+    right, held_out, categories = np.zeros(len(labellings)), np.unique(fold), int(labellings.max()) + 1
+    for held in held_out:
+        train = fold != held
+        z = _features(x, train)
+        space = None if z is None else _Whitened.of(z, train, categories)
+        for index, labels in enumerate(labellings):
+            if space is None:  # no neuron varies: the most frequent category is all there is to say
+                right[index] += (labels[~train] == np.bincount(labels[train]).argmax()).sum()
+            else:
+                right[index] += (space.predicted(labels, train, categories) == labels[~train]).sum()
+            tick(1 / len(labellings) / len(held_out))
+    return right / x.shape[0]
+
+
+def _features(x: np.ndarray, train: np.ndarray) -> np.ndarray | None:
+    """The neurons, standardised on the training rows, or as few coordinates that serve as well; None if none varies."""
+    z = np.empty(x.shape, dtype=np.float64 if x.size <= CELLS else np.float32)
+    for columns in of_neurons(x):
+        part = x[:, columns].astype(np.float64)
+        of_train = part[train]
+        spread = of_train.std(0)
+        z[:, columns] = (part - of_train.mean(0)) / np.where(spread > 0, spread, 1.0)
+    rows = int(train.sum())
+    if rows > min(x.shape[1], FEW_ROWS):
+        return z if any((np.ptp(z[train, columns], axis=0) > 0).any() for columns in of_neurons(z)) else None
+    of_train = z[train]
+    squares, axes = np.linalg.eigh((of_train @ of_train.T).astype(np.float64))
+    kept = squares > max(1e-10 * squares.max(), 1e-12)
+    if not kept.any():
+        return None
+    return z @ (of_train.T @ (axes[:, kept] / np.sqrt(squares[kept])).astype(z.dtype))
+
+
+@dataclass(frozen=True)
+class _Whitened:
+    """Features `[rows, features]`, and a change of variables in which the loss is as curved in every direction.
+
+    Of weights w, in a block of features, the variables are v = Lᵀw. L Lᵀ is the loss's second derivative at w = 0:
+    (K − 1) / K² Σ z zᵀ + 1/C for K categories. A quasi-Newton method then needs few steps (measured: 5 to 30 in place
+    of 100 to 150). The optimum is the same.
+    """
+
+    z: np.ndarray
+    factors: list[tuple[slice, np.ndarray]]
+
+    @classmethod
+    def of(cls, z: np.ndarray, train: np.ndarray, categories: int) -> "_Whitened":
+        factors = []
+        for block in parts(z.shape[1], BLOCK):
+            width = block.stop - block.start
+            curvature = np.eye(width) / REGULARISATION
+            for rows in parts(len(z), CELLS // width):  # an interrupt is heard in between
+                some = z[rows, block][train[rows]]
+                curvature += (categories - 1) / categories**2 * (some.T @ some)
+            factors.append((block, np.linalg.cholesky(curvature)))
+        return cls(z, factors)
+
+    def weights(self, v: np.ndarray) -> np.ndarray:
+        """w of variables v, `[features, columns]` both."""
+        return np.concatenate(
+            [
+                solve_triangular(half, v[block], lower=True, trans="T", check_finite=False)
+                for block, half in self.factors
+            ]
+        )
+
+    def gradient(self, of_w: np.ndarray) -> np.ndarray:
+        """The gradient in the variables, of the one in the weights."""
+        return np.concatenate([_solved(factor, of_w[block], "N") for block, factor in self.factors])
+
+    def predicted(self, labels: np.ndarray, train: np.ndarray, categories: int) -> np.ndarray:
+        """The category of each row that is not in `train`, by a regression fitted on those that are."""
+        z, features = self.z, self.z.shape[1]
+        columns = 1 if categories == 2 else categories  # of two, the first one's score is 0
+        member = (labels[:, None] == np.arange(categories)[-columns:]) & train[:, None]
+        unit = 1 / np.sqrt(train.sum() * (categories - 1) / categories**2)  # of the intercept, for the same curvature
+
+        def scores(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            w = self.weights(v[:-1])
+            return w, (z @ w.astype(z.dtype)).astype(np.float64) + v[-1] * unit
+
+        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            v = flat.reshape(features + 1, columns)
+            w, score = scores(v)
+            every = np.pad(score, ((0, 0), (categories - columns, 0)))
+            total = logsumexp(every, axis=1, keepdims=True)
+            left = (np.exp(score - total) - member) * train[:, None]
+            of_w = (z.T @ left.astype(z.dtype)).astype(np.float64) + w / REGULARISATION
+            value = total[train].sum() - score[member].sum() + (w**2).sum() / 2 / REGULARISATION
+            return float(value), np.concatenate([self.gradient(of_w), left.sum(0)[None] * unit]).ravel()
+
+        options = {"gtol": GRADIENT[z.dtype], "ftol": 0.0, "maxfun": EVALUATIONS, "maxiter": EVALUATIONS}
+        found = minimize(loss, np.zeros((features + 1) * columns), jac=True, method="L-BFGS-B", options=options)
+        _, score = scores(found.x.reshape(features + 1, columns))
+        return np.pad(score[~train], ((0, 0), (categories - columns, 0))).argmax(1)
+
+
+def _solved(factor: np.ndarray, right: np.ndarray, way: str) -> np.ndarray:
+    return solve_triangular(factor, right, trans=way, lower=True, check_finite=False)

@@ -1,0 +1,180 @@
+"""The analysis of rows of every shape: no warning, no failure, and every column what it says (warnings are errors)."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from neurexp.experiments import contrast_report
+from neurexp.experiments.base import Setting
+from neurexp.experiments.contrast import Condition, Contrast, Options
+from neurexp.stats import contrast, parts
+from neurexp.text.tokens import Tokens
+from neurexp.text.words import Selection
+
+
+class Made(Contrast):
+    """A contrast of made-up rows, without a model and a text."""
+
+    def select(self, model):
+        raise NotImplementedError
+
+    def excerpt_of(self, layer, neuron):
+        rows = self.text_rows(layer)
+        return None if rows is None else (["a"] * len(rows[1]), rows[1][:, neuron], self.excerpt.category)
+
+
+def selection(words, category, lengths=None):
+    """Rows of words, a sequence each, of `lengths` tokens."""
+    rows = len(words)
+    lengths = np.ones(rows, dtype=int) if lengths is None else np.asarray(lengths)
+    longest = max(int(lengths.max(initial=1)), 1)
+    ids = np.arange(rows * longest, dtype=np.int32).reshape(rows, longest)
+    tokens = Tokens(ids, np.ones(ids.shape, dtype=bool), rows)
+    return Selection(tokens, np.arange(rows), np.zeros(rows, dtype=int), lengths, np.asarray(category), list(words))
+
+
+def made(x, category, lengths=None, words=None, beside=None, text=None, layers=(0,), **options):
+    """`x` `[rows, neurons]` in every layer; `beside` and `text`: (rows of x, words, categories)."""
+    chosen = {"permutations": 100, "splits": 4, "shuffles": 3, "text": text is not None, "occurrences": 4} | options
+    of = Made(Options("made", "", **chosen), Setting("model", "text"))
+    category = np.asarray(category)
+    of.categories = [f"kind {one}" for one in range(int(category.max()) + 1)]
+    of.layers, of.reused, of.conditions = list(layers), [], {}
+    of.rows = selection(words or [f"w{row}" for row in range(len(x))], category, lengths)
+    of.tokens = of.rows.tokens
+    of.activations = {"words": {layer: np.asarray(x, dtype=np.float32) for layer in layers}}
+    if beside is not None:
+        values, names, kinds = beside
+        of.conditions = {"context": Condition("in context", selection(names, kinds))}
+        of.activations["context"] = {layer: np.asarray(values, dtype=np.float32) for layer in layers}
+    if text is not None:
+        values, names, kinds = text
+        of.found = selection(names, kinds)
+        of.excerpt = selection(names[:2], [-1, -1])
+        both = np.concatenate([values, values[:2]]).astype(np.float32)
+        of.activations["text"] = dict.fromkeys(layers, both)
+    return of
+
+
+def reported(of, drawn=True):
+    report = contrast_report.write(of)
+    report.check()
+    for figure in (report.figures if drawn else {}).values():
+        figure().canvas.draw()
+    return report
+
+
+RANDOM = np.random.default_rng(0)
+FORTY_FOUR = np.repeat([0, 1], [4, 40])
+
+
+def noise(rows, neurons=6):
+    return RANDOM.normal(size=(rows, neurons))
+
+
+SHAPES = {
+    "four against forty": (noise(44), FORTY_FOUR),
+    "four against four": (noise(8), np.repeat([0, 1], 4)),
+    "one neuron": (noise(20, 1), np.repeat([0, 1], 10)),
+    "one neuron of three categories": (noise(18, 1), np.repeat([0, 1, 2], 6)),
+    "nothing varies": (np.ones((20, 5)), np.repeat([0, 1], 10)),
+    "nothing varies, of three categories": (np.zeros((18, 5)), np.repeat([0, 1, 2], 6)),
+    "one neuron varies": (np.pad(noise(20, 1), ((0, 0), (0, 4))), np.repeat([0, 1], 10)),
+    "separated": (np.repeat([0, 1], 10)[:, None] * 5.0 + 0.1 * noise(20), np.repeat([0, 1], 10)),
+    "constant in each category": (np.repeat([0.0, 1.0], 10)[:, None] * np.ones(5), np.repeat([0, 1], 10)),
+    "one row differs": (np.eye(20)[:, :3], np.repeat([0, 1], 10)),
+    "large": (noise(20) * 1e30, np.repeat([0, 1], 10)),
+    "small": (noise(20) * 1e-30, np.repeat([0, 1], 10)),
+    "far from zero": (noise(20) + 1e6, np.repeat([0, 1], 10)),
+    "unequal thirds": (noise(64), np.repeat([0, 1, 2], [4, 40, 20])),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_of_every_shape_are_analysed_and_drawn_without_a_warning(shape):
+    x, category = SHAPES[shape]
+    report = reported(made(x, category, layers=(0, 1)))
+    for values in report.neurons.values():
+        assert not np.isinf(values.astype(float)).any()
+
+
+def test_a_shuffle_that_leaves_a_category_without_a_word_is_counted_and_left_out():
+    """Four words of one token against four, among forty more: a shuffle may give all eight one label."""
+    lengths = np.where(np.isin(np.arange(44), [0, 1, 2, 3, 4, 5, 6, 7]), 1, 2)
+    of = made(noise(44, 30), FORTY_FOUR, lengths, shuffles=40)
+    report = reported(of, drawn=False)
+    single = lengths == 1
+    from neurexp.experiments.contrast_analysis import Analyst
+
+    shuffles = Analyst(of).shuffles
+    undefined = [len(set(one[single])) < 2 for one in shuffles]
+    assert 0 < sum(undefined) < 40
+    assert report.layers["d_r_one_token_shuffled_undefined"][0] == sum(undefined)
+    x, null = of.activations["words"][0].astype(float), []
+    for one in shuffles:
+        if len(set(one[single])) == 2:
+            both = contrast.cohens_d(x, one)[0], contrast.cohens_d(x[single], one[single])[0]
+            null.append(np.corrcoef(*both)[0, 1])
+    assert report.layers["d_r_one_token_shuffled_q95"][0] == pytest.approx(np.quantile(null, 0.95), abs=1e-9)
+    assert "undefined" in report.columns["d_r_one_token_shuffled_undefined"] or "not defined" in report.columns[
+        "d_r_one_token_shuffled_undefined"
+    ]  # fmt: skip
+
+
+def test_text_in_which_a_shuffle_has_one_category_only_is_counted():
+    x, category = noise(20, 30), np.repeat([0, 1], 10)
+    # Four occurrences of one word of each category
+    text = (noise(8, 30), ["w0"] * 4 + ["w10"] * 4, np.repeat([0, 1], 4))
+    report = reported(made(x, category, text=text, shuffles=30, splits=10))
+    undefined = report.layers["auroc_text_r_shuffled_undefined"][0]
+    assert 0 < undefined < 30
+    assert np.isfinite(report.layers["auroc_text_r_shuffled_q95"][0])
+    assert 0 < report.layers["auroc_text_heldout_undefined"][0] <= 10
+
+
+def test_one_word_in_both_categories_and_a_condition_without_rows_of_a_category():
+    x, words = noise(20), [f"w{row % 10}" for row in range(20)]
+    category = np.repeat([0, 1], 10)
+    beside = (noise(6), words[:6], category[:6])
+    report = reported(made(x, category, words=words, beside=beside))
+    assert np.isnan(report.layers["share_bonferroni_context"]).all()
+
+
+def test_parts_of_any_size_give_the_same_numbers(monkeypatch):
+    """Every step again with a few numbers at a time: neurons, labellings, splits and rows in many parts."""
+    x, category = noise(60, 40), np.repeat([0, 1], [25, 35])
+    x[:, :5] += category[:, None]
+    text = (noise(50, 40), [f"w{row}" for row in range(50)], category[:50])
+    beside = (noise(60, 40), [f"w{row}" for row in range(60)], category)
+    whole = reported(made(x, category, text=text, beside=beside), drawn=False)
+    for name in ("parts", "nulls", "layer_probe"):
+        monkeypatch.setattr(f"neurexp.stats.{name}.CELLS", 500)
+    some = reported(made(x, category, text=text, beside=beside), drawn=False)
+    for table in ("neurons", "layers"):
+        for name, values in getattr(whole, table).items():
+            other = getattr(some, table)[name]
+            np.testing.assert_allclose(other, values, rtol=1e-6, atol=1e-9, err_msg=f"{table}: {name}")
+    assert parts.CELLS == 500
+
+
+def test_many_categories_are_told_and_drawn_in_few_words():
+    category = np.arange(50 * 5) % 50
+    report = reported(made(noise(250, 12), category, splits=2, shuffles=2))
+    assert max(len(line) for line in report.findings) < 600
+    assert "50 categories" in report.findings[0]
+    figure = report.figures["top_neurons"]()
+    assert max(figure.get_size_inches()) < 30
+
+
+def test_the_log_says_how_long_an_analysis_will_take(monkeypatch, caplog):
+    from neurexp import progress
+
+    clock = iter(np.arange(0.0, 1e6, 30.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO):
+        reported(made(noise(20), np.repeat([0, 1], 10), layers=(0, 1)), drawn=False)
+    said = [record.getMessage() for record in caplog.records if "to go" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("Analysis: about ")
+    assert "2 layers of 20 rows × 6 neurons" in said[0]
