@@ -10,6 +10,7 @@ from inprocess import measure, small_model, text_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoForCausalLM, PreTrainedTokenizerFast
 
+from neurexp.config import DatasetConfig, Source
 from neurexp.errors import UserError
 from neurexp.experiments.base import Setting
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
@@ -104,6 +105,18 @@ def test_a_token_that_occurs_without_an_embedding_is_refused_by_its_name(dense):
     wanted = SimpleNamespace(chosen_layers=lambda model: [0])
     with pytest.raises(UserError, match=r"^model\.tokenizer: its token 'dog' \(id 11\).*small.*ids below 11"):
         capture_for(wanted, model, pack(["cat dog"], tokenizer, 3, 3), 1)  # type: ignore[arg-type]
+
+
+def test_a_text_is_refused_as_soon_as_it_is_packed(dense, tmp_path):
+    tokenizer = tokenizer_of()
+    tokenizer.add_tokens(["dog"])
+    (tmp_path / "text.txt").write_text("cat dog", "utf-8")
+    dataset = DatasetConfig(Source.files, tokens=2, sequence_length=2, path=str(tmp_path / "text.txt"))
+    experiment = GrammarTuning(Options(name="grammar_tuning", plugin=""), Setting("model", "text"))
+    assert experiment.inputs(dense, dataset, tmp_path / "cache").count == 2  # "dog" is unknown
+    dataset.tokens = dataset.sequence_length = 3
+    with pytest.raises(UserError, match=r"^model\.tokenizer: its token 'dog'"):
+        experiment.inputs(replace(dense, tokenizer=tokenizer), dataset, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("begins", [False, True])

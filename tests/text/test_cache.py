@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from pyarrow import parquet
+from tokenizers.normalizers import Replace
 
 from neurexp.config import DatasetConfig, Source
 from neurexp.errors import UserError
@@ -232,7 +233,7 @@ def test_another_column_is_another_key(mini, tmp_path, packed):
 
 def test_another_tokenizer_is_another_key(mini, folder, tmp_path, packed):
     tokenizer = load_model("mini", device="cpu").tokenizer
-    tokenizer.add_tokens(["handful"])
+    tokenizer.backend_tokenizer.normalizer = Replace("handful", "few")
     before = inputs(mini, folder, tmp_path / "cache")
     after = inputs(replace(mini, tokenizer=tokenizer), folder, tmp_path / "cache")
     assert after.hash != before.hash

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from neurexp.errors import UserError
 from neurexp.experiments.design import Design
+from neurexp.provenance import hash_of_tokenizer
 from neurexp.text.tokenizer import (
     dropped_characters,
     encode,
@@ -77,6 +78,12 @@ def test_a_special_token_whose_id_lies_beyond_the_vocabulary_is_no_trouble(monke
     tokenizer = gappy(unk_token="<unk>")
     monkeypatch.setattr(PreTrainedTokenizerBase, "all_special_ids", [3, 999])
     assert token_lengths(tokenizer)[3] == UNDEFINED
+
+
+def test_tokenizers_that_differ_in_what_is_special_have_other_hashes():
+    told = [{}, {"eos_token": "</s>"}, {"bos_token": "</s>"}, {"eos_token": "<s>"}, {"pad_token": "</s>"}]
+    assert len({hash_of_tokenizer(gappy(unk_token="<unk>", **one)) for one in told}) == len(told)
+    assert hash_of_tokenizer(gappy(eos_token="</s>")) == hash_of_tokenizer(gappy(eos_token="</s>"))
 
 
 # What the tokenizer puts first
