@@ -14,6 +14,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ _FAILURES = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, csv.Erro
 Rows = Iterator[Row | Bad]
 
 
+@lru_cache(maxsize=16)  # it is asked for every row
 def kind_of(name: str) -> str | None:
     """The ending that says what a file holds, without that of its compression: `.jsonl` of `a.JSONL.gz`."""
     name = name.lower()

@@ -31,7 +31,7 @@ class Skipped:
 def tell(skipped: Sequence[Skipped]) -> None:
     """Says in the log how many items were skipped, and names the first few."""
     if skipped:
-        log.warning("Skipped %d, all listed in skipped.parquet: %s", len(skipped), _first(skipped))
+        log.warning("Skipped %d, all listed in skipped.parquet: %s", len(skipped), named(skipped))
 
 
 def check_share(skipped: Sequence[Skipped], seen: int, most: float, option: str, what: str = "items") -> None:
@@ -51,7 +51,7 @@ def check_share(skipped: Sequence[Skipped], seen: int, most: float, option: str,
     if share > most:
         enough = f"{option}={min(1.0, np.ceil(100 * share) / 100):g}" if most else f"a larger {option}"
         raise UserError(
-            f"{option}={most:g}: {len(skipped)} of {seen} {what} cannot be used ({_first(skipped)}); "
+            f"{option}={most:g}: {len(skipped)} of {seen} {what} cannot be used ({named(skipped)}); "
             f"mend them, or give {enough} to skip them"
         )
 
@@ -96,6 +96,7 @@ def table(skipped: Sequence[Skipped]) -> dict[str, np.ndarray]:
     }
 
 
-def _first(skipped: Sequence[Skipped]) -> str:
-    named = [f"{one.where}{f', row {one.item}' if one.item else ''}: {one.reason}" for one in skipped[:SHOWN]]
-    return "; ".join(named) + ("; …" if len(skipped) > SHOWN else "")
+def named(skipped: Sequence[Skipped]) -> str:
+    """The first few items, for a message."""
+    told = [f"{one.where}{f', row {one.item}' if one.item else ''}: {one.reason}" for one in skipped[:SHOWN]]
+    return "; ".join(told) + ("; …" if len(skipped) > SHOWN else "")

@@ -18,7 +18,7 @@ from neurexp.errors import UserError, one_line, printable
 from neurexp.files import data_files
 from neurexp.text.readers import ENDINGS, kind_of, read
 from neurexp.text.rows import Bad, Row, is_chat, no_column, text_of
-from neurexp.text.skipped import EARLY, Share, Skipped
+from neurexp.text.skipped import EARLY, Share, Skipped, named
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ class Reading:
         if self._good_rows:
             return
         first, option, others = self.skipped[0], _option(self._config), len(self.skipped) - 1
-        named = Path(first.where) != Path(self._config.path or "").expanduser()
-        place = [*([first.where] if named else []), *([f"row {first.item}"] if first.item else [])]
+        is_path = Path(first.where) == Path(self._config.path or "").expanduser()
+        place = [*([] if is_path else [first.where]), *([f"row {first.item}"] if first.item else [])]
         what = f"{', '.join(place)}{': ' if place else ''}{first.reason}"
         if others:
             what += f" (and {others} more that cannot be used)"
@@ -132,7 +132,8 @@ def documents(config: DatasetConfig, reading: Reading | None = None) -> Iterator
             yield text
     reading.check()
     if not any_text:
-        raise UserError(f"dataset.{_option(config)}: there is no text in it")
+        but = f", and {len(reading.skipped)} cannot be used ({named(reading.skipped)})" if reading.skipped else ""
+        raise UserError(f"dataset.{_option(config)}: there is no text in it{but}")
 
 
 def identity(config: DatasetConfig) -> dict[str, Any]:

@@ -556,6 +556,13 @@ def test_one_file_that_cannot_be_read_at_all_is_an_error_whatever_is_accepted(tm
     assert "no JSON" in refusal(tmp_path / "b.jsonl", bad_rows=bad_rows)
 
 
+def test_a_text_without_words_says_what_could_not_be_used(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", {"text": None}, {"text": 3})
+    assert refusal(path, bad_rows=0.5) == (
+        f"dataset.path={path}: there is no text in it, and 1 cannot be used ({path}, row 2: a number in place of text)"
+    )
+
+
 def test_names_that_are_no_text_reach_no_message_and_no_table_unescaped(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b\udcff\x1b\n.txt").write_bytes(b"\xff")
