@@ -62,8 +62,8 @@ def token_bytes(
     added: dict[int, Any] = tokenizer.added_tokens_decoder
     pieces = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
     found: dict[int, bytes] = {}
-    decoder: Any = backend.decoder
-    kind = str(decoder)
+    decoder = backend.decoder
+    kind, suffix = str(decoder), getattr(decoder, "suffix", "")
     by_byte = "ByteLevel" in kind or (decoder is None and "ByteLevel" in str(backend.pre_tokenizer))
     left = []
     for index, piece in pieces.items():
@@ -77,8 +77,8 @@ def token_bytes(
             found[index] = bytes([int(byte[1], 16)])
         elif _SPACE in kind:  # SentencePiece
             found[index] = piece.replace(_SPACE, " ").encode()
-        elif "BPEDecoder" in kind:  # the first GPT's, whose words end with a sign
-            found[index] = piece.replace(decoder.suffix, " ").encode()
+        elif suffix:  # the first GPT's, whose words end with a sign
+            found[index] = piece.replace(suffix, " ").encode()
         else:
             left.append(index)
     found |= _within_text(tokenizer, left)
