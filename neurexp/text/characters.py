@@ -8,6 +8,7 @@ nothing of words.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import regex
@@ -57,11 +58,13 @@ def token_bytes(
         special: what stands for special tokens; None: their spelling.
     """
     ids = sorted({int(index) for index in ids})
-    backend, added = tokenizer.backend_tokenizer, tokenizer.added_tokens_decoder
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    added: dict[int, Any] = tokenizer.added_tokens_decoder
     pieces = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
     found: dict[int, bytes] = {}
-    kind = str(backend.decoder)
-    by_byte = "ByteLevel" in kind or (backend.decoder is None and "ByteLevel" in str(backend.pre_tokenizer))
+    decoder = backend.decoder
+    kind, suffix = str(decoder), getattr(decoder, "suffix", "")
+    by_byte = "ByteLevel" in kind or (decoder is None and "ByteLevel" in str(backend.pre_tokenizer))
     left = []
     for index, piece in pieces.items():
         if index in added:
@@ -74,8 +77,8 @@ def token_bytes(
             found[index] = bytes([int(byte[1], 16)])
         elif _SPACE in kind:  # SentencePiece
             found[index] = piece.replace(_SPACE, " ").encode()
-        elif "BPEDecoder" in kind:  # the first GPT's, whose words end with a sign
-            found[index] = piece.replace(backend.decoder.suffix, " ").encode()
+        elif suffix:  # the first GPT's, whose words end with a sign
+            found[index] = piece.replace(suffix, " ").encode()
         else:
             left.append(index)
     found |= _within_text(tokenizer, left)
@@ -102,7 +105,7 @@ def _of_byte_level(piece: str) -> bytes:
 
 def _within_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> dict[int, bytes]:
     """What tokens of other kinds add to a text that goes before: decoded alone, some would lose a space before them."""
-    backend = tokenizer.backend_tokenizer
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     alone = dict(zip(ids, backend.decode_batch([[index] for index in ids], skip_special_tokens=False), strict=True))
     before = next((index for index, text in alone.items() if text.strip().isalnum()), None)
     if before is None:

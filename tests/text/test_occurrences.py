@@ -173,7 +173,7 @@ SCRIPTS = {
     "Hindi": ("वह ⟦क्‍या⟧ और ⟦किताब⟧ है, किताबें।", ["क्‍या", "किताब"]),
     "Persian": ("من ⟦می‌خواهم⟧ بروم، نمی‌خواهم", ["می‌خواهم", "خواهم"]),
     "Arabic": ("ذهب إلى ⟦بيت⟧ كبير، بيتك", ["بيت"]),
-    "Hebrew": ('הוא ⟦בית⟧ גדול, "⟦בית⟧" צה"בית', ["בית"]),
+    "Hebrew": ('הוא ⟦בית⟧ גדול, "⟦בית⟧" צה"בית ו', ["בית"]),
     "Russian": ("Вот ⟦дом⟧. ⟦Дом⟧ стоит, домик.", ["дом"]),
     "Ukrainian, apostrophes": ("оця ⟦м’ята⟧ і ⟦м'ята⟧ і ⟦мʼята⟧ є", ["мʼята"]),
     "French, marks": ("un ⟦café⟧, des ⟦cafe\u0301⟧ et cafés", ["cafe\u0301"]),
@@ -267,8 +267,8 @@ def test_the_end_of_a_document_is_no_part_of_a_word(tokenizer):
     ids = [*tokenizer("a New")["input_ids"], tokenizer.eos_token_id, *tokenizer("York door")["input_ids"]]
     ids += [tokenizer.eos_token_id, *tokenizer("door and")["input_ids"]]
     tokens = Tokens(np.array([ids], dtype=np.int32), np.ones((1, len(ids)), dtype=bool), 3)
-    found = occurrences(tokens, tokenizer, [("door", 0), ("New York", 1), ("New", 1)], 9)
-    assert found.words == ["New", "door", "door"]
+    found = occurrences(tokens, tokenizer, [("door", 0), ("New York", 1), ("New", 1), ("endoftext", 0)], 9)
+    assert (found.words, found.dropped) == (["New", "door", "door"], 0)
 
 
 def test_time_does_not_grow_with_the_number_of_words(mini):
