@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from neurexp import files, tracking
+from neurexp import files, terminal, tracking
 from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError, one_line, printable
 from neurexp.report import Report
@@ -193,6 +193,7 @@ def definitions_in(folder: Path) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
+    terminal.prepare()
     parser = argparse.ArgumentParser(
         prog="python -m neurexp.compare", description="Compare finished runs: headlines, densities and maps by layer."
     )

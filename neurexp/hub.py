@@ -7,6 +7,7 @@ One that is busy is waited for, as long as it asks and within bounds. Knows noth
 import fnmatch
 import logging
 import re
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -97,7 +98,8 @@ def resolve(
         raise UserError(f"{given}: {_gated(name, kind)}") from None
     except RevisionNotFoundError:
         raise UserError(
-            f"{option.rsplit('.')[0]}.revision={revision}: {name} has no such revision on the Hub"
+            f"{option.rsplit('.')[0]}.revision={revision}: {name} has no such revision on the Hub; "
+            "give a branch, tag or commit of it"
         ) from None
     except RepositoryNotFoundError:
         raise UserError(
@@ -189,9 +191,17 @@ def _is_among(file: str, patterns: tuple[str, ...]) -> bool:
     return "/" not in file and any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
 
 
-@cache
+_once = threading.Lock()  # or two threads that begin together would each wait in the place of the other
+
+
 def _be_patient() -> None:
     """From here on every request of huggingface_hub, and so of datasets, waits for a busy Hub, but not for ever."""
+    with _once:
+        _patch_clients()
+
+
+@cache
+def _patch_clients() -> None:
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
 

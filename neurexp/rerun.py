@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from neurexp import stores
+from neurexp import stores, terminal
 from neurexp.config import CONFIG_FOLDER, explain, flat, quoted, register_schema
 from neurexp.errors import UserError, one_line, without_secrets
 from neurexp.files import read_table
@@ -36,6 +36,7 @@ SHOWN = 20  # differences
 
 def main() -> None:
     """The command line; the exit code says whether all is equal: 0, 1 if not, 2 if the run could not be repeated."""
+    terminal.prepare()
     parser = argparse.ArgumentParser("python -m neurexp.rerun", description="Repeats a finished run, and compares.")
     parser.add_argument("run", metavar="RUN_FOLDER_OR_ID", help="a run folder, or the id of a run in MLflow")
     parser.add_argument("--uri", help="the MLflow store that the id is of, and that the new run goes to if given")

@@ -79,6 +79,7 @@ def warnings_in_the_log() -> Iterator[None]:
     Nothing changes where a user asked for them: by `-W`, by PYTHONWARNINGS, or by `hydra.verbose=true`.
     """
     root, show = logging.getLogger(), warnings.showwarning
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # or its log would have a way of its own to the terminal
     for handler in root.handlers:
         handler.handleError = partial(_note_refused, handler)
         if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):

@@ -405,8 +405,9 @@ class Stopwatch:
 
 def main() -> None:
     """`python -m neurexp.tracking RUN_FOLDER`."""
-    from neurexp import resume
+    from neurexp import resume, terminal
 
+    terminal.prepare()
     parser = argparse.ArgumentParser("python -m neurexp.tracking", description="Logs finished runs into MLflow later.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="of finished runs")
     parser.add_argument("--uri", help="of an MLflow server or store; that of the run's own config if not given")
