@@ -100,12 +100,7 @@ class _Whitened:
 
     def weights(self, v: np.ndarray) -> np.ndarray:
         """w of variables v, `[features, columns]` both."""
-        return np.concatenate(
-            [
-                solve_triangular(half, v[block], lower=True, trans="T", check_finite=False)
-                for block, half in self.factors
-            ]
-        )
+        return np.concatenate([_solved(factor, v[block], 1) for block, factor in self.factors])
 
     def gradient(self, of_w: np.ndarray) -> np.ndarray:
         """The gradient in the variables, of the one in the weights."""
