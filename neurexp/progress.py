@@ -4,8 +4,8 @@ Knows nothing of what the work is.
 """
 
 import logging
-import time
 from collections.abc import Iterable, Iterator
+from time import monotonic
 from typing import Self, TypeVar
 
 from tqdm import tqdm
@@ -23,7 +23,7 @@ class Progress:
     def __init__(self, what: str, size: float, detail: str = "", unit: str = ""):
         """`what` begins the line in the log and the bar, `detail` ends the line; `unit` is that of the bar, if any."""
         self._what, self._size, self._detail = what, size, detail
-        self._done, self._begun, self._said = 0.0, time.monotonic(), False
+        self._done, self._begun, self._said = 0.0, monotonic(), False
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
         self._bar = tqdm(total=size, desc=what, leave=False, disable=None, bar_format=form, unit=unit)
 
@@ -37,7 +37,7 @@ class Progress:
         """So much more is done."""
         self._done = min(self._done + amount, self._size)
         self._bar.update(self._done - self._bar.n)
-        spent = time.monotonic() - self._begun
+        spent = monotonic() - self._begun
         if self._said or spent < FIRST_LOOK or self._done <= 0:
             return
         left = spent * (self._size - self._done) / self._done

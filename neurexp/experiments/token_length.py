@@ -21,6 +21,7 @@ from neurexp.experiments.design import Design
 from neurexp.experiments.token_length_columns import COLUMNS
 from neurexp.experiments.token_length_figures import Figures
 from neurexp.models.load import LanguageModel
+from neurexp.progress import over
 from neurexp.provenance import hash_of_tokenizer
 from neurexp.report import Report, Table
 from neurexp.stats import association, summary
@@ -149,7 +150,8 @@ class TokenLength(base.Experiment):
             categories=design.categories,
             centre=design.centre,
         )
-        profiles = [profile_layer(sums, index) for index in range(len(self.layers))]
+        detail = f"{len(self.layers)} layers of {gram['zx'].shape[-1]:,} neurons"
+        profiles = [profile_layer(sums, index) for index in over(range(len(self.layers)), "Analysis", detail)]
         neurons = self._neuron_table(profiles)
         layers = self._layer_table(profiles, neurons, histogram, sums)
         metrics = self._metrics(layers, neurons)

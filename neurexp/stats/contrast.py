@@ -321,10 +321,18 @@ def replicate(
         for name, values in zip(each, counts, strict=True):
             each[name].append(values)
         tick(len(inside) / count)
+    joined = {name: np.concatenate(values) for name, values in each.items()}
     return Replication(
-        selected / count, replicated / count, *(np.concatenate(each[name]) for name in ("found", "kept", "chance")),
-        np.concatenate(each["heldout"]), first, np.concatenate(each["best"]), np.concatenate(each["way"]),
-    )  # fmt: skip
+        selected=selected / count,
+        replicated=replicated / count,
+        found=joined["found"],
+        kept=joined["kept"],
+        by_chance=joined["chance"],
+        heldout=joined["heldout"],
+        first=first,
+        best=joined["best"],
+        best_way=joined["way"],
+    )
 
 
 def _halves(labels: np.ndarray, units: np.ndarray, splits: int, random: np.random.Generator) -> Iterator[np.ndarray]:

@@ -100,16 +100,11 @@ class _Whitened:
 
     def weights(self, v: np.ndarray) -> np.ndarray:
         """w of variables v, `[features, columns]` both."""
-        return np.concatenate(
-            [
-                solve_triangular(half, v[block], lower=True, trans="T", check_finite=False)
-                for block, half in self.factors
-            ]
-        )
+        return np.concatenate([_solved(factor, v[block], 1) for block, factor in self.factors])
 
     def gradient(self, of_w: np.ndarray) -> np.ndarray:
         """The gradient in the variables, of the one in the weights."""
-        return np.concatenate([_solved(factor, of_w[block], "N") for block, factor in self.factors])
+        return np.concatenate([_solved(factor, of_w[block], 0) for block, factor in self.factors])
 
     def predicted(self, labels: np.ndarray, train: np.ndarray, categories: int) -> np.ndarray:
         """The category of each row that is not in `train`, by a regression fitted on those that are."""
@@ -126,7 +121,7 @@ class _Whitened:
             v = flat.reshape(features + 1, columns)
             w, score = scores(v)
             every = np.pad(score, ((0, 0), (categories - columns, 0)))
-            total = logsumexp(every, axis=1, keepdims=True)
+            total = np.asarray(logsumexp(every, axis=1, keepdims=True))
             left = (np.exp(score - total) - member) * train[:, None]
             of_w = (z.T @ left.astype(z.dtype)).astype(np.float64) + w / REGULARISATION
             value = total[train].sum() - score[member].sum() + (w**2).sum() / 2 / REGULARISATION
@@ -138,5 +133,5 @@ class _Whitened:
         return np.pad(score[~train], ((0, 0), (categories - columns, 0))).argmax(1)
 
 
-def _solved(factor: np.ndarray, right: np.ndarray, way: str) -> np.ndarray:
-    return solve_triangular(factor, right, trans=way, lower=True, check_finite=False)
+def _solved(factor: np.ndarray, right: np.ndarray, transposed: int) -> np.ndarray:
+    return solve_triangular(factor, right, trans=transposed, lower=True, check_finite=False)

@@ -171,7 +171,7 @@ def test_the_log_says_how_long_an_analysis_will_take(monkeypatch, caplog):
     from neurexp import progress
 
     clock = iter(np.arange(0.0, 1e6, 30.0))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "monotonic", lambda: next(clock))
     with caplog.at_level(logging.INFO):
         reported(made(noise(20), np.repeat([0, 1], 10), layers=(0, 1)), drawn=False)
     said = [record.getMessage() for record in caplog.records if "to go" in record.getMessage()]
