@@ -302,7 +302,9 @@ def _explanation(error: BaseException) -> str | None:
         return _explain_override(cause)
     if isinstance(error, OverrideParseException):
         option, _, value = str(error.override).partition("=")
-        if any(character in value for character in "{}[]() ,:=~$;&#?*!") and not value.startswith(("'", '"')):
+        # Hydra reads unquoted values in ASCII only
+        special = not value.isascii() or any(character in value for character in "{}[]() ,:=~$;&#?*!")
+        if special and not value.startswith(("'", '"')):
             return f"{error.override}: quote the value within the shell's quotes: '{option}=\"{value}\"'"
         return f"{error.override}: cannot be read as OPTION=VALUE ({one_line(error)})"
     if isinstance(error, HydraException):

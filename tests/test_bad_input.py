@@ -132,6 +132,7 @@ ALONE = [
     ("-m model=mini hydra.sweep.dir=${nowhere}", "hydra.sweep.dir: Interpolation key 'nowhere' not found"),
     ("model@x=mini", "model@x"),
     ("experiment=null", "experiment=null: a group's choice is a name"),
+    ("experiment.words=/words/词", "quote the value within the shell's quotes: 'experiment.words=\"/words/词\"'"),
     ("dataset.path=~/x.txt", "dataset.path=~/x.txt: quote the value within the shell's quotes"),
 ]
 # After `model=mini tracking=off`.
