@@ -302,8 +302,9 @@ def _explanation(error: BaseException) -> str | None:
         return _explain_override(cause)
     if isinstance(error, OverrideParseException):
         option, _, value = str(error.override).partition("=")
-        # Hydra reads unquoted values in ASCII only
-        special = not value.isascii() or any(character in value for character in "{}[]() ,:=~$;&#?*!")
+        # Hydra reads unquoted values in ASCII only; quotes do not help against bytes that are no text
+        special = not value.isascii() and value.encode("utf-8", "ignore").decode() == value
+        special = special or any(character in value for character in "{}[]() ,:=~$;&#?*!")
         if special and not value.startswith(("'", '"')):
             return f"{error.override}: quote the value within the shell's quotes: '{option}=\"{value}\"'"
         return f"{error.override}: cannot be read as OPTION=VALUE ({one_line(error)})"

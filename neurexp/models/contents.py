@@ -50,7 +50,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """The object that a JSON file holds; an empty one where it holds none, or is not there."""
     try:
         content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
