@@ -78,7 +78,6 @@ WITH_MINI = [
     ("model.name=", "model.name is empty: give model.name=ORGANISATION/MODEL, a local folder, or mini"),
     ("model.architecture={a:1}", "model.architecture.a: no such option"),
     ("model.tokenizer={inputs}/no_end", "model.tokenizer: it has no end-of-text token"),
-    ("model.tokenizer={inputs}/large_tokenizer", "model.tokenizer: its token "),
     ("+foo=1", "foo: no such group (there are model, device, dataset, experiment, tracking, run)"),
     ("+experiment.foo=1", "experiment.foo: "),
     ("hydra.run.dir={inputs}/a_file/below", "hydra.run.dir: the run folder cannot be made"),
@@ -353,12 +352,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = json.loads((sound / "tokenizer_config.json").read_text())
     settings = {key: value for key, value in settings.items() if not key.endswith("_token")}
     (spoil("no_end") / "tokenizer_config.json").write_text(json.dumps(settings))
-
-    large = spoil("large_tokenizer")
-    definition = json.loads((large / "tokenizer.json").read_text())
-    vocabulary = definition["model"]["vocab"]
-    vocabulary |= {f"word{index}": index for index in range(len(vocabulary), 9000)}
-    (large / "tokenizer.json").write_text(json.dumps(definition))
     return folder
 
 
