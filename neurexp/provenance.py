@@ -24,6 +24,8 @@ PACKAGES = (
 )  # fmt: skip
 
 ARITHMETIC = re.compile("OMP_|MKL_|KMP_|ONEDNN_|DNNL_|CUBLAS_|ATEN_")  # variables that change how numbers are added
+# As the user set them: libraries add some of their own in the middle of a sweep, too late to change anything
+_ENVIRONMENT = {name: value for name, value in sorted(os.environ.items()) if ARITHMETIC.match(name)}
 
 
 def of_process() -> dict[str, Any]:
@@ -58,7 +60,7 @@ def of_arithmetic(device: "torch.device") -> dict[str, Any]:
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "environment": {name: value for name, value in sorted(os.environ.items()) if ARITHMETIC.match(name)},
+        "environment": dict(_ENVIRONMENT),
     }
 
 

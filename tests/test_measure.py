@@ -11,6 +11,7 @@ from neurexp.engine.reducers import NotFinite, Rows
 from neurexp.errors import UserError
 from neurexp.experiments import base, contrast
 from neurexp.measure import Measurement
+from neurexp.provenance import of_arithmetic
 from neurexp.text.tokens import Tokens
 from neurexp.tracking import Stopwatch
 
@@ -121,3 +122,10 @@ def test_a_capture_of_rows_hangs_on_its_layers():
     one, other = (contrast._RowsPass("words", selection, layers, "mean", key) for layers in ([5], [0, 1]))
     assert one.key(None) != other.key(None)
     assert one.key(None) | {"layers": [0, 1]} == other.key(None)
+
+
+def test_variables_that_a_library_sets_in_the_middle_of_a_sweep_make_no_other_pass(monkeypatch):
+    """scikit-learn, which MLflow imports, sets two: the second job of a sweep would take nothing of the first's."""
+    before = of_arithmetic(torch.device("cpu"))
+    monkeypatch.setenv("KMP_INIT_AT_FORK", "FALSE")
+    assert of_arithmetic(torch.device("cpu")) == before

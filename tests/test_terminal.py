@@ -98,7 +98,7 @@ def log(tmp_path, monkeypatch):
 def test_warnings_of_libraries_go_into_the_runs_log_and_ours_to_the_terminal(log, capsys):
     with terminal.warnings_in_the_log():
         warnings.warn("divide by zero ²→", RuntimeWarning, stacklevel=1)
-        logging.getLogger("mlflow.tracking").warning("deprecated")
+        logging.getLogger("urllib3.connectionpool").warning("deprecated")
         logging.getLogger("matplotlib.font_manager").warning("no such font")
         logging.getLogger("matplotlib").error("broken")
         logging.getLogger("neurexp.run").warning("ours")
@@ -117,7 +117,7 @@ def test_a_user_who_asks_for_warnings_sees_them(log, monkeypatch):
     logging.getLogger().setLevel(logging.DEBUG)  # hydra.verbose=true
     with terminal.warnings_in_the_log():
         assert warnings.showwarning is show
-        logging.getLogger("mlflow.tracking").warning("deprecated")
+        logging.getLogger("urllib3.connectionpool").warning("deprecated")
     assert "deprecated" in log()[0]
 
 
