@@ -195,8 +195,7 @@ def _lost(stream: np.ndarray, dropped: Counter[str], tokenizer: PreTrainedTokeni
         most = dropped.most_common(1)[0][0]
         reasons.append(f"the tokenizer has no token for {dropped.total()} characters, {most!r} most often")
     unknown = only_unknown_token(tokenizer)
-    count = 0 if unknown is None else int((stream == unknown).sum())
-    if count:
+    if unknown is not None and (count := int((stream == unknown).sum())):
         name = tokenizer.convert_ids_to_tokens(unknown)
         reasons.append(f"the tokenizer does not know what {count} of the {len(stream)} tokens stand for: {name!r}")
     return [Skipped("the text", 0, reason) for reason in reasons]
