@@ -110,10 +110,9 @@ class TrackingConfig:
     """Where runs are logged."""
 
     backend: Backend = MISSING
-    uri: str | None = (
-        None  # of an MLflow server or store; MLFLOW_TRACKING_URI, or SQLite under run.outputs, if not given
-    )
-    experiment: str | None = None  # MLflow's name for it; MLFLOW_EXPERIMENT_NAME, or experiment.name, if not given
+    # Of an MLflow server or store; if not given MLFLOW_TRACKING_URI, or SQLite under run.outputs
+    uri: str | None = None
+    experiment: str | None = None  # MLflow's name for it; if not given MLFLOW_EXPERIMENT_NAME, or experiment.name
 
 
 @dataclass

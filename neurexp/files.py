@@ -10,6 +10,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def data_files(
             raise error
         on_error(error)
 
-    def enter(start: Path) -> list[Path]:
-        """Takes the files below a folder that are no links, and returns the links."""
+    def enter(start: Path) -> list[tuple[Any, Path]]:
+        """Takes the files below a folder that are no links, and returns the links, with what they are sorted by."""
         links, waiting = [], [(start, os.path.realpath(start))]
         while waiting:
             at, real = waiting.pop()
@@ -94,7 +95,7 @@ def data_files(
                         waiting.append((path, os.path.join(real, entry.name)))  # noqa: PTH118 (fast)
                 elif entry.name.lower().endswith(wanted):
                     take(path, os.path.join(real, entry.name))  # noqa: PTH118
-        return sorted(links, key=order)
+        return sorted((order(link), link) for link in links)
 
     def take(path: Path, real: str) -> None:
         if os.path.isfile(path):  # noqa: PTH113 (False too where a folder on the way may not be read)
@@ -106,14 +107,15 @@ def data_files(
         parts = path.relative_to(folder).parts
         return [unicodedata.normalize("NFC", part) for part in parts], list(parts)  # macOS may keep names as NFD
 
-    linked = enter(folder)
+    linked = enter(folder)  # sorted, and so a heap
     while linked:
-        link, *linked = linked
+        _, link = heappop(linked)
         real = os.path.realpath(link)
         if os.path.isdir(link):  # noqa: PTH112
             around = os.path.realpath(link.parent)
             if recursive and os.path.commonpath([real, around]) != real:
-                linked = sorted([*linked, *enter(link)], key=order)
+                for more in enter(link):
+                    heappush(linked, more)
         elif link.name.lower().endswith(wanted):
             take(link, real)
     return sorted(files.values(), key=order)

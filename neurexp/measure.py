@@ -30,6 +30,7 @@ from neurexp.models.load import LanguageModel, choose_device, load_model
 from neurexp.models.sites import Site, find_sites
 from neurexp.provenance import hash_of_plugin
 from neurexp.report import Report, with_control
+from neurexp.text.skipped import Skipped, tell
 from neurexp.text.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Measurement:
     report: Report | None = None
     reused: list[str] = field(default_factory=list)  # passes that an earlier run's stood for
     resumed: dict[str, int] = field(default_factory=dict)  # pass → batches that an interrupted process had done
+    _told: set[Skipped] = field(default_factory=set)
 
     def run(self) -> "Measurement":
         """Loads the model, runs the passes, analyses; the same with random weights where a control was asked for."""
@@ -93,12 +95,19 @@ class Measurement:
                     wanted = next(passes, None)
                 if wanted is None:
                     return
+                self._tell_skipped(experiment)
                 log.info("%s: %d tokens in %d sequences", wanted.what, wanted.tokens.count, len(wanted.tokens.valid))
                 name = f"{prefix}{wanted.what}"
                 named[name] = named.get(name, 0) + 1
                 self._run_or_reuse(wanted, model, name if named[name] == 1 else f"{name} {named[name]}")
         finally:
             passes.close()  # type: ignore[attr-defined]
+
+    def _tell_skipped(self, experiment: Experiment) -> None:
+        """Says once what could not be used: a control reads the same again."""
+        new = [one for one in experiment.skipped() if one not in self._told]
+        self._told.update(new)
+        tell(new)
 
     def _run_or_reuse(self, wanted: Pass, model: LanguageModel, name: str) -> None:
         """One pass, or what an earlier run stored of the same."""

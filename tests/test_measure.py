@@ -12,6 +12,7 @@ from neurexp.errors import UserError
 from neurexp.experiments import base, contrast
 from neurexp.measure import Measurement
 from neurexp.provenance import of_arithmetic
+from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens
 from neurexp.tracking import Stopwatch
 
@@ -59,11 +60,11 @@ def no_least_share(monkeypatch):
     monkeypatch.setattr(checkpoint, "LEAST_SHARE", 0)
 
 
-def measured(folder, starts=(0, 3)):
+def measured(folder, starts=(0, 3), **options):
     register_schema()
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         settings = checked(compose("config", [*OPTIONS, f"run.outputs={folder}"]))
-    experiment = Twice(base.Options("twice", ""), base.Setting("mini", "numbers"))
+    experiment = Twice(base.Options("twice", "", **options), base.Setting("mini", "numbers"))
     experiment.starts = starts
     measurement = Measurement(settings, experiment, folder, Stopwatch(), reads_text=False).run()
     return measurement, [one.rows.rows(0) for one in experiment.seen]
@@ -106,6 +107,14 @@ def test_a_pass_that_others_may_want_is_run_while_they_wait_and_then_taken(tmp_p
     again, _ = measured(tmp_path)
     assert again.reused == ["Text"]
     assert [file.suffix for file in kept.cache.iterdir()] == [".safetensors"]
+
+
+def test_what_was_skipped_is_said_once_though_a_control_reads_it_again(tmp_path, monkeypatch, caplog):
+    skipped = [Skipped("a.txt", 0, "binary"), Skipped("b.txt", 3, "bad")]
+    monkeypatch.setattr(Twice, "skipped", lambda self: skipped)
+    measured(tmp_path, control="random")
+    told = [message for message in caplog.messages if message.startswith("Skipped")]
+    assert told == ["Skipped 2, all listed in skipped.parquet: a.txt: binary; b.txt, row 3: bad"]
 
 
 def test_a_pass_for_other_rows_is_refused(tmp_path):

@@ -19,8 +19,8 @@ from neurexp.models.sites import parse_layers
 from neurexp.provenance import hash_of_code, hash_of_tokenizer, of_arithmetic
 from neurexp.report import Report
 from neurexp.text import sources
-from neurexp.text.skipped import Skipped, tell
-from neurexp.text.tokens import Tokens, cached, pack, tell_unknown
+from neurexp.text.skipped import Skipped
+from neurexp.text.tokens import Tokens, cached, pack
 
 
 @dataclass
@@ -132,7 +132,10 @@ class Experiment(Pass):
         return parse_layers(2 * model.layers // 3 if layer is None else layer, model.layers)
 
     def passes(self, model: LanguageModel, dataset: DatasetConfig, cache: Path) -> Iterator[Pass]:
-        """Yields each pass in turn; when the iterator goes on, its reducers have seen every token."""
+        """Yields each pass in turn; when the iterator goes on, its reducers have seen every token.
+
+        `self.tokens` is set, and what `skipped` returns is known, before the first one.
+        """
         self.tokens = self.inputs(model, dataset, cache)
         yield self
 
@@ -152,15 +155,13 @@ class Experiment(Pass):
         def tokenise() -> Tokens:
             reading = sources.Reading(dataset)
             texts = sources.documents(dataset, reading)
-            tokens = pack(texts, model.tokenizer, dataset.tokens, dataset.sequence_length, begin_with_bos=bos)
+            length = dataset.sequence_length
+            tokens = pack(texts, model.tokenizer, dataset.tokens, length, bos, skipped=reading.skipped)
             reading.check()
-            return replace(tokens, skipped=(*tokens.skipped, *reading.skipped), bad_share=reading.needed)
+            return replace(tokens, bad_share=reading.needed)
 
         tokens = cached(cache, key, tokenise, dataset.bad_rows)
         model.check_ids(tokens.input_ids[tokens.valid])
-        tell_unknown(tokens, model.tokenizer)
-        if tokens.skipped != self._text_skipped:  # a control reads the same text again
-            tell(tokens.skipped)
         self._text_skipped = tokens.skipped
         return tokens
 
@@ -169,7 +170,7 @@ class Experiment(Pass):
         return {}
 
     def skipped(self) -> list[Skipped]:
-        """What of the inputs could not be used, for `skipped.parquet`."""
+        """What of the inputs could not be used. The driver says it in the log, and writes it to `skipped.parquet`."""
         return list(dict.fromkeys((*self.tokens.skipped, *self._text_skipped)))
 
     @abstractmethod

@@ -29,7 +29,6 @@ from neurexp.provenance import hash_of_tokenizer
 from neurexp.report import Report
 from neurexp.text.characters import shown_tokens
 from neurexp.text.occurrences import occurrences
-from neurexp.text.skipped import Skipped
 from neurexp.text.spans import Selection, excerpt
 from neurexp.text.tokens import Tokens
 
@@ -126,12 +125,10 @@ class Contrast(base.Experiment):
         self.tokenizer = model.tokenizer
         captured: dict[str, dict[int, np.ndarray]] = {}
         self.reused: list[str] = []
-        self.text_skipped: tuple[Skipped, ...] = ()
         self.text_counts = dict.fromkeys(TEXT_COUNTS, 0)
         selections = {"words": self.rows} | {name: one.rows for name, one in self.conditions.items()}
         if self.reads_text:
             text = self.inputs(model, dataset, cache)
-            self.text_skipped = text.skipped
             found = self.in_text(model, text)
             if found is not None:
                 counted = (len(found.words), found.dropped, found.adjoining)
@@ -184,10 +181,6 @@ class Contrast(base.Experiment):
         if "text" in self.activations:
             facts["text_token_hash"] = self.found.tokens.hash
         return facts
-
-    def skipped(self) -> list[Skipped]:
-        """What could not be used of the rows' own texts, and of the running text."""
-        return [*self.tokens.skipped, *self.text_skipped]
 
     # -- what the numbers say --------------------------------------------------------------------------------------
 

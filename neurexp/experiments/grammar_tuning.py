@@ -11,7 +11,7 @@ from typing import Any
 from neurexp.errors import UserError
 from neurexp.experiments import base, contrast
 from neurexp.models.load import LanguageModel
-from neurexp.text.skipped import Skipped, check_share, tell
+from neurexp.text.skipped import Skipped, check_share
 from neurexp.text.spans import Selection, align, fitting, place
 from neurexp.text.words import OWN_LISTS, read_lists
 
@@ -82,8 +82,7 @@ class GrammarTuning(contrast.Contrast):
         rows, left = fitting(rows, positions)
         known = {(one.where, one.item) for one in self.too_long}
         reason = f"as “{template}” it has more tokens than {model.name} has positions, {positions}"
-        found = [Skipped(*self.lists.places[word], reason) for word in left if self.lists.places[word] not in known]
-        self.too_long += found
-        check_share(self._left_out(), self.lists.lines, self.options.bad_words, "experiment.bad_words")
-        tell(found)
+        found = [Skipped(*self.lists.places[word], reason) for word in left]
+        self.too_long += [one for one in found if (one.where, one.item) not in known]
+        check_share(self._left_out(), self.lists.lines, self.options.bad_words, "experiment.bad_words", "lines")
         return rows

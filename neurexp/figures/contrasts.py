@@ -140,6 +140,8 @@ def values_by_word(
     spread = np.random.default_rng(0)
     for axes in panels.flat[len(values) :]:
         axes.set_axis_off()
+    names_below = [drawable(name) for name in categories]
+    fonts, rotation = ["sans-serif", *families("".join(categories))], 90 if many else 0
     # The first half of the neurons above, the second below
     for axes, row, name in zip(panels.flat, values, names, strict=False):
         for category in range(len(categories)):
@@ -148,8 +150,6 @@ def values_by_word(
             color = GROUP_STYLES[(0, 2, 1)[category % 3]]["color"]
             axes.scatter(place, own, s=7, color=color, marker=MARKERS[category % 6], alpha=0.7)
             axes.hlines(own.mean(), category - 0.35, category + 0.35, color="black", linewidth=2)
-        names_below = [drawable(name) for name in categories]
-        fonts, rotation = ["sans-serif", *families("".join(categories))], 90 if many else 0
         axes.set_xticks(
             range(len(categories)), names_below, fontsize=7, parse_math=False, fontfamily=fonts, rotation=rotation
         )

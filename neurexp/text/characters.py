@@ -14,6 +14,8 @@ import numpy as np
 import regex
 from transformers import PreTrainedTokenizerBase
 
+from neurexp.text.tokenizer import only_unknown_token
+
 _SPACE = "▁"  # a space, in the pieces of SentencePiece
 _BYTE = regex.compile("<0x([0-9A-Fa-f]{2})>")  # a piece of byte fallback
 _CUT = regex.compile("[\udc80-\udcff]")  # a byte of a character whose other bytes are not there
@@ -47,15 +49,16 @@ def characters(parts: Sequence[bytes]) -> Characters:
     return Characters(text, np.searchsorted(begins, start, "right") - 1, np.searchsorted(begins, stop, "left"))
 
 
-def token_bytes(
-    tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], special: bytes | None = None
-) -> dict[int, bytes]:
+def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], spell_special: bool = True) -> dict[int, bytes]:
     """What each of `ids` stands for within a text, in UTF-8; a space that it begins with is part of it.
+
+    Tokens of words or of their pieces may have no space of their own (WordLevel, WordPiece). They get the one that the
+    tokenizer's decoder puts between them.
 
     Args:
         tokenizer: one with a backend in Rust.
         ids: each is looked up once.
-        special: what stands for special tokens; None: their spelling.
+        spell_special: False: NUL stands for special tokens, and for the unknown token a byte that is no character.
     """
     ids = sorted({int(index) for index in ids})
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
@@ -64,26 +67,30 @@ def token_bytes(
     found: dict[int, bytes] = {}
     decoder = backend.decoder
     kind, suffix = str(decoder), getattr(decoder, "suffix", "")
-    by_byte = "ByteLevel" in kind or (decoder is None and "ByteLevel" in str(backend.pre_tokenizer))
+    if decoder is None:  # what made the pieces says how they are spelled
+        kind, suffix = str(backend.pre_tokenizer), getattr(backend.model, "end_of_word_suffix", None) or ""
     left = []
     for index, piece in pieces.items():
-        if index in added:
-            found[index] = added[index].content.encode()
-        elif piece is None:  # an id that the tokenizer does not know
+        if piece is None:  # an id that the tokenizer does not know
             found[index] = b""
-        elif by_byte:
+        elif "ByteLevel" not in kind and _SPACE not in kind and not suffix:
+            left.append(index)
+        elif index in added:
+            found[index] = added[index].content.encode()
+        elif "ByteLevel" in kind:
             found[index] = _of_byte_level(piece)
         elif "ByteFallback" in kind and (byte := _BYTE.fullmatch(piece)):
             found[index] = bytes([int(byte[1], 16)])
         elif _SPACE in kind:  # SentencePiece
             found[index] = piece.replace(_SPACE, " ").encode()
-        elif suffix:  # the first GPT's, whose words end with a sign
+        else:  # the first GPT's, whose words end with a sign
             found[index] = piece.replace(suffix, " ").encode()
-        else:
-            left.append(index)
     found |= _within_text(tokenizer, left)
-    if special is not None:
-        found |= dict.fromkeys(set(ids).intersection(tokenizer.all_special_ids), special)
+    if not spell_special:
+        unknown = only_unknown_token(tokenizer)
+        for index in {*tokenizer.all_special_ids, unknown}.intersection(ids):
+            space = b" " if found[index].startswith(b" ") else b""
+            found[index] = space + (b"\xff" if index == unknown else b"\0")
     return found
 
 
@@ -107,15 +114,18 @@ def _within_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> dict
     """What tokens of other kinds add to a text that goes before: decoded alone, some would lose a space before them."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     alone = dict(zip(ids, backend.decode_batch([[index] for index in ids], skip_special_tokens=False), strict=True))
-    before = next((index for index, text in alone.items() if text.strip().isalnum()), None)
-    if before is None:
-        return {index: text.encode() for index, text in alone.items()}
+    # Letters, if there are any: of other texts a decoder may tidy the end
+    before = max(ids, key=lambda index: (alone[index].isalnum(), bool(alone[index].strip())), default=None)
     both = backend.decode_batch([[before, index] for index in ids], skip_special_tokens=False)
-    first = alone[before]
-    return {
-        index: (text[len(first) :] if text.startswith(first) else alone[index]).encode()
-        for index, text in zip(ids, both, strict=True)
-    }
+    first = "" if before is None else alone[before]
+    goes_on = getattr(backend.model, "continuing_subword_prefix", None) if backend.decoder is None else None
+    found = {}
+    for index, text in zip(ids, both, strict=True):
+        text = text[len(first) :] if text.startswith(first) else alone[index]
+        if goes_on and text.startswith(f" {goes_on}"):
+            text = text[1 + len(goes_on) :]
+        found[index] = text.encode()
+    return found
 
 
 def shown_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[str, int, int]]:

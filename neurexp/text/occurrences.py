@@ -56,7 +56,8 @@ def occurrences(
 
     The tokens of an occurrence are those that cover it; a space before it may be part of the first. Where one of them
     covers another character as well, the occurrence is dropped and counted (`dropped`). One at the edge of a sequence
-    is none: what stands beyond the edge is not known. Time grows with the text and with the words, not their product.
+    is none, nor is one that a token for unknown text touches: what stands there is not known. Time grows with the text
+    and with the words, not their product.
 
     Args:
         tokens: the text.
@@ -66,7 +67,7 @@ def occurrences(
     """
     listed = list(words)
     root, seen = _trie([word for word, _ in listed]), np.zeros(len(listed), dtype=np.int64)
-    spelled = token_bytes(tokenizer, np.unique(tokens.input_ids[tokens.valid]).tolist(), special=b"\0")
+    spelled = token_bytes(tokenizer, np.unique(tokens.input_ids[tokens.valid]).tolist(), spell_special=False)
     columns = [array("q") for _ in range(4)]  # sequence, start, stop, number of the word
     dropped = adjoining = 0
     remembered: dict[str, str] = {}

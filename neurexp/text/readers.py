@@ -181,11 +181,15 @@ def _csv(file: Path, column: str) -> Rows:
         rows = csv.reader(chain(sample, lines), delimiter=delimiter, strict=True, quoting=quoting)
         place, number = header.index(column), 0
         while True:
+            begun = rows.line_num
             try:
                 fields = next(rows, None)
             except csv.Error as error:
-                number += 1
-                yield Bad(number, one_line(error))
+                lines = rows.line_num - begun
+                joined = f"; a quotation mark joins {lines} lines" if lines > 1 else ""
+                for _ in range(max(1, lines)):  # as many rows may be lost
+                    number += 1
+                    yield Bad(number, one_line(error) + joined)
                 continue
             if fields is None:
                 return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurexp.errors import UserError
+from neurexp.errors import UserError, printable
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,11 @@ class Skipped:
     item: int  # the row or line within it, counted from 1; 0 where it is the file as a whole
     reason: str
 
+    def __post_init__(self) -> None:
+        """Names of files need not be text, and reasons quote what was found: both are made printable."""
+        for name in ("where", "reason"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
 
 def tell(skipped: Sequence[Skipped]) -> None:
     """Says in the log how many items were skipped, and names the first few."""
@@ -34,7 +39,7 @@ def tell(skipped: Sequence[Skipped]) -> None:
         log.warning("Skipped %d, all listed in skipped.parquet: %s", len(skipped), named(skipped))
 
 
-def check_share(skipped: Sequence[Skipped], seen: int, most: float, option: str, what: str = "items") -> None:
+def check_share(skipped: Sequence[Skipped], seen: int, most: float, option: str, what: str) -> None:
     """Refuses a source that holds too many bad items.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 
 from neurexp import hub
 from neurexp.config import TEXT_KINDS, DatasetConfig, Source
-from neurexp.errors import UserError, one_line, printable
+from neurexp.errors import UserError, one_line
 from neurexp.files import data_files
 from neurexp.text.readers import ENDINGS, kind_of, read
 from neurexp.text.rows import Bad, Row, is_chat, no_column, text_of
@@ -67,7 +67,7 @@ class Reading:
                 self._good_rows += 1
                 self._kinds.add(kind_of(where))
                 return text
-        one = Skipped(printable(where), found.number, printable(found.reason))
+        one = Skipped(where, found.number, found.reason)
         self.skipped.append(one)
         self._only_column &= found.no_column
         share = self._rows if found.number else self._files

@@ -56,6 +56,13 @@ def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return tokenizer.get_vocab().get(spelling) if spelling else None
 
 
+def only_unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The unknown token, or None where it has another use as well: GPT-2's is also its end of text."""
+    others = (tokenizer.eos_token_id, tokenizer.bos_token_id, own_first_token(tokenizer))
+    unknown = unknown_token(tokenizer)
+    return None if unknown in others else unknown
+
+
 def needed_token(token_id: Any, what: str, why: str = "which is needed; give") -> int:
     """The id of a special token. Raises UserError where the tokenizer has none; `why` is what the message says then."""
     if token_id is None:

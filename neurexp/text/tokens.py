@@ -7,7 +7,6 @@ token id, so their length is the largest id and one more: ids may have gaps. Kno
 
 import hashlib
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,18 +24,16 @@ from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
 from neurexp.files import write_tensors
-from neurexp.text.skipped import Skipped
+from neurexp.text.skipped import Skipped, named
 from neurexp.text.tokenizer import (
     dropped_characters,
     encode,
     first_token,
     needed_token,
-    own_first_token,
+    only_unknown_token,
     unknown_token,
     vocabulary_size,
 )
-
-log = logging.getLogger(__name__)
 
 UNDEFINED = -1  # the length of a special token, and of an id that no token has
 # After a letter, before a space or a newline that a letter follows, or before the end of a clause
@@ -133,6 +130,7 @@ def pack(
     tokens: int,
     sequence_length: int,
     begin_with_bos: bool = False,
+    skipped: Sequence[Skipped] = (),
 ) -> Tokens:
     """Tokenises documents until there are exactly `tokens`, and cuts the stream into sequences.
 
@@ -142,6 +140,7 @@ def pack(
         tokens: of the result, special ones included.
         sequence_length: of each sequence but a last partial one.
         begin_with_bos: every sequence begins with `first_token` of the tokenizer.
+        skipped: what could not be used of the source; it may grow while `documents` are read.
 
     Raises:
         UserError: the documents end before, the tokenizer lacks a token that is needed, or it cannot read the text.
@@ -172,8 +171,10 @@ def pack(
             break
     if filled < needed:
         there = filled + len(bos) * -(-filled // (sequence_length - len(bos)))
+        but = f", {len(skipped)} skipped: {named(skipped)}" if skipped else ""
         raise UserError(
-            f"dataset.tokens={tokens}: the text has only {there} tokens ({begun} documents); give fewer, or more text"
+            f"dataset.tokens={tokens}: the text has only {there} tokens ({begun} documents{but}); give fewer, or more "
+            "text"
         )
     # Pads are excluded by position, and the model never sees their ids
     pad = 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
@@ -184,28 +185,20 @@ def pack(
         input_ids[:, 0] = bos[0]
         body[:, 0] = False
     input_ids[body] = stream
-    skipped = []
+    return Tokens(input_ids, valid, begun, (*_lost(stream, dropped, tokenizer), *skipped))
+
+
+def _lost(stream: np.ndarray, dropped: Counter[str], tokenizer: PreTrainedTokenizerBase) -> list[Skipped]:
+    """What the tokenizer left out of a text, or does not know: of each the number."""
+    reasons = []
     if dropped:
-        reason = (
-            f"the tokenizer has no token for {dropped.total()} characters, {dropped.most_common(1)[0][0]!r} most often"
-        )
-        skipped = [Skipped("the text", 0, reason)]
-    return Tokens(input_ids, valid, begun, tuple(skipped))
-
-
-def tell_unknown(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Says in the log how many tokens of a text stand for what the tokenizer does not know, if any do."""
-    unknown = unknown_token(tokenizer)
-    if unknown is None or unknown in (tokenizer.eos_token_id, own_first_token(tokenizer), tokenizer.bos_token_id):
-        return
-    count = int((tokens.input_ids[tokens.valid] == unknown).sum())
-    if count:
-        log.warning(
-            "The tokenizer does not know the text of %d of the %d tokens: each became %r",
-            count,
-            tokens.count,
-            tokenizer.convert_ids_to_tokens(unknown),
-        )
+        most = dropped.most_common(1)[0][0]
+        reasons.append(f"the tokenizer has no token for {dropped.total()} characters, {most!r} most often")
+    unknown = only_unknown_token(tokenizer)
+    if unknown is not None and (count := int((stream == unknown).sum())):
+        name = tokenizer.convert_ids_to_tokens(unknown)
+        reasons.append(f"the tokenizer does not know what {count} of the {len(stream)} tokens stand for: {name!r}")
+    return [Skipped("the text", 0, reason) for reason in reasons]
 
 
 def _pieces(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from neurexp.errors import UserError, printable, unseen
 from neurexp.files import data_files
 from neurexp.text.scripts import folded
-from neurexp.text.skipped import Skipped, check_share, tell
+from neurexp.text.skipped import Skipped, check_share
 
 OWN_LISTS = Path(__file__).resolve().parent / "words"
 FIRST = ("verbs", "nouns")  # the order of the source documents; other categories follow the alphabet
@@ -63,9 +63,8 @@ def read_lists(folder: Path, option: str = "experiment.words", bad_words: float 
     read = {name: _lines(file, option) for name, file in files.items()}
     skipped = [one for _, bad, _ in read.values() for one in bad]
     lines = sum(len(found) + len(bad) for found, bad, _ in read.values())
-    check_share(skipped, lines, bad_words, "experiment.bad_words")
+    check_share(skipped, lines, bad_words, "experiment.bad_words", "lines")
     skipped += [Skipped(str(file), 0, "a note about the lists, by its name; no list") for file in notes]
-    tell(skipped)
     found, places = dict[str, list[str]](), dict[str, tuple[str, int]]()
     for name, (kept, _, _) in read.items():
         found[name] = [line.word for line in kept]
@@ -118,6 +117,8 @@ def _files(folder: Path, option: str) -> tuple[dict[str, Path], list[Path]]:
         name = unicodedata.normalize("NFC", file.stem)  # macOS takes letters apart
         if file in notes:
             continue
+        if not name.isprintable():  # in figures and tables it would stand as it is
+            raise UserError(f"{option}={folder}: {file.name} is no name of a category; rename it in plain letters")
         if name in files:
             raise UserError(f"{option}={folder}: {files[name].name} and {file.name} name one category; rename one")
         files[name] = file

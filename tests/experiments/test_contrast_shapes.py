@@ -9,8 +9,8 @@ from neurexp.experiments import contrast_report
 from neurexp.experiments.base import Setting
 from neurexp.experiments.contrast import Condition, Contrast, Options
 from neurexp.stats import contrast, parts
+from neurexp.text.spans import Selection
 from neurexp.text.tokens import Tokens
-from neurexp.text.words import Selection
 
 
 class Made(Contrast):

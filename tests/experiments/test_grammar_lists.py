@@ -34,15 +34,16 @@ def folder_of(folder: Path, **lists: list[str]) -> str:
     return str(folder)
 
 
-def measured(model, cache: Path, words: str, text: str | None = None, **options) -> GrammarTuning:
+def measured(model, folder: Path, words: str, text: str | None = None, **options) -> GrammarTuning:
     experiment = GrammarTuning(
         Options("grammar_tuning", "", words=words, text=text is not None, **SMALL, **options), Setting("mini", "text")
     )
     dataset = DatasetConfig(source=Source.pydoc)
     if text is not None:
-        (cache / "text.txt").write_text(text, "utf-8")
-        dataset = DatasetConfig(source=Source.files, path=str(cache / "text.txt"), tokens=900, sequence_length=300)
-    for wanted in experiment.passes(model, dataset, cache):
+        (corpus := folder / "corpus").mkdir(exist_ok=True)
+        (corpus / "text.txt").write_text(text, "utf-8")
+        dataset = DatasetConfig(source=Source.files, path=str(corpus), tokens=900, sequence_length=300, bad_rows=0.5)
+    for wanted in experiment.passes(model, dataset, folder / "cache"):
         capture_for(wanted, model, wanted.tokens, 4)
     return experiment
 
@@ -120,23 +121,19 @@ def test_a_line_too_long_for_the_model_is_skipped_and_named(model, tmp_path):
     assert experiment.skipped() == [Skipped(f"{folder}/a.txt", 5, reason)]
     assert experiment.counts()["words_skipped"] == 1
     assert "1 lines that cannot be used" in experiment.analyse().findings[0]
-    with pytest.raises(UserError, match=r"^experiment\.bad_words=0\.05: 1 of 9 cannot be used \(.*a\.txt, row 5: as "):
+    with pytest.raises(
+        UserError, match=r"^experiment\.bad_words=0\.05: 1 of 9 lines cannot be used \(.*a\.txt, row 5: as "
+    ):
         measured(model, tmp_path, folder)
 
 
-def test_what_the_running_text_skipped_is_told_too(model, tmp_path, monkeypatch):
-    of_text = Skipped("book.txt", 3, "bad")
-    inputs = GrammarTuning.inputs
-    monkeypatch.setattr(GrammarTuning, "inputs", lambda *given: _with_skipped(inputs(*given), of_text))
+def test_what_the_running_text_skipped_is_named_too(model, tmp_path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "bad.txt").write_text("a\0b")
     folder = folder_of(tmp_path / "lists", a=[*PLAIN["a"], "x\x1b"], b=PLAIN["b"])
     experiment = measured(model, tmp_path, folder, "nothing of that. " * 400, bad_words=0.2)
-    assert [(one.where, one.item) for one in experiment.skipped()] == [(f"{folder}/a.txt", 5), ("book.txt", 3)]
-
-
-def _with_skipped(tokens, one):
-    from dataclasses import replace
-
-    return replace(tokens, skipped=(one,))
+    skipped = [(one.where, one.item) for one in experiment.skipped()]
+    assert skipped == [(f"{folder}/a.txt", 5), (f"{tmp_path}/corpus/bad.txt", 0)]
 
 
 def test_a_run_on_chinese_words_from_the_command_line(quick_cli, tmp_path):

@@ -16,8 +16,9 @@ from neurexp.experiments.base import Setting
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.measure import capture_for
 from neurexp.models.load import LanguageModel, load_model
+from neurexp.text.occurrences import occurrences
+from neurexp.text.spans import align, place
 from neurexp.text.tokens import pack
-from neurexp.text.words import align, occurrences, place
 
 PLAIN = [*("ox" * length for length in range(1, 6)), *("cat"[:length] for length in range(1, 4)), "Cat"]
 WORDS = ["<e>", "<unk>", *(f"▁{word}" for word in PLAIN)]

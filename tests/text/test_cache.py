@@ -248,7 +248,7 @@ def test_the_cache_holds_whole_files_only(mini, folder, tmp_path):
     assert tokens.load_file(file)["input_ids"].shape == (3, 5)
 
 
-def test_what_was_skipped_is_the_same_from_the_cache_and_another_share_is_checked_anew(mini, tmp_path, packed, caplog):
+def test_what_was_skipped_is_the_same_from_the_cache_and_another_share_is_checked_anew(mini, tmp_path, packed):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in (TEXT, 3, TEXT, None)), "utf-8")
     made, again = (inputs(mini, file, tmp_path / "cache", tokens=25, bad_rows=0.5) for _ in range(2))
@@ -256,25 +256,24 @@ def test_what_was_skipped_is_the_same_from_the_cache_and_another_share_is_checke
     assert made.bad_share == 1 / 3  # the last row was not needed
     assert_same(again, made)
     assert len(packed) == 1
-    line = f"Skipped 1, all listed in skipped.parquet: {file}, row 2: a number in place of text"
-    assert caplog.messages == [line, line]
     for folder in (tmp_path / "another", tmp_path / "cache"):
         with pytest.raises(UserError, match=r"^dataset\.bad_rows=0\.3: 1 of 3 rows cannot be used"):
             inputs(mini, file, folder, tokens=25, bad_rows=0.3)
     assert inputs(mini, file, tmp_path / "cache", tokens=25, bad_rows=1).hash == made.hash
+    with pytest.raises(UserError, match=rf"documents, 1 skipped: {file}, row 2: a number in place of text\)"):
+        inputs(mini, file, tmp_path / "cache", tokens=250, bad_rows=0.5)
 
 
-def test_an_experiment_names_what_its_text_lacks_beside_its_own_inputs_and_says_it_once(mini, tmp_path, caplog):
+def test_an_experiment_names_what_its_text_lacks_beside_its_own_inputs(mini, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in (3, TEXT)), "utf-8")
     dataset = DatasetConfig(source=Source.files, path=str(file), tokens=12, sequence_length=5, bad_rows=0.5)
     experiment = TokenLength(Options("token_length", ""), Setting("mini", "text"))
-    for _ in range(2):  # with trained weights, and with random ones
+    for _ in range(2):
         experiment.inputs(mini, dataset, tmp_path / "cache")
     own = Skipped("words.txt", 3, "no word")
     experiment.tokens = replace(Maker().tokens, skipped=(own,))
     assert experiment.skipped() == [own, Skipped(str(file), 1, "a number in place of text")]
-    assert len(caplog.messages) == 1
 
 
 def test_a_run_over_a_folder_as_it_comes_says_and_writes_what_it_skipped_twice(quick_cli, tmp_path):
@@ -294,19 +293,22 @@ def test_a_run_over_a_folder_as_it_comes_says_and_writes_what_it_skipped_twice(q
         "item": [0, 2],
         "reason": ["no column text; there are id, title", "binary, not text: it has a NUL character"],
     }
-    hashes, told = set(), set()
-    for run in ("first", "again"):
+    hashes, told = set(), []
+    again = ["experiment.control=off,random", "hydra.sweep.dir=again", "--multirun"]
+    for options, runs in ((["hydra.run.dir=first"], ["first"]), (again, ["again/0", "again/1"])):
         process = quick_cli(
             *("experiment=token_length", "model=mini", "tracking=off", "dataset=text", f"dataset.path={folder}"),
-            *("dataset.tokens=400", "dataset.sequence_length=64", "dataset.bad_rows=0.1", f"hydra.run.dir={run}"),
-            *("experiment.layer=0", "experiment.permutations=100"),
+            *("dataset.tokens=400", "dataset.sequence_length=64", "dataset.bad_rows=0.1"),
+            *("experiment.layer=0", "experiment.permutations=100", *options),
         )
         assert (process.returncode, process.stderr) == (0, "")
-        assert parquet.read_table(tmp_path / run / "skipped.parquet").to_pydict() == expected
-        provenance = json.loads((tmp_path / run / "summary.json").read_text())["provenance"]
-        assert provenance["skipped"] == 2
-        hashes.add(provenance["token_hash"])
-        told |= set(re.findall(r"Skipped 2, .*", process.stdout))
+        for run in runs:
+            assert parquet.read_table(tmp_path / run / "skipped.parquet").to_pydict() == expected
+            provenance = json.loads((tmp_path / run / "summary.json").read_text())["provenance"]
+            assert provenance["skipped"] == 2
+            hashes.add(provenance["token_hash"])
+        told += re.findall(r"Skipped 2, .*", process.stdout)
     assert len(hashes) == 1
-    (line,) = told
+    line, *others = told
+    assert others == [line] * 2  # once in each run, also where a control reads the text again
     assert f"{folder}/rows.jsonl, row 2: binary, not text" in line

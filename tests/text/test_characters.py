@@ -89,7 +89,7 @@ def test_ids_that_the_tokenizer_does_not_know_and_special_ones():
     tokenizer = _made(KINDS["mini"])
     end = tokenizer.eos_token_id
     assert token_bytes(tokenizer, [end, 10_000_000]) == {end: tokenizer.eos_token.encode(), 10_000_000: b""}
-    assert token_bytes(tokenizer, [end], special=b"\0") == {end: b"\0"}
+    assert token_bytes(tokenizer, [end], spell_special=False) == {end: b"\0"}
 
 
 def test_tokens_are_shown_joined_where_they_are_parts_of_one_character():

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_tokenizers import PIECES, byte_fallback, decoded, sentencepiece_like, with_word_ends, word_pieces
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from neurexp.models.places import MINI
 from neurexp.text.occurrences import occurrences
@@ -238,6 +239,78 @@ def test_words_are_found_with_tokenizers_of_other_kinds(make):
     assert found.words == ["door", "cat"]
     ids = [tokenizer.convert_ids_to_tokens(found.ids(row)) for row in range(2)]
     assert ["".join(pieces).replace("##", "").replace("</w>", "") for pieces in ids] == ["door", "cat"]
+
+
+SINGLE = "adehklnstw.,"
+WALKS = "walk, the walks walked. The zwalk. Add walk."
+
+
+def backend(model, pre_tokenizer, decoder=None) -> PreTrainedTokenizerFast:
+    built = Tokenizer(model)
+    built.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        built.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=built, unk_token="<unk>", eos_token="</s>")
+
+
+def vocabulary(*pieces: str) -> dict[str, int]:
+    return {piece: index for index, piece in enumerate(dict.fromkeys(["<unk>", "</s>", *pieces]))}
+
+
+WHOLE = vocabulary("walk", "the", ",", ".", "walks", "walked", "walk,", "walk.", "walked.")
+STARTS_AND_REST = vocabulary(*SINGLE, "walk", "the", "##s", "##ed")
+WORD_ENDS = vocabulary(*SINGLE, *(f"{one}</w>" for one in SINGLE))
+METASPACE = vocabulary("▁", *SINGLE)
+OTHERS = {
+    "words": lambda: backend(models.WordLevel(WHOLE, "<unk>"), pre_tokenizers.Whitespace()),
+    "words, decoder of pieces": lambda: backend(
+        models.WordLevel(WHOLE, "<unk>"), pre_tokenizers.Whitespace(), decoders.WordPiece()
+    ),
+    "pieces": lambda: backend(models.WordPiece(STARTS_AND_REST, unk_token="<unk>"), pre_tokenizers.Whitespace()),
+    "pieces, decoder": lambda: backend(
+        models.WordPiece(STARTS_AND_REST, unk_token="<unk>"), pre_tokenizers.Whitespace(), decoders.WordPiece()
+    ),
+    "word ends": lambda: backend(
+        models.BPE(WORD_ENDS, [], unk_token="<unk>", end_of_word_suffix="</w>"), pre_tokenizers.Whitespace()
+    ),
+    "word ends, decoder": lambda: backend(
+        models.BPE(WORD_ENDS, [], unk_token="<unk>", end_of_word_suffix="</w>"),
+        pre_tokenizers.Whitespace(),
+        decoders.BPEDecoder(),
+    ),
+    "metaspace": lambda: backend(models.BPE(METASPACE, [], unk_token="<unk>"), pre_tokenizers.Metaspace()),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_words_are_found_whether_or_not_a_decoder_says_where_spaces_are(name):
+    """Also where tokens have no space of their own. `zwalk` has a letter that no token has."""
+    tokenizer = OTHERS[name]()
+    found = occurrences(text_of(tokenizer, f"the {WALKS}"), tokenizer, [("walk", 0)], 9)
+    pieces = [tokenizer.convert_ids_to_tokens(found.ids(row)) for row in range(len(found.words))]
+    assert ["".join(one).strip("▁").removesuffix("</w>") for one in pieces] == ["walk"] * 2
+
+
+def test_a_word_that_was_added_to_a_vocabulary_of_words_is_found():
+    tokenizer = OTHERS["words"]()
+    tokenizer.add_tokens(["sing"])
+    found = occurrences(text_of(tokenizer, "the sing walk the walk the"), tokenizer, [("sing", 0), ("walk", 1)], 9)
+    assert found.words == ["sing", "walk", "walk"]
+
+
+def test_words_are_found_where_no_token_of_the_text_is_letters_alone():
+    tokenizer = backend(models.WordLevel(WHOLE, "<unk>"), pre_tokenizers.WhitespaceSplit())
+    text = text_of(tokenizer, "walk, walk. walk, walk.")
+    assert occurrences(text, tokenizer, [("walk,", 0), ("walk.", 0)], 9).words == ["walk,", "walk.", "walk,"]
+
+
+@pytest.mark.parametrize("other", [{}, {"eos_token": "<unk>"}])
+def test_a_letter_that_the_tokenizer_does_not_know_ties_unless_its_token_ends_documents_too(other):
+    tokenizer = sentencepiece_like("first")
+    for name, token in other.items():
+        setattr(tokenizer, name, token)
+    found = occurrences(text_of(tokenizer, "the doorж жdoor the door"), tokenizer, [("door", 0)], 9)
+    assert len(found.words) == (2 if other else 0)
 
 
 def test_an_occurrence_that_shares_a_token_is_dropped_and_counted():

@@ -287,6 +287,15 @@ def test_rows_of_a_csv_that_do_not_fit_its_header_are_skipped(tmp_path):
     assert list(numbers_of(path)) == [2, 3, 4]
 
 
+def test_every_line_that_an_open_quotation_mark_swallows_counts_as_a_lost_row(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("id,text\n1,a\n" + '2,"b\n' + "".join(f"{number},c\n" for number in range(3, 100)))
+    assert refusal(path).startswith("dataset.bad_rows=0.02: 98 of 99 rows cannot be used (")
+    assert "row 2: unexpected end of data; a quotation mark joins 98 lines" in refusal(path)
+    path.write_text("id,text\n" + "".join(f"{number},c\n" for number in range(100)) + '100,"cut o')
+    assert read(path) == ["c"] * 100  # the last row of a file that was cut off is one row
+
+
 @pytest.mark.parametrize(
     ("lines", "texts"),
     [

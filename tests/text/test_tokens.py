@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 import neurexp.text.tokens as tokens_module
 from neurexp.errors import UserError
 from neurexp.models.places import MINI
+from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import UNDEFINED, Tokens, pack, token_lengths
 
 EOS, BOS = 0, 1
@@ -59,6 +60,18 @@ def test_a_partial_last_sequence_is_padded_on_the_right_and_masked(words):
     assert packed.valid.tolist() == [[True, True, True], [True, True, False]]
     assert packed.input_ids.tolist() == [[3, 4, 5], [3, 4, EOS]]
     assert packed.count == 5
+
+
+def test_a_text_that_is_too_short_says_what_of_it_was_skipped(words):
+    skipped = []
+
+    def documents():
+        yield "a b"
+        skipped.append(Skipped("rows.jsonl", 2, "no JSON"))
+        yield "c"
+
+    with pytest.raises(UserError, match=r"only 4 tokens \(2 documents, 1 skipped: rows\.jsonl, row 2: no JSON\); give"):
+        pack(documents(), words, tokens=8, sequence_length=4, skipped=skipped)
 
 
 def test_an_end_of_text_that_is_text_stays_valid_beside_a_pad_of_the_same_id(words):

@@ -136,16 +136,18 @@ def test_a_line_that_is_no_word_is_skipped_and_named_up_to_the_share(tmp_path, l
     with pytest.raises(UserError) as raised:
         read_lists(folder, bad_words=0.19)
     message = str(raised.value)
-    assert message.startswith(f"experiment.bad_words=0.19: 1 of 5 cannot be used ({folder / 'b.txt'}, row 2: ")
+    assert message.startswith(f"experiment.bad_words=0.19: 1 of 5 lines cannot be used ({folder / 'b.txt'}, row 2: ")
     assert message.endswith("give experiment.bad_words=0.2 to skip them")
     assert message.isprintable()
 
 
-def test_what_was_skipped_is_said_in_the_log(tmp_path, caplog):
-    read_lists(lists(tmp_path / "lists", a=["p", "q"], b=b"r\ns\n\xff\n"), bad_words=0.5)
-    assert caplog.messages == [
-        f"Skipped 1, all listed in skipped.parquet: {tmp_path / 'lists' / 'b.txt'}, row 3: not UTF-8 text"
-    ]
+def test_names_that_are_no_text_are_written_as_escapes_and_name_no_category(tmp_path):
+    folder = lists(tmp_path / "li\udcffst", a=["p", "q"], b=b"r\ns\n\xff\n")
+    (one,) = read_lists(folder, bad_words=0.5).skipped
+    assert one.where == f"{tmp_path}/li\\udcffst/b.txt"
+    lists(folder, **{"c\udcff": ["t", "u"]})
+    with pytest.raises(UserError, match=r"c\\udcff\.txt is no name of a category; rename it"):
+        read_lists(folder, bad_words=0.5)
 
 
 # One real word of each kind that a check for printable characters, or for spaces, refuses
