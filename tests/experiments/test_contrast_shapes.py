@@ -10,7 +10,7 @@ from neurexp.experiments.base import Setting
 from neurexp.experiments.contrast import Condition, Contrast, Options
 from neurexp.stats import contrast, parts
 from neurexp.text.tokens import Tokens
-from neurexp.text.words import Selection
+from neurexp.text.spans import Selection
 
 
 class Made(Contrast):
