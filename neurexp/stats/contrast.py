@@ -143,19 +143,19 @@ def _f_within(x: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> Within:
     """The one-way F among the rows `inside`, by sums over the categories' rows."""
     mean = x.mean(0)
     x, _ = centred(x)
-    rows, categories = inside.sum(-1)[:, None], int(labels.max()) + 1
+    rows, present = inside.sum(-1)[:, None], 0
     within = inside.astype(float)
     total, sums = within @ x**2, within @ x
     total -= sums**2 / rows
     between = -(sums**2) / rows
     highest, way = np.full(sums.shape, -np.inf), np.zeros(sums.shape, dtype=np.int64)
     for category, (size, own) in enumerate(_by_category(x, labels, inside)):
-        count = np.maximum(size, 1)
+        count, present = np.maximum(size, 1), present + (size > 0)
         between += own**2 / count
         higher = (own / count > highest) & (size > 0)
         highest, way = np.where(higher, own / count, highest), np.where(higher, category, way)
-    degrees = categories - 1, rows - categories
-    defined = varies(total / rows, mean + sums / rows)
+    degrees = present - 1, rows - present
+    defined = varies(total / rows, mean + sums / rows) & (degrees[0] > 0) & (degrees[1] > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         f = (between / degrees[0]) / (np.maximum(total - between, FLAT * total) / degrees[1])
     f = np.where(defined, np.maximum(f, 0.0), np.nan)
