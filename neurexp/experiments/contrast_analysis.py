@@ -49,17 +49,19 @@ class Analyst:
 
     def steps(self) -> dict[str, float]:
         """The steps of a layer and how long each takes, in units of a product of one neuron: measured, and rough."""
-        rows, several = len(self.labels), 1 if self.two else len(self.of.categories)
+        rows, categories = len(self.labels), 1 if self.two else len(self.of.categories)
+        several = min(categories, contrast.FEW_CATEGORIES)
         options, beside = self.options, sum(len(one.rows.words) for one in self.of.conditions.values())
         unequal = len(set(np.bincount(self.labels))) > 1
         found = len(self.of.found.words) if "text" in self.of.activations else 0
         fitted = 1 + self._fitted_shuffles
-        dimensions = min(rows, self.of.activations["words"][self.of.layers[0]].shape[1])
+        neurons = self.of.activations["words"][self.of.layers[0]].shape[1]
+        dimensions = min(rows, neurons)
         return {
             "permutation": rows * options.permutations * (several if several > 1 else 1 + unequal),
             "replication": 20 * rows * options.splits * several + 1000 * options.splits,
             "chance": 8 * rows * options.shuffles * SPLITS_OF_A_SHUFFLE * several + 10_000 * options.shuffles,
-            "layer probe": rows * (3 * dimensions + 100 * fitted * several),
+            "layer probe": rows * dimensions * (3 + 800 * fitted * categories / neurons),
             "neuron probes": 10_000 * rows if self.two else 0,
             "rest": 250 * (rows + beside) + 1000 * found + 100_000,
         }

@@ -99,7 +99,8 @@ _COLUMNS = {
     "auroc_heldout_shuffled": f"the same {_SHUFFLED}: mean over experiment.shuffles of the mean over 10 splits",
     "auroc_heldout_shuffled_q95": f"the same {_SHUFFLED}: 95 % quantile over experiment.shuffles",
     "probe_layer_accuracy": "5-fold cross-validated accuracy of a logistic regression on all neurons of the layer "
-    "(standardised, L2, C = 1; fitted in float32 where words × neurons exceed 4 million)",
+    "(standardised, L2, C = 1; fitted in float32 where words × neurons exceed 4 million; of more than two categories "
+    "where words × neurons × categories do)",
     "probe_layer_accuracy_shuffled_q95": f"the same {_SHUFFLED}: 95 % quantile over experiment.shuffles (5 of them "
     "with more than 500 rows)",
     "probe_best_accuracy": "5-fold accuracy of the neuron that was best (|t_welch|) among the training words of each "

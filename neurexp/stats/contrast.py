@@ -7,9 +7,10 @@ Rows may be float32: the neurons are taken to float64 a part at a time (`parts`)
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import special, stats
+from scipy import sparse, special, stats
 
 from neurexp.stats import association
 from neurexp.stats.association import LEVEL, varies
@@ -18,6 +19,7 @@ from neurexp.stats.units import is_paired, kinds_of_units, shuffled_within
 
 FLAT = 1e-13  # of a neuron's variance: what rounding can leave of no variance within the groups
 LARGE = 500.0  # |t| beyond which the noncentral t is not inverted, but approximated
+FEW_CATEGORIES = 16  # up to so many, dense products are the quicker way to their sums
 FAR = 3.5  # robust standard deviations beyond which a neuron's mean is a band (Iglewicz and Hoaglin 1993)
 
 
@@ -81,14 +83,35 @@ def f_over(x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
     def statistic(labels: np.ndarray) -> np.ndarray:
         count, between = int(labels.max()) + 1, 0.0
-        for category in range(count):
-            members = (labels == category).astype(float)
-            between = between + (members @ x) ** 2 / members.sum(-1)[..., None]
+        for size, sums in _by_category(x, labels):
+            between = between + sums**2 / size
         with np.errstate(invalid="ignore", divide="ignore"):
             f = (between / (count - 1)) / (np.maximum(total - between, FLAT * total) / (rows - count))
         return np.where(defined, f, np.nan)
 
     return statistic
+
+
+def _by_category(x: np.ndarray, labels: np.ndarray, inside: np.ndarray | None = None) -> Iterator[tuple[Any, Any]]:
+    """Of each category its number of rows `[…, 1]` and their sums `[…, neurons]`, for labels `[…, rows]`.
+
+    `inside` `[…, rows]`: only these rows count. A dense product adds every row for every category. Beyond
+    `FEW_CATEGORIES` a sparse one is quicker: it adds each row once, so time does not grow with the categories.
+    """
+    categories, shape = int(labels.max()) + 1, labels.shape[:-1]
+    if categories <= FEW_CATEGORIES:
+        for category in range(categories):
+            members = labels == category if inside is None else inside & (labels == category)
+            yield members.sum(-1)[..., None], members.astype(float) @ x
+        return
+    flat = labels.reshape(-1, len(x))
+    count = len(flat)
+    labelling, row = np.nonzero(np.ones(flat.shape, dtype=bool) if inside is None else inside.reshape(flat.shape))
+    place = flat[labelling, row].astype(np.int64) * count + labelling
+    members = sparse.csr_array((np.ones(len(row)), (place, row)), shape=(categories * count, len(x)))
+    for category in range(categories):
+        own = members[category * count : (category + 1) * count]
+        yield np.diff(own.indptr).reshape(*shape, 1), (own @ x).reshape(*shape, x.shape[1])
 
 
 def compare(x: np.ndarray, labels: np.ndarray) -> Welch:
@@ -120,21 +143,19 @@ def _f_within(x: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> Within:
     """The one-way F among the rows `inside`, by sums over the categories' rows."""
     mean = x.mean(0)
     x, _ = centred(x)
-    rows, categories = inside.sum(-1)[:, None], int(labels.max()) + 1
+    rows, present = inside.sum(-1)[:, None], 0
     within = inside.astype(float)
     total, sums = within @ x**2, within @ x
     total -= sums**2 / rows
     between = -(sums**2) / rows
     highest, way = np.full(sums.shape, -np.inf), np.zeros(sums.shape, dtype=np.int64)
-    for category in range(categories):
-        members = inside & (labels == category)
-        count = np.maximum(members.sum(-1), 1)[:, None]
-        own = members.astype(float) @ x
+    for category, (size, own) in enumerate(_by_category(x, labels, inside)):
+        count, present = np.maximum(size, 1), present + (size > 0)
         between += own**2 / count
-        higher = (own / count > highest) & members.any(-1)[:, None]
+        higher = (own / count > highest) & (size > 0)
         highest, way = np.where(higher, own / count, highest), np.where(higher, category, way)
-    degrees = categories - 1, rows - categories
-    defined = varies(total / rows, mean + sums / rows)
+    degrees = present - 1, rows - present
+    defined = varies(total / rows, mean + sums / rows) & (degrees[0] > 0) & (degrees[1] > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         f = (between / degrees[0]) / (np.maximum(total - between, FLAT * total) / degrees[1])
     f = np.where(defined, np.maximum(f, 0.0), np.nan)

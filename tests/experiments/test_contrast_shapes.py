@@ -7,7 +7,7 @@ import pytest
 
 from neurexp.experiments import contrast_report
 from neurexp.experiments.base import Setting
-from neurexp.experiments.contrast import Condition, Contrast, Options
+from neurexp.experiments.contrast import TEXT_COUNTS, Condition, Contrast, Options
 from neurexp.stats import contrast, parts
 from neurexp.text.spans import Selection
 from neurexp.text.tokens import Tokens
@@ -41,6 +41,7 @@ def made(x, category, lengths=None, words=None, beside=None, text=None, layers=(
     category = np.asarray(category)
     of.categories = [f"kind {one}" for one in range(int(category.max()) + 1)]
     of.layers, of.reused, of.conditions = list(layers), [], {}
+    of.text_counts = dict.fromkeys(TEXT_COUNTS, 0)
     of.rows = selection(words or [f"w{row}" for row in range(len(x))], category, lengths)
     of.tokens = of.rows.tokens
     of.activations = {"words": {layer: np.asarray(x, dtype=np.float32) for layer in layers}}
@@ -51,6 +52,7 @@ def made(x, category, lengths=None, words=None, beside=None, text=None, layers=(
     if text is not None:
         values, names, kinds = text
         of.found = selection(names, kinds)
+        of.text_counts["text_occurrences"] = len(names)
         of.excerpt = selection(names[:2], [-1, -1])
         both = np.concatenate([values, values[:2]]).astype(np.float32)
         of.activations["text"] = dict.fromkeys(layers, both)

@@ -643,3 +643,11 @@ def test_by_chance_a_fortieth_of_the_selected_replicates():
     rates = replication.by_chance / selected
     assert abs(rates.mean() - 0.025) < 4 * rates.std(ddof=1) / np.sqrt(400)
     assert rates.std(ddof=1) / np.sqrt(400) < 0.005
+
+
+def test_an_f_without_two_categories_or_without_rows_to_spare_is_undefined():
+    x, labels = sample((5, 5, 5), 3)
+    alone, each = labels == 1, np.isin(np.arange(15), [np.flatnonzero(labels == one)[0] for one in range(3)])
+    found = contrast.compare_within(x, np.stack([labels, labels]), np.stack([alone, each]))
+    assert np.isnan(found.statistic).all()
+    assert (found.p == 1).all()

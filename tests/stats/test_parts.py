@@ -186,3 +186,41 @@ def test_a_layer_that_never_varies_tells_the_most_frequent_category(rows):
     labels = (np.arange(rows) % 5 < 2).astype(int)
     found = probe.layer_accuracy(np.ones((rows, 20), dtype=np.float32), labels[None], np.arange(rows) // 5 % 5 % 2)
     assert found[0] == 0.6
+
+
+MANY = (4, 7, 5) * 7  # more categories than dense products are used for
+
+
+def test_many_categories_have_scipys_f_and_null():
+    x, labels = sample(MANY, 5)
+    assert labels.max() >= contrast.FEW_CATEGORIES
+
+    def f(one, rows=slice(None)):
+        there = np.unique(one[rows])
+        return stats.f_oneway(*(x[rows][one[rows] == category].astype(float) for category in there), axis=0)
+
+    np.testing.assert_allclose(contrast.compare(x, labels).p, f(labels).pvalue, rtol=1e-8)
+    dealt = np.concatenate([*units.shuffles(labels, 60, np.random.default_rng(5))])
+    drawn, observed = np.array([f(one).statistic for one in dealt]), f(labels).statistic
+    null = nulls.permutation(x, labels, 60, seed=5)
+    np.testing.assert_allclose(null.p, (1 + (drawn >= observed * (1 - 1e-9)).sum(0)) / 61, rtol=1e-12)
+    np.testing.assert_allclose(null.largest, drawn.max(1), rtol=1e-9)
+    small = dealt[:9].astype(np.uint8)  # as shuffles are kept
+    inside = np.random.default_rng(0).random(small.shape) < 0.6
+    inside[0] &= small[0] > 2  # categories without a row are no part of the test
+    within = contrast.compare_within(x, small, inside)
+    for found, way, one, rows in zip(within.statistic, within.direction, small, inside, strict=True):
+        means = [x[rows & (one == category)].astype(float).mean(0) for category in np.unique(one[rows])]
+        np.testing.assert_array_equal(way, np.unique(one[rows])[np.argmax(means, axis=0)])
+        np.testing.assert_allclose(found, f(one, rows).statistic, rtol=1e-8)
+
+
+def test_a_layers_probe_on_many_categories_is_sklearns_in_float32_too():
+    x, labels = sample((12,) * 20, 30)
+    fold, right = probe.folds(labels, 0), 0
+    for held in range(probe.FOLDS):
+        train = fold != held
+        z = (x - x[train].astype(float).mean(0)) / x[train].astype(float).std(0)
+        model = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(z[train], labels[train])
+        right += (model.predict(z[~train]) == labels[~train]).sum()
+    assert probe.layer_accuracy(x, labels[None], fold)[0] == pytest.approx(right / len(labels), abs=1.5 / len(labels))
