@@ -290,8 +290,8 @@ def typed_options(experiment: DictConfig) -> tuple[Any, type]:
             raise AttributeError("it is no experiment")
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(
-            f"experiment.plugin={dotted}: no such class ({one_line(error)}); give MODULE.CLASS, whose module lies in the "
-            "current folder or on PYTHONPATH"
+            f"experiment.plugin={dotted}: no such class ({one_line(error)}); give MODULE.CLASS, whose module lies in "
+            "the current folder or on PYTHONPATH"
         ) from error
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plugin.Options), experiment)), plugin

@@ -309,8 +309,8 @@ def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedMode
         there = sorted(report["unexpected_keys"])
         beside = f"; they hold {len(there)} others, {there[0]} the first" if there else ""
         raise UserError(
-            f"{given}: its weight files lack {len(absent)} tensors, {absent[0]} the first{beside}; give the config.json "
-            "that they were saved with, or fetch it again"
+            f"{given}: its weight files lack {len(absent)} tensors, {absent[0]} the first{beside}; give the "
+            "config.json that they were saved with, or fetch it again"
         )
     _check_unexpected(given, sorted(report["unexpected_keys"]), network)
     return network

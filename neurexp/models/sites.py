@@ -83,7 +83,8 @@ def family_of(model_type: str) -> Family:
     """The family of a config's `model_type`. Raises UserError, naming those that are known, for another."""
     if model_type not in FAMILIES:
         raise UserError(
-            f"model.name: the architecture {model_type!r} is not known to neurexp; known are {', '.join(FAMILIES)}; give a model of one of them"
+            f"model.name: the architecture {model_type!r} is not known to neurexp; known are {', '.join(FAMILIES)}; "
+            "give a model of one of them"
         )
     return FAMILIES[model_type]
 

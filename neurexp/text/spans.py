@@ -74,7 +74,8 @@ def align(
     """
     if not tokenizer.is_fast:
         raise UserError(
-            "model.tokenizer: it gives no character offsets, which finding a word's tokens needs; give one with a tokenizer.json"
+            "model.tokenizer: it gives no character offsets, which finding a word's tokens needs; give one with a "
+            "tokenizer.json"
         )
     bos = [first_token(tokenizer)] if begin_with_bos else []
     found = encode(tokenizer, [example.text for example in examples], return_offsets_mapping=True)

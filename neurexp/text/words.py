@@ -127,7 +127,8 @@ def _files(folder: Path, option: str) -> tuple[dict[str, Path], list[Path]]:
         there = f" ({next(iter(files.values())).name})" if files else ""
         beside = f"; beside it: {', '.join(others[:SHOWN])}{', …' if len(others) > SHOWN else ''}" if others else ""
         raise UserError(
-            f"{option}={folder}: {len(files)} CATEGORY.txt there{there}; a contrast needs two or more: add them there{beside}"
+            f"{option}={folder}: {len(files)} CATEGORY.txt there{there}; a contrast needs two or more: add "
+            f"them there{beside}"
         )
     first = {name.casefold(): name for name in files}
     order = [first[name] for name in FIRST] if set(FIRST) <= set(first) else []
