@@ -572,8 +572,8 @@ def test_one_file_that_cannot_be_read_at_all_is_an_error_whatever_is_accepted(tm
 def test_a_text_without_words_says_what_could_not_be_used(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", {"text": None}, {"text": 3})
     assert refusal(path, bad_rows=0.5) == (
-        f"dataset.path={path}: there is no text in it, and 1 cannot be used ({path}, row 2: a number in place of text); "
-        "give another dataset.path (or, of a table, dataset.text_column=COLUMN)"
+        f"dataset.path={path}: there is no text in it, and 1 cannot be used ({path}, row 2: a number in place of "
+        "text); give another dataset.path (or, of a table, dataset.text_column=COLUMN)"
     )
 
 
