@@ -24,6 +24,19 @@ from neurexp.errors import UserError, closest, one_line, printable, without_secr
 
 # What can be read as text, for messages
 TEXT_KINDS = ".txt, .jsonl, .json, .csv, .tsv or .parquet, all but the last also as .gz, .bz2, .xz or .zst"
+EXAMPLE = "write it as in dataset.tokens=4096"
+# Words of OmegaConf's about a value → what to do
+ADVICE = {
+    "to Integer": "give a whole number",
+    "to Float": "give a number",
+    "not a valid bool": "give true or false",
+    "not a ListConfig": "give a list, as [1,2]",
+    "Cannot assign": "give names and values, as {a:1}",
+    "value 'None'": "give a value, or leave the option out",
+    "to string": "give a text",
+    "nterpolation": "name an option that there is within ${…}, or write the value itself",
+    "viable alternative": "write the value without ${",
+}
 BYTES_PER_TOKEN = 9  # of a text, while it is packed
 PACKAGE = Path(__file__).resolve().parent
 # A wheel carries `conf` inside the package; a checkout and an editable install have it beside the package.
@@ -234,7 +247,9 @@ def checked(config: DictConfig) -> Config:
         try:
             there = Path(whole.dataset.path).expanduser().exists()
         except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
-            raise UserError(f"dataset.path={whole.dataset.path}: cannot be a file ({one_line(error)})") from error
+            raise UserError(
+                f"dataset.path={whole.dataset.path}: cannot be a file ({one_line(error)}); give {TEXT_KINDS}"
+            ) from error
         if not there:
             raise UserError(f"dataset.path={whole.dataset.path}: no such file or folder; give {TEXT_KINDS}")
     return whole
@@ -275,13 +290,13 @@ def typed_options(experiment: DictConfig) -> tuple[Any, type]:
             raise AttributeError("it is no experiment")
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(
-            f"experiment.plugin={dotted}: no such class ({one_line(error)}); modules are looked for in the current "
-            "folder and on PYTHONPATH"
+            f"experiment.plugin={dotted}: no such class ({one_line(error)}); give MODULE.CLASS, whose module lies in "
+            "the current folder or on PYTHONPATH"
         ) from error
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plugin.Options), experiment)), plugin
     except OmegaConfBaseException as error:
-        raise UserError(f"experiment.{error.full_key}: {one_line(error)}") from error
+        raise UserError(f"experiment.{error.full_key}: {_advised(one_line(error))}") from error
 
 
 def explain(error: BaseException) -> str | None:
@@ -306,13 +321,13 @@ def _explanation(error: BaseException) -> str | None:
         special = special or any(character in value for character in "{}[]() ,:=~$;&#?*!")
         if special and not value.startswith(("'", '"')):
             return f"{error.override}: quote the value within the shell's quotes: '{option}=\"{value}\"'"
-        return f"{error.override}: cannot be read as OPTION=VALUE ({one_line(error)})"
+        return f"{error.override}: cannot be read as OPTION=VALUE ({one_line(error)}); {EXAMPLE}"
     if isinstance(error, HydraException):
         return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
         return f"{_override_at_fault(error) or 'an override'}: a group's choice is a name; `--help` lists them"
     if isinstance(error, AssertionError) and (override := _override_at_fault(error)):  # of Hydra, as for `+=`
-        return f"{override}: cannot be read as OPTION=VALUE"
+        return f"{override}: cannot be read as OPTION=VALUE; {EXAMPLE}"
     if isinstance(error, OSError):
         return (
             f"hydra.run.dir: the run folder cannot be made ({error}); give hydra.run.dir=FOLDER or run.outputs=FOLDER"
@@ -340,4 +355,9 @@ def _explain_override(error: OmegaConfBaseException) -> str:
         there = f"there are {', '.join(named)}" if named else f"+{option}= would add it"
         return f"{option}: no such option{closest(option, named)} ({there})"
     told = str(error).partition("\n    full_key:")[0]  # what follows is OmegaConf's own state
-    return f"{option}: {told}"
+    return f"{option}: {_advised(told)}"
+
+
+def _advised(told: str) -> str:
+    """What OmegaConf says of a value, with what to give in its place, where OmegaConf does not say so itself."""
+    return told + next((f"; {advice}" for words, advice in ADVICE.items() if words in told), "")

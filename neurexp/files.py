@@ -126,7 +126,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NotWritableError(f"run.outputs: {folder} cannot be made ({one_line(error)})") from error
+        raise NotWritableError(
+            f"run.outputs: {folder} cannot be made ({one_line(error)}); choose another folder"
+        ) from error
 
 
 def remove_old(folder: Path) -> None:

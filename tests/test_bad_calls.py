@@ -40,7 +40,7 @@ LOADS = [
     (RANDOM | {"architecture": {"model_type": "bert"}}, "the architecture 'bert' is not known"),
     (
         RANDOM | {"architecture": {"model_type": "gpt_neo", "hidden_size": -1}},
-        "model.architecture=mini: cannot be built",
+        "); correct its values",
     ),
 ]
 # What is given to capture beside a model and ids; whether it is a UserError or a ValueError, and what it must say

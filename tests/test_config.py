@@ -179,8 +179,12 @@ def explanation(*overrides: str) -> str | None:
         ("dataset=c4", "dataset=c4: no such choice (choices: fineweb, pydoc, text)"),
         ("dataset.token=1", "dataset.token: no such option; did you mean dataset.tokens? (there are dataset.source,"),
         ("run.sed=1", "run.sed: no such option; did you mean run.seed? (there are run.seed, run.outputs, run.reuse,"),
+        ("run.reuse=maybe", "run.reuse: Value 'maybe' is not a valid bool (type str); give true or false"),
         ("modle=mini", "modle: no such option; did you mean model?"),
-        ("dataset.tokens=many", "dataset.tokens: Value 'many'"),
+        (
+            "dataset.tokens=many",
+            "dataset.tokens: Value 'many' of type 'str' could not be converted to Integer; give a whole number",
+        ),
         ("dataset.tokens=1.5", "dataset.tokens: Value '1.5'"),
         ("device.dtype=float8", "device.dtype: Invalid value 'float8', expected one of [float32, bfloat16, float16]"),
         ("model.weights=none", "model.weights: Invalid value 'none', expected one of [pretrained, random]"),

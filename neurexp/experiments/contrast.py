@@ -269,7 +269,10 @@ def positions_of(model: LanguageModel) -> int | None:
 def _check_length(selection: Selection, model: LanguageModel) -> None:
     positions, length = positions_of(model), selection.tokens.valid.shape[1]
     if positions is not None and length > positions:
-        raise UserError(f"experiment: its longest text has {length} tokens; {model.name} has {positions} positions")
+        raise UserError(
+            f"experiment: its longest text has {length} tokens; {model.name} has {positions} positions; give shorter "
+            "words or templates, or another model.name"
+        )
 
 
 def _joined(first: Selection, second: Selection) -> Selection:

@@ -102,7 +102,7 @@ def check_config(given: str, config: dict[str, Any], known: Sequence[str]) -> No
     if code and kind not in known:
         raise UserError(
             f"{given}: its architecture {kind!r} comes as code in the repository (auto_map), which neurexp never runs; "
-            f"known are {', '.join(known)}"
+            f"known are {', '.join(known)}; give a model of one of them"
         )
     for key in ("quantization_config", "compression_config"):
         if config.get(key):

@@ -308,7 +308,10 @@ def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedMode
         absent = sorted(report["missing_keys"])
         there = sorted(report["unexpected_keys"])
         beside = f"; they hold {len(there)} others, {there[0]} the first" if there else ""
-        raise UserError(f"{given}: its weight files lack {len(absent)} tensors, {absent[0]} the first{beside}")
+        raise UserError(
+            f"{given}: its weight files lack {len(absent)} tensors, {absent[0]} the first{beside}; give the "
+            "config.json that they were saved with, or fetch it again"
+        )
     _check_unexpected(given, sorted(report["unexpected_keys"]), network)
     return network
 
@@ -351,9 +354,12 @@ def _guarded(name: str, load: Callable[[], Any], what: str = "name") -> Any:
     """Runs one of transformers' loaders; what it raises for a damaged or incomplete folder becomes one line."""
     try:
         return load()
+    except UserError:
+        raise
     except SafetensorError as error:
         raise UserError(f"model.{what}={name}: a weight file is damaged ({one_line(error)}); fetch it again") from error
     except Exception as error:  # a damaged folder raises whatever reads it first
         remote = name != "mini" and not Path(name).expanduser().is_dir()
         done = f"loaded from {'the Hub' if remote else 'this folder'}" if what != "architecture" else "built"
-        raise UserError(f"model.{what}={name}: cannot be {done} ({one_line(error)})") from error
+        todo = "correct its values" if what == "architecture" else f"fetch it again, or give another model.{what}"
+        raise UserError(f"model.{what}={name}: cannot be {done} ({one_line(error)}); {todo}") from error

@@ -57,15 +57,15 @@ def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
         folder = Path(name).expanduser()
         is_folder, exists = folder.is_dir(), folder.exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long for a file, or the home of a user that is none
-        raise UserError(f"{option}={name}: cannot be a folder ({one_line(error)})") from error
+        raise UserError(
+            f"{option}={name}: cannot be a folder ({one_line(error)}); give the path of one, a Hub id, or mini"
+        ) from error
     if is_folder:
         return Place(str(folder.resolve()))
     if exists:
         raise UserError(f"{option}={name}: is a file; give the folder that holds it, or a Hub id")
     if not hub.is_repository_id(name):
-        raise UserError(
-            f"{option}={name}: no such folder, nor is it a Hub id (ORGANISATION/MODEL); model=mini is offline"
-        )
+        raise UserError(f"{option}={name}: no such folder, nor is it a Hub id (ORGANISATION/MODEL); mini works offline")
     repository = hub.resolve(name, revision, "model", option, tuple(files), offline="model=mini dataset=pydoc")
     return Place(str(repository.folder), repository)
 

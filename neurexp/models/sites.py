@@ -83,7 +83,8 @@ def family_of(model_type: str) -> Family:
     """The family of a config's `model_type`. Raises UserError, naming those that are known, for another."""
     if model_type not in FAMILIES:
         raise UserError(
-            f"model.name: the architecture {model_type!r} is not known to neurexp; known are {', '.join(FAMILIES)}"
+            f"model.name: the architecture {model_type!r} is not known to neurexp; known are {', '.join(FAMILIES)}; "
+            "give a model of one of them"
         )
     return FAMILIES[model_type]
 
@@ -108,7 +109,7 @@ def find_sites(model: PreTrainedModel, site: str, layers: list[int] | None = Non
     if not isinstance(site, str) or site not in family.sites:
         raise UserError(
             f"experiment.site={site}: {model.config.model_type} has {', '.join(family.sites)}"
-            + closest(str(site).upper(), family.sites)
+            + (closest(str(site).upper(), family.sites) or "; give one of them")
         )
     blocks = cast(nn.ModuleList, model.base_model.get_submodule(family.blocks))
     address = family.sites[site]

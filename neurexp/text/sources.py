@@ -105,7 +105,12 @@ class Reading:
         if others:
             what += f" (and {others} more that cannot be used)"
         about = f"text_column={self._config.text_column}: {option}" if self._only_column else option
-        raise UserError(f"dataset.{about}: {what}") from cause
+        todo = (
+            _pick(first.reason)
+            if self._only_column
+            else f"; mend {'them' if others else 'it'}, or {_another(self._config)}"
+        )
+        raise UserError(f"dataset.{about}: {what}{todo}") from cause
 
 
 def documents(config: DatasetConfig, reading: Reading | None = None) -> Iterator[str]:
@@ -133,7 +138,10 @@ def documents(config: DatasetConfig, reading: Reading | None = None) -> Iterator
     reading.check()
     if not any_text:
         but = f", and {len(reading.skipped)} cannot be used ({named(reading.skipped)})" if reading.skipped else ""
-        raise UserError(f"dataset.{_option(config)}: there is no text in it{but}")
+        raise UserError(
+            f"dataset.{_option(config)}: there is no text in it{but}; {_another(config)} (or, of a table, "
+            "dataset.text_column=COLUMN)"
+        )
 
 
 def identity(config: DatasetConfig) -> dict[str, Any]:
@@ -183,6 +191,16 @@ def _option(config: DatasetConfig) -> str:
     return f"path={config.path}" if config.source is Source.files else f"name={config.name or config.source.value}"
 
 
+def _another(config: DatasetConfig) -> str:
+    """What to do about a source without text."""
+    return f"give another dataset.{'path' if config.source is Source.files else 'name'}"
+
+
+def _pick(reason: str) -> str:
+    """What to do about `no_column`, whose reason lists the columns and may itself propose one of them."""
+    return "" if reason.endswith("?") else "; give dataset.text_column=COLUMN, one that there is"
+
+
 def _pydoc(config: DatasetConfig, reading: Reading) -> Iterator[Found]:
     from pydoc_data.topics import topics
 
@@ -198,7 +216,7 @@ def _listed(config: DatasetConfig) -> tuple[list[Path], list[OSError]]:
             raise UserError(f"dataset.path={config.path}: {path.suffix or 'no'} ending; give {TEXT_KINDS}, or a folder")
         return [path], []
     if not path.is_dir():
-        raise UserError(f"dataset.path={config.path}: no such file or folder")
+        raise UserError(f"dataset.path={config.path}: no such file or folder; give {TEXT_KINDS}")
     unread: list[OSError] = []
     files = data_files(path, ENDINGS, on_error=unread.append)
     if not files:
@@ -253,7 +271,9 @@ def _from_hub(config: DatasetConfig, reading: Reading) -> Iterator[Found]:
             for row in rows:
                 if config.text_column not in row:
                     reason = no_column(config.text_column, row)
-                    raise UserError(f"dataset.text_column={config.text_column}: {_option(config)} has {reason}")
+                    raise UserError(
+                        f"dataset.text_column={config.text_column}: {_option(config)} has {reason}{_pick(reason)}"
+                    )
                 begun += 1
                 yield str(config.name), Row(begun, row[config.text_column])
     except UserError:
@@ -261,9 +281,13 @@ def _from_hub(config: DatasetConfig, reading: Reading) -> Iterator[Found]:
     except Exception as error:
         text = one_line(error)
         unknown = {"BuilderConfig": f"subset={config.subset}", "split": f"split={config.split}"}
+        if text.startswith("Config name is missing"):  # the next line lists them
+            there = str(error).splitlines()[1].rpartition(": ")[2]
+            raise UserError(f"dataset.subset is missing: give one that {config.name} has, {there}") from error
         option = next((option for word, option in unknown.items() if word in text), None)
         if begun == 0 and option is not None and isinstance(error, ValueError):
-            raise UserError(f"dataset.{option}: {text}") from error
+            raise UserError(f"dataset.{option}: {text}; give one that there is") from error
         reason = hub.explain(error, str(config.name), "dataset")
+        todo = f"run again: it starts over; if it fails there once more, {_another(config)}"
         what = f"the text broke off after {begun} rows" if begun else "cannot be read from the Hub"
-        raise UserError(f"dataset.name={config.name}: {what} ({reason}); run again: it starts over") from error
+        raise UserError(f"dataset.name={config.name}: {what} ({reason}); {todo}") from error

@@ -73,7 +73,10 @@ def align(
         UserError: the tokenizer gives no offsets, or no word is left and one is `required`.
     """
     if not tokenizer.is_fast:
-        raise UserError("model.tokenizer: it gives no character offsets, which finding a word's tokens needs")
+        raise UserError(
+            "model.tokenizer: it gives no character offsets, which finding a word's tokens needs; give one with a "
+            "tokenizer.json"
+        )
     bos = [first_token(tokenizer)] if begin_with_bos else []
     found = encode(tokenizer, [example.text for example in examples], return_offsets_mapping=True)
     unknown = unknown_token(tokenizer)
@@ -117,7 +120,9 @@ def fitting(selection: Selection, positions: int | None) -> tuple[Selection, lis
     fits = lengths[selection.sequence] <= positions
     left = [word for word, one in zip(selection.words, fits, strict=True) if not one]
     if not fits.any():
-        raise UserError(f"experiment: every row has more tokens than the model has positions, {positions}")
+        raise UserError(
+            f"experiment: every row has more tokens than the model has positions, {positions}; give shorter ones"
+        )
     needed, sequence = np.unique(selection.sequence[fits], return_inverse=True)
     width = int(lengths[needed].max())
     tokens = replace(

@@ -22,6 +22,7 @@ ENDING = ".txt"
 LONGEST_LINE = 10_000  # characters: no sentence is so long; it is a text, or a file of another kind
 FEWEST = 2  # words of a category, for it to be a list at all; what an analysis needs is its own affair
 NOTES = ("readme", "license", "licence", "copying", "notice", "changelog")  # files about a list, in its folder
+WHAT = "a folder with a CATEGORY.txt of words for each category"  # in a message
 SHOWN = 5  # names of files in a message
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins so as well
 
@@ -102,15 +103,15 @@ def _files(folder: Path, option: str) -> tuple[dict[str, Path], list[Path]]:
     try:
         is_folder = folder.is_dir()
     except OSError as error:  # a name too long for a file
-        raise UserError(f"{option}={folder}: cannot be a folder ({error})") from error
+        raise UserError(f"{option}={folder}: cannot be a folder ({error}); give {WHAT}") from error
     if not is_folder:
         what = "is a file" if folder.is_file() else "no such folder"
-        raise UserError(f"{option}={folder}: {what}; give a folder with a CATEGORY.txt of words for each category")
+        raise UserError(f"{option}={folder}: {what}; give {WHAT}")
     try:
         listed = data_files(folder, (ENDING,), recursive=False)
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path not in listed)
     except OSError as error:
-        raise UserError(f"{option}={folder}: cannot be read ({error})") from error
+        raise UserError(f"{option}={folder}: cannot be read ({error}); mend that, or give another folder") from error
     notes = [file for file in listed if file.stem.casefold() in NOTES]
     files: dict[str, Path] = {}
     for file in listed:
@@ -126,7 +127,8 @@ def _files(folder: Path, option: str) -> tuple[dict[str, Path], list[Path]]:
         there = f" ({next(iter(files.values())).name})" if files else ""
         beside = f"; beside it: {', '.join(others[:SHOWN])}{', …' if len(others) > SHOWN else ''}" if others else ""
         raise UserError(
-            f"{option}={folder}: {len(files)} CATEGORY.txt there{there}; a contrast needs two or more{beside}"
+            f"{option}={folder}: {len(files)} CATEGORY.txt there{there}; a contrast needs two or more: add "
+            f"them there{beside}"
         )
     first = {name.casefold(): name for name in files}
     order = [first[name] for name in FIRST] if set(FIRST) <= set(first) else []
@@ -138,7 +140,9 @@ def _lines(file: Path, option: str) -> tuple[list[_Line], list[Skipped], int]:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise UserError(f"{option}={file.parent}: {file.name} cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"{option}={file.parent}: {file.name} cannot be read ({error.strerror}); make it readable, or take it away"
+        ) from error
     if content.startswith(_WIDE):
         raise UserError(f"{option}={file.parent}: {file.name} is not UTF-8 text but UTF-16; save it as UTF-8")
     lines = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")

@@ -236,7 +236,9 @@ def test_codes_in_place_of_numbers_are_refused(folder):
     name = "model__layers__0__mlp__gate_proj__weight"
     shape = load_file(folder / "model.safetensors")[name.replace("__", ".")].shape
     change_tensors(folder, **{name: torch.ones(shape, dtype=torch.int8)})
-    assert "holds I8" in refusal(folder)
+    message = refusal(folder)
+    assert "holds I8" in message
+    assert message.count(f"model.name={folder}") == 1  # it is not told within another refusal
 
 
 # The config

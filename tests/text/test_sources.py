@@ -127,7 +127,10 @@ def test_a_column_that_is_no_text_is_refused(tmp_path):
 def test_a_file_without_text_is_refused(tmp_path, content):
     path = tmp_path / "nothing.txt"
     path.write_bytes(content)
-    assert refusal(path) == f"dataset.path={path}: there is no text in it"
+    assert refusal(path) == (
+        f"dataset.path={path}: there is no text in it; give another dataset.path (or, of a table, "
+        "dataset.text_column=COLUMN)"
+    )
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
@@ -179,7 +182,7 @@ def test_another_ending_is_refused_before_anything_is_read(tmp_path, name):
 
 def test_an_empty_folder_and_a_missing_path_are_refused(tmp_path):
     assert "the folder holds no text; give .txt" in refusal(tmp_path)
-    assert "no such file or folder" in refusal(tmp_path / "nowhere")
+    assert "no such file or folder; give .txt" in refusal(tmp_path / "nowhere")
     (tmp_path / "a.PDF").write_text("text")
     (tmp_path / "README").write_text("text")
     (tmp_path / ".hidden.txt").write_text("text")
@@ -532,7 +535,8 @@ def test_garbage_without_end_is_not_read_to_the_end(tmp_path, monkeypatch):
     assert refusal(path).startswith("dataset.bad_rows=0.02: 1000 of 1001 rows cannot be used")
     path.write_bytes(b"garbage\n" * 100_000)
     assert refusal(path) == (
-        f"dataset.path={path}: row 1: no JSON: Expecting value at character 1 (and 999 more that cannot be used)"
+        f"dataset.path={path}: row 1: no JSON: Expecting value at character 1 (and 999 more that cannot be used); "
+        "mend them, or give another dataset.path"
     )
     write_jsonl(path, *({"body": "a"} for _ in range(5000)))
     assert refusal(path).startswith(
@@ -568,7 +572,8 @@ def test_one_file_that_cannot_be_read_at_all_is_an_error_whatever_is_accepted(tm
 def test_a_text_without_words_says_what_could_not_be_used(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", {"text": None}, {"text": 3})
     assert refusal(path, bad_rows=0.5) == (
-        f"dataset.path={path}: there is no text in it, and 1 cannot be used ({path}, row 2: a number in place of text)"
+        f"dataset.path={path}: there is no text in it, and 1 cannot be used ({path}, row 2: a number in place of "
+        "text); give another dataset.path (or, of a table, dataset.text_column=COLUMN)"
     )
 
 

@@ -87,7 +87,7 @@ def test_words_beyond_ascii_and_of_several_parts_are_words(tmp_path):
 @pytest.mark.parametrize(
     ("content", "answer"),
     [
-        ({"a": ["p", "q"]}, "1 CATEGORY.txt there (a.txt); a contrast needs two or more"),
+        ({"a": ["p", "q"]}, "1 CATEGORY.txt there (a.txt); a contrast needs two or more: add them there"),
         ({}, "0 CATEGORY.txt there; a contrast needs two or more"),
         ({"a": ["p", "q"], "b": ""}, "b.txt is empty; put 4 or more words there"),
         ({"a": ["p", "q"], "b": "\n \n"}, "b.txt is empty"),
