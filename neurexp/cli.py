@@ -240,9 +240,11 @@ def _end_sweep(folder: Path, status: str | None) -> bool:
     except Exception as error:
         if _wants_traceback():
             traceback.print_exc()
-        told = str(error) if isinstance(error, UserError) else f"could not be summed up ({one_line(error)})"
+        is_summed_up = isinstance(error, UserError)  # and MLflow did not take it
+        told = str(error) if is_summed_up else f"could not be summed up ({one_line(error)})"
         print(f"error: the sweep in {folder}: {told}", file=sys.stderr)
-        with suppress(Exception):
-            sweeps.finish(folder, "FAILED")
+        if not is_summed_up:
+            with suppress(Exception):
+                sweeps.finish(folder, "FAILED")
         return False
     return not sweeps.failures(folder)
