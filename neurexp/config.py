@@ -110,10 +110,10 @@ class TrackingConfig:
     """Where runs are logged."""
 
     backend: Backend = MISSING
-    uri: str | None = (
-        None  # of an MLflow server or store; MLFLOW_TRACKING_URI, or SQLite under run.outputs, if not given
-    )
-    experiment: str | None = None  # MLflow's name for it; MLFLOW_EXPERIMENT_NAME, or experiment.name, if not given
+    # Of a server or a store. Unless it is given: MLFLOW_TRACKING_URI, or else SQLite under run.outputs
+    uri: str | None = None
+    # MLflow's name for the experiment. Unless it is given: MLFLOW_EXPERIMENT_NAME, or else experiment.name
+    experiment: str | None = None
 
 
 @dataclass

@@ -28,7 +28,7 @@ SET_ASIDE = ".hydra_of_then"
 OF_NO_JOB = {LOCK, JOBS, "multirun.yaml"}  # what a sweep leaves that ended before its first job
 
 _held: list[Any] = []  # the lock of the sweep under way in this process
-_address: list[str | None] = []  # of its MLflow store, with the password, which no file has
+_given_address: str | None = None  # of its MLflow store, with the password, which no file has
 
 
 @dataclass
@@ -71,7 +71,8 @@ def begin(folder: Path, config: DictConfig) -> None:
     except Timeout:
         raise UserError(f"hydra.sweep.dir={folder}: another process is at work in it") from None
     _held.append(lock)  # until this process ends
-    _address[:] = [OmegaConf.select(config, "tracking.uri")]
+    global _given_address
+    _given_address = OmegaConf.select(config, "tracking.uri")
     write_json(folder / JOBS / SWEPT, _swept_options(config))
     for job in jobs_in(folder):
         job.current = False
@@ -200,8 +201,7 @@ def _log(folder: Path, known: dict[str, str], jobs: list[Job], report: Any, stat
     """Sends `report` to the parent run, which `known` names, and ends it and the runs of jobs that were killed."""
     from neurexp import resume, stores, tracking
 
-    if (address := stores.with_password(known["store"], *_address)) is None:
-        raise UserError(f"{folder}: the password of {known['store']} is not known any more")
+    address = stores.with_password(known["store"], folder, _given_address, "tracking.uri")
     store, client = tracking.reached(TrackingConfig(Backend.mlflow, address), folder)
     tracker = tracking.MlflowTracker(client, store, known["run_id"])
     if report is not None:

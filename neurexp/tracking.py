@@ -334,9 +334,7 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
             f"{folder}: its .hydra folder does not say where it was to be logged ({one_line(error)})"
         ) from error
     if uri is None and kept is not None:
-        if (address := stores.with_password(kept)) is None:
-            raise UserError(f"{folder}: the password of {kept} is not kept; give --uri=ADDRESS")
-        uri = stores.store_of(address, outputs, typed_in).uri
+        uri = stores.store_of(stores.with_password(kept, folder), outputs, typed_in).uri
     store = without_secrets(stores.store_of(uri, outputs).uri)
     parent = next((run_id for place in folder.resolve().parents if (run_id := _sweep_in(place, store))), None)
     wanted, known = TrackingConfig(Backend.mlflow, uri, config.tracking.get("experiment")), summary["mlflow_run_id"]

@@ -137,14 +137,13 @@ def test_a_store_whose_making_was_killed_is_made_again(tmp_path):
 
 def test_a_store_that_mlflow_itself_is_making_is_waited_for(store, monkeypatch):
     """Its server, on the same new file, which has tables and no version for a while."""
-    look, looks = stores._tables_in, []
+    look, looks = stores._revision_in, []
 
-    def look_while_it_is_made(file: Path) -> tuple[set[str], str | None]:
+    def look_while_it_is_made(file: Path) -> str | None:
         looks.append(file)
-        tables, revision = look(file)
-        return tables, revision if len(looks) > 1 else None
+        return look(file) if len(looks) > 1 else None
 
-    monkeypatch.setattr(stores, "_tables_in", look_while_it_is_made)
+    monkeypatch.setattr(stores, "_revision_in", look_while_it_is_made)
     assert store.file is not None
     os.utime(store.file)  # somebody is writing to it
     assert isinstance(open_store(store), MlflowClient)
@@ -351,15 +350,16 @@ def test_a_relative_path_starts_where_it_is_said_to_and_a_percent_escape_is_read
 
 
 def test_a_password_is_found_again_where_the_user_gave_it(monkeypatch):
-    kept = "http://***@host"
-    assert with_password("http://host") == "http://host"
-    assert with_password(kept) is None
-    assert with_password(kept, None, "http://me:a@other", "http://me:b@host") == "http://me:b@host"
+    kept, folder = "http://***@host", Path("run")
+    assert with_password("http://host", folder) == "http://host"
+    with pytest.raises(UserError, match=r"^run: the password of http://\*\*\*@host is not kept; give --uri=ADDRESS$"):
+        with_password(kept, folder, "http://me:a@other")
+    assert with_password(kept, folder, "http://me:b@host") == "http://me:b@host"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:c@host")
-    assert with_password(kept) == "http://me:c@host"
+    assert with_password(kept, folder) == "http://me:c@host"
     in_query = "postgresql://host/db?sslmode=require&password=b1/2"
     assert without_secrets(f"{in_query} no") == "postgresql://host/db?sslmode=require&password=*** no"
-    assert with_password(without_secrets(in_query), in_query) == in_query
+    assert with_password(without_secrets(in_query), folder, in_query) == in_query
 
 
 def test_the_variables_of_mlflow_are_taken_and_said(quick_cli, made, tmp_path):

@@ -427,7 +427,7 @@ def test_a_store_that_does_not_take_the_sweep_leaves_its_table_and_says_what_to_
     folder = begun(tmp_path / "sweep", "run.seed=5,6")
     job(folder, 0, "run.seed=5")
     write_json(folder / "parent.json", {"run_id": "0123", "store": "http://***@127.0.0.1:9"})
-    with pytest.raises(UserError, match=r"the password of .* is not known any more\); .* run\.resume=true"):
+    with pytest.raises(UserError, match=r"the password of .*; give tracking\.uri=ADDRESS\); .* run\.resume=true"):
         sweep.finish(folder)
     assert read_table(folder / "layers.parquet")["job"].tolist() == [0]
     capsys.readouterr()

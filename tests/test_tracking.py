@@ -135,7 +135,7 @@ def several(commands, tmp_path_factory) -> tuple[Path, list[subprocess.Completed
         for arguments in (
             ("model=mini", "dataset=pydoc", "dataset.tokens=10000000"),
             (*SMALL, "experiment.layer=99"),
-            ("--multirun", *SMALL, "experiment.layer=0,1"),
+            ("--multirun", *SMALL, "experiment.layer=0,1", "hydra.job.chdir=true"),  # which moves nothing of ours
         )
     ]
     return where / "outputs", processes, sorted(runs_in(where / "outputs"), key=lambda run: run.info.start_time)
