@@ -130,6 +130,8 @@ def open_store(store: Store, make: bool = True) -> "MlflowClient":
     Raises:
         UserError: it cannot be opened, for a reason that a user can mend.
     """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
     if store.file is not None:
         _check_file(store, store.file, make)
     from mlflow import MlflowClient

@@ -202,7 +202,8 @@ def _log(folder: Path, known: dict[str, str], jobs: list[Job], report: Any, stat
     from neurexp import resume, stores, tracking
 
     address = stores.with_password(known["store"], folder, _given_address, "tracking.uri")
-    store, client = tracking.reached(TrackingConfig(Backend.mlflow, address), folder)
+    store = stores.store_of(address, folder)
+    client = stores.open_store(store)
     tracker = tracking.MlflowTracker(client, store, known["run_id"])
     if report is not None:
         experiments = ", ".join(dict.fromkeys(job.run["experiment"] for job in jobs))

@@ -207,7 +207,8 @@ def start(
         return Tracker()
     for line in stores.from_environment(config.uri, config.experiment):
         _say(line)
-    store, client = reached(config, outputs)
+    store = stores.store_of(config.uri, outputs)
+    client = stores.open_store(store)
     try:
         if run_id is not None and (tracker := MlflowTracker(client, store, run_id)).goes_on():
             return tracker  # whatever its experiment is called
@@ -230,18 +231,6 @@ def start(
 def _say(line: str) -> None:
     """Into the log, once in a process: the jobs of a sweep share what the environment says."""
     log.info("MLflow:     %s", line)
-
-
-def reached(config: TrackingConfig, outputs: Path) -> "tuple[Store, MlflowClient]":
-    """The store that the config means, and a client of it.
-
-    Raises:
-        UserError: the store cannot be opened or the server does not answer.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    store = stores.store_of(config.uri, outputs)
-    return store, stores.open_store(store)
 
 
 def summary_of(folder: Path) -> dict[str, Any]:

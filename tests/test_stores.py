@@ -19,7 +19,7 @@ from neurexp import stores, sweep
 from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError, without_secrets
 from neurexp.stores import experiment_of, open_store, store_of, with_password
-from neurexp.tracking import start
+from neurexp.tracking import download, start
 
 MLFLOW = TrackingConfig(Backend.mlflow)
 
@@ -328,6 +328,10 @@ def test_a_server_that_is_not_there_is_one_short_line(tmp_path, monkeypatch):
         "tracking.uri=http://***@127.0.0.1:9: MLflow cannot be opened there (no server answers: Connection refused); "
         "tracking=off works"
     )
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    with pytest.raises(UserError, match=r"^--uri=http://127\.0\.0\.1:9: MLflow cannot be opened there"):
+        download("0" * 32, "http://127.0.0.1:9", tmp_path)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"  # as patient with it as a run: MLflow would be for minutes
 
 
 # The environment

@@ -29,6 +29,8 @@ CHEAP = (
     "experiment.permutations=100", "experiment.splits=4", "experiment.shuffles=2",
 )  # fmt: skip
 
+SMALL = ("model=mini", "dataset=pydoc", "dataset.tokens=64", "dataset.sequence_length=32", "device.threads=1")
+
 
 def runs_in(outputs, name="grammar_tuning"):
     """Status of the parent, and the statuses of its children."""
@@ -128,28 +130,28 @@ def test_eight_jobs_at_once_on_a_fresh_store_run_one_pass_and_all_are_logged(cli
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on_with_the_jobs_that_did_not_finish(cli, tmp_path):
-    arguments = ("-m", *CHEAP, "experiment.layer=0,1", "hydra.sweep.dir=sweep")
-    assert cli(*arguments).returncode == 0
-    assert runs_in(tmp_path / "outputs") == ("FINISHED", ["FINISHED"] * 2)
+def test_a_sweep_goes_on_with_the_jobs_that_did_not_finish(quick_cli, tmp_path):
+    arguments = ("-m", *SMALL, "experiment.layer=0,1", "hydra.sweep.dir=sweep")
+    assert quick_cli(*arguments).returncode == 0
+    assert runs_in(tmp_path / "outputs", "token_length") == ("FINISHED", ["FINISHED"] * 2)
     done = (tmp_path / "sweep" / "0" / "neurons.parquet").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "sweep" / "1")  # as if it had not come to it
     sweep.note_failure(tmp_path / "sweep", 1, "the disk was full")
-    process = cli(*arguments)
+    process = quick_cli(*arguments)
     assert "is not empty; choose another folder" in process.stderr
-    process = cli("-m", *CHEAP, "experiment.layer=0,1", "run.resume=true")
+    process = quick_cli("-m", *SMALL, "experiment.layer=0,1", "run.resume=true")
     assert (process.returncode, process.stderr.splitlines()) == (
         1, ["error: run.resume=true: which sweep? give hydra.sweep.dir=FOLDER"],
     )  # fmt: skip
-    process = cli(*arguments, "run.resume=true")
+    process = quick_cli(*arguments, "run.resume=true")
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "sweep" / "0" / "neurons.parquet").stat().st_mtime_ns == done
     assert (tmp_path / "sweep" / "1" / "summary.json").exists()
-    assert runs_in(tmp_path / "outputs") == ("FINISHED", ["FINISHED"] * 3)
+    assert runs_in(tmp_path / "outputs", "token_length") == ("FINISHED", ["FINISHED"] * 3)
 
     jobs = [tmp_path / "sweep" / "0", tmp_path / "sweep" / "1"]
     options = [(file / ".hydra" / "overrides.yaml").read_text("utf-8") for file in jobs]
-    process = cli("-m", *CHEAP, "experiment.layer=1,0", "hydra.sweep.dir=sweep", "run.resume=true")
+    process = quick_cli("-m", *SMALL, "experiment.layer=1,0", "hydra.sweep.dir=sweep", "run.resume=true")
     assert process.returncode == 1
     assert "job 0 was done with other options (experiment.layer=0 there, 1 here)" in process.stderr
     assert options == [(file / ".hydra" / "overrides.yaml").read_text("utf-8") for file in jobs]
@@ -364,7 +366,7 @@ def test_the_end_of_a_sweep_that_goes_on_forgets_why_it_failed_and_other_stores_
     )
     outputs.mkdir()
     shutil.copy(finished.outputs / "mlflow.db", outputs)
-    parent = sweep.parent(config, outputs, "token_length", folder)
+    parent = str(sweep.parent(config, outputs, "token_length", folder))
     job(folder, 0, "run.seed=5", fails=True)
     sweep.finish(folder)
     client = MlflowClient(tracking_uri=f"sqlite:///{outputs / 'mlflow.db'}")
