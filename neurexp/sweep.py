@@ -183,12 +183,11 @@ def finish(folder: Path, status: str | None = None) -> None:
         for job in jobs_in(folder):
             if job.current and not job.error and job.number not in whole:
                 note_failure(folder, job.number, f"{folder / job.folder} holds no results of its options")
-    failed = failures(folder)
     report = _sum_up(folder, jobs, known and known["run_id"]) if jobs and status is None else None
-    ended = status or ("FAILED" if failed or not jobs else "FINISHED")
+    ended = status or ("FAILED" if failures(folder) or not jobs else "FINISHED")
     try:
         if known is not None:
-            _log(folder, known, jobs, report, ended, "; ".join(line.replace("\t", ": ") for line in failed))
+            _log(folder, known, jobs, report, ended)
     except Exception as error:
         told = f"MLflow did not take the sweep ({one_line(error)}); its jobs are whole in {folder}"
         raise UserError(f"{told}, and {resume.how(folder, 'hydra.sweep.dir')} sends it again") from error
@@ -197,7 +196,7 @@ def finish(folder: Path, status: str | None = None) -> None:
             print(f"What did not finish: add {resume.how(folder, 'hydra.sweep.dir')} to try it again")
 
 
-def _log(folder: Path, known: dict[str, str], jobs: list[Job], report: Any, status: str, reason: str) -> None:
+def _log(folder: Path, known: dict[str, str], jobs: list[Job], report: Any, status: str) -> None:
     """Sends `report` to the parent run, which `known` names, and ends it and the runs of jobs that were killed."""
     from neurexp import resume, stores, tracking
 
@@ -219,7 +218,7 @@ def _log(folder: Path, known: dict[str, str], jobs: list[Job], report: Any, stat
             left = tracking.MlflowTracker(client, store, run_id)
             if left.status == "RUNNING":
                 left.finish("KILLED" if status == "KILLED" else "FAILED", "its process was killed")
-    tracker.finish(status, reason)
+    tracker.finish(status, "; ".join(line.replace("\t", ": ") for line in failures(folder)))
 
 
 def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
@@ -228,7 +227,8 @@ def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
     from neurexp.files import write_json
     from neurexp.sweep_table import report_of
 
-    failed = _failed(folder)
+    whole = {job.number for job in jobs}  # some of which MLflow may not have taken, which is a failure as well
+    failed = [job for job in _failed(folder) if job.number not in whole]
     swept = _read(folder / JOBS / SWEPT) or []
     report = report_of(jobs, folder, swept, failed)
     tracking.write_report(folder, report)

@@ -340,6 +340,17 @@ def test_a_job_whose_folder_holds_the_results_of_another_is_told(tmp_path, capsy
     assert sweep.failures(folder) == [f"1\t{folder / 'same'} holds no results of its options"]
 
 
+def test_a_job_that_mlflow_did_not_take_is_a_row_and_is_not_drawn_as_missing(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "experiment.layer=0,1")
+    for number in (0, 1):
+        job(folder, number, f"experiment.layer={number}", layers=(number,))
+    sweep.note_failure(folder, 1, "tracking: MLflow did not take the run")
+    sweep.finish(folder)
+    assert ": 2 jobs finished, 0 failed\n" in capsys.readouterr().out
+    assert sweep.failures(folder) == ["1\ttracking: MLflow did not take the run"]  # and so the exit code is 1
+    assert table_of(folder, capsys)["job"] == [0, 1]
+
+
 def test_values_that_look_like_numbers_keep_apart_what_the_jobs_had():
     assert _typed(["7", "007", "1_000"]).tolist() == ["7", "007", "1_000"]
     assert _typed(["1e-05", "3"]).tolist() == [1e-05, 3.0]
