@@ -66,8 +66,6 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
         UserError: the folder does not hold what is needed, or the run failed this time.
     """
     before = summary_of(folder)
-    if "provenance" not in before:
-        raise UserError(f"{folder}: is no run of an experiment; give one of its runs")
     facts = before["provenance"]
     home = Path(facts["working_folder"])
     home = home if home.is_dir() else Path.cwd()

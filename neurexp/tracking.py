@@ -234,11 +234,14 @@ def _say(line: str) -> None:
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """What `summary.json` of a run folder says. Raises UserError where there is none."""
+    """What `summary.json` of a run folder says. Raises UserError where there is none, or it is that of a sweep."""
     try:
-        return json.loads((folder / "summary.json").read_text("utf-8"))
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no summary.json there, so no finished run ({one_line(error)})") from error
+    if not isinstance(summary, dict) or "provenance" not in summary:
+        raise UserError(f"{folder}: is no run of an experiment; give one of its runs")
+    return summary
 
 
 def log_run(tracker: Tracker, folder: Path) -> None:
