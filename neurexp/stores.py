@@ -76,7 +76,8 @@ def from_environment(uri: str | None, experiment: str | None) -> list[str]:
 
     lines = [] if uri else [f"{text} is taken; tracking.uri=ADDRESS takes another" for text in of(ADDRESS)]
     if not experiment:
-        lines += [f"{text} is taken; tracking.experiment=NAME takes another" for text in of(EXPERIMENT, EXPERIMENT_ID)]
+        named = list(of(EXPERIMENT, EXPERIMENT_ID))[:1]  # as `experiment_name` does
+        lines += [f"{text} is taken; tracking.experiment=NAME takes another" for text in named]
     return lines + [f"{text} is not taken: every run is one of its own" for text in of("MLFLOW_RUN_ID")]
 
 

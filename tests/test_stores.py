@@ -390,6 +390,12 @@ def test_an_experiment_id_of_the_environment_is_taken_or_refused(store, tmp_path
     made = experiment_of(client, store, "by id", tmp_path)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", made)
     assert stores.experiment_name(client, None, "own") == "by id"
+    assert stores.from_environment(None, None)[0].startswith(f"MLFLOW_EXPERIMENT_ID={made} is taken")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by name")
+    assert stores.experiment_name(client, None, "own") == "by name"
+    (said,) = stores.from_environment(None, None)  # and not that the id is taken as well
+    assert said.startswith("MLFLOW_EXPERIMENT_NAME=by name is taken")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     assert stores.experiment_name(client, "option", "own") == "option"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7777")
     with pytest.raises(UserError, match=r"^MLFLOW_EXPERIMENT_ID=7777: no such experiment .*tracking\.experiment=NAME$"):
