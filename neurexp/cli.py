@@ -87,9 +87,9 @@ def _job(config: DictConfig) -> None:
     """One Hydra job. A failure is told and remembered: the other jobs of a sweep go on, the exit code says so."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
+    os.chdir(hydra_config.runtime.cwd)  # where paths start that a user typed, though hydra.job.chdir=true
     sweep = Path(hydra_config.sweep.dir).resolve() if hydra_config.mode is RunMode.MULTIRUN else None
     overrides = list(map(str, OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or ()))
-    over_layers = any(text.startswith("experiment.layer=") for text in overrides)
     number = int(hydra_config.job.num) if sweep is not None else 0
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _interrupt)  # in a launcher's process as well
@@ -99,9 +99,10 @@ def _job(config: DictConfig) -> None:
             return
         from neurexp.run import run
 
-        among = "" if sweep is None else ", ".join(sweeps.among(sweep, overrides))
+        among = [] if sweep is None else sweeps.among(sweep, overrides)
+        over_layers = any(text.startswith("experiment.layer=") for text in among)
         with terminal.warnings_in_the_log():
-            run(config, folder, sweep, sweep is not None and over_layers, among[:LONGEST_NAME])
+            run(config, folder, sweep, over_layers, ", ".join(among)[:LONGEST_NAME])
     except KeyboardInterrupt:
         _tell_how_to_go_on(folder)
         raise
@@ -240,9 +241,11 @@ def _end_sweep(folder: Path, status: str | None) -> bool:
     except Exception as error:
         if _wants_traceback():
             traceback.print_exc()
-        told = str(error) if isinstance(error, UserError) else f"could not be summed up ({one_line(error)})"
+        is_summed_up = isinstance(error, UserError)  # and MLflow did not take it
+        told = str(error) if is_summed_up else f"could not be summed up ({one_line(error)})"
         print(f"error: the sweep in {folder}: {told}", file=sys.stderr)
-        with suppress(Exception):
-            sweeps.finish(folder, "FAILED")
+        if not is_summed_up:
+            with suppress(Exception):
+                sweeps.finish(folder, "FAILED")
         return False
     return not sweeps.failures(folder)

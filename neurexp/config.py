@@ -123,9 +123,10 @@ class TrackingConfig:
     """Where runs are logged."""
 
     backend: Backend = MISSING
-    # Of an MLflow server or store; if not given MLFLOW_TRACKING_URI, or SQLite under run.outputs
+    # Of a server or a store. Unless it is given: MLFLOW_TRACKING_URI, or else SQLite under run.outputs
     uri: str | None = None
-    experiment: str | None = None  # MLflow's name for it; if not given MLFLOW_EXPERIMENT_NAME, or experiment.name
+    # MLflow's name for the experiment. Unless it is given: MLFLOW_EXPERIMENT_NAME, or else experiment.name
+    experiment: str | None = None
 
 
 @dataclass

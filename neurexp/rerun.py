@@ -66,14 +66,14 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
         UserError: the folder does not hold what is needed, or the run failed this time.
     """
     before = summary_of(folder)
-    if "provenance" not in before:
-        raise UserError(f"{folder}: is no run of an experiment; give one of its runs")
     facts = before["provenance"]
     home = Path(facts["working_folder"])
     home = home if home.is_dir() else Path.cwd()
     wanted = _config_of(folder)
     arguments = arguments_of(folder, wanted, facts)
-    if (address := uri or _store_of(folder, before, wanted)) is not None:
+    # The new process starts elsewhere than this one, so a relative path would lead elsewhere
+    address = stores.store_of(uri, home, option="--uri").uri if uri else _store_of(folder, before, wanted)
+    if address is not None:
         arguments.append(f"tracking.uri={quoted(address)}")
     beside = home / Path(wanted.run.outputs).expanduser() / wanted.experiment.name
     again = (into or beside / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f_again")).resolve()
@@ -99,8 +99,7 @@ def _store_of(folder: Path, before: dict[str, Any], wanted: DictConfig) -> str |
     kept = before.get("mlflow_store") or wanted.tracking.uri
     if kept is None:
         return None
-    if (address := stores.with_password(kept)) is None:
-        raise UserError(f"{folder}: the password of {kept} is not kept; give --uri=ADDRESS")
+    address = stores.with_password(kept, folder)
     file = stores.store_of(address, folder, Path(before["provenance"]["working_folder"])).file
     return address if file is None or file.exists() else None
 

@@ -76,7 +76,8 @@ def from_environment(uri: str | None, experiment: str | None) -> list[str]:
 
     lines = [] if uri else [f"{text} is taken; tracking.uri=ADDRESS takes another" for text in of(ADDRESS)]
     if not experiment:
-        lines += [f"{text} is taken; tracking.experiment=NAME takes another" for text in of(EXPERIMENT, EXPERIMENT_ID)]
+        named = list(of(EXPERIMENT, EXPERIMENT_ID))[:1]  # as `experiment_name` does
+        lines += [f"{text} is taken; tracking.experiment=NAME takes another" for text in named]
     return lines + [f"{text} is not taken: every run is one of its own" for text in of("MLFLOW_RUN_ID")]
 
 
@@ -110,12 +111,18 @@ def store_of(uri: str | None, outputs: Path, folder: Path | None = None, option:
     return Store(f"{parts[1]}:///{file}{mark}{query}", given, file)
 
 
-def with_password(kept: str, *given: str | None) -> str | None:
-    """The address that `kept`, which is without its password, was made of: one of `given`, or of the environment's."""
+def with_password(kept: str, folder: Path, given: str | None = None, option: str = "--uri") -> str:
+    """The address that `kept` in a run folder was before its password was taken out: `given`, or the environment's.
+
+    Raises:
+        UserError: neither is that address; the line asks for it by `option`.
+    """
     if HIDDEN not in kept:
         return kept
-    known = (address for address in (*given, given_address(None)) if address)
-    return next((address for address in known if without_secrets(address) == kept), None)
+    for address in (given, given_address(None)):
+        if address and without_secrets(address) == kept:
+            return address
+    raise UserError(f"{folder}: the password of {kept} is not kept; give {option}=ADDRESS")
 
 
 def open_store(store: Store, make: bool = True) -> "MlflowClient":
@@ -124,6 +131,8 @@ def open_store(store: Store, make: bool = True) -> "MlflowClient":
     Raises:
         UserError: it cannot be opened, for a reason that a user can mend.
     """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
     if store.file is not None:
         _check_file(store, store.file, make)
     from mlflow import MlflowClient
@@ -257,13 +266,13 @@ def _check_schema(store: Store, file: Path) -> None:
 
     latest, end = _get_latest_schema_revision(), time.monotonic() + PATIENCE
     while True:
-        tables, revision = _tables_in(file)
+        revision = _revision_in(file)
         if revision == latest:
             return
         if time.time() - file.stat().st_mtime > SETTLED or time.monotonic() > end:
             break
         time.sleep(0.2)  # MLflow's own server may be making it at this moment
-    if revision is None or "experiments" not in tables:
+    if revision is None:
         raise UserError(
             f"{store.given}: {file} is a database of another program; give tracking.uri=sqlite:///FILE of a new one"
         )
@@ -275,12 +284,14 @@ def _check_schema(store: Store, file: Path) -> None:
     raise UserError(_other_version(store, known))
 
 
-def _tables_in(file: Path) -> tuple[set[str], str | None]:
-    """The names of a database's tables, and the version of MLflow's schema that it says it has."""
+def _revision_in(file: Path) -> str | None:
+    """The version of MLflow's schema that a database says it has; None where it is not MLflow's, or not yet whole."""
     with closing(sqlite3.connect(file, timeout=20)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        found = connection.execute("SELECT version_num FROM alembic_version") if "alembic_version" in tables else None
-        return tables, None if found is None else (found.fetchone() or (None,))[0]
+        if not {"alembic_version", "experiments"} <= tables:
+            return None
+        (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or (None,)
+        return revision
 
 
 def _other_version(store: Store, earlier: bool) -> str:

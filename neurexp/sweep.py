@@ -28,7 +28,7 @@ SET_ASIDE = ".hydra_of_then"
 OF_NO_JOB = {LOCK, JOBS, "multirun.yaml"}  # what a sweep leaves that ended before its first job
 
 _held: list[Any] = []  # the lock of the sweep under way in this process
-_address: list[str | None] = []  # of its MLflow store, with the password, which no file has
+_given_address: str | None = None  # of its MLflow store, with the password, which no file has
 
 
 @dataclass
@@ -71,7 +71,8 @@ def begin(folder: Path, config: DictConfig) -> None:
     except Timeout:
         raise UserError(f"hydra.sweep.dir={folder}: another process is at work in it") from None
     _held.append(lock)  # until this process ends
-    _address[:] = [OmegaConf.select(config, "tracking.uri")]
+    global _given_address
+    _given_address = OmegaConf.select(config, "tracking.uri")
     write_json(folder / JOBS / SWEPT, _swept_options(config))
     for job in jobs_in(folder):
         job.current = False
@@ -101,18 +102,13 @@ def begin_job(folder: Path, number: int, run: Path, overrides: list[str], config
     if not (run / "summary.json").exists():
         return False
     there = json.loads((run / "summary.json").read_text("utf-8")).get("options", {})
-    different = resume.differences(there, options)
-    if not config.run.get("resume"):
-        if different:
-            raise UserError(
-                f"hydra.sweep.subdir: two jobs of this sweep have the folder {run} ({different}); leave it out, or "
-                "name an option in it by which all jobs differ"
-            )
-        return not resume.is_unfinished(run)
-    if different:
+    if different := resume.differences(there, options):
         raise UserError(
             f"run.resume=true: job {number} was done with other options ({different}); give the same sweep, or "
             "another hydra.sweep.dir="
+            if config.run.get("resume")
+            else f"hydra.sweep.subdir: two jobs of this sweep have the folder {run} ({different}); leave it out, or "
+            "name an option in it by which all jobs differ"
         )
     return not resume.is_unfinished(run)
 
@@ -137,7 +133,11 @@ def jobs_in(folder: Path) -> list[Job]:
 
 def failures(folder: Path) -> list[str]:
     """The jobs that failed, a line each: number, tab, reason."""
-    return [f"{job.number}\t{job.error}" for job in jobs_in(folder) if job.current and job.error]
+    return [f"{job.number}\t{job.error}" for job in _failed(folder)]
+
+
+def _failed(folder: Path) -> list[Job]:
+    return [job for job in jobs_in(folder) if job.current and job.error]
 
 
 def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path) -> str | None:
@@ -150,17 +150,15 @@ def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path)
     from filelock import FileLock
 
     folder.mkdir(parents=True, exist_ok=True)
-    address = stores.store_of(config.uri, outputs).uri
-    store = without_secrets(address)
+    store = without_secrets(stores.store_of(config.uri, outputs).uri)
     with FileLock(folder / ".parent.lock"):
-        known = _read(folder / PARENT)
-        if known and (known["store"] != store or not tracking.tracker_of(address, known["run_id"]).is_there()):
-            known = None  # the sweep goes on in another store, or somebody has deleted its run
-        if known is None:
-            tracker = tracking.start(config, outputs, experiment, f"sweep {folder.name}", {"sweep_folder": str(folder)})
-            known = {"run_id": tracker.run_id, "store": store}
-            write_json(folder / PARENT, known)
-        return known["run_id"]
+        known = _read(folder / PARENT) or {}
+        run_id = known["run_id"] if known.get("store") == store else None  # the sweep may go on in another store
+        name, parameters = f"sweep {folder.name}", {"sweep_folder": str(folder)}
+        tracker = tracking.start(config, outputs, experiment, name, parameters, run_id=run_id)
+        if tracker.run_id != run_id:  # a new one: there was none, or somebody has deleted it
+            write_json(folder / PARENT, {"run_id": tracker.run_id, "store": tracker.store})
+        return tracker.run_id
 
 
 def finish(folder: Path, status: str | None = None) -> None:
@@ -173,38 +171,54 @@ def finish(folder: Path, status: str | None = None) -> None:
     Raises:
         UserError: the MLflow store does not take it; the folder has all.
     """
-    from neurexp import resume, stores, tracking
+    from neurexp import resume
 
     for kept in folder.rglob(SET_ASIDE):
         shutil.rmtree(kept.parent / ".hydra", ignore_errors=True)
         kept.rename(kept.parent / ".hydra")
     resume.redact(folder)
-    jobs, failed, known = _finished(folder), failures(folder), _read(folder / PARENT)
-    summed_up = bool(jobs) and status is None
-    report = _sum_up(folder, jobs, known and known["run_id"]) if summed_up else None
+    jobs, known = _finished(folder), _read(folder / PARENT)
+    if status is None:
+        whole = {job.number for job in jobs}
+        for job in jobs_in(folder):
+            if job.current and not job.error and job.number not in whole:
+                note_failure(folder, job.number, f"{folder / job.folder} holds no results of its options")
+    report = _sum_up(folder, jobs, known and known["run_id"]) if jobs and status is None else None
+    ended = status or ("FAILED" if failures(folder) or not jobs else "FINISHED")
     try:
-        if known is None:
-            return
-        if (address := stores.with_password(known["store"], *_address)) is None:
-            raise UserError(f"{folder}: the password of {known['store']} is not known any more")
-        tracker = tracking.tracker_of(address, known["run_id"])
-        if report is not None:
-            experiments = ", ".join(dict.fromkeys(job.run["experiment"] for job in jobs))
-            numbers = {name: values for name, values in report.layers.items() if values.dtype.kind in "biuf"}
-            tracker.log(report.metrics, numbers, report.step_column, {"experiment": experiments, "sweep": folder})
-            for name in ("summary.json", "layers.parquet", "columns.md", "figures", "multirun.yaml"):
-                if (folder / name).exists():
-                    tracker.log_folder(folder / name, "figures" if name == "figures" else None)
-            print(f"MLflow:     parent run {tracker.run_id}; open with: {tracker.where}")
-        _end_jobs_left(folder, address, status)
-        reason = "; ".join(line.replace("\t", ": ") for line in failed)
-        tracker.finish(status or ("FAILED" if failed or not jobs else "FINISHED"), reason)
+        if known is not None:
+            _log(folder, known, jobs, report, ended)
     except Exception as error:
         told = f"MLflow did not take the sweep ({one_line(error)}); its jobs are whole in {folder}"
         raise UserError(f"{told}, and {resume.how(folder, 'hydra.sweep.dir')} sends it again") from error
     finally:
-        if status is not None or failed or not jobs:
+        if ended != "FINISHED":
             print(f"What did not finish: add {resume.how(folder, 'hydra.sweep.dir')} to try it again")
+
+
+def _log(folder: Path, known: dict[str, str], jobs: list[Job], report: Any, status: str) -> None:
+    """Sends `report` to the parent run, which `known` names, and ends it and the runs of jobs that were killed."""
+    from neurexp import resume, stores, tracking
+
+    address = stores.with_password(known["store"], folder, _given_address, "tracking.uri")
+    store = stores.store_of(address, folder)
+    client = stores.open_store(store)
+    tracker = tracking.MlflowTracker(client, store, known["run_id"])
+    if report is not None:
+        experiments = ", ".join(dict.fromkeys(job.run["experiment"] for job in jobs))
+        numbers = {name: values for name, values in report.layers.items() if values.dtype.kind in "biuf"}
+        tracker.log(report.metrics, numbers, report.step_column, {"experiment": experiments, "sweep": folder})
+        for name in ("summary.json", "layers.parquet", "columns.md", "figures", "multirun.yaml"):
+            if (folder / name).exists():
+                tracker.log_folder(folder / name, "figures" if name == "figures" else None)
+        print(f"MLflow:     parent run {tracker.run_id}; open with: {tracker.where}")
+    for run in (folder / job.folder for job in jobs_in(folder)):  # parallel launchers kill their processes
+        run_id = (resume.read_note(run) or {}).get("run_id")
+        if run_id is not None and not resume.is_held(run):
+            left = tracking.MlflowTracker(client, store, run_id)
+            if left.status == "RUNNING":
+                left.finish("KILLED" if status == "KILLED" else "FAILED", "its process was killed")
+    tracker.finish(status, "; ".join(line.replace("\t", ": ") for line in failures(folder)))
 
 
 def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
@@ -213,7 +227,8 @@ def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
     from neurexp.files import write_json
     from neurexp.sweep_table import report_of
 
-    failed = [job for job in jobs_in(folder) if job.current and job.error]
+    whole = {job.number for job in jobs}  # some of which MLflow may not have taken, which is a failure as well
+    failed = [job for job in _failed(folder) if job.number not in whole]
     swept = _read(folder / JOBS / SWEPT) or []
     report = report_of(jobs, folder, swept, failed)
     tracking.write_report(folder, report)
@@ -239,18 +254,6 @@ def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
     print("\n" + "".join(f"  • {printable(line)}\n" for line in report.findings))
     print(f"Sweep:      {printable(str(folder))}: {len(jobs)} jobs finished, {len(failed)} failed")
     return report
-
-
-def _end_jobs_left(folder: Path, uri: str, status: str | None) -> None:
-    """Ends the MLflow runs of jobs whose process was killed before it could: parallel launchers kill theirs."""
-    from neurexp import resume, tracking
-
-    for run in (folder / job.folder for job in jobs_in(folder)):
-        run_id = (resume.read_note(run) or {}).get("run_id")
-        if run_id is not None and not resume.is_held(run):
-            job = tracking.tracker_of(uri, run_id)
-            if job.status == "RUNNING":
-                job.finish("KILLED" if status == "KILLED" else "FAILED", "its process was killed")
 
 
 def _finished(folder: Path) -> list[Job]:

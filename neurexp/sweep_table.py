@@ -4,6 +4,7 @@ Reads run folders only; knows no experiment.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from neurexp.report import Report, Table
 if TYPE_CHECKING:
     from neurexp.sweep import Job
 
+SHOWN = 5  # columns that are named
 LAYER_OPTIONS = {"experiment.layer", "model.default_layer"}
 
 
@@ -70,6 +72,8 @@ def report_of(jobs: list["Job"], folder: Path, swept: list[str], failed: list["J
         findings.append(f"The {label} is largest in layer {layer}{whose}: {layers[name][best]:.3g}")
         series[label] = (layers[name], layers.get(null))
 
+    figures, headline = {}, "; ".join(findings)
+
     def over_layers():
         from neurexp.figures.contrasts import over_layers
 
@@ -77,12 +81,16 @@ def report_of(jobs: list["Job"], folder: Path, swept: list[str], failed: list["J
         return over_layers(
             layers["layer"].tolist(),
             series,
-            "; ".join(findings),
+            headline,
             f"{jobs[0].run['experiment']}, {jobs[0].run['setting']}; one job a layer{missing}; dashed: the null, if "
             "there is one (an average, or the 95 % quantile where it is of a best neuron)",
         )
 
-    figures = {"over_layers": over_layers} if over_layers_only and findings else {}
+    if over_layers_only and findings:
+        figures["over_layers"] = over_layers
+    if left_out := sorted({name for table in tables for name in table if name not in shared}):
+        told = ", ".join(left_out[:SHOWN]) + (f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else "")
+        findings.append(f"Columns that only some jobs have are in their own tables alone: {told}")
     step = "layer" if over_layers_only else None
     return Report(findings, metrics, layers, {}, columns, "", figures=figures, step_column=step)
 
@@ -99,12 +107,17 @@ def _options(jobs: list["Job"], swept: list[str], taken: Sequence[str]) -> Table
 
 
 def _typed(values: list[str]) -> np.ndarray:
+    numbers = np.array([_number(value) for value in values])
+    return np.array(values) if numbers.dtype.kind not in "if" else numbers
+
+
+def _number(text: str) -> float | None:
+    """What the text is the plain way to write: `7` is a number, `007` and `1_000` may be names or commits."""
     for kind in (int, float):
-        try:
-            return np.array([kind(value) for value in values])
-        except (ValueError, OverflowError):
-            continue
-    return np.array(values)
+        with suppress(ValueError):
+            if str(kind(text)) == text:
+                return kind(text)
+    return None
 
 
 def _definitions(jobs: list["Job"], folders: list[Path]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -118,24 +118,21 @@ class MlflowTracker(Tracker):
         return cls(client, store, run.info.run_id)
 
     @property
-    def status(self) -> str:
-        """RUNNING, FINISHED, FAILED or KILLED."""
-        return self._client.get_run(self._id).info.status
-
-    def is_there(self) -> bool:
-        """Whether the store knows the run, and nobody has deleted it."""
+    def status(self) -> str | None:
+        """RUNNING, FINISHED, FAILED or KILLED; None where the store does not know the run, or somebody deleted it."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._client.get_run(self._id).info.lifecycle_stage == "active"
+            info = self._client.get_run(self._id).info
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
+                return None
             raise
+        return info.status if info.lifecycle_stage == "active" else None
 
     def goes_on(self) -> bool:
         """Makes the run RUNNING again; False if it is not there any more."""
-        if not self.is_there():
+        if self.status is None:
             return False
         self._client.update_run(self._id, status="RUNNING")
         if "reason" in self._client.get_run(self._id).data.tags:  # of an end that was none
@@ -210,13 +207,16 @@ def start(
         return Tracker()
     for line in stores.from_environment(config.uri, config.experiment):
         _say(line)
-    store, client = reached(config, outputs)
+    store = stores.store_of(config.uri, outputs)
+    client = stores.open_store(store)
     try:
+        if run_id is not None and (tracker := MlflowTracker(client, store, run_id)).goes_on():
+            return tracker  # whatever its experiment is called
         mlflow_name = stores.experiment_name(client, config.experiment, experiment)
         artifacts = outputs / "mlartifacts" / re.sub(r"[^\w -]", "_", mlflow_name)  # a name may look like a path
         experiment_id = stores.experiment_of(client, store, mlflow_name, artifacts)
-        run_id = run_id or (_begun_in(client, experiment_id, folder) if goes_on and folder is not None else None)
-        if run_id is not None and (tracker := MlflowTracker(client, store, run_id)).goes_on():
+        begun = _begun_in(client, experiment_id, folder) if goes_on and folder is not None else None
+        if begun is not None and (tracker := MlflowTracker(client, store, begun)).goes_on():
             return tracker
         return MlflowTracker.begin(client, store, experiment_id, run_name, parameters, folder, parent)
     except UserError:
@@ -233,34 +233,15 @@ def _say(line: str) -> None:
     log.info("MLflow:     %s", line)
 
 
-def reached(config: TrackingConfig, outputs: Path) -> "tuple[Store, MlflowClient]":
-    """The store that the config means, and a client of it.
-
-    Raises:
-        UserError: the store cannot be opened or the server does not answer.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    store = stores.store_of(config.uri, outputs)
-    return store, stores.open_store(store)
-
-
-def tracker_of(uri: str, run_id: str) -> MlflowTracker:
-    """The tracker of a run that is in the store.
-
-    Raises:
-        UserError: the store cannot be opened or the server does not answer.
-    """
-    store, client = reached(TrackingConfig(Backend.mlflow, uri), Path.cwd())
-    return MlflowTracker(client, store, run_id)
-
-
 def summary_of(folder: Path) -> dict[str, Any]:
-    """What `summary.json` of a run folder says. Raises UserError where there is none."""
+    """What `summary.json` of a run folder says. Raises UserError where there is none, or it is that of a sweep."""
     try:
-        return json.loads((folder / "summary.json").read_text("utf-8"))
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no summary.json there, so no finished run ({one_line(error)})") from error
+    if not isinstance(summary, dict) or "provenance" not in summary:
+        raise UserError(f"{folder}: is no run of an experiment; give one of its runs")
+    return summary
 
 
 def log_run(tracker: Tracker, folder: Path) -> None:
@@ -345,13 +326,9 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
             f"{folder}: its .hydra folder does not say where it was to be logged ({one_line(error)})"
         ) from error
     if uri is None and kept is not None:
-        if (address := stores.with_password(kept)) is None:
-            raise UserError(f"{folder}: the password of {kept} is not kept; give --uri=ADDRESS")
-        uri = stores.store_of(address, outputs, typed_in).uri
+        uri = stores.store_of(stores.with_password(kept, folder), outputs, typed_in).uri
     store = without_secrets(stores.store_of(uri, outputs).uri)
-    notes = (place / "parent.json" for place in folder.resolve().parents)  # of the sweep that it is a job of
-    sweeps = (json.loads(note.read_text("utf-8")) for note in notes if note.exists())
-    parent = next((sweep["run_id"] for sweep in sweeps if sweep.get("store") == store), None)
+    parent = next((run_id for place in folder.resolve().parents if (run_id := _sweep_in(place, store))), None)
     wanted, known = TrackingConfig(Backend.mlflow, uri, config.tracking.get("experiment")), summary["mlflow_run_id"]
     tracker = start(wanted, outputs, name, summary["setting"], flat(config), folder.resolve(), parent, known, True)  # type: ignore[arg-type]
     try:
@@ -366,6 +343,14 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
         ) from error
     log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
     return tracker
+
+
+def _sweep_in(folder: Path, store: str) -> str | None:
+    """The id of the MLflow run in `store` of the sweep in a folder, if it is that of a sweep."""
+    with suppress(OSError, ValueError, AttributeError):  # `parent.json` may be another program's
+        known = json.loads((folder / "parent.json").read_text("utf-8"))
+        return known["run_id"] if known.get("store") == store else None
+    return None
 
 
 def _begun_in(client: "MlflowClient", experiment_id: str, folder: Path) -> str | None:

@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
-from neurexp.rerun import arguments_of
+from neurexp.errors import UserError
+from neurexp.rerun import arguments_of, repeat
 
 ARGUMENTS = (
     "model=mini", "dataset=text", "dataset.path=prose.txt", "dataset.tokens=300", "dataset.sequence_length=64",
@@ -57,6 +58,21 @@ def test_threads_and_batches_are_those_of_then_though_nobody_gave_them(tmp_path)
     facts = {"threads": 3, "batch_size": 7, "model_revision": "shipped", "dataset": {"source": "pydoc"}}
     arguments = arguments_of(tmp_path, OmegaConf.create(), facts)
     assert {"++device.threads=3", "++device.batch_size=7"} <= set(arguments)
+
+
+def test_a_store_is_that_of_the_folder_where_its_address_was_typed(finished, tmp_path, monkeypatch):
+    """The new process starts in the old run's folder."""
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the run failed this time"):
+        repeat(finished.folder, uri="sqlite:///mine.db")
+    assert f"tracking.uri='sqlite:///{tmp_path}/mine.db'" in commands[0]
 
 
 @pytest.mark.slow

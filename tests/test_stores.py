@@ -19,7 +19,7 @@ from neurexp import stores, sweep
 from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError, without_secrets
 from neurexp.stores import experiment_of, open_store, store_of, with_password
-from neurexp.tracking import start
+from neurexp.tracking import download, start
 
 MLFLOW = TrackingConfig(Backend.mlflow)
 
@@ -137,14 +137,13 @@ def test_a_store_whose_making_was_killed_is_made_again(tmp_path):
 
 def test_a_store_that_mlflow_itself_is_making_is_waited_for(store, monkeypatch):
     """Its server, on the same new file, which has tables and no version for a while."""
-    look, looks = stores._tables_in, []
+    look, looks = stores._revision_in, []
 
-    def look_while_it_is_made(file: Path) -> tuple[set[str], str | None]:
+    def look_while_it_is_made(file: Path) -> str | None:
         looks.append(file)
-        tables, revision = look(file)
-        return tables, revision if len(looks) > 1 else None
+        return look(file) if len(looks) > 1 else None
 
-    monkeypatch.setattr(stores, "_tables_in", look_while_it_is_made)
+    monkeypatch.setattr(stores, "_revision_in", look_while_it_is_made)
     assert store.file is not None
     os.utime(store.file)  # somebody is writing to it
     assert isinstance(open_store(store), MlflowClient)
@@ -182,7 +181,7 @@ def test_runs_that_reach_a_fresh_server_at_once_are_all_logged_and_the_password_
             *(sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"),
             *(f"--backend-store-uri=sqlite:///{tmp_path / 'server.db'}", f"--artifacts-destination={tmp_path / 'art'}"),
         ],
-        env=environment(tmp_path / "hf"),
+        env=environment(tmp_path / "hf", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),  # seven processes less
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -329,6 +328,10 @@ def test_a_server_that_is_not_there_is_one_short_line(tmp_path, monkeypatch):
         "tracking.uri=http://***@127.0.0.1:9: MLflow cannot be opened there (no server answers: Connection refused); "
         "tracking=off works"
     )
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    with pytest.raises(UserError, match=r"^--uri=http://127\.0\.0\.1:9: MLflow cannot be opened there"):
+        download("0" * 32, "http://127.0.0.1:9", tmp_path)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"  # as patient with it as a run: MLflow would be for minutes
 
 
 # The environment
@@ -351,15 +354,16 @@ def test_a_relative_path_starts_where_it_is_said_to_and_a_percent_escape_is_read
 
 
 def test_a_password_is_found_again_where_the_user_gave_it(monkeypatch):
-    kept = "http://***@host"
-    assert with_password("http://host") == "http://host"
-    assert with_password(kept) is None
-    assert with_password(kept, None, "http://me:a@other", "http://me:b@host") == "http://me:b@host"
+    kept, folder = "http://***@host", Path("run")
+    assert with_password("http://host", folder) == "http://host"
+    with pytest.raises(UserError, match=r"^run: the password of http://\*\*\*@host is not kept; give --uri=ADDRESS$"):
+        with_password(kept, folder, "http://me:a@other")
+    assert with_password(kept, folder, "http://me:b@host") == "http://me:b@host"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:c@host")
-    assert with_password(kept) == "http://me:c@host"
+    assert with_password(kept, folder) == "http://me:c@host"
     in_query = "postgresql://host/db?sslmode=require&password=b1/2"
     assert without_secrets(f"{in_query} no") == "postgresql://host/db?sslmode=require&password=*** no"
-    assert with_password(without_secrets(in_query), in_query) == in_query
+    assert with_password(without_secrets(in_query), folder, in_query) == in_query
 
 
 def test_the_variables_of_mlflow_are_taken_and_said(quick_cli, made, tmp_path):
@@ -386,6 +390,12 @@ def test_an_experiment_id_of_the_environment_is_taken_or_refused(store, tmp_path
     made = experiment_of(client, store, "by id", tmp_path)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", made)
     assert stores.experiment_name(client, None, "own") == "by id"
+    assert stores.from_environment(None, None)[0].startswith(f"MLFLOW_EXPERIMENT_ID={made} is taken")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by name")
+    assert stores.experiment_name(client, None, "own") == "by name"
+    (said,) = stores.from_environment(None, None)  # and not that the id is taken as well
+    assert said.startswith("MLFLOW_EXPERIMENT_NAME=by name is taken")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     assert stores.experiment_name(client, "option", "own") == "option"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7777")
     with pytest.raises(UserError, match=r"^MLFLOW_EXPERIMENT_ID=7777: no such experiment .*tracking\.experiment=NAME$"):

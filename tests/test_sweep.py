@@ -18,16 +18,18 @@ from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
-from neurexp import resume, sweep, tracking
+from neurexp import cli, resume, sweep, tracking
 from neurexp.config import CONFIG_FOLDER, Backend, TrackingConfig, register_schema
 from neurexp.errors import UserError
 from neurexp.files import read_table, write_json, write_table
-from neurexp.sweep_table import report_of
+from neurexp.sweep_table import _typed, report_of
 
 CHEAP = (
     "experiment=grammar_tuning", "model=mini", "dataset=pydoc", "dataset.tokens=2048", "device.threads=1",
     "experiment.permutations=100", "experiment.splits=4", "experiment.shuffles=2",
 )  # fmt: skip
+
+SMALL = ("model=mini", "dataset=pydoc", "dataset.tokens=64", "dataset.sequence_length=32", "device.threads=1")
 
 
 def runs_in(outputs, name="grammar_tuning"):
@@ -128,28 +130,28 @@ def test_eight_jobs_at_once_on_a_fresh_store_run_one_pass_and_all_are_logged(cli
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on_with_the_jobs_that_did_not_finish(cli, tmp_path):
-    arguments = ("-m", *CHEAP, "experiment.layer=0,1", "hydra.sweep.dir=sweep")
-    assert cli(*arguments).returncode == 0
-    assert runs_in(tmp_path / "outputs") == ("FINISHED", ["FINISHED"] * 2)
+def test_a_sweep_goes_on_with_the_jobs_that_did_not_finish(quick_cli, tmp_path):
+    arguments = ("-m", *SMALL, "experiment.layer=0,1", "hydra.sweep.dir=sweep")
+    assert quick_cli(*arguments).returncode == 0
+    assert runs_in(tmp_path / "outputs", "token_length") == ("FINISHED", ["FINISHED"] * 2)
     done = (tmp_path / "sweep" / "0" / "neurons.parquet").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "sweep" / "1")  # as if it had not come to it
     sweep.note_failure(tmp_path / "sweep", 1, "the disk was full")
-    process = cli(*arguments)
+    process = quick_cli(*arguments)
     assert "is not empty; choose another folder" in process.stderr
-    process = cli("-m", *CHEAP, "experiment.layer=0,1", "run.resume=true")
+    process = quick_cli("-m", *SMALL, "experiment.layer=0,1", "run.resume=true")
     assert (process.returncode, process.stderr.splitlines()) == (
         1, ["error: run.resume=true: which sweep? give hydra.sweep.dir=FOLDER"],
     )  # fmt: skip
-    process = cli(*arguments, "run.resume=true")
+    process = quick_cli(*arguments, "run.resume=true")
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "sweep" / "0" / "neurons.parquet").stat().st_mtime_ns == done
     assert (tmp_path / "sweep" / "1" / "summary.json").exists()
-    assert runs_in(tmp_path / "outputs") == ("FINISHED", ["FINISHED"] * 3)
+    assert runs_in(tmp_path / "outputs", "token_length") == ("FINISHED", ["FINISHED"] * 3)
 
     jobs = [tmp_path / "sweep" / "0", tmp_path / "sweep" / "1"]
     options = [(file / ".hydra" / "overrides.yaml").read_text("utf-8") for file in jobs]
-    process = cli("-m", *CHEAP, "experiment.layer=1,0", "hydra.sweep.dir=sweep", "run.resume=true")
+    process = quick_cli("-m", *SMALL, "experiment.layer=1,0", "hydra.sweep.dir=sweep", "run.resume=true")
     assert process.returncode == 1
     assert "job 0 was done with other options (experiment.layer=0 there, 1 here)" in process.stderr
     assert options == [(file / ".hydra" / "overrides.yaml").read_text("utf-8") for file in jobs]
@@ -329,6 +331,69 @@ def test_two_jobs_with_one_folder_are_told_so(tmp_path):
         job(folder, 1, "run.seed=6", folder="same")
 
 
+def test_a_job_whose_folder_holds_the_results_of_another_is_told(tmp_path, capsys):
+    """As when two processes start jobs with one folder at the same moment."""
+    folder = begun(tmp_path / "sweep", "run.seed=5,6")
+    sweep.begin_job(folder, 1, folder / "same", ["run.seed=6"], composed("run.seed=6"))
+    job(folder, 0, "run.seed=5", folder="same")
+    assert table_of(folder, capsys)["run.seed"] == [5]
+    assert sweep.failures(folder) == [f"1\t{folder / 'same'} holds no results of its options"]
+
+
+def test_a_job_that_mlflow_did_not_take_is_a_row_and_is_not_drawn_as_missing(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "experiment.layer=0,1")
+    for number in (0, 1):
+        job(folder, number, f"experiment.layer={number}", layers=(number,))
+    sweep.note_failure(folder, 1, "tracking: MLflow did not take the run")
+    sweep.finish(folder)
+    assert ": 2 jobs finished, 0 failed\n" in capsys.readouterr().out
+    assert sweep.failures(folder) == ["1\ttracking: MLflow did not take the run"]  # and so the exit code is 1
+    assert table_of(folder, capsys)["job"] == [0, 1]
+
+
+def test_values_that_look_like_numbers_keep_apart_what_the_jobs_had():
+    assert _typed(["7", "007", "1_000"]).tolist() == ["7", "007", "1_000"]
+    assert _typed(["1e-05", "3"]).tolist() == [1e-05, 3.0]
+    assert _typed(["1", "1" + "0" * 30]).tolist() == ["1", "1" + "0" * 30]
+
+
+def test_columns_that_only_some_jobs_have_are_named(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "run.seed=5,6")
+    for number in (0, 1):
+        job(folder, number, f"run.seed={number + 5}")
+    table = read_table(folder / "1" / "layers.parquet")
+    write_table(folder / "1" / "layers.parquet", table | {"more": table["value"]})
+    assert "more" not in table_of(folder, capsys)
+    report = report_of(sweep._finished(folder), folder, ["run.seed"], [])
+    assert report.findings[-1] == "Columns that only some jobs have are in their own tables alone: more"
+
+
+def test_the_end_of_a_sweep_that_goes_on_forgets_why_it_failed_and_other_stores_runs(finished, tmp_path, capsys):
+    """A job that was killed while the sweep was tracked elsewhere has a run that this store does not know."""
+    config, outputs, folder = (
+        TrackingConfig(Backend.mlflow),
+        tmp_path / "outputs",
+        begun(tmp_path / "sweep", "run.seed=5"),
+    )
+    outputs.mkdir()
+    shutil.copy(finished.outputs / "mlflow.db", outputs)
+    parent = str(sweep.parent(config, outputs, "token_length", folder))
+    job(folder, 0, "run.seed=5", fails=True)
+    sweep.finish(folder)
+    client = MlflowClient(tracking_uri=f"sqlite:///{outputs / 'mlflow.db'}")
+    assert client.get_run(parent).data.tags["reason"] == "0: too much"
+    sweep._held.pop().release()
+    begun(folder, "run.seed=5")
+    assert sweep.parent(config, outputs, "token_length", folder) == parent
+    assert client.get_run(parent).info.status == "RUNNING"
+    job(folder, 0, "run.seed=5")
+    note = {"options": {}, "started": 1.0, "run_id": "0" * 32}
+    (folder / "0" / "checkpoint.json").write_text(json.dumps(note))
+    sweep.finish(folder)
+    run = client.get_run(parent)
+    assert (run.info.status, "reason" in run.data.tags) == ("FINISHED", False)
+
+
 def test_what_jobs_define_differently_is_defined_for_each(tmp_path, capsys):
     folder = begun(tmp_path / "sweep", "experiment.correction=bh,by")
     job(folder, 0, "experiment.correction=bh", defined="Benjamini-Hochberg")
@@ -375,9 +440,14 @@ def test_a_store_that_does_not_take_the_sweep_leaves_its_table_and_says_what_to_
     folder = begun(tmp_path / "sweep", "run.seed=5,6")
     job(folder, 0, "run.seed=5")
     write_json(folder / "parent.json", {"run_id": "0123", "store": "http://***@127.0.0.1:9"})
-    with pytest.raises(UserError, match=r"the password of .* is not known any more\); .* run\.resume=true"):
+    with pytest.raises(UserError, match=r"the password of .*; give tracking\.uri=ADDRESS\); .* run\.resume=true"):
         sweep.finish(folder)
     assert read_table(folder / "layers.parquet")["job"].tolist() == [0]
+    capsys.readouterr()
+    assert not cli._end_sweep(folder, None)
+    output = capsys.readouterr()
+    assert "What did not finish" not in output.out  # all jobs did
+    assert len(output.err.splitlines()) == 1
 
 
 @pytest.mark.slow

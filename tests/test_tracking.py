@@ -135,7 +135,7 @@ def several(commands, tmp_path_factory) -> tuple[Path, list[subprocess.Completed
         for arguments in (
             ("model=mini", "dataset=pydoc", "dataset.tokens=10000000"),
             (*SMALL, "experiment.layer=99"),
-            ("--multirun", *SMALL, "experiment.layer=0,1"),
+            ("--multirun", *SMALL, "experiment.layer=0,1", "hydra.job.chdir=true"),  # which moves nothing of ours
         )
     ]
     return where / "outputs", processes, sorted(runs_in(where / "outputs"), key=lambda run: run.info.start_time)
@@ -298,6 +298,9 @@ def test_a_run_whose_password_is_not_kept_asks_for_it(tmp_path):
     config = "tracking:\n  uri: https://***@host/x\nrun:\n  outputs: o\nexperiment:\n  name: e\n"
     (tmp_path / ".hydra" / "config.yaml").write_text(config)
     (tmp_path / ".hydra" / "hydra.yaml").write_text(f"hydra:\n  runtime:\n    cwd: {tmp_path}\n")
-    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "summary.json").write_text('{"experiment": "sweep"}')
+    with pytest.raises(UserError, match="is no run of an experiment; give one of its runs"):
+        log_later(tmp_path)
+    (tmp_path / "summary.json").write_text('{"provenance": {}}')
     with pytest.raises(UserError, match="the password of https://\\*\\*\\*@host/x is not kept; give --uri=ADDRESS"):
         log_later(tmp_path)
