@@ -115,8 +115,8 @@ def test_the_environment_is_respected_and_no_secret_of_it_is_kept(cli, tmp_path)
     nowhere = os.devnull + "/folder"
     process = cli(
         *SMALL,
-        **{name: nowhere for name in ("HOME", "MPLCONFIGDIR", "TMPDIR")},
-        **{name: "1" for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "FORCE_COLOR", "PYTHONOPTIMIZE")},
+        **dict.fromkeys(("HOME", "MPLCONFIGDIR", "TMPDIR"), nowhere),
+        **dict.fromkeys(("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "FORCE_COLOR", "PYTHONOPTIMIZE"), "1"),
         HF_TOKEN=token,
         CUDA_VISIBLE_DEVICES="",
         COLUMNS="10",
