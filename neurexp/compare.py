@@ -203,7 +203,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-mlflow", action="store_true", help="leave the folder only")
     options = parser.parse_args(arguments)
     try:
-        _run(options)
+        with terminal.without_a_log():
+            _run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -285,11 +285,13 @@ def typed_options(experiment: DictConfig) -> tuple[Any, type]:
     """
     dotted = experiment.get("plugin")
     try:
-        module, name = str(dotted).rsplit(".", 1)
+        module, _, name = str(dotted).rpartition(".")
+        if not module or module.startswith("."):
+            raise ImportError("it names no module")
         plugin = getattr(import_module(module), name)
         if not hasattr(plugin, "Options"):
             raise AttributeError("it is no experiment")
-    except (ValueError, ImportError, AttributeError) as error:
+    except (ImportError, AttributeError) as error:  # whatever else an import raises says itself what is wrong
         raise UserError(
             f"experiment.plugin={dotted}: no such class ({one_line(error)}); give MODULE.CLASS, whose module lies in "
             "the current folder or on PYTHONPATH"

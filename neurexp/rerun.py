@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="the new run's folder")
     given = parser.parse_args()
     try:
-        with TemporaryDirectory() as copy:
+        with terminal.without_a_log(), TemporaryDirectory() as copy:
             folder = Path(given.run).resolve()
             if not folder.is_dir():
                 folder = download(given.run, given.uri, Path("outputs").resolve(), Path(copy))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from neurexp import files, resume
+from neurexp import environment, files, resume
 from neurexp import sweep as sweeps
 from neurexp.config import Backend, Config, Source, Weights, checked, flat, typed_options
 from neurexp.engine import processes
@@ -42,6 +42,7 @@ def run(
     Raises:
         UserError: whatever the user can mend.
     """
+    environment.check()
     settings = checked(config)
     hearing_signals(_check_reachable, settings)
     options, plugin = hearing_signals(typed_options, settings.experiment)

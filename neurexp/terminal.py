@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from neurexp import environment
+
 # Whose warnings go into the run's log. huggingface_hub is not among them: what it says of its tries, a user waits for
 LIBRARIES = frozenset({
     "absl", "accelerate", "alembic", "datasets", "filelock", "fsspec", "httpcore", "httpx", "matplotlib", "mlflow",
@@ -40,7 +42,8 @@ codecs.register_error("neurexp", _replaced)
 
 
 def prepare() -> None:
-    """Standard streams that exist, and take every text."""
+    """Standard streams that exist, and take every text; no library looks for a window."""
+    environment.settle()
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -76,7 +79,8 @@ def flush() -> OSError | None:
 def warnings_in_the_log() -> Iterator[None]:
     """Within the context, warnings of libraries go into the log's files and not to the terminal.
 
-    Nothing changes where a user asked for them: by `-W`, by PYTHONWARNINGS, or by `hydra.verbose=true`.
+    Nothing changes where a user asked for them: by `-W`, by PYTHONWARNINGS, or by `hydra.verbose=true`. So
+    PYTHONWARNINGS=error is taken at its word: a library's warning then ends the run as any unexpected error does.
     """
     root, show = logging.getLogger(), warnings.showwarning
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # or its log would have a way of its own to the terminal
@@ -92,6 +96,14 @@ def warnings_in_the_log() -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = show
+
+
+@contextmanager
+def without_a_log() -> Iterator[None]:
+    """As `warnings_in_the_log`, for the commands that keep none: warnings of libraries are shown to no one."""
+    logging.basicConfig(format="%(message)s")
+    with warnings_in_the_log():
+        yield
 
 
 def _note_refused(handler: logging.Handler, record: logging.LogRecord) -> None:

@@ -397,14 +397,14 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="of finished runs")
     parser.add_argument("--uri", help="of an MLflow server or store; that of the run's own config if not given")
     arguments = parser.parse_args()
-    logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
-    for folder in arguments.folders:
-        try:
-            log_later(folder, arguments.uri)
-        except UserError as error:
-            sys.exit(f"error: {error}")
-        resume.forget(folder)
+    with terminal.without_a_log():
+        for folder in arguments.folders:
+            try:
+                log_later(folder, arguments.uri)
+            except UserError as error:
+                sys.exit(f"error: {error}")
+            resume.forget(folder)
 
 
 if __name__ == "__main__":
