@@ -12,7 +12,7 @@ demo: .venv/run.stamp ## set up, and run token_length with the embedded model on
 	$(BIN)/python -m neurexp experiment=token_length model=mini dataset=pydoc
 
 test: .venv/dev.stamp ## set up, and run the fast tests
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 slow: .venv/dev.stamp ## run the slow tests
 	$(BIN)/python -m pytest -m slow

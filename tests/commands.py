@@ -21,14 +21,33 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 PRELOADED = (
+    "PIL.Image",
+    "alembic.command",
     "datasets",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "neurexp.experiments.contrast_figures",
+    "neurexp.experiments.grammar_tuning",
     "neurexp.experiments.token_length",
+    "neurexp.experiments.token_length_figures",
+    "neurexp.run",
+    "neurexp.cli",
+    "neurexp.measure",
+    "neurexp.rerun",
+    "neurexp.tracking",
     "pyarrow.parquet",
+    "pydoc_data.topics",
     "safetensors.numpy",
+    "scipy.signal",
+    "sqlalchemy.dialects.sqlite",
     "transformers.models.gpt_neo.modeling_gpt_neo",
+)
+# The least that is a PNG file: a dot
+DOT = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da6360000000020001e5"
+    "27defc0000000049454e44ae426082"
 )
 
 
@@ -41,10 +60,12 @@ class Commands:
         )
 
     def run(
-        self, arguments: Sequence[str], folder: Path, timeout: int = 120, **changes: str
+        self, arguments: Sequence[str], folder: Path, timeout: int = 120, draws: bool = False, **changes: str
     ) -> subprocess.CompletedProcess[str]:
         """`python -m neurexp ARGUMENTS` in `folder`; the exit code is -14 where it took longer than `timeout`.
 
+        Laying out and painting the figures takes most of a short run, so each is made, but painted only with `draws`;
+        else its file is a dot.
         `changes` are of the environment, for variables that are read when a command runs.
         """
         with TemporaryDirectory() as name:
@@ -54,6 +75,7 @@ class Commands:
                 "folder": str(folder),
                 "streams": list(map(str, streams)),
                 "timeout": timeout,
+                "draws": draws,
                 "changes": changes,
             }
             assert self._server.stdin and self._server.stdout
@@ -77,6 +99,13 @@ def _warm_hydra() -> None:
         compose("config", overrides=["model=mini", "experiment.layer=[0]", "tracking.uri='a b'"])
 
 
+def _paint_dots() -> None:
+    """From here on a figure is saved as a dot."""
+    from matplotlib.figure import Figure
+
+    Figure.savefig = lambda self, path, **options: Path(path).write_bytes(DOT)
+
+
 def serve() -> None:
     """Answers each request, a line of JSON, with the exit code of its command. A fork becomes the command."""
     for module in PRELOADED:
@@ -93,7 +122,10 @@ def serve() -> None:
             os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(request["folder"])
+        sys.path[0] = request["folder"]  # as `python -m` has it
         os.environ.update(request["changes"])
+        if not request["draws"]:
+            _paint_dots()
         sys.argv = ["neurexp", *request["arguments"]]
         code = 1
         try:

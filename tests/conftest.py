@@ -51,7 +51,10 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 @pytest.fixture
 def quick_cli(commands: Commands, tmp_path: Path) -> Cli:
-    """As `cli`, but forked from a process that is warm: for the many commands whose start is not what is tested."""
+    """As `cli`, but forked from a process that is warm: for the many commands whose start is not what is tested.
+
+    Figures are painted only with `draws=True`.
+    """
     return lambda *arguments, **options: commands.run(arguments, tmp_path, **options)
 
 
@@ -80,7 +83,7 @@ FINISHED_ARGUMENTS = (
 def finished(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """One small run of the embedded model over the embedded text, tracked in MLflow; look, do not touch."""
     where = tmp_path_factory.mktemp("finished")
-    process = commands.run(FINISHED_ARGUMENTS, where)
+    process = commands.run(FINISHED_ARGUMENTS, where, draws=True)
     assert process.returncode == 0, process.stderr
     (folder,) = (where / "outputs" / "token_length").iterdir()
     return Finished(process, folder, where / "outputs")
@@ -118,10 +121,11 @@ def data() -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps this process from the Hub and from the user's cache of it, and all to one thread, before torch is imported.
+    """Keeps this process from the Hub and from the user's cache of it, and all to one thread.
 
-    On a busy machine two threads wait for each other most of the time.
+    This comes before numpy and torch are imported. On a busy machine two threads wait for each other most of the time.
     """
     home = TemporaryDirectory(prefix="neurexp-hf-")
     config.add_cleanup(home.cleanup)
-    os.environ.update(HF_HOME=home.name, HF_ENDPOINT=NO_HUB, OMP_NUM_THREADS="1")
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    os.environ.update(HF_HOME=home.name, HF_ENDPOINT=NO_HUB, **threads)

@@ -77,7 +77,7 @@ class Pages:
 def pages(commands, tmp_path_factory) -> Iterator[Pages]:
     where = tmp_path_factory.mktemp("browser")
     for arguments in (PROFILE, (*PROFILE, "model.weights=random"), GRAMMAR):
-        process = commands.run(arguments, where)
+        process = commands.run(arguments, where, draws=True)
         assert process.returncode == 0, process.stderr
     with socket.create_server(("127.0.0.1", 0)) as world, socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -395,7 +395,7 @@ def test_half_precision_runs_and_stays_near(quick_cli, finished, tmp_path):
 
 
 def test_a_text_of_one_token_is_described_without_a_warning(quick_cli, tmp_path):
-    process = quick_cli(*SMALL, "dataset.tokens=1", "hydra.run.dir=one")
+    process = quick_cli(*SMALL, "dataset.tokens=1", "hydra.run.dir=one", draws=True)
     assert (process.returncode, process.stderr) == (0, "")
     summary = summary_of(tmp_path / "one")
     assert summary["metrics"]["share_equal"] == 1

@@ -15,14 +15,14 @@ def block(language: str) -> str:
     return code
 
 
-def test_the_plugin_of_the_page_runs_from_another_folder(cli, tmp_path):
+def test_the_plugin_of_the_page_runs_from_another_folder(quick_cli, tmp_path):
     (tmp_path / "negation.py").write_text(block("python"), "utf-8")
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "negation_tuning.yaml").write_text(block("yaml"), "utf-8")
     command = "--config-dir conf experiment=negation_tuning model=mini"
     assert f"python -m neurexp {command}" in PAGE
     few = ("experiment.permutations=100", "experiment.splits=2", "experiment.shuffles=2", "experiment.layer=[1,3]")
-    process = cli(*command.split(), "tracking=off", *few, "hydra.run.dir=run")
+    process = quick_cli(*command.split(), "tracking=off", *few, "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
     assert summary["experiment"] == "negation_tuning"

@@ -10,6 +10,7 @@ from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
+from conftest import sampled
 from pyarrow import parquet
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -27,7 +28,7 @@ QUICK = (
     "model=mini",
     "device=cpu",
     "experiment.permutations=100",
-    "experiment.splits=4",
+    "experiment.splits=2",
     "experiment.shuffles=2",
 )
 TEXT = ("dataset=pydoc", "dataset.tokens=2048")
@@ -63,10 +64,10 @@ class Done:
         return load_file(self.folder / "activations.safetensors")
 
 
-def run_in(where: Path, commands, *arguments: str, timeout: int = 120) -> Done:
-    """The run that is new in `where` after the command."""
+def run_in(where: Path, commands, *arguments: str, timeout: int = 120, draws: bool = False) -> Done:
+    """The run that is new in `where` after the command; its figures are painted only with `draws`."""
     before = set(where.glob("outputs/grammar_tuning/*"))
-    process = commands.run((*QUICK, *arguments), where, timeout=timeout)
+    process = commands.run((*QUICK, *arguments), where, timeout=timeout, draws=draws)
     assert (process.returncode, process.stderr) == (0, "")
     (folder,) = set(where.glob("outputs/grammar_tuning/*")) - before
     return Done(process, folder)
@@ -81,7 +82,7 @@ def where(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def base(commands, where) -> Done:
     """One run as the documents ask for it, tracked, and the first in its folder."""
-    return run_in(where, commands, *TEXT)
+    return run_in(where, commands, *TEXT, draws=True)
 
 
 @pytest.fixture
@@ -295,7 +296,7 @@ def test_without_text_neither_a_dataset_nor_the_hub_is_needed(quick):
 
 
 def test_all_layers_have_their_rows_and_a_figure_over_them(quick):
-    done = quick(*ALONE, "experiment.layer=all")
+    done = quick(*ALONE, "experiment.layer=all", draws=True)
     assert done.table("layers")["layer"].tolist() == list(range(6))
     assert done.table("neurons")["layer"].tolist() == [layer for layer in range(6) for _ in range(NEURONS)]
     assert {f"MLP_{layer}" for layer in range(6)} < set(done.tensors)
@@ -328,7 +329,7 @@ def test_other_poolings_run_quietly(quick, pooling):
     assert done.tensors["MLP_4"].shape == (200, NEURONS)
 
 
-@pytest.mark.parametrize("off", ["off", "no", "0"])
+@pytest.mark.parametrize("off", ["off", *(pytest.param(one, marks=pytest.mark.slow) for one in ("no", "0"))])
 def test_the_text_may_be_switched_off_in_other_words(quick_cli, tmp_path, off):
     process = quick_cli(*QUICK, "tracking=off", f"experiment.text={off}", "dataset=fineweb", "experiment.layer=99")
     assert process.stderr.startswith("error: experiment.layer=99: ")
@@ -340,7 +341,7 @@ def test_three_categories_have_f_and_eta_squared_in_place_of_t_and_d(quick, tmp_
     folder.mkdir()
     for name, words in {"verbs": own["verbs"], "nouns": own["nouns"][:40], "more": own["nouns"][40:]}.items():
         (folder / f"{name}.txt").write_text("\n".join(words))
-    done = quick("tracking=off", *TEXT, f"experiment.words={folder}")
+    done = quick("tracking=off", *TEXT, f"experiment.words={folder}", draws=True)
     neurons = done.table("neurons")
     assert {"f", "p_f", "q_f", "q_f_all", "eta2", "mean_0", "mean_1", "mean_2", "p_permutation"} <= set(neurons)
     assert not {"t_welch", "t_paired", "cohens_d", "auroc", "probe_accuracy"} & set(neurons)
@@ -358,7 +359,7 @@ def test_categories_of_unequal_size_have_no_paired_test(quick, tmp_path):
     folder.mkdir()
     (folder / "verbs.txt").write_text("\n".join(own["verbs"]))
     (folder / "nouns.txt").write_text("\n".join(own["nouns"][:60]))
-    done = quick(*ALONE, f"experiment.words={folder}")
+    done = quick(*ALONE, f"experiment.words={folder}", draws=True)
     neurons, words = done.table("neurons"), done.table("words")
     assert np.isnan(neurons["t_paired"]).all()
     assert np.isnan(neurons["p_paired"]).all()
@@ -389,7 +390,7 @@ def test_a_text_in_which_no_listed_word_occurs_is_said_so(quick, tmp_path):
 
 
 def test_a_control_with_random_weights_stands_beside(quick):
-    done = quick(*ALONE, "experiment.control=random")
+    done = quick(*ALONE, "experiment.control=random", draws=True)
     layers = done.table("layers")
     assert "share_bonferroni_control" in layers
     own = {
@@ -454,7 +455,7 @@ def broken_lists(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("argument", "answer"), BAD, ids=[argument for argument, _ in BAD])
+@pytest.mark.parametrize(("argument", "answer"), sampled(BAD, 2), ids=[argument for argument, _ in BAD])
 def test_a_bad_option_is_one_line_and_leaves_nothing(quick_cli, broken_lists, tmp_path, argument, answer):
     argument, answer = (text.replace("{lists}", str(broken_lists)) for text in (argument, answer))
     process = quick_cli(*QUICK, *ALONE, "dataset=pydoc", argument)
@@ -579,6 +580,7 @@ def test_a_sweep_of_which_every_job_fails_is_failed(commands, tmp_path):
     assert [run.info.status for run in runs_in(tmp_path)] == ["FAILED"] * 3
 
 
+@pytest.mark.slow
 def test_a_sweep_without_tracking_leaves_a_summary_and_no_store(commands, tmp_path):
     done = sweep(commands, tmp_path, *ALONE, "experiment.layer=3,1")
     assert (done.process.returncode, done.process.stderr) == (0, "")

@@ -310,7 +310,14 @@ def test_random_weights_of_a_named_model_need_no_hub(quick_cli, tmp_path):
 def test_random_weights_follow_from_the_seed(quick_cli, tmp_path):
     neurons = []
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
-        arguments = ("model=mini", "model.weights=random", "dataset=pydoc", "dataset.tokens=64", "tracking=off")
+        arguments = (
+            "model=mini",
+            "model.weights=random",
+            "dataset=pydoc",
+            "dataset.tokens=64",
+            "tracking=off",
+            "experiment.layer=0",
+        )
         process = quick_cli(*arguments, f"run.seed={seed}", f"hydra.run.dir={folder}")
         assert process.returncode == 0, process.stderr
         neurons.append((tmp_path / folder / "neurons.parquet").read_bytes())

@@ -58,16 +58,21 @@ def test_another_analysis_of_the_same_pass_reuses_it_and_says_so(run):
 @pytest.mark.parametrize(
     "option",
     [
-        "experiment.skip_positions=1",
-        "experiment.strip_space=true",
         "experiment.permutations=8",
-        "experiment.site=ACT",
-        "run.seed=1",
         "dataset.tokens=1024",
-        "device.batch_size=1",
-        "device.dtype=bfloat16",
-        "model.fast=false",
         "run.reuse=false",
+        *(
+            pytest.param(option, marks=pytest.mark.slow)
+            for option in (
+                "experiment.skip_positions=1",
+                "experiment.strip_space=true",
+                "experiment.site=ACT",
+                "run.seed=1",
+                "device.batch_size=1",
+                "device.dtype=bfloat16",
+                "model.fast=false",
+            )
+        ),
     ],
 )
 def test_another_pass_is_another_pass(run, option):

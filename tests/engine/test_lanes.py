@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from contextlib import nullcontext
+from itertools import product
 
 import numpy as np
 import pytest
@@ -228,8 +229,16 @@ def passed(network, ids, valid, lanes: int):
     return [(name, tensor) for state in states for name, tensor in state.items()]
 
 
-@pytest.mark.parametrize("family", [*CONFIGS, "gpt_neo, fast"])
-@pytest.mark.parametrize("padded", [False, True])
+AMONG_THE_FAST = {("gpt_neo", False), ("gpt_neo, fast", True), ("llama", True), ("gpt_neox", False)}
+
+
+@pytest.mark.parametrize(
+    ("family", "padded"),
+    [
+        pytest.param(*case, marks=() if case in AMONG_THE_FAST else pytest.mark.slow)
+        for case in product([*CONFIGS, "gpt_neo, fast"], [False, True])
+    ],
+)
 def test_a_pass_in_two_lanes_leaves_the_bits_of_one(family, padded):
     network, dice = build(family.removesuffix(", fast")), np.random.default_rng(3)
     ids = torch.from_numpy(dice.integers(0, network.config.vocab_size, (23, 12)))

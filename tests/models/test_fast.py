@@ -97,7 +97,7 @@ def test_long_sequences(long, length):
     assert_agrees(long, token_ids(2 if length < 500 else 1, length))
 
 
-@pytest.mark.parametrize("length", [512, 1024])
+@pytest.mark.parametrize("length", [512, pytest.param(1024, marks=pytest.mark.slow)])
 def test_several_sequences_padded_on_the_right(long, length):
     """The pads come after all that is valid, and are never attended to: the valid tokens know nothing of them."""
     ids, valid = token_ids(4, length), torch.ones(4, length, dtype=torch.bool)
@@ -121,7 +121,7 @@ def test_windows_that_are_no_multiple_of_the_step_and_those_that_are(window):
         assert_agrees(model, token_ids(2, length))
 
 
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 255, 256, 257, 512, 513, 1024])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 255, 256, 257, 512, 513, pytest.param(1024, marks=pytest.mark.slow)])
 def test_long_sequences_in_bfloat16(length):
     """Eager attends in float32 and rounds then; the fast one rounds its scores, and stays within the stated bound."""
     bound, model, ids = AGREEMENT[torch.bfloat16], long_model(dtype=torch.bfloat16), token_ids(2, length)
@@ -377,7 +377,7 @@ def test_it_is_used_only_where_it_is_asked_for():
 
 
 def test_runs_with_it_and_without_it_agree_and_say_which(quick_cli, tmp_path):
-    arguments = ("model=mini", "dataset=pydoc", "dataset.tokens=1024", "tracking=off")
+    arguments = ("model=mini", "dataset=pydoc", "dataset.tokens=1024", "tracking=off", "experiment.layer=[0,1]")
     found = []
     for given in ("true", "false"):
         process = quick_cli(*arguments, f"model.fast={given}", f"hydra.run.dir=fast_{given}")
