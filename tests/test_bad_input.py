@@ -122,7 +122,7 @@ ALONE = [
     ("dataset.token=5", "dataset.token: no such option; did you mean dataset.tokens?"),
     ("experiment.layer=[0,", "experiment.layer=[0,"),
     ("nonsense", "nonsense"),
-    ("+", "+: cannot be read as OPTION=VALUE; write it as in dataset.tokens=4096"),
+    ("+", "); write it as in dataset.tokens=4096"),
     ("~model", "model.name is missing"),
     ("~experiment", "hydra.run.dir: "),
     ("+model=hub", "Multiple values for model"),

@@ -99,7 +99,7 @@ def test_warnings_of_libraries_go_into_the_runs_log_and_ours_to_the_terminal(log
     with terminal.warnings_in_the_log():
         warnings.warn("divide by zero ²→", RuntimeWarning, stacklevel=1)
         logging.getLogger("urllib3.connectionpool").warning("deprecated")
-        logging.getLogger("matplotlib.font_manager").warning("no such font")
+        logging.getLogger("matplotlib.text").warning("no such font")
         logging.getLogger("matplotlib").error("broken")
         logging.getLogger("neurexp.run").warning("ours")
         logging.getLogger("a_users.plugin").warning("a plugin's")
