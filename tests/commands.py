@@ -11,6 +11,7 @@ left out.
 import gc
 import json
 import os
+import resource
 import runpy
 import signal
 import subprocess
@@ -60,12 +61,18 @@ class Commands:
         )
 
     def run(
-        self, arguments: Sequence[str], folder: Path, timeout: int = 120, draws: bool = False, **changes: str
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        timeout: int = 120,
+        draws: bool = False,
+        largest_file: int = resource.RLIM_INFINITY,
+        **changes: str,
     ) -> subprocess.CompletedProcess[str]:
         """`python -m neurexp ARGUMENTS` in `folder`; the exit code is -14 where it took longer than `timeout`.
 
         Laying out and painting the figures takes most of a short run, so each is made, but painted only with `draws`;
-        else its file is a dot.
+        else its file is a dot. `largest_file`, in bytes, is the most that the system lets the command write into one.
         `changes` are of the environment, for variables that are read when a command runs.
         """
         with TemporaryDirectory() as name:
@@ -76,6 +83,7 @@ class Commands:
                 "streams": list(map(str, streams)),
                 "timeout": timeout,
                 "draws": draws,
+                "largest_file": largest_file,
                 "changes": changes,
             }
             assert self._server.stdin and self._server.stdout
@@ -126,6 +134,8 @@ def serve() -> None:
         os.environ.update(request["changes"])
         if not request["draws"]:
             _paint_dots()
+        if request["largest_file"] != resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
         sys.argv = ["neurexp", *request["arguments"]]
         code = 1
         try:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from commands import Commands
+from threadpoolctl import threadpool_limits
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 NO_HUB = "http://127.0.0.1:9"  # refuses at once
@@ -123,9 +124,10 @@ def data() -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     """Keeps this process from the Hub and from the user's cache of it, and all to one thread.
 
-    This comes before numpy and torch are imported. On a busy machine two threads wait for each other most of the time.
+    This comes before torch is imported. On a busy machine two threads wait for each other most of the time.
     """
     home = TemporaryDirectory(prefix="neurexp-hf-")
     config.add_cleanup(home.cleanup)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     os.environ.update(HF_HOME=home.name, HF_ENDPOINT=NO_HUB, **threads)
+    threadpool_limits(1)  # of numpy's BLAS: pytest-randomly has imported it already

@@ -173,11 +173,11 @@ COMPARED = [
     (["{runs}/of_a_sweep"], "of_a_sweep: its summary.json is not that of one finished run (setting, statistic, "),
     (["{runs}/no_metrics"], "no_metrics: its summary.json is not that of one finished run (metrics missing)"),
     (["{runs}/many_layers"], "many_layers: its summary.json is not that of one finished run (model_layers missing)"),
-    (["{runs}/other_experiment"], "compare: the runs are of different experiments (\\x1b[2J\\n, token_length)"),
+    (["{runs}/other_experiment"], "token_length, {runs}/other_experiment: \\x1b[2J\\n); give runs of one"),
     (["{runs}/no_table"], "no_table: not the folder of a finished run (neurons.parquet missing)"),
     (["{runs}/torn_table"], "torn_table: cannot be read (Could not open Parquet"),
     (["{runs}/wrong_table"], "compare: {runs}/wrong_table has no r_length"),
-    (["0123", "--uri", "nonsense://x"], "0123: no such run folder, and no such run in nonsense://x"),
+    (["0123", "--uri", "nonsense://x"], "--uri=nonsense://x: MLflow cannot be opened there"),
     (["{runs}/sound", "--outputs", "/proc/none"], "--outputs /proc/none: /proc/none/compare/"),
 ]
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_native_code_is_left_within_a_second_and_the_work_goes_no_further(number
 
 
 def test_eigenvectors_are_left_within_a_second():
-    matrix = np.random.default_rng(0).normal(size=(1300, 1300))
+    matrix = np.random.default_rng(0).normal(size=(2400, 2400))  # seconds of work on any machine
     matrix += matrix.T
     send_after(0.1)
     start = time.monotonic()
@@ -177,7 +178,11 @@ def test_an_interrupt_that_a_library_makes_a_failure_of_its_own_is_one_still(mon
 
     monkeypatch.setattr(cli, "_heard", {})
     monkeypatch.setattr("neurexp.run.run", run)
-    job = {"runtime": {"output_dir": str(tmp_path)}, "mode": RunMode.RUN, "overrides": {"task": []}}
+    job = {
+        "runtime": {"output_dir": str(tmp_path), "cwd": str(Path.cwd())},
+        "mode": RunMode.RUN,
+        "overrides": {"task": []},
+    }
     monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create(job))
     with pytest.raises(KeyboardInterrupt):
         cli._job.__wrapped__(OmegaConf.create())  # without Hydra, which would set up the log anew

@@ -18,6 +18,7 @@ from neurexp.experiments.contrast_analysis import Analyst
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.measure import capture_for
 from neurexp.models.load import load_model
+from neurexp.stats.parts import untold
 
 torch.set_num_threads(1)
 
@@ -459,6 +460,6 @@ def test_of_neurons_without_information_one_in_twenty_passes_the_probes_null(tmp
     for seed in range(12):
         experiment.setting = replace(experiment.setting, seed=seed)
         neurons = {}
-        row = Analyst(experiment)._probes(random.normal(size=(200, 400)), neurons)
+        row = Analyst(experiment)._probes(random.normal(size=(200, 400)), neurons, untold, untold)
         above.append((neurons["probe_accuracy"] > row["probe_accuracy_shuffled_q95"]).mean())
     assert np.mean(above) < 0.08  # with folds that deal out the shuffled labels evenly: 0.045 ± 0.004

@@ -202,7 +202,7 @@ def test_building_leaves_the_given_architecture_as_it_was():
 def test_a_folder_that_is_not_there(name):
     message = refusal(name)
     assert message.startswith(f"model.name={name}:")
-    assert "model=mini" in message
+    assert "mini works offline" in message
 
 
 def test_a_file_in_place_of_a_folder(folder):
