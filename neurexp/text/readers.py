@@ -185,9 +185,9 @@ def _csv(file: Path, column: str) -> Rows:
             try:
                 fields = next(rows, None)
             except csv.Error as error:
-                lines = rows.line_num - begun
-                joined = f"; a quotation mark joins {lines} lines" if lines > 1 else ""
-                for _ in range(max(1, lines)):  # as many rows may be lost
+                swallowed = rows.line_num - begun
+                joined = f"; a quotation mark joins {swallowed} lines" if swallowed > 1 else ""
+                for _ in range(max(1, swallowed)):  # as many rows may be lost
                     number += 1
                     yield Bad(number, one_line(error) + joined)
                 continue
