@@ -24,6 +24,7 @@ WEIGHTS = (
     "*.safetensors", "pytorch_model*.bin", "*.gguf", "*.ggml", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx",
     "consolidated*", "model*.bin", "model*.pt", "*.npz", "rust_model.ot",
 )  # fmt: skip
+COUNTS = "token_counts.safetensors"  # no weights: how often each token occurs in the tokenizer's training text
 SHOWN = 4  # files that one line names
 DEPTH = 2  # folders below the model's own, in which files are looked for
 MOST = 5000  # files of a folder that are looked at
@@ -127,7 +128,9 @@ def tell_unused(folder: Path, names: Sequence[str], used: Sequence[str]) -> None
     unused = [
         name
         for name in names
-        if name not in used and _is_any(name.rpartition("/")[2], (*WEIGHTS, ADAPTER)) and not name.endswith(".py")
+        if name not in (*used, COUNTS)
+        and _is_any(name.rpartition("/")[2], (*WEIGHTS, ADAPTER))
+        and not name.endswith(".py")
     ]
     if unused:
         latest = max((_changed(folder / name) for name in used), default=0.0)

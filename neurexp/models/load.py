@@ -272,7 +272,7 @@ def _fast_agrees(network: PreTrainedModel) -> bool:
 
 
 def _token_counts(place: Place, vocabulary: int) -> np.ndarray | None:
-    file = Path(place.path) / "token_counts.safetensors"
+    file = Path(place.path) / contents.COUNTS
     if not file.is_file():
         return None
     try:

@@ -95,7 +95,10 @@ def read_lists(folder: Path, option: str = "experiment.words", bad_words: float 
 def _too_few(folder: Path, option: str, file: Path, left: int, any_there: bool) -> str:
     if not any_there:
         return f"{option}={folder}: {file.name} is empty; put 4 or more words there, one a line, or take the file away"
-    return f"{option}={folder}: {file.name} has {left} words of its own, which stand in no other list; give 4 or more"
+    return (
+        f"{option}={folder}: {file.name} has {left} words of its own, which stand in no other list; give 4 or more, or "
+        "take the file away"
+    )
 
 
 def _files(folder: Path, option: str) -> tuple[dict[str, Path], list[Path]]:

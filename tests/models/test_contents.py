@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from neurexp.errors import UserError
 from neurexp.models import contents
 from neurexp.models.load import load_model
-from neurexp.models.places import check_reachable
+from neurexp.models.places import MINI, check_reachable
 
 LETTERS = {"<e>": END_OF_TEXT} | {chr(ord("a") + index): index + 1 for index in range(26)}
 SIZES = LETTERS | {f"w{index}": index + 27 for index in range(VOCABULARY - 27)}  # as many as the model's embeddings
@@ -332,3 +332,8 @@ def test_counts_of_another_tokenizer_are_not_used(caplog, folder):
     save_file({"counts": torch.ones(VOCABULARY + 1)}, folder / "token_counts.safetensors")
     assert "is of another tokenizer" in said(caplog, folder)
     assert load_model(str(folder), device="cpu").token_counts is None
+
+
+def test_the_counts_of_tokens_beside_a_model_are_no_weights(caplog):
+    """They are used, for frequencies; the embedded model has them."""
+    assert "not used" not in said(caplog, MINI)
