@@ -187,8 +187,8 @@ def assert_refused(site: Site, folder: Path, arguments: tuple[str, ...], begin: 
 
 
 OF_MODEL, OF_TEXT = f"model.name={MODEL}: ", f"dataset.name={DATASET}: "
-BROKEN = f"{OF_TEXT}the text broke off after 12 documents ("  # those of the first shard
-MIDDLE = f"{OF_TEXT}the text broke off after 18 documents ("  # with six of the second's
+BROKEN = f"{OF_TEXT}the text broke off after 12 rows ("  # those of the first shard
+MIDDLE = f"{OF_TEXT}the text broke off after 18 rows ("  # with six of the second's
 HUB_MODEL = ("model=hub", "dataset=pydoc", f"dataset.tokens={TOKENS}")
 
 REFUSED = [

@@ -17,7 +17,7 @@ from neurexp.experiments.base import Setting
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.measure import capture_for
 from neurexp.models.load import load_model
-from neurexp.stats import contrast
+from neurexp.stats import nulls
 
 torch.set_num_threads(1)
 
@@ -147,7 +147,7 @@ def test_over_shuffled_labels_the_corrected_p_errs_in_one_run_of_twenty(sizes, t
     random, runs = np.random.default_rng(0), 300
     errs, shares = 0, []
     for run in range(runs):
-        null = contrast.permutation(x, random.permutation(labels), draws=999, seed=1000 + run)
+        null = nulls.permutation(x, random.permutation(labels), draws=999, seed=1000 + run)
         errs += bool((null.p_max < 0.05).any())
         shares.append((null.p < 0.05).mean())
     level = 49 / 1000
