@@ -15,7 +15,7 @@ test: .venv/dev.stamp ## set up, and run the fast tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 slow: .venv/dev.stamp ## run the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --dist worksteal
 
 lint: .venv/dev.stamp ## style, formatting and types
 	$(BIN)/ruff check .
