@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from neurexp.config import Backend, TrackingConfig
 from neurexp.errors import UserError, one_line, printable, without_secrets
+from neurexp.sweep_job import Job, bare
 
 PARENT = "parent.json"
 JOBS = ".jobs"  # a note for each
@@ -29,29 +30,6 @@ OF_NO_JOB = {LOCK, JOBS, "multirun.yaml"}  # what a sweep leaves that ended befo
 
 _held: list[Any] = []  # the lock of the sweep under way in this process
 _given_address: str | None = None  # of its MLflow store, with the password, which no file has
-
-
-@dataclass
-class Job:
-    """What the sweep's folder says of one job."""
-
-    number: int
-    folder: str  # as seen from the sweep's
-    overrides: list[str]
-    options: dict[str, str]  # all that its results depend on
-    error: str | None = None
-    current: bool = True  # it belongs to the sweep as it was started last
-    run: dict[str, Any] = field(default_factory=dict)  # its summary, when it is read back
-
-    @property
-    def chosen(self) -> dict[str, str]:
-        """The overrides as option → value: of a group, the choice."""
-        pairs = (_bare(text).partition("=") for text in self.overrides)
-        return {name.partition("@")[0]: value for name, _, value in pairs}
-
-    def value(self, name: str) -> str:
-        """What an option was, or a group's choice; `null` where it has no value."""
-        return self.options.get(name) or self.chosen.get(name) or "null"
 
 
 def begin(folder: Path, config: DictConfig) -> None:
@@ -116,7 +94,7 @@ def begin_job(folder: Path, number: int, run: Path, overrides: list[str], config
 def among(folder: Path, overrides: list[str]) -> list[str]:
     """Those of a job's overrides that tell it from the sweep's other jobs."""
     swept = _read(folder / JOBS / SWEPT) or []
-    return [text for text in map(_bare, overrides) if text.partition("=")[0].partition("@")[0] in swept]
+    return [text for text in map(bare, overrides) if text.partition("=")[0].partition("@")[0] in swept]
 
 
 def note_failure(folder: Path, number: int, message: str) -> None:
@@ -275,11 +253,6 @@ def _swept_options(config: DictConfig) -> list[str]:
     given = [f"{name}={value}" for name, value in parameters.items()] + list(config.hydra.overrides.task)
     overrides: Iterable[Any] = OverridesParser.create().parse_overrides(given)
     return list(dict.fromkeys(one.key_or_group for one in overrides if one.is_sweep_override()))
-
-
-def _bare(override: str) -> str:
-    """The override without what adds it to the others, or takes it away."""
-    return override.lstrip("+~")
 
 
 def _write(folder: Path, job: Job) -> None:

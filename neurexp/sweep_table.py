@@ -6,22 +6,19 @@ Reads run folders only; knows no experiment.
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neurexp.compare import definitions_in
 from neurexp.files import read_table
 from neurexp.report import Report, Table
-
-if TYPE_CHECKING:
-    from neurexp.sweep import Job
+from neurexp.sweep_job import Job
 
 SHOWN = 5  # columns that are named
 LAYER_OPTIONS = {"experiment.layer", "model.default_layer"}
 
 
-def report_of(jobs: list["Job"], folder: Path, swept: list[str], failed: list["Job"]) -> Report:
+def report_of(jobs: list[Job], folder: Path, swept: list[str], failed: list[Job]) -> Report:
     """The jobs' rows, in the order of layers, then jobs; and their headlines over layers where only these differ.
 
     Columns are those that all jobs have, `job`, and each option that was swept or that differs between the jobs.
@@ -95,7 +92,7 @@ def report_of(jobs: list["Job"], folder: Path, swept: list[str], failed: list["J
     return Report(findings, metrics, layers, {}, columns, "", figures=figures, step_column=step)
 
 
-def _options(jobs: list["Job"], swept: list[str], taken: Sequence[str]) -> Table:
+def _options(jobs: list[Job], swept: list[str], taken: Sequence[str]) -> Table:
     """What each job had of every option that was swept or that differs, `[jobs]`; numbers where all are."""
     named = dict.fromkeys([*swept, *sorted({name for job in jobs for name in job.options})])
     table = {}
@@ -120,7 +117,7 @@ def _number(text: str) -> float | None:
     return None
 
 
-def _definitions(jobs: list["Job"], folders: list[Path]) -> dict[str, str]:
+def _definitions(jobs: list[Job], folders: list[Path]) -> dict[str, str]:
     """The data dictionary: where the jobs define a column differently, as each does."""
     definitions = [definitions_in(folder) for folder in folders]
     merged = {}
@@ -134,7 +131,7 @@ def _definitions(jobs: list["Job"], folders: list[Path]) -> dict[str, str]:
     return merged
 
 
-def _over_layers(jobs: list["Job"]) -> dict[str, tuple[str, str]]:
+def _over_layers(jobs: list[Job]) -> dict[str, tuple[str, str]]:
     """The columns that sum a run up, with label and null, where all jobs mean the same by them."""
     first = jobs[0].run.get("over_layers", {})
     return {name: about for name, about in first.items() if all(
@@ -142,6 +139,6 @@ def _over_layers(jobs: list["Job"]) -> dict[str, tuple[str, str]]:
     )}  # fmt: skip
 
 
-def _parenthesis(job: "Job", swept: list[str]) -> str:
+def _parenthesis(job: Job, swept: list[str]) -> str:
     told = ", ".join(f"{name}={job.value(name)}" for name in swept)
     return f" ({told})" if told else ""

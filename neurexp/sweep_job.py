@@ -1,0 +1,32 @@
+"""One job of a sweep, as the sweep's folder notes it. Knows neither files nor MLflow."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Job:
+    """What the sweep's folder says of one job."""
+
+    number: int
+    folder: str  # as seen from the sweep's
+    overrides: list[str]
+    options: dict[str, str]  # all that its results depend on
+    error: str | None = None
+    current: bool = True  # it belongs to the sweep as it was started last
+    run: dict[str, Any] = field(default_factory=dict)  # its summary, when it is read back
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """The overrides as option → value: of a group, the choice."""
+        pairs = (bare(text).partition("=") for text in self.overrides)
+        return {name.partition("@")[0]: value for name, _, value in pairs}
+
+    def value(self, name: str) -> str:
+        """What an option was, or a group's choice; `null` where it has no value."""
+        return self.options.get(name) or self.chosen.get(name) or "null"
+
+
+def bare(override: str) -> str:
+    """The override without what adds it to the others, or takes it away."""
+    return override.lstrip("+~")
