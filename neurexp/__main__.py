@@ -1,4 +1,4 @@
-"""`python -m neurexp`."""
+"""`python -m neurexp` runs an experiment."""
 
 from neurexp.cli import main
 

@@ -23,12 +23,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from neurexp import sweep as sweeps
-from neurexp import terminal
-from neurexp.config import CONFIG_FOLDER, explain, folder_of, register_schema
+from neurexp.config.schema import CONFIG_FOLDER, explain, folder_of, register_schema
+from neurexp.console import terminal
+from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
-from neurexp.interrupts import hearing_signals
+from neurexp.runs import sweep as sweeps
 
 HELPERS_WAIT = 5  # seconds that process 0 of `torchrun` has to tell a mistake first: torchrun ends all with the first
 LONGEST_NAME = 200  # characters, of what tells a sweep's runs apart
@@ -42,7 +42,7 @@ class ChooseRunFolder(Callback):
     """Keeps Hydra from writing over a finished run, and turns it to an unfinished one that is to go on."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        from neurexp import resume
+        from neurexp.runs import resume
 
         try:
             # ${…} that leads nowhere, or a name that is too long, is told when the folder is made
@@ -97,7 +97,7 @@ def _job(config: DictConfig) -> None:
     try:
         if sweep is not None and sweeps.begin_job(sweep, number, folder, overrides, config):
             return
-        from neurexp.run import run
+        from neurexp.runs.driver import run
 
         among = [] if sweep is None else sweeps.among(sweep, overrides)
         over_layers = any(text.startswith("experiment.layer=") for text in among)
@@ -133,7 +133,7 @@ def _job(config: DictConfig) -> None:
 
 
 def _tell_how_to_go_on(folder: Path) -> None:
-    from neurexp import resume
+    from neurexp.runs import resume
 
     if HydraConfig.get().mode is RunMode.RUN and any(folder.glob(resume.CHECKPOINTS)) and not resume.is_held(folder):
         print(f"The pass is kept up to its last checkpoint: add {resume.how(folder)} to go on", file=sys.stderr)
@@ -141,7 +141,7 @@ def _tell_how_to_go_on(folder: Path) -> None:
 
 def _discard_if_empty(folder: Path) -> None:
     """Takes away a run folder in which nothing is but what was put there before the run began."""
-    from neurexp import resume
+    from neurexp.runs import resume
 
     before = (".hydra", "neurexp.log", resume.NOTE, resume.LOCK)
     if all(entry.name in before for entry in folder.iterdir()) and not resume.is_held(folder):

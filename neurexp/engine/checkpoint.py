@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from neurexp.engine.reducers import Reducer, joined_states, take_over
+from neurexp.engine.reducers.base import Reducer, joined_states, take_over
 from neurexp.errors import one_line
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.hooks import hooked
 from neurexp.engine.lanes import Lanes
-from neurexp.engine.reducers import Batch, Keep, NotFinite, NotFiniteError, Reducer
+from neurexp.engine.reducers.base import Batch, Keep, NotFinite, NotFiniteError, Reducer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites, parse_layers
 

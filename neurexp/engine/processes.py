@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from neurexp.errors import UserError
 
 if TYPE_CHECKING:
-    from neurexp.engine.reducers import Reducer
+    from neurexp.engine.reducers.base import Reducer
 
 PATIENCE = timedelta(hours=6)  # for the slowest process
 

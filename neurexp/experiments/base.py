@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import torch
 import transformers
 
-from neurexp.config import DatasetConfig
-from neurexp.engine.reducers import Reducer
+from neurexp.config.schema import DatasetConfig
+from neurexp.engine.reducers.base import Reducer
+from neurexp.io.provenance import hash_of_code, hash_of_tokenizer, of_arithmetic
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import parse_layers
-from neurexp.provenance import hash_of_code, hash_of_tokenizer, of_arithmetic
-from neurexp.report import Report
+from neurexp.report.report import Report
 from neurexp.text import sources
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens, cached, pack

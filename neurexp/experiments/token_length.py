@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurexp.engine.gram import Gram
-from neurexp.engine.reducers import Histogram, Reducer
+from neurexp.console.progress import over
+from neurexp.engine.reducers.base import Histogram, Reducer
+from neurexp.engine.reducers.gram import Gram
 from neurexp.errors import UserError
 from neurexp.experiments import base
-from neurexp.experiments.design import Design
-from neurexp.experiments.token_length_columns import COLUMNS
-from neurexp.experiments.token_length_figures import Figures
+from neurexp.experiments.profile.columns import COLUMNS
+from neurexp.experiments.profile.design import Design
+from neurexp.experiments.profile.figures import Figures
+from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.models.load import LanguageModel
-from neurexp.progress import over
-from neurexp.provenance import hash_of_tokenizer
-from neurexp.report import Report, Table
+from neurexp.report.report import Report, Table
 from neurexp.stats import association, summary
 from neurexp.stats.groups import EQUAL, LONGER, SHORTER, GroupSums, Summary, median_split, overlap
 from neurexp.stats.profile import LayerProfile, ProfileSums, profile_layer

@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoBlock, GPTNeoMLP, GPTNeoSelfAttention
 
-from neurexp import kernels
+from neurexp.models import kernels
 
 BLOCK = 64  # queries at once on a CPU, measured for heads of 64 in float32
 ALIGNED = 16  # keys; widths that are multiples of it multiply faster

@@ -22,10 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from neurexp.errors import UserError, one_line
-from neurexp.kernels import whole_precision
 from neurexp.models import contents
 from neurexp.models.fast import difference_from_eager
-from neurexp.models.places import Place, fetched, locate_parts
+from neurexp.models.kernels import whole_precision
+from neurexp.models.locations import Place, fetched, locate_parts
 from neurexp.models.sites import FAMILIES, Family, family_of
 from neurexp.text.tokenizer import first_token, own_first_token, vocabulary_size
 

@@ -12,10 +12,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from neurexp import hub
-from neurexp.config import TEXT_KINDS, DatasetConfig, Source
+from neurexp.config.schema import TEXT_KINDS, DatasetConfig, Source
 from neurexp.errors import UserError, one_line
-from neurexp.files import data_files
+from neurexp.io import hub
+from neurexp.io.files import data_files
 from neurexp.text.readers import ENDINGS, kind_of, read
 from neurexp.text.rows import Bad, Row, is_chat, no_column, text_of
 from neurexp.text.skipped import EARLY, Share, Skipped, named

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
-from neurexp.files import write_tensors
+from neurexp.io.files import write_tensors
 from neurexp.text.skipped import Skipped, named
 from neurexp.text.tokenizer import (
     dropped_characters,

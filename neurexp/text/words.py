@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neurexp.errors import UserError, printable, unseen
-from neurexp.files import data_files
+from neurexp.io.files import data_files
 from neurexp.text.scripts import folded
 from neurexp.text.skipped import Skipped, check_share
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny import feed as feed_covariates
 from tiny import matrix_of
 
-from neurexp.engine.gram import Cells, Gram
+from neurexp.engine.reducers.gram import Cells, Gram
 
 SITES, NEURONS, COLUMNS = 2, 5, 6
 SQUARED, MAGNIFIED = slice(2, 5), slice(4, 6)

@@ -13,10 +13,10 @@ import torch
 from tiny import CONFIGS, build
 
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.gram import Gram
 from neurexp.engine.lanes import LANES, Lanes, lanes_on
 from neurexp.engine.passes import run_pass
-from neurexp.engine.reducers import Histogram, Keep, NotFinite, NotFiniteError, Reducer, Rows
+from neurexp.engine.reducers.base import Histogram, Keep, NotFinite, NotFiniteError, Reducer, Rows
+from neurexp.engine.reducers.gram import Gram
 from neurexp.models.fast import fast_forward
 from neurexp.models.sites import find_sites
 

@@ -16,15 +16,13 @@ from pyarrow import parquet
 from transformers import AutoTokenizer
 
 from neurexp.errors import UserError
-from neurexp.experiments import benchmark_cases as cases
-from neurexp.experiments import benchmark_machine as machine
-from neurexp.experiments import benchmark_peers as peers
 from neurexp.experiments.base import Setting
-from neurexp.experiments.benchmark import Benchmark, Options, _longest
-from neurexp.experiments.benchmark_cases import Case
-from neurexp.measure import capture_for
-from neurexp.models.places import MINI
+from neurexp.experiments.benchmark import cases, machine, peers
+from neurexp.experiments.benchmark.cases import Case
+from neurexp.experiments.benchmark.experiment import Benchmark, Options, _longest
+from neurexp.models.locations import MINI
 from neurexp.models.sites import find_sites
+from neurexp.runs.measure import capture_for
 
 CPU = torch.device("cpu")
 W, E = tiny.WIDTH, tiny.EXPANSION

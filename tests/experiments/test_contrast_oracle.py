@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neurexp
 from neurexp.experiments.base import Setting
-from neurexp.experiments.contrast_analysis import Analyst
+from neurexp.experiments.contrast.analysis import Analyst
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
-from neurexp.measure import capture_for
 from neurexp.models.load import load_model
+from neurexp.runs.measure import capture_for
 from neurexp.stats.parts import untold
 
 torch.set_num_threads(1)

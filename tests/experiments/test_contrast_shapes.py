@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 
-from neurexp.experiments import contrast_report
 from neurexp.experiments.base import Setting
-from neurexp.experiments.contrast import TEXT_COUNTS, Condition, Contrast, Options
+from neurexp.experiments.contrast import report as contrast_report
+from neurexp.experiments.contrast.base import TEXT_COUNTS, Condition, Contrast, Options
 from neurexp.stats import contrast, parts
 from neurexp.text.spans import Selection
 from neurexp.text.tokens import Tokens
@@ -107,7 +107,7 @@ def test_a_shuffle_that_leaves_a_category_without_a_word_is_counted_and_left_out
     of = made(noise(44, 30), FORTY_FOUR, lengths, shuffles=40)
     report = reported(of, drawn=False)
     single = lengths == 1
-    from neurexp.experiments.contrast_analysis import Analyst
+    from neurexp.experiments.contrast.analysis import Analyst
 
     shuffles = Analyst(of).shuffles
     undefined = [len(set(one[single])) < 2 for one in shuffles]
@@ -170,7 +170,7 @@ def test_many_categories_are_told_and_drawn_in_few_words():
 
 
 def test_the_log_says_how_long_an_analysis_will_take(monkeypatch, caplog):
-    from neurexp import progress
+    from neurexp.console import progress
 
     clock = iter(np.arange(0.0, 1e6, 30.0))
     monkeypatch.setattr(progress, "monotonic", lambda: next(clock))

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from neurexp.config import DatasetConfig, Source
+from neurexp.config.schema import DatasetConfig, Source
 from neurexp.experiments.base import Setting
-from neurexp.experiments.contrast_analysis import Analyst
+from neurexp.experiments.contrast.analysis import Analyst
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
-from neurexp.measure import capture_for
 from neurexp.models.load import load_model
+from neurexp.runs.measure import capture_for
 from neurexp.stats import contrast
 
 LAYER, SPLITS = 4, 6

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import feed, matrix_of
 
-from neurexp.engine.gram import Gram
-from neurexp.experiments.design import Design
+from neurexp.engine.reducers.gram import Gram
+from neurexp.experiments.profile.design import Design
 from neurexp.text.tokens import UNDEFINED, Tokens
 from neurexp.text.vocabulary import shuffled_within_bands
 

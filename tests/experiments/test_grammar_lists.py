@@ -8,12 +8,12 @@ import pytest
 from made_tokenizers import decoded
 from pyarrow import parquet
 
-from neurexp.config import DatasetConfig, Source
+from neurexp.config.schema import DatasetConfig, Source
 from neurexp.errors import UserError
 from neurexp.experiments.base import Setting
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
-from neurexp.measure import capture_for
 from neurexp.models.load import load_model
+from neurexp.runs.measure import capture_for
 from neurexp.text.skipped import Skipped
 
 VERBS, NOUNS = ["学习", "吃饭", "回家", "走路"], ["学校", "苹果", "老师", "汽车"]

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import neurexp
 from neurexp.experiments.base import Setting
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
-from neurexp.measure import capture_for
 from neurexp.models.load import load_model
+from neurexp.runs.measure import capture_for
 from neurexp.stats import nulls
 
 torch.set_num_threads(1)

@@ -7,13 +7,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from inprocess import measure, small_model, text_of
 
-from neurexp.config import CONFIG_FOLDER, register_schema, typed_options
+from neurexp.config.schema import CONFIG_FOLDER, register_schema, typed_options
 from neurexp.errors import UserError
 from neurexp.experiments.base import Setting
 from neurexp.experiments.token_length import TokenLength
-from neurexp.measure import capture_for
 from neurexp.models.load import load_model
-from neurexp.run import run
+from neurexp.runs.driver import run
+from neurexp.runs.measure import capture_for
 from neurexp.text.tokens import token_lengths
 
 R_COLUMNS = ("r_length", "r_length_partial", "r_length_low", "r_length_high", "null_mean", "null_sd")

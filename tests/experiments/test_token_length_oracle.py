@@ -11,12 +11,12 @@ from by_hand import Text
 from inprocess import measure
 from scipy import stats
 
-from neurexp.config import DatasetConfig, Source
-from neurexp.engine.reducers import Keep
+from neurexp.config.schema import DatasetConfig, Source
+from neurexp.engine.reducers.base import Keep
 from neurexp.experiments.base import Setting
 from neurexp.experiments.token_length import Options, TokenLength
 from neurexp.models.load import LanguageModel, load_model
-from neurexp.report import Report
+from neurexp.report.report import Report
 from neurexp.text.tokens import Tokens
 
 FINE = 1e-5  # of correlations, absolute; of means and standard deviations in units of the neuron's spread

@@ -10,12 +10,12 @@ from inprocess import measure, small_model, text_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoForCausalLM, PreTrainedTokenizerFast
 
-from neurexp.config import DatasetConfig, Source
+from neurexp.config.schema import DatasetConfig, Source
 from neurexp.errors import UserError
 from neurexp.experiments.base import Setting
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
-from neurexp.measure import capture_for
 from neurexp.models.load import LanguageModel, load_model
+from neurexp.runs.measure import capture_for
 from neurexp.text.occurrences import occurrences
 from neurexp.text.spans import align, place
 from neurexp.text.tokens import pack

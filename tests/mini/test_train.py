@@ -179,7 +179,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not_and_its_folder_loads(tmp
 
 def test_the_embedded_model_is_small_and_has_learnt_more_than_word_frequencies():
     """Loads what ships: under 10 MB, and on its own plain English far better than a model that knows no order."""
-    from neurexp.models.places import MINI
+    from neurexp.models.locations import MINI
 
     assert (MINI / "model.safetensors").stat().st_size < 10_000_000
     model = AutoModelForCausalLM.from_pretrained(MINI, dtype=torch.float32)

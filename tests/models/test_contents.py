@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from neurexp.errors import UserError
 from neurexp.models import contents
 from neurexp.models.load import load_model
-from neurexp.models.places import MINI, check_reachable
+from neurexp.models.locations import MINI, check_reachable
 
 LETTERS = {"<e>": END_OF_TEXT} | {chr(ord("a") + index): index + 1 for index in range(26)}
 SIZES = LETTERS | {f"w{index}": index + 27 for index in range(VOCABULARY - 27)}  # as many as the model's embeddings

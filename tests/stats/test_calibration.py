@@ -14,11 +14,11 @@ from scipy import stats
 from scipy.sparse import csr_matrix
 
 import neurexp
-from neurexp.config import DatasetConfig, Source
-from neurexp.engine.gram import Gram
-from neurexp.engine.reducers import Batch
+from neurexp.config.schema import DatasetConfig, Source
+from neurexp.engine.reducers.base import Batch
+from neurexp.engine.reducers.gram import Gram
 from neurexp.experiments.base import Setting
-from neurexp.experiments.design import Design
+from neurexp.experiments.profile.design import Design
 from neurexp.experiments.token_length import Options, TokenLength
 from neurexp.models.load import load_model
 from neurexp.stats.association import Sums, permutation_p, q_values

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from made_tokenizers import byte_fallback, sentencepiece_like, with_word_ends, word_pieces
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from neurexp.models.places import MINI
+from neurexp.models.locations import MINI
 from neurexp.text.characters import characters, shown_tokens, token_bytes
 
 KINDS = {

@@ -11,7 +11,7 @@ from made_tokenizers import PIECES, byte_fallback, decoded, sentencepiece_like, 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from neurexp.models.places import MINI
+from neurexp.models.locations import MINI
 from neurexp.text.occurrences import occurrences
 from neurexp.text.tokens import Tokens, pack
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from neurexp.config import DatasetConfig, Source
+from neurexp.config.schema import DatasetConfig, Source
 from neurexp.errors import UserError
 from neurexp.text import readers, skipped, sources
 
@@ -591,7 +591,7 @@ def test_names_that_are_no_text_reach_no_message_and_no_table_unescaped(tmp_path
 
 FIRST_OF_EACH = """
 import sys
-from neurexp.config import DatasetConfig, Source
+from neurexp.config.schema import DatasetConfig, Source
 from neurexp.text.sources import documents
 for path in sys.argv[1:]:
     for text in documents(DatasetConfig(source=Source.files, path=path)):

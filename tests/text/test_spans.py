@@ -8,7 +8,7 @@ from made_tokenizers import decoded, sentencepiece_like
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from neurexp.errors import UserError
-from neurexp.models.places import MINI
+from neurexp.models.locations import MINI
 from neurexp.text.spans import Selection, align, excerpt, pairs, place
 from neurexp.text.tokens import Tokens
 from neurexp.text.words import OWN_LISTS, read_lists

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from neurexp.config import DatasetConfig, Source
+from neurexp.config.schema import DatasetConfig, Source
 from neurexp.errors import UserError
 from neurexp.text import sources
 from neurexp.text.readers import ENDINGS

@@ -8,8 +8,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from neurexp.errors import UserError
-from neurexp.experiments.design import Design
-from neurexp.provenance import hash_of_tokenizer
+from neurexp.experiments.profile.design import Design
+from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.text.occurrences import occurrences
 from neurexp.text.spans import align, place
 from neurexp.text.tokenizer import (

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 import neurexp.text.tokens as tokens_module
 from neurexp.errors import UserError
-from neurexp.models.places import MINI
+from neurexp.models.locations import MINI
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import UNDEFINED, Tokens, pack, token_lengths
 

@@ -1,0 +1,366 @@
+"""The typed schema of every config group, and the checks that need neither a model nor a text.
+
+Imports nothing heavy: `--help`, `--cfg` and tab completion stop here. An experiment's own options are typed beside the
+experiment (`Experiment.Options`), not here.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from neurexp.errors import UserError, closest, one_line, printable, without_secrets
+from neurexp.io import mlflow_stores as stores
+
+# What can be read as text, for messages
+TEXT_KINDS = ".txt, .jsonl, .json, .csv, .tsv or .parquet, all but the last also as .gz, .bz2, .xz or .zst"
+EXAMPLE = "write it as in dataset.tokens=4096"
+# Words of OmegaConf's about a value → what to do
+ADVICE = {
+    "to Integer": "give a whole number",
+    "to Float": "give a number",
+    "not a valid bool": "give true or false",
+    "not a ListConfig": "give a list, as [1,2]",
+    "Cannot assign": "give names and values, as {a:1}",
+    "value 'None'": "give a value, or leave the option out",
+    "to string": "give a text",
+    "nterpolation": "name an option that there is within ${…}, or write the value itself",
+    "viable alternative": "write the value without ${",
+}
+BYTES_PER_TOKEN = 9  # of a text, while it is packed
+PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel carries `conf` inside the package; a checkout and an editable install have it beside the package.
+CONFIG_FOLDER = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE)
+
+
+class Weights(Enum):
+    """Trained weights, or the same architecture with seeded random ones."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
+class Dtype(Enum):
+    """Number format of weights and activations; statistics are float64 whatever it is."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Source(Enum):
+    """Where a dataset's documents come from."""
+
+    hub = "hub"
+    files = "files"
+    pydoc = "pydoc"
+
+
+class Backend(Enum):
+    """Where metrics and figures go beside the run folder."""
+
+    mlflow = "mlflow"
+    off = "off"
+
+
+@dataclass
+class ModelConfig:
+    """Which language model, and which weights and tokenizer."""
+
+    name: str = MISSING  # Hub id, local folder, or `mini`
+    revision: str = "main"
+    tokenizer: str | None = None  # Hub id, local folder, or `mini`; the model's own if not given
+    weights: Weights = Weights.pretrained
+    default_layer: int | None = None  # for experiments on one layer
+    fast: bool = True  # GPT-Neo: fused attention and GELU, verified against transformers' own when it is loaded
+    # What transformers' AutoConfig takes, for random weights
+    architecture: dict[str, Any] | None = field(default_factory=dict)
+
+
+@dataclass
+class DeviceConfig:
+    """Where it runs, in which number format, and how much at once."""
+
+    name: str = MISSING
+    dtype: Dtype = Dtype.float32
+    tf32: bool = False  # CUDA: float32 products in TensorFloat-32, 10 bits of mantissa
+    threads: int | None = None  # PyTorch's CPU threads; its own choice if not given
+    batch_size: int | None = None  # sequences in one forward; what suits the device if not given
+
+
+@dataclass
+class DatasetConfig:
+    """Which text, how much of it, and how it is cut."""
+
+    source: Source = MISSING
+    tokens: int = 8192
+    sequence_length: int = 512
+    bos: bool | None = None  # whether every sequence begins with BOS; as the tokenizer does by itself if not given
+    name: str | None = None  # hub: the dataset's id
+    subset: str | None = None  # hub: the dataset's configuration
+    split: str = "train"  # hub
+    revision: str = "main"  # hub
+    path: str | None = None  # files: a file or a folder
+    # Of a table. Chat messages there (a list of objects with `content` or `value`) are joined by blank lines
+    text_column: str = "text"
+    # The largest share, 0 to 1, of rows (and of files) that are skipped, counted and named because they cannot be used
+    # (no JSON, no text column, a number in place of text, NUL, not UTF-8, damaged); with more of them the run stops
+    bad_rows: float = 0.02
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs are logged."""
+
+    backend: Backend = MISSING
+    # Of a server or a store. Unless it is given: MLFLOW_TRACKING_URI, or else SQLite under run.outputs
+    uri: str | None = None
+    # MLflow's name for the experiment. Unless it is given: MLFLOW_EXPERIMENT_NAME, or else experiment.name
+    experiment: str | None = None
+
+
+@dataclass
+class RunConfig:
+    """What concerns the run as a whole."""
+
+    seed: int = 0
+    outputs: str = "outputs"
+    reuse: bool = True  # what an earlier run kept of the same pass (text or words, model, settings) stands for it
+    resume: bool = False  # go on with the latest unfinished run of the same options, or the one in hydra.run.dir
+    checkpoint_every: float = 60.0  # seconds of a pass; 0: never
+
+
+@dataclass
+class Config:
+    """The whole configuration, as Hydra composes it."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    experiment: Any = MISSING
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def quoted(value: Any) -> str:
+    """A value as Hydra's command line reads it: within quotes only a quote, and what stands before it, is escaped."""
+    if value is None:
+        return "null"
+    if OmegaConf.is_config(value):
+        return str(OmegaConf.to_container(value, resolve=True))
+    if isinstance(value, list):
+        return f"[{','.join(map(quoted, value))}]"
+    if isinstance(value, str) and not re.fullmatch(r"/[\w./+-]*", value, re.ASCII):  # a plain path needs none
+        return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value) + "'"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def folder_of(config: DictConfig, option: str) -> Path:
+    """A folder that Hydra is about to make.
+
+    Raises:
+        UserError: it, or `run.outputs`, is empty, or the experiment's name leads elsewhere.
+        OmegaConfBaseException: ${…} in it leads nowhere.
+    """
+    given = {name: str(OmegaConf.select(config, name)) for name in ("run.outputs", option)}
+    for name, folder in given.items():
+        if not folder.strip():  # or it would lie at the file system's root, or in the current folder
+            raise UserError(f"{name} is empty: give {name}=FOLDER")
+    _check_name(config)
+    return Path(given[option])
+
+
+def _check_name(config: DictConfig) -> None:
+    """The experiment's name becomes a folder's: another folder must not be reached by it."""
+    name = OmegaConf.select(config, "experiment.name", default=None)
+    if name is None or not re.fullmatch(r"\w[\w.-]{0,99}", str(name)):
+        raise UserError(f"experiment.name={name}: it becomes a folder's; give letters, digits, _ and - only")
+
+
+def register_schema() -> None:
+    """Makes the schema known to Hydra, under the name that `config.yaml` lists first."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    # For each group that `--help` lists Hydra copies the whole store, which took half of its time; `load` copies anyway
+    store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]
+
+
+def checked(config: DictConfig) -> Config:
+    """The composed config as typed dataclasses (`experiment` stays a DictConfig).
+
+    Raises:
+        UserError: a mandatory option is missing, or a value lies outside what could ever work.
+    """
+    known = [section.name for section in fields(Config)]
+    for group in config:
+        if group not in known:
+            raise UserError(f"{group}: no such group{closest(str(group), known)} (there are {', '.join(known)})")
+    for option in sorted(OmegaConf.missing_keys(config)):
+        example = "ORGANISATION/MODEL or a local folder" if option == "model.name" else "VALUE"
+        raise UserError(f"{option} is missing: give {option}={example}")
+    try:
+        whole: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:  # ${…} that leads nowhere
+        raise UserError(_explain_override(error)) from error
+    whole.experiment = config.experiment
+    # The dimensions that stand in a model's yaml are not those of another model that model.name= names
+    architecture = whole.model.architecture = whole.model.architecture or None
+    if architecture is not None and architecture.pop("of", whole.model.name) != whole.model.name:
+        whole.model.architecture, whole.model.default_layer = None, None
+    for option, value, least, most in (
+        ("dataset.tokens", whole.dataset.tokens, 1, _memory() // BYTES_PER_TOKEN),
+        ("dataset.sequence_length", whole.dataset.sequence_length, 2, 2**31 - 1),
+        ("device.batch_size", whole.device.batch_size, 1, 2**31 - 1),
+        ("device.threads", whole.device.threads, 1, 1024),
+        ("run.seed", whole.run.seed, 0, 2**63 - 1),
+    ):
+        if value is not None and value < least:
+            raise UserError(f"{option}={value}: give a whole number of {least} or more")
+        if value is not None and value > most:
+            why = "this machine's memory holds no more" if option == "dataset.tokens" else "nothing here takes more"
+            raise UserError(f"{option}={value}: give {most} or fewer ({why})")
+    if not 0 <= whole.dataset.bad_rows <= 1:
+        raise UserError(f"dataset.bad_rows={whole.dataset.bad_rows:g}: give a share from 0 to 1, such as 0.02")
+    if not 0 <= whole.run.checkpoint_every < math.inf:
+        raise UserError(f"run.checkpoint_every={whole.run.checkpoint_every}: give seconds, or 0 for no checkpoints")
+    _check_name(config)
+    if whole.tracking.backend is Backend.mlflow and stores.given_address(whole.tracking.uri) is None:
+        outputs = Path(whole.run.outputs).expanduser().resolve()
+        if odd := {"?", "%"} & set(str(outputs)):  # SQLAlchemy reads them in an address: the store would lie elsewhere
+            raise UserError(
+                f"run.outputs={outputs}: MLflow's store cannot lie in a folder with {odd.pop()} in its name; give "
+                "another one, or tracking=off"
+            )
+    if whole.dataset.source is Source.files:
+        # `path: ???` in the yaml cannot tell: a schema's default wins over it
+        if not whole.dataset.path:
+            raise UserError(f"dataset.path is missing: give dataset.path=FILE_OR_FOLDER ({TEXT_KINDS})")
+        try:
+            there = Path(whole.dataset.path).expanduser().exists()
+        except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
+            raise UserError(
+                f"dataset.path={whole.dataset.path}: cannot be a file ({one_line(error)}); give {TEXT_KINDS}"
+            ) from error
+        if not there:
+            raise UserError(f"dataset.path={whole.dataset.path}: no such file or folder; give {TEXT_KINDS}")
+    return whole
+
+
+def flat(config: DictConfig) -> dict[str, str]:
+    """The resolved config as dotted names, without Hydra's own and without passwords."""
+
+    def walk(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        elif value is not None:
+            yield prefix, without_secrets(str(getattr(value, "value", value)))
+
+    def plain(node: Any) -> Any:
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+    return dict(walk("", {str(group): plain(config[group]) for group in config if group != "hydra"}))
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def typed_options(experiment: DictConfig) -> tuple[Any, type]:
+    """The experiment's options as its own dataclass, and its class: `plugin` is the dotted name of a class.
+
+    Raises:
+        UserError: no such class, or an option of a wrong type.
+    """
+    dotted = experiment.get("plugin")
+    try:
+        module, _, name = str(dotted).rpartition(".")
+        if not module or module.startswith("."):
+            raise ImportError("it names no module")
+        plugin = getattr(import_module(module), name)
+        if not hasattr(plugin, "Options"):
+            raise AttributeError("it is no experiment")
+    except (ImportError, AttributeError) as error:  # whatever else an import raises says itself what is wrong
+        raise UserError(
+            f"experiment.plugin={dotted}: no such class ({one_line(error)}); give MODULE.CLASS, whose module lies in "
+            "the current folder or on PYTHONPATH"
+        ) from error
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plugin.Options), experiment)), plugin
+    except OmegaConfBaseException as error:
+        raise UserError(f"experiment.{error.full_key}: {_advised(one_line(error))}") from error
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for a mistake that Hydra or the file system found while composing a run, or None for a bug."""
+    message = _explanation(error)
+    return None if message is None else printable(message)
+
+
+def _explanation(error: BaseException) -> str | None:
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice}: no such choice{closest(choice, error.options)} (choices: {', '.join(error.options)})"
+    if isinstance(cause, OmegaConfBaseException):
+        return _explain_override(cause)
+    if isinstance(error, OverrideParseException):
+        option, _, value = str(error.override).partition("=")
+        # Hydra reads unquoted values in ASCII only; quotes do not help against bytes that are no text
+        special = not value.isascii() and value.encode("utf-8", "ignore").decode() == value
+        special = special or any(character in value for character in "{}[]() ,:=~$;&#?*!")
+        if special and not value.startswith(("'", '"')):
+            return f"{error.override}: quote the value within the shell's quotes: '{option}=\"{value}\"'"
+        return f"{error.override}: cannot be read as OPTION=VALUE ({one_line(error)}); {EXAMPLE}"
+    if isinstance(error, HydraException):
+        return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        return f"{_override_at_fault(error) or 'an override'}: a group's choice is a name; `--help` lists them"
+    if isinstance(error, AssertionError) and (override := _override_at_fault(error)):  # of Hydra, as for `+=`
+        return f"{override}: cannot be read as OPTION=VALUE; {EXAMPLE}"
+    if isinstance(error, OSError):
+        return (
+            f"hydra.run.dir: the run folder cannot be made ({error}); give hydra.run.dir=FOLDER or run.outputs=FOLDER"
+        )
+    return None
+
+
+def _override_at_fault(error: BaseException) -> str | None:
+    """The override that Hydra was reading when it raised a bare exception, which does not say which it was."""
+    trace = error.__traceback__
+    while trace is not None:
+        line = getattr(trace.tb_frame.f_locals.get("override"), "input_line", None)
+        if line is not None:
+            return str(line)
+        trace = trace.tb_next
+    return None
+
+
+def _explain_override(error: OmegaConfBaseException) -> str:
+    option = error.full_key or error.key or "an option"
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        siblings = [str(key) for key in error.parent_node] if error.parent_node is not None else []
+        prefix = option.rpartition(".")[0]
+        named = [f"{prefix}.{key}" if prefix else key for key in siblings]
+        there = f"there are {', '.join(named)}" if named else f"+{option}= would add it"
+        return f"{option}: no such option{closest(option, named)} ({there})"
+    told = str(error).partition("\n    full_key:")[0]  # what follows is OmegaConf's own state
+    return f"{option}: {_advised(told)}"
+
+
+def _advised(told: str) -> str:
+    """What OmegaConf says of a value, with what to give in its place, where OmegaConf does not say so itself."""
+    return told + next((f"; {advice}" for words, advice in ADVICE.items() if words in told), "")

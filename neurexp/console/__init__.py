@@ -1,0 +1,1 @@
+"""The person at the terminal: progress, warnings, signals and environment variables. Knows no experiment."""

@@ -1,0 +1,185 @@
+"""Gram: sums of products of covariates with the activations, by way of tokens that have all their covariates in common.
+
+What makes it quick is here: tokens are added up by cell, and mostly empty columns are added up rather than multiplied.
+Knows neither models nor what the covariates mean.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
+from neurexp.models.kernels import fitting, product, sum_rows
+
+SPARSE = 4  # a column with an entry in every fourth cell or fewer is added up rather than multiplied
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Tokens that have all their covariates in common, so that their activations can be added up first.
+
+    `of_token` `[tokens]` int64 says which cell a token is in, `design` `[cells, columns given]` float32 what the cells'
+    covariates are, and `columns` which of the reducer's columns those are: in all others these tokens have zeros.
+    """
+
+    of_token: torch.Tensor
+    design: torch.Tensor
+    columns: torch.Tensor  # [columns given] int64, ascending
+
+
+class Gram(Reducer):
+    """Sums of products of covariates with each other and with the activations: what correlation and regression need.
+
+    With Z `[tokens, K]` the covariates and X the activations about their fixed shift, `zz` is ΣZᵀZ `[K, K]`, `zx` is
+    ΣZᵀX `[sites, K, neurons]`, `qxx` is ΣQᵀX² and `magnitudes` is ΣPᵀ|X + shift| `[sites, columns, neurons]`, where Q
+    are the columns `squared` of Z and P the columns `magnified`: indicators of tokens whose variance, or mean
+    magnitude, is wanted apart. About the shift, a neuron that sits far from zero loses no digits.
+
+    The covariate `design` is Z itself, or a list of `Cells`, each with columns of its own: activations are then added
+    up by cell, and only those sums are multiplied by Z, which costs less by as much as there are fewer cells.
+    """
+
+    lanes = True
+    summed = ("zz", "zx", "qxx", "magnitudes")
+    fixed = ("shift",)
+    shift: torch.Tensor
+    zx: torch.Tensor
+    qxx: torch.Tensor
+    magnitudes: torch.Tensor
+
+    def __init__(
+        self,
+        columns: int,
+        sites: int,
+        squared: slice = slice(0),
+        magnified: slice = slice(0),
+        shift: torch.Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        """`shift` `[sites, neurons]` if it is known; otherwise it is each neuron's mean over the first sequence."""
+        self._columns, self._sites, self._device = columns, sites, torch.device(device)
+        self._parts = [range(*part.indices(columns)) for part in (squared, magnified)]
+        self.zz = torch.zeros(columns, columns, dtype=torch.float64)
+        self._total = torch.zeros(sites, device=self._device)  # finite as long as all that was seen is
+        self._fixed_sites = 0
+        self.is_fixed = shift is not None
+        if shift is not None:
+            self._allocate(shift.shape[1])
+            self.shift = shift.to(self._device)
+
+    def _allocate(self, neurons: int) -> None:
+        with torch.inference_mode(False):  # ordinary tensors, so that states can be merged after the pass
+            self.shift = torch.zeros(self._sites, neurons, device=self._device)
+            self.zx, self.qxx, self.magnitudes = (
+                torch.zeros(self._sites, count, neurons, dtype=torch.float64, device=self._device)
+                for count in (self._columns, *map(len, self._parts))
+            )
+
+    def fix(self, site: int, activations: torch.Tensor) -> None:
+        if self._fixed_sites == 0:
+            self._allocate(activations.shape[1])
+        self.shift[site] = activations.double().mean(0).float()
+        self._fixed_sites += 1
+        self.is_fixed = self._fixed_sites == self._sites
+
+    def check(self) -> None:
+        bad = (~self._total.isfinite()).nonzero()
+        if len(bad):
+            raise NotFiniteError(int(bad[0]))
+
+    def begin(self, batch: Batch) -> None:
+        given = batch.covariates["design"]
+        if isinstance(given, torch.Tensor):
+            given = [Cells(torch.arange(len(given)), given, torch.arange(self._columns))]
+        self._add_products(given)
+        wanted = [range(self._columns), *self._parts]
+        batch.shared[self] = [_Block(cells, wanted, batch.device) for cells in given]
+
+    def _add_products(self, given: Sequence[Cells]) -> None:
+        for index, one in enumerate(given):
+            exact = one.design.double()
+            counts = torch.bincount(one.of_token, minlength=len(exact))
+            self.zz[one.columns[:, None], one.columns] += exact.T @ (exact * counts[:, None])
+            for other in given[:index]:
+                by_cell = torch.zeros(len(exact), other.design.shape[1], dtype=torch.float64)
+                by_cell.index_add_(0, one.of_token, other.design.double()[other.of_token])
+                crossed = exact.T @ by_cell
+                self.zz[one.columns[:, None], other.columns] += crossed
+                self.zz[other.columns[:, None], one.columns] += crossed.T
+
+    def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
+        tokens, neurons = activations.shape
+        wanted = [(kind, block) for kind in range(3) for block in batch.shared[self] if not block.products[kind].empty]
+        parts: list[list[torch.Tensor]] = [[] for _ in wanted]
+        for some in fitting(neurons, tokens, activations.device):  # some neurons at a time, so as to stay in the cache
+            values = activations[:, some].float()
+            changed, of_kind = values - self.shift[site, some], 0
+            for (kind, block), part in zip(wanted, parts, strict=True):
+                if kind > of_kind:
+                    torch.mul(changed, changed, out=changed) if kind == 1 else torch.abs(values, out=changed)
+                    of_kind = kind
+                by_cell = block.by_cell(changed)
+                if block is batch.shared[self][0]:  # every token is in a cell of the first block
+                    self._total[site] += by_cell.sum()
+                part.append(block.products[kind].times(by_cell))
+        for (kind, block), part in zip(wanted, parts, strict=True):
+            sums, added = (self.zx, self.qxx, self.magnitudes)[kind][site], torch.cat(part, dim=1).double()
+            for given, own in block.products[kind].runs:
+                sums[own] += added[given]
+
+
+class _Block:
+    """One batch's `Cells` as the device needs them: which tokens to add up, and what to multiply the sums by."""
+
+    def __init__(self, cells: Cells, wanted: Sequence[range], device: torch.device):
+        count, tokens = len(cells.design), len(cells.of_token)
+        self._tokens = None
+        if not (count == tokens and torch.equal(cells.of_token, torch.arange(tokens))):
+            ends = torch.zeros(count + 1, dtype=torch.int64)
+            ends[1:] = torch.bincount(cells.of_token, minlength=count).cumsum(0)
+            self._tokens = [part.to(device) for part in (cells.of_token.argsort(stable=True), ends)]
+        self.products = []  # of x, x² and |x|
+        for part in wanted:
+            inside = (cells.columns >= part.start) & (cells.columns < part.stop)
+            self.products.append(_Columns(cells.design.T[inside], cells.columns[inside] - part.start, device))
+
+    def by_cell(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums of values `[tokens, neurons]` over the tokens of each cell, `[cells, neurons]`; no view of them."""
+        return values.clone() if self._tokens is None else sum_rows(values, *self._tokens)
+
+
+class _Columns:
+    """Columns of a design as rows `[columns, cells]`: the mostly zero ones are added up, the others multiplied.
+
+    `runs` says which rows of a product, dense ones first, are which of the reducer's columns.
+    """
+
+    def __init__(self, design: torch.Tensor, columns: torch.Tensor, device: torch.device):
+        self.empty = len(columns) == 0
+        entries = design.count_nonzero(1)
+        sparse = entries * SPARSE <= design.shape[1]
+        self.runs = _runs(torch.cat([columns[~sparse], columns[sparse]]))
+        self._dense = design[~sparse].contiguous().to(device)
+        chosen = design[sparse]
+        column, cell = chosen.nonzero(as_tuple=True)
+        ends = torch.zeros(len(chosen) + 1, dtype=torch.int64)
+        ends[1:] = entries[sparse].cumsum(0)
+        self._sparse = [part.to(device) for part in (cell, ends, chosen[column, cell])]
+
+    def times(self, by_cell: torch.Tensor) -> torch.Tensor:
+        """design @ by_cell `[columns, neurons]` float32."""
+        parts = []
+        if len(self._dense):
+            parts.append(product(self._dense, by_cell))
+        if len(self._sparse[1]) > 1:
+            parts.append(sum_rows(by_cell, *self._sparse))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _runs(columns: torch.Tensor) -> list[tuple[slice, slice]]:
+    """Whole numbers as runs, within which each is one more than the last: their places, and what stands there."""
+    breaks = [0, *((columns.diff() != 1).nonzero().flatten() + 1).tolist(), len(columns)]
+    starts = [(at, int(columns[at]), stop - at) for at, stop in pairwise(breaks) if stop > at]
+    return [(slice(at, at + count), slice(first, first + count)) for at, first, count in starts]

@@ -1,0 +1,211 @@
+"""The cases of a benchmark, each a way from the same token sequences to activations or to numbers, and their turns.
+
+A case runs all of the tokens once. Knows nothing of ratios or of what is reported.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from neurexp.engine.lanes import lanes_on
+from neurexp.engine.passes import run_pass
+from neurexp.experiments.base import Setting
+from neurexp.experiments.token_length import Options, TokenLength
+from neurexp.models.fast import fast_forward
+from neurexp.models.load import LanguageModel
+from neurexp.models.sites import Site, find_sites
+from neurexp.report.report import Report
+from neurexp.stats.groups import median_split
+from neurexp.text.tokens import Tokens, token_lengths
+
+BINS = 96  # of the basic statistics' histograms, as many as token_length has at least
+
+Work = Callable[[int], object]  # runs all tokens, so many sequences in a forward
+
+
+@dataclass
+class Case:
+    """One way of running the tokens, at the batch size that suits it."""
+
+    name: str  # in tables and metrics
+    label: str  # for people
+    work: Work
+    batch_size: int
+
+    def __call__(self) -> None:
+        """Runs all of the tokens once."""
+        self.work(self.batch_size)
+
+
+def bare(model: LanguageModel, tokens: Tokens) -> Work:
+    """Hugging Face's own forward without the language-model head, called as anybody would call it."""
+    ids = _ids(model, tokens)
+
+    def work(batch_size: int) -> None:
+        with torch.inference_mode():
+            for batch in ids.split(batch_size):
+                model.network.base_model(batch)
+
+    return work
+
+
+def capture(model: LanguageModel, tokens: Tokens, site: str, layers: list[int]) -> Work:
+    """Our hooks and our forward, and nothing done with the activations."""
+
+    def work(batch_size: int) -> None:
+        with fast_forward(model.network) if model.fast else nullcontext():
+            sites = find_sites(model.network, site, layers)
+            run_pass(
+                model.network,
+                sites,
+                tokens.input_ids,
+                tokens.valid,
+                [],
+                batch_size=batch_size,
+                lanes=lanes_on(model.device),
+            )
+
+    return work
+
+
+class WholePass:
+    """The complete `token_length`: pass, statistics, nulls and intervals, without figures, files and cache."""
+
+    def __init__(self, model: LanguageModel, tokens: Tokens, options: Options, setting: Setting):
+        self._model, self._tokens, self._options, self._setting = model, tokens, options, setting
+        self.report: Report | None = None  # of the last time
+        self.analysis = 0.0  # seconds of the last time that were spent after the pass
+
+    def __call__(self, batch_size: int) -> None:
+        from neurexp.runs.measure import capture_for  # as the driver runs it: what is timed is what a user gets
+
+        experiment = TokenLength(self._options, replace(self._setting, batch_size=batch_size))
+        experiment.tokens = self._tokens
+        capture_for(experiment, self._model, self._tokens, batch_size, self._options.site)
+        began = time.perf_counter()
+        self.report = experiment.analyse()
+        self.analysis = time.perf_counter() - began
+
+
+class Recipe:
+    """The lectures' recipe: keep every layer's activations of the whole text, then reduce them.
+
+    The statistics are the basic ones only: per neuron mean and standard deviation by group of token length, per layer a
+    histogram by group. No null, no interval, no confound. Which token belongs to which group is known beforehand.
+    """
+
+    def __init__(self, model: LanguageModel, tokens: Tokens, sites: Sequence[Site], widths: Sequence[int]):
+        """`widths` are the numbers of neurons of the sites, `[sites]`."""
+        values = (sum(widths) + 2 * max(widths)) * tokens.input_ids.size
+        self.bytes_needed = values * model.network.dtype.itemsize  # to keep all, and to reduce the widest site
+        self._network, self._ids, self._sites = model.network, _ids(model, tokens), sites
+        lengths = token_lengths(model.tokenizer)
+        has_length = tokens.valid & (lengths[tokens.input_ids] >= 0)
+        split = median_split(np.bincount(lengths[tokens.input_ids[has_length]]))
+        group = np.where(has_length, split.group(lengths[tokens.input_ids]), -1).ravel()
+        self._members = [torch.from_numpy(np.flatnonzero(group == one)).to(model.device) for one in range(3)]
+
+    def __call__(self, batch_size: int) -> None:
+        kept: list[list[torch.Tensor]] = [[] for _ in self._sites]
+        handles = [
+            site.module.register_forward_hook(_keeping(site, rows))
+            for site, rows in zip(self._sites, kept, strict=True)
+        ]
+        try:
+            with torch.inference_mode():
+                for batch in self._ids.split(batch_size):
+                    self._network(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._reduce(kept)
+
+    def with_fetch(self, fetch: Callable[[torch.Tensor], list[torch.Tensor]]) -> Work:
+        """The same tokens and the same statistics of activations that somebody else fetches, batch by batch."""
+
+        def work(batch_size: int) -> None:
+            kept: list[list[torch.Tensor]] = [[] for _ in self._sites]
+            for batch in self._ids.split(batch_size):
+                for rows, activations in zip(kept, fetch(batch), strict=True):
+                    rows.append(activations)
+            self._reduce(kept)
+
+        return work
+
+    def _reduce(self, kept: list[list[torch.Tensor]]) -> None:
+        with torch.inference_mode():
+            for batches in kept:
+                basic_statistics(torch.cat(batches).flatten(0, 1), self._members)
+
+
+def basic_statistics(activations: torch.Tensor, members: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
+    """Of activations `[tokens, neurons]`: mean `[neurons]`, deviation `[neurons]` and histogram `[bins]` of each group.
+
+    `members` are the indices of each group's tokens, `[tokens of the group]`; a group without any is left out.
+    """
+    values = activations.float()
+    low, high = values.aminmax()
+    found = []
+    for rows in members:
+        if len(rows):
+            chosen = values[rows]
+            histogram = torch.histc(chosen, BINS, float(low), float(high))
+            found.append((chosen.mean(0), chosen.std(0, correction=0), histogram))
+    return found
+
+
+def _keeping(site: Site, rows: list[torch.Tensor]) -> Callable:
+    def hook(module: torch.nn.Module, arguments: object, output: torch.Tensor) -> None:
+        parts = site.address.parts
+        rows.append(output if parts == 1 else output.chunk(parts, dim=-1)[site.address.part])
+
+    return hook
+
+
+def _ids(model: LanguageModel, tokens: Tokens) -> torch.Tensor:
+    ids = np.where(tokens.valid, tokens.input_ids, 0)  # a pad's own id need not be one that the model knows
+    return torch.from_numpy(ids.astype(np.int64)).to(model.device)
+
+
+def take_turns(
+    cases: Sequence[Case], rounds: int, seconds_of: Callable[[Case], float], each_round: Callable[[int], None]
+) -> dict[str, np.ndarray]:
+    """A B C, A B C, …: the seconds `[rounds]` of each case.
+
+    What else happens on the machine meanwhile then meets all cases alike, and a round's ratios are of neighbours.
+    """
+    seconds: dict[str, list[float]] = {case.name: [] for case in cases}
+    for index in range(rounds):
+        each_round(index)
+        for case in cases:
+            seconds[case.name].append(seconds_of(case))
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def ratios(seconds: Mapping[str, np.ndarray], reference: str) -> dict[str, np.ndarray]:
+    """Each case's seconds over those of the reference in the same round, `[rounds]`."""
+    return {name: values / seconds[reference] for name, values in seconds.items()}
+
+
+def best_batch_size(work: Work, sizes: Sequence[int], seconds_of: Callable[[Callable], float]) -> dict[int, float]:
+    """The seconds at each batch size, the quickest first; a first time, which is slower, is not counted."""
+    work(sizes[0])
+    seconds = {size: seconds_of(lambda size=size: work(size)) for size in sizes}
+    return dict(sorted(seconds.items(), key=lambda item: item[1]))
+
+
+@contextmanager
+def quiet_driver() -> Iterator[None]:
+    """The driver's announcements of a pass, meant for one that is run once, are not repeated."""
+    driver = logging.getLogger("neurexp.runs.measure")
+    level = driver.level
+    driver.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        driver.setLevel(level)

@@ -1,0 +1,431 @@
+"""Benchmark: how long the whole of `token_length` takes on the user's own machine, next to the plain forward pass.
+
+Every number is a ratio within one process, the cases taken in turn. Here it is decided what is compared and what the
+numbers say; the cases are in `benchmark_cases`, the peers in `benchmark_peers`, time, memory and arithmetic in
+`benchmark_machine`, the data dictionary in `benchmark_columns`.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from neurexp.config.schema import DatasetConfig
+from neurexp.engine import processes
+from neurexp.engine.lanes import lanes_on
+from neurexp.engine.passes import capture
+from neurexp.errors import UserError
+from neurexp.experiments import base, token_length
+from neurexp.experiments.benchmark import cases, machine
+from neurexp.experiments.benchmark.cases import Case
+from neurexp.experiments.benchmark.columns import COLUMNS
+from neurexp.experiments.benchmark.peers import find_peers
+from neurexp.models.fast import difference_from_eager, fast_forward
+from neurexp.models.load import AGREEMENT, LanguageModel
+from neurexp.models.sites import find_sites
+from neurexp.report.report import Report, Table
+
+log = logging.getLogger(__name__)
+
+FEWEST_ROUNDS = 3  # a spread of fewer is none
+BILLION = 1_000_000_000
+OPERATORS = 12  # that the profile names
+COMPARED = 4  # sequences on which bfloat16's activations are held against float32's
+BUSY = 0.2  # cores, from which on other programs are mentioned
+ENOUGH = 0.8  # of the free memory: what a case that keeps everything may take
+
+
+@dataclass
+class Options(token_length.Options):
+    """The options of conf/experiment/benchmark.yaml: those of what is measured, and how."""
+
+    rounds: int = 5
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
+    peers: bool = True
+    bf16: Any = "auto"  # true, false or auto
+
+
+@dataclass
+class Measured:
+    """What the rounds left."""
+
+    cases: list[Case]
+    seconds: dict[str, np.ndarray]  # case → [rounds]
+    analysis: dict[str, np.ndarray]  # case → [rounds], of those that have one
+    memory: dict[str, float]  # case → MB, where it can be told
+    batch_sizes: dict[str, dict[int, float]]  # case → batch size → seconds
+
+
+class Benchmark(token_length.TokenLength):
+    """The experiment `benchmark`: it is the one that it measures, and its own first pass warms the machine up."""
+
+    Options = Options
+    kept = False  # every pass is a fresh one, and stands for no other
+
+    def __init__(self, options: Any, setting: base.Setting):
+        super().__init__(options, setting)
+        if options.control != "off":
+            raise UserError(f"experiment.control={options.control}: a benchmark has no control; give off")
+        if processes.count() > 1:
+            raise UserError("experiment=benchmark: it measures one process; leave torchrun out")
+        if options.rounds < FEWEST_ROUNDS:
+            raise UserError(f"experiment.rounds={options.rounds}: give a whole number of {FEWEST_ROUNDS} or more")
+        if not options.batch_sizes or min(options.batch_sizes) < 1:
+            raise UserError(f"experiment.batch_sizes={options.batch_sizes}: give a list of whole numbers of 1 or more")
+        if options.bf16 not in (True, False, "auto"):
+            raise UserError(f"experiment.bf16={options.bf16}: give true, false or auto")
+        self._peers: dict[str, str] = {}  # case → name and version
+        self._more: dict[str, float] = {}  # metrics that are no times
+
+    def passes(self, model: LanguageModel, dataset: DatasetConfig, cache: Path) -> Iterator[base.Pass]:
+        self._model = model
+        yield from super().passes(model, dataset, cache)
+
+    def provenance(self) -> dict[str, Any]:
+        capabilities = torch.cpu.get_capabilities()
+        device = self._model.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else capabilities.get("cpu_name")
+        return {"processor": name, "peers": sorted(self._peers.values())}
+
+    def analyse(self) -> Report:
+        with cases.quiet_driver():
+            measured, floor, whole = self._measure()
+            profile = self._profile(whole)
+        table = self._table(measured)
+        metrics = self._metrics(measured, table, floor)
+        return Report(
+            findings=self._findings(measured, metrics, profile),
+            metrics={name: value for name, value in metrics.items() if np.isfinite(value)},
+            layers={},
+            neurons={},
+            columns=COLUMNS,
+            statistic="",
+            tables={
+                "benchmark": table,
+                "rounds": _rounds_table(measured),
+                "batch_sizes": _batch_sizes_table(measured),
+                "profile": profile,
+            },
+            figures={"benchmark": lambda: self._draw(measured, table, metrics)},
+            step_column=None,
+        )
+
+    # -- measuring -------------------------------------------------------------------------------------------------
+
+    def _measure(self) -> tuple[Measured, machine.Floor, cases.WholePass]:
+        model, tokens = self._model, self.tokens
+        batch_size = min(self.setting.batch_size, len(tokens.valid))
+        device, dtype = model.device, model.network.dtype
+        sites = find_sites(model.network, self.options.site, self.layers)
+        self._arithmetic = {
+            "bare": machine.count_arithmetic(model.network, tokens.input_ids.shape[1]),
+            "pass": machine.count_arithmetic(model.network, tokens.input_ids.shape[1], sites),
+        }
+        rows = batch_size * tokens.input_ids.shape[1]
+        floor = machine.Floor(self._arithmetic["pass"], rows, device, dtype)
+        whole = self._whole_pass(model)
+        measured = Measured([], {}, {}, {}, {})
+        seconds_of = self._seconds_of
+
+        def add(name: str, label: str, work: cases.Work, sizes: Sequence[int]) -> Case:
+            """A case at the best of `sizes`; what it does here for the first time is not counted."""
+            if len(sizes) > 1:
+                log.info("%s: batch sizes %s", label, ", ".join(map(str, sizes)))
+                measured.batch_sizes[name] = cases.best_batch_size(work, sizes, seconds_of)
+            case = Case(name, label, work, next(iter(measured.batch_sizes.get(name, sizes))))
+            log.info("%s: warming up", label)
+            memory = machine.peak_memory(case, device)
+            if memory is not None:
+                measured.memory[name] = memory
+            measured.cases.append(case)
+            return case
+
+        sizes = sorted({min(size, len(tokens.valid)) for size in self.options.batch_sizes})
+        best = add("bare", "plain forward pass", cases.bare(model, tokens), sizes).batch_size
+        under_way = min(batch_size * lanes_on(device), len(tokens.valid))
+        either = sorted({batch_size, under_way, best})
+        add("capture", "capture alone", cases.capture(model, tokens, self.options.site, self.layers), [batch_size])
+        add("pass", "token_length, whole", whole, [batch_size])
+        ours = self._activations(model, 1)
+        recipe = cases.Recipe(model, tokens, sites, [activations.shape[-1] for activations in ours])
+        free = machine.free_memory(device)
+        if free is None or recipe.bytes_needed < ENOUGH * free:
+            add("recipe", "the lectures' recipe (with logits)", recipe, either)
+            for name, (label, fetch) in self._find_peers(sites, ours).items():
+                add(name, label, recipe.with_fetch(fetch), either)
+        else:
+            log.warning(
+                "The lectures' recipe and the peers keep everything, here %.1f GB, and %.1f GB are free: left out; "
+                "dataset.tokens=8192 has room for them",
+                recipe.bytes_needed / 1e9,
+                free / 1e9,
+            )
+        if self._wants_bfloat16():
+            network = copy.deepcopy(model.network).to(torch.bfloat16)  # type: ignore[arg-type]
+            agrees = difference_from_eager(network)
+            half = replace(
+                model, network=network, fast=model.fast and agrees is not None and agrees <= AGREEMENT[torch.bfloat16]
+            )
+            add("pass_bf16", "token_length in bfloat16", self._whole_pass(half), [batch_size])
+            self._compare_bfloat16(half, whole, measured.cases[-1])
+
+        def each_round(index: int) -> None:
+            log.info(
+                "Round %d of %d: %s", index + 1, self.options.rounds, ", ".join(turn.name for turn in measured.cases)
+            )
+            floor.measure()
+
+        analysis: dict[str, list[float]] = {}
+
+        def seconds_of_turn(case: Case) -> float:
+            seconds = seconds_of(case)
+            if isinstance(case.work, cases.WholePass):
+                analysis.setdefault(case.name, []).append(case.work.analysis)
+            return seconds
+
+        others = machine.OtherLoad()
+        measured.seconds = cases.take_turns(measured.cases, self.options.rounds, seconds_of_turn, each_round)
+        load = others.cores()
+        if load is not None:
+            self._more["other_load"] = load
+        measured.analysis = {name: np.array(values) for name, values in analysis.items()}
+        return measured, floor, whole
+
+    def _seconds_of(self, work: Callable[[], object]) -> float:
+        return machine.timed(work, self._model.device)
+
+    def _whole_pass(self, model: LanguageModel) -> cases.WholePass:
+        return cases.WholePass(model, self.tokens, self.options, self.setting)
+
+    def _activations(self, model: LanguageModel, sequences: int) -> list[torch.Tensor]:
+        """Ours, of the first sequences, of each site `[sequences, length, neurons]`."""
+        with fast_forward(model.network) if model.fast else nullcontext():
+            found = capture(model.network, self.tokens.input_ids[:sequences], self.options.site, self.layers)
+        return list(found.values())
+
+    def _find_peers(self, sites, ours: list[torch.Tensor]) -> dict[str, tuple[str, Callable]]:
+        if not self.options.peers:
+            return {}
+        network = self._model.network
+        ids = torch.from_numpy(self.tokens.input_ids[:1].astype(np.int64)).to(network.device)
+        found = find_peers(network, sites, ids, ours, AGREEMENT[network.dtype])
+        self._peers = {case: label for case, (label, _, _) in found.items()}
+        self._more |= {f"difference_{case}": difference for case, (_, _, difference) in found.items()}
+        return {case: (label, fetch) for case, (label, fetch, _) in found.items()}
+
+    def _wants_bfloat16(self) -> bool:
+        if self._model.network.dtype is not torch.float32:
+            return False  # the run is in another format already, and that has no error to be held against
+        return bool(
+            machine.multiplies_bfloat16(self._model.device) if self.options.bf16 == "auto" else self.options.bf16
+        )
+
+    def _compare_bfloat16(self, half: LanguageModel, whole: cases.WholePass, case: Case) -> None:
+        assert isinstance(case.work, cases.WholePass)
+        assert whole.report is not None
+        assert case.work.report is not None
+        pairs = zip(self._activations(half, COMPARED), self._activations(self._model, COMPARED), strict=True)
+        error = max(float((rough.double() - exact.double()).norm() / exact.double().norm()) for rough, exact in pairs)
+        r = np.abs(case.work.report.neurons["r_length"] - whole.report.neurons["r_length"])
+        r = r[np.isfinite(r)]
+        self._more["bf16_error"] = error
+        if len(r):
+            self._more["bf16_r_difference_largest"] = float(r.max())
+            self._more["bf16_r_difference_median"] = float(np.median(r))
+
+    def _profile(self, whole: cases.WholePass) -> Table:
+        """One more pass, the seconds of each of PyTorch's operators by name in all lanes, the longest first."""
+        log.info("Profile: one more pass")
+        spent, took = machine.seconds_by_operator(lambda: whole(self.setting.batch_size), self._model.device)
+        return _longest(spent, took * lanes_on(self._model.device))
+
+    # -- what came out ---------------------------------------------------------------------------------------------
+
+    def _table(self, measured: Measured) -> Table:
+        relative = cases.ratios(measured.seconds, "bare")
+        table: Table = {"case": np.array([case.name for case in measured.cases])}
+        table["batch_size"] = np.array([case.batch_size for case in measured.cases])
+        for name, values in (("seconds", measured.seconds), ("ratio", relative)):
+            rows = np.stack([values[case.name] for case in measured.cases])
+            table[name] = np.median(rows, 1)
+            table[f"{name}_min"], table[f"{name}_max"] = rows.min(1), rows.max(1)
+        table["tokens_per_second"] = self.tokens.count / table["seconds"]
+        table["memory_mb"] = np.array([measured.memory.get(case.name, np.nan) for case in measured.cases])
+        return table
+
+    def _metrics(self, measured: Measured, table: Table, floor: machine.Floor) -> dict[str, float]:
+        metrics: dict[str, float] = {"tokens": self.tokens.count, "rounds": self.options.rounds}
+        for row, case in enumerate(measured.cases):
+            metrics[f"seconds_{case.name}"] = float(table["seconds"][row])
+            if case.name != "bare":
+                metrics[f"ratio_{case.name}"] = float(table["ratio"][row])
+            metrics[f"batch_size_{case.name}"] = case.batch_size
+            metrics[f"memory_mb_{case.name}"] = float(table["memory_mb"][row])
+        metrics["memory_mb"] = metrics["memory_mb_pass"]
+        whole, captured = measured.seconds["pass"], measured.seconds["capture"]
+        metrics["statistics_share"] = float(np.median((whole - captured) / whole))
+        metrics["analysis_share"] = float(np.median(measured.analysis["pass"] / whole))
+        metrics["floor_gflops"] = floor.rate / 1e9
+        run = self.tokens.input_ids.size  # a padded token is computed like any other
+        for name, suffix in (("pass", ""), ("bare", "_bare")):
+            seconds, operations = metrics[f"seconds_{name}"], self._arithmetic[name].total
+            pace = self.tokens.count / seconds
+            metrics[f"tokens_per_second{suffix}"] = pace
+            metrics[f"hours_per_billion_tokens{suffix}"] = BILLION / pace / 3600
+            metrics[f"{name}_gflop_per_token"] = operations / 1e9
+            metrics[f"{name}_gflops"] = operations * run / seconds / 1e9
+            metrics[f"{name}_floor_share"] = metrics[f"{name}_gflops"] / metrics["floor_gflops"]
+        metrics["ratio_floor"] = metrics["pass_floor_share"] * metrics["seconds_pass"] / metrics["seconds_bare"]
+        return metrics | self._more
+
+    def _findings(self, measured: Measured, metrics: dict[str, float], profile: Table) -> list[str]:
+        relative = cases.ratios(measured.seconds, "bare")
+
+        def spread(name: str) -> str:
+            low, high = relative[name].min(), relative[name].max()
+            return f"{metrics[f'ratio_{name}']:.2f} ({low:.2f} to {high:.2f})"
+
+        lines = [
+            f"The whole of token_length, nulls and intervals included, takes {spread('pass')} times the plain forward "
+            f"pass: {metrics['seconds_pass']:.3g} s against {metrics['seconds_bare']:.3g} s for {self.tokens.count:,} "
+            f"tokens, medians of {self.options.rounds} rounds in turn (and the smallest and largest ratio of a round); "
+            f"{lanes_on(self._model.device)} × {metrics['batch_size_pass']} sequences at once, the plain forward at "
+            f"its best, {metrics['batch_size_bare']}.",
+            f"Capture alone takes {spread('capture')}; the statistics are {metrics['statistics_share']:.0%} of the "
+            f"pass; {metrics['analysis_share']:.0%} of it comes after the last token.",
+        ]
+        if "memory_mb_pass" in metrics and np.isfinite(metrics["memory_mb_pass"]):
+            lines.append(
+                f"The pass takes {metrics['memory_mb_pass']:,.0f} MB above the loaded model, the plain forward pass "
+                f"{metrics['memory_mb_bare']:,.0f} MB."
+            )
+        lines += [
+            f"The pass computes at {metrics['pass_gflops']:,.0f} GFLOP/s, {metrics['pass_floor_share']:.0%} of the "
+            f"{metrics['floor_gflops']:,.0f} that this machine reaches in bare matrix products of these shapes; the "
+            f"plain forward pass at {metrics['bare_floor_share']:.0%}. Products alone would take "
+            f"{metrics['ratio_floor']:.2f} of the plain forward pass.",
+            f"1,000,000,000 tokens would take {metrics['hours_per_billion_tokens']:,.1f} hours "
+            f"({metrics['hours_per_billion_tokens'] * 3600:,.0f} s, {metrics['tokens_per_second']:,.0f} tokens/s) at "
+            f"the pace of the pass, {metrics['hours_per_billion_tokens_bare']:,.1f} hours at that of the plain forward "
+            "pass.",
+        ]
+        others = [
+            f"{case.label} {spread(case.name)}"
+            + (f" and {measured.memory[case.name]:,.0f} MB" if case.name in measured.memory else "")
+            for case in measured.cases
+            if case.name in ("recipe", *self._peers)
+        ]
+        if others:
+            lines.append(f"Next to the plain forward pass, with basic statistics only: {'; '.join(others)}.")
+        if "ratio_pass_bf16" in metrics:
+            lines.append(
+                f"In bfloat16 the pass takes {spread('pass_bf16')}; activations differ from float32 by up to "
+                f"{metrics['bf16_error']:.1%} of a layer's norm"
+                + (
+                    f", r by {metrics['bf16_r_difference_median']:.4f} in the median and "
+                    f"{metrics['bf16_r_difference_largest']:.4f} at most."
+                    if "bf16_r_difference_largest" in metrics
+                    else "."
+                )
+            )
+        if metrics.get("other_load", 0) > BUSY:
+            lines.append(
+                f"Other programs kept {metrics['other_load']:.1f} cores busy meanwhile: measure again when they rest."
+            )
+        named = [f"{name} {share:.0%}" for name, share in zip(profile["operator"][:4], profile["share"], strict=False)]
+        lines.append(
+            f"Where the pass spends its time, by PyTorch's own names: {', '.join(named)}; {profile['share'][-1]:.0%} "
+            "outside its operators."
+        )
+        return lines
+
+    def _draw(self, measured: Measured, table: Table, metrics: dict[str, float]):
+        from neurexp.figures.bars import ratio_bars
+
+        def note(row: int) -> str:
+            memory = table["memory_mb"][row]
+            said = f"{table['ratio'][row]:.2f}   {table['seconds'][row]:.3g} s"
+            return said + (f", {memory:,.0f} MB" if np.isfinite(memory) else "")
+
+        kinds = {"bare": "reference"} | dict.fromkeys(("capture", "pass", "pass_bf16"), "ours")
+        bars = [
+            (
+                f"{case.label}\n(batch {case.batch_size})",
+                kinds.get(case.name, "others"),
+                table["ratio"][row],
+                table["ratio_min"][row] if case.name != "bare" else np.nan,
+                table["ratio_max"][row] if case.name != "bare" else np.nan,
+                note(row),
+            )
+            for row, case in enumerate(measured.cases)
+        ]
+        at_floor, rate = metrics["ratio_floor"], metrics["floor_gflops"]
+        bars.append(
+            (
+                "the pass's matrix\nproducts alone",
+                "limit",
+                at_floor,
+                np.nan,
+                np.nan,
+                f"{at_floor:.2f}, at {rate:,.0f} GFLOP/s",
+            )
+        )
+        bars.sort(key=lambda bar: ("reference", "ours", "limit", "others").index(bar[1]))  # else in their order
+        names, of_kind, ratios, low, high, notes = zip(*bars, strict=True)
+        return ratio_bars(
+            names,
+            of_kind,
+            np.array(ratios),
+            np.array(low),
+            np.array(high),
+            notes,
+            "plain forward pass = 1",
+            f"The whole measurement takes {metrics['ratio_pass']:.2f} times the plain forward pass, statistics and all",
+            f"{self.setting}, {self.tokens.count:,} tokens, {self._model.device}, "
+            f"{str(self._model.network.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads; medians and "
+            f"range of the ratios of {self.options.rounds} rounds; memory above the loaded model",
+            "time relative to Hugging Face's own forward pass in the same round",
+        )
+
+
+def _longest(spent: list[tuple[str, float, int]], took: float) -> Table:
+    """The operators that took longest, of (name, seconds, calls), then what the others took together, and the rest."""
+    spent = sorted((event for event in spent if event[1] > 0), key=lambda event: -event[1])
+    rows = spent[:OPERATORS]
+    others = spent[OPERATORS:]
+    if others:
+        rows.append(("other operators", sum(event[1] for event in others), sum(event[2] for event in others)))
+    rows.append(("outside operators", max(0.0, took - sum(event[1] for event in spent)), 0))
+    names, seconds, calls = zip(*rows, strict=True)
+    share = np.array(seconds) / max(sum(seconds), 1e-12)
+    return {"operator": np.array(names), "seconds": np.array(seconds), "share": share, "calls": np.array(calls)}
+
+
+def _rounds_table(measured: Measured) -> Table:
+    rounds = len(measured.seconds["bare"])
+    names = [case.name for case in measured.cases]
+    none = np.full(rounds, np.nan)
+    return {
+        "round": np.repeat(np.arange(rounds), len(names)),
+        "case": np.array(names * rounds),
+        "seconds": np.stack([measured.seconds[name] for name in names], 1).ravel(),
+        "analysis_seconds": np.stack([measured.analysis.get(name, none) for name in names], 1).ravel(),
+    }
+
+
+def _batch_sizes_table(measured: Measured) -> Table:
+    rows = [
+        (name, size, seconds)
+        for name, by_size in measured.batch_sizes.items()
+        for size, seconds in sorted(by_size.items())
+    ]
+    if not rows:
+        return {}
+    names, sizes, seconds = zip(*rows, strict=True)
+    return {"case": np.array(names), "batch_size": np.array(sizes), "seconds": np.array(seconds)}

@@ -1,0 +1,287 @@
+"""The analysis of one layer of a contrast: every statistic of its neurons, and its row of `layers.parquet`.
+
+Arrays come from the contrast's captures, the arithmetic from `stats.contrast` and `stats.probe`; which column means
+what is said in `contrast_columns`. Knows no sentence and no figure.
+
+Time is linear in rows, neurons, layers, categories, permutations, splits and shuffles. Memory: one layer's rows in
+float32, as they are on disk, a float32 copy of them for the probe on all neurons, and below some 500 MB that do not
+depend on any of these (`stats.parts`), but for a byte for each row of each shuffle and of each split.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neurexp.report.report import Table
+from neurexp.stats import contrast, nulls, probe, summary, units
+from neurexp.stats.association import LEVEL, q_values
+from neurexp.stats.parts import Tick, of_labellings, untold
+from neurexp.text.spans import Selection, pairs
+
+if TYPE_CHECKING:
+    from neurexp.experiments.contrast.base import Contrast
+
+FEWEST = 4  # rows of a category, below which nothing is compared
+MANY_ROWS, FEW_SHUFFLES = 500, 5  # beyond so many rows a layer's probe is fitted to so many shuffles only
+SPLITS_OF_A_SHUFFLE = 10  # of the words in halves, for each shuffle of the labels
+Effect = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of rows and labellings: `[labellings, neurons]`
+
+
+@dataclass(frozen=True)
+class LayerAnalysis:
+    """One layer's columns of `neurons`, its row of `layers`, and its permutation null."""
+
+    neurons: Table
+    row: dict[str, float]
+    null: nulls.Permutation
+
+
+class Analyst:
+    """What the layers share: labels, units, shuffles, pairs."""
+
+    def __init__(self, of: "Contrast"):
+        self.of, self.labels, self.options = of, of.rows.category, of.options
+        self.seed, self.two = of.setting.seed, of.two
+        _, self.units = np.unique(of.rows.words, return_inverse=True)
+
+    def steps(self) -> dict[str, float]:
+        """The steps of a layer and how long each takes, in units of a product of one neuron: measured, and rough."""
+        rows, categories = len(self.labels), 1 if self.two else len(self.of.categories)
+        several = min(categories, contrast.FEW_CATEGORIES)
+        options, beside = self.options, sum(len(one.rows.words) for one in self.of.conditions.values())
+        unequal = len(set(np.bincount(self.labels))) > 1
+        found = len(self.of.found.words) if "text" in self.of.activations else 0
+        fitted = 1 + self._fitted_shuffles
+        neurons = self.of.activations["words"][self.of.layers[0]].shape[1]
+        dimensions = min(rows, neurons)
+        return {
+            "permutation": rows * options.permutations * (several if several > 1 else 1 + unequal),
+            "replication": 20 * rows * options.splits * several + 1000 * options.splits,
+            "chance": 8 * rows * options.shuffles * SPLITS_OF_A_SHUFFLE * several + 10_000 * options.shuffles,
+            "layer probe": rows * dimensions * (3 + 800 * fitted * categories / neurons),
+            "neuron probes": 10_000 * rows if self.two else 0,
+            "rest": 250 * (rows + beside) + 1000 * found + 100_000,
+        }
+
+    def layer(self, layer: int, progress: dict[str, Tick] | None = None) -> LayerAnalysis:
+        """Every statistic of one layer. `progress` has a tick for each of `steps`."""
+        ticks = progress or dict.fromkeys(self.steps(), untold)
+        x, labels = self.of.activations["words"][layer], self.labels
+        means, mean, deviation = contrast.moments(x, labels)
+        neurons: Table = {f"mean_{one}": values for one, values in enumerate(means)}
+        neurons |= {"mean": mean, "std": deviation, "band": contrast.bands(mean)}
+        row: dict[str, float] = {
+            "mean_offset": float(neurons["mean"].mean()),
+            "share_mean_negative": float((neurons["mean"] < 0).mean()),
+            "bands": int(neurons["band"].sum()),
+            "std_median": float(np.median(neurons["std"])),
+        }
+        null = self._tests(x, neurons, ticks["permutation"])
+        replication = contrast.replicate(
+            x, labels, self.options.splits, self.seed, self.units, tick=ticks["replication"]
+        )
+        row |= self._replication(x, neurons, replication, ticks["chance"])
+        row |= self._chance(x)
+        row |= self._probes(x, neurons, ticks["layer probe"], ticks["neuron probes"])
+        for name, condition in self.of.conditions.items():
+            row |= self._condition(name, self.of.activations[name][layer], condition.rows, x, neurons)
+        single = self.of.rows.lengths == 1
+        row |= self._condition("one_token", x[single], self.of.rows.only(single), x, neurons)
+        row |= self._in_text(layer, x, neurons, replication)
+        ticks["rest"](1)
+        return LayerAnalysis(neurons, row, null)
+
+    def _tests(self, x: np.ndarray, neurons: Table, tick: Tick) -> nulls.Permutation:
+        labels = self.labels
+        tested = contrast.compare(x, labels)
+        null = nulls.permutation(x, labels, self.options.permutations, self.seed, self.units, tick=tick)
+        if self.two:
+            first, second = self.pairs
+            missing = np.full(x.shape[1], np.nan)
+            t_paired, p_paired = contrast.paired_t(x, first, second) if len(first) else (missing, missing)
+            neurons |= {"t_paired": t_paired, "p_paired": p_paired, "t_welch": tested.statistic, "p_welch": tested.p}
+        else:
+            neurons |= {"f": tested.statistic, "p_f": tested.p, "eta2": contrast.eta_squared(x, labels)}
+        neurons |= {
+            "p_permutation": null.p,
+            "p_maxt": null.p_max,
+            "significant_bonferroni": tested.p < LEVEL / x.shape[1],
+            f"q_{self.of.test}": q_values(tested.p),
+        }
+        if self.two:
+            names = ("cohens_d", "cohens_d_low", "cohens_d_high")
+            neurons |= dict(zip(names, contrast.cohens_d(x, labels), strict=True))
+            neurons["auroc"] = contrast.auroc(x, labels)
+        return null
+
+    @cached_property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of category 0 and of category 1, paired; empty where the categories differ in size."""
+        rows, order = self.of.rows, []
+        for category in (0, 1):
+            members = np.flatnonzero(rows.category == category)
+            ids = [rows.ids(int(member)) for member in members]
+            order.append(members[pairs(ids, [rows.words[member] for member in members])])
+        empty = np.array([], dtype=np.int64)
+        return (order[0], order[1]) if len(order[0]) == len(order[1]) else (empty, empty)
+
+    @cached_property
+    def shuffles(self) -> np.ndarray:
+        """`[shuffles, rows]`: the labels dealt out anew, within a unit if every unit has rows of every category."""
+        return self._shuffled(np.zeros_like(self.labels))
+
+    def _shuffled(self, groups: np.ndarray) -> np.ndarray:
+        """`[shuffles, rows]` in as few bytes as the number of categories needs; within `groups`, or units of pairs."""
+        random = np.random.default_rng(self.seed)
+        groups = self.units if units.is_paired(self.labels, self.units) else groups
+        small = self.labels.astype(np.min_scalar_type(len(self.of.categories)))
+        return np.stack([units.shuffled_within(small, groups, random) for _ in range(self.options.shuffles)])
+
+    @property
+    def _fitted_shuffles(self) -> int:
+        """Of how many shuffles a layer's probe is fitted: it is the slowest step."""
+        return self.options.shuffles if len(self.labels) <= MANY_ROWS else min(FEW_SHUFFLES, self.options.shuffles)
+
+    def _replication(self, x: np.ndarray, neurons: Table, found: contrast.Replication, tick: Tick) -> dict[str, float]:
+        shuffles = self.options.shuffles
+        chance = contrast.replicate(x, self.labels, SPLITS_OF_A_SHUFFLE, self.seed, self.units, shuffles, tick)
+        neurons["selected"], neurons["replicated"] = found.selected, found.replicated
+        by_shuffle = chance.heldout.reshape(shuffles, -1).mean(1)
+        return {
+            "replication_selected": float(found.found.mean()),
+            "replication_replicated": float(found.kept.mean()),
+            "replication_by_chance": float(found.by_chance.mean()),
+            "replication_rate": found.rate,
+            "replication_selected_shuffled": float(chance.found.mean()),
+            "replication_replicated_shuffled": float(chance.kept.mean()),
+            "auroc_heldout": float(found.heldout.mean()),
+            "auroc_heldout_shuffled": float(by_shuffle.mean()),
+            "auroc_heldout_shuffled_q95": float(np.quantile(by_shuffle, 1 - LEVEL)),
+        }
+
+    def _chance(self, x: np.ndarray) -> dict[str, float]:
+        """What shuffled labels find, on average."""
+        significant, bonferroni = [], []
+        for part in of_labellings(len(self.shuffles), max(x.shape)):
+            for p in contrast.compare(x, self.shuffles[part]).p:
+                significant.append((q_values(p) < LEVEL).mean())
+                bonferroni.append((p < LEVEL / len(p)).mean())
+        return {
+            "share_significant_shuffled": float(np.mean(significant)),
+            "share_bonferroni_shuffled": float(np.mean(bonferroni)),
+        }
+
+    def _probes(self, x: np.ndarray, neurons: Table, of_layer: Tick, of_neurons: Tick) -> dict[str, float]:
+        fold = probe.folds(self.labels, self.seed, self.units)
+        # Dealt out within the folds: the null's folds are then as balanced as the real ones
+        shuffles = self._shuffled(fold)
+        labellings = np.concatenate([self.labels[None].astype(shuffles.dtype), shuffles])
+        accuracy = probe.layer_accuracy(x, labellings[: 1 + self._fitted_shuffles], fold, of_layer)
+        row = {
+            "probe_layer_accuracy": float(accuracy[0]),
+            "probe_layer_accuracy_shuffled_q95": float(np.quantile(accuracy[1:], 1 - LEVEL)),
+        }
+        if not self.two:
+            return row
+        probes = probe.neuron_probes(x, self.labels, fold, lambda share: of_neurons(share / 2))
+        neurons["probe_accuracy"], neurons["probe_separated"] = probes.accuracy, probes.separated
+        best = probe.best_neuron_accuracy(x, labellings, fold)
+        by_chance = probe.neuron_probes(x, labellings[1], fold, lambda share: of_neurons(share / 2)).accuracy
+        return row | {
+            "probe_best_accuracy": float(best[0]),
+            "probe_best_accuracy_shuffled_q95": float(np.quantile(best[1:], 1 - LEVEL)),
+            "probe_median_accuracy": float(np.median(probes.accuracy)),
+            "probe_accuracy_shuffled_q95": float(np.quantile(by_chance, 1 - LEVEL)),
+            "probe_separated_neurons": int(probes.separated.sum()),
+            "probe_unconverged": int((~probes.converged).sum()),
+        }
+
+    def _labels_of(self, rows: Selection) -> np.ndarray:
+        """`[shuffles, rows]`: the shuffled labels of the same words in other rows."""
+        keys = zip(self.of.rows.words, self.labels.tolist(), strict=True)
+        place = {key: index for index, key in enumerate(keys)}
+        same = [place[key] for key in zip(rows.words, rows.category.tolist(), strict=True)]
+        return self.shuffles[:, same]
+
+    def _agreement(self, effect: Effect, x: np.ndarray, other: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The correlation over neurons of an effect in two sets of rows, for each shuffle of the same words' labels.
+
+        NaN where the effect is not defined in one of them: a shuffle may leave a category without a row.
+        """
+        found = []
+        for part in of_labellings(len(self.shuffles), x.shape[1]):
+            both = zip(effect(x, self.shuffles[part]), effect(other, labels[part]), strict=True)
+            found += [summary.correlation(*pair) for pair in both]
+        return np.array(found)
+
+    def _condition(self, name: str, beside: np.ndarray, rows: Selection, x: np.ndarray, neurons: Table):
+        """The headline under another condition, and how well its effects agree with the first's."""
+        labels, test = rows.category, "t_welch" if self.two else "f"
+        agreement = (f"d_r_{name}", f"d_r_{name}_shuffled_q95", f"d_r_{name}_shuffled_undefined")
+        row: dict[str, float] = {f"rows_{name}": len(labels)}
+        if np.bincount(labels, minlength=len(self.of.categories)).min() < FEWEST:
+            missing = np.full(x.shape[1], np.nan)
+            neurons |= {f"{test}_{name}": missing, f"q_{name}": missing}
+            row |= dict.fromkeys((f"share_significant_{name}", f"share_bonferroni_{name}"), np.nan)
+            if self.two:
+                neurons[f"cohens_d_{name}"] = missing
+                row |= dict.fromkeys(agreement, np.nan)
+            return row
+        tested = contrast.compare(beside, labels)
+        q = q_values(tested.p)
+        neurons |= {f"{test}_{name}": tested.statistic, f"q_{name}": q}
+        row |= {
+            f"share_significant_{name}": float((q < LEVEL).mean()),
+            f"share_bonferroni_{name}": float((tested.p < LEVEL / len(q)).mean()),
+        }
+        if self.two:
+            neurons[f"cohens_d_{name}"] = contrast.differences(beside, labels[None])[0]
+            # The same words in both: they would agree somewhat whatever their labels
+            null = self._agreement(contrast.differences, x, beside, self._labels_of(rows))
+            value = summary.correlation(neurons["cohens_d"], neurons[f"cohens_d_{name}"])
+            row |= dict(zip(agreement, (value, *_quantile(null)), strict=True))
+        return row
+
+    def _in_text(
+        self, layer: int, x: np.ndarray, neurons: Table, replication: contrast.Replication
+    ) -> dict[str, float]:
+        """Whether what was found on the rows holds for the labelled rows of running text."""
+        if not self.of.reads_text:
+            return {}
+        names = (
+            "auroc_text_r", "auroc_text_r_shuffled_q95", "auroc_text_r_shuffled_undefined", "auroc_text_heldout",
+            "auroc_text_heldout_undefined",
+        )  # fmt: skip
+        row: dict[str, float] = dict.fromkeys(names, np.nan)
+        neurons["auroc_text"] = np.full(x.shape[1], np.nan)
+        rows = self.of.text_rows(layer)
+        if rows is None or np.bincount(self.of.found.category, minlength=2).min() < FEWEST:
+            return row
+        text, found = rows[0], self.of.found
+        neurons["auroc_text"] = contrast.auroc(text, found.category)
+        row["auroc_text_r"] = summary.correlation(neurons["auroc"], neurons["auroc_text"])
+        known = set(zip(self.of.rows.words, self.labels.tolist(), strict=True))
+        if not known.issuperset(zip(found.words, found.category.tolist(), strict=True)):
+            return row  # other rows than the first ones': no word to shuffle or to hold out
+        null = self._agreement(contrast.auroc, x, text, self._labels_of(found))
+        row["auroc_text_r_shuffled_q95"], row["auroc_text_r_shuffled_undefined"] = _quantile(null)
+        # Chosen on half of the words, on their own; scored on the other half, in use
+        number = dict(zip(self.of.rows.words, self.units, strict=True))
+        unit_of = np.array([number[word] for word in found.words])
+        scores = []
+        for first, best, way in zip(replication.first, replication.best, replication.best_way, strict=True):
+            seen = np.zeros(len(number), dtype=bool)
+            seen[self.units[first]] = True
+            unseen = ~seen[unit_of]
+            scores.append(contrast.one_against_rest(text[unseen, best], found.category[unseen], way))
+        row["auroc_text_heldout"] = summary.mean(np.array(scores))
+        row["auroc_text_heldout_undefined"] = int(np.isnan(scores).sum())
+        return row
+
+
+def _quantile(null: np.ndarray) -> tuple[float, int]:
+    """The 95 % quantile of what is defined, and how many are not."""
+    return summary.quantile(null, 1 - LEVEL), int(np.isnan(null).sum())

@@ -1,0 +1,1 @@
+"""Profiles: how do activations depend on a property of the token?"""

@@ -1,0 +1,111 @@
+"""Where a model lies: the embedded one, a local folder, or a repository on the Hub at a commit.
+
+Loads nothing and imports nothing heavy, so that a name that leads nowhere is told within seconds.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurexp.errors import UserError, one_line
+from neurexp.io import hub
+from neurexp.models import contents
+
+MINI = Path(__file__).resolve().parent.parent / "mini"
+CONFIG_FILES = ["config.json"]
+# Beside those that transformers reads a repository may have the same weights in another layout
+WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "generation_config.json"]
+TOKENIZER_FILES = [
+    "tokenizer*.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder, or a Hub repository at a commit."""
+
+    path: str
+    repository: hub.Repository | None = None
+
+    @property
+    def identity(self) -> str:
+        return self.repository.commit if self.repository else self.path
+
+    @property
+    def names(self) -> list[str]:
+        """Every file that lies there, as a path below the folder; on the Hub whether or not it will be downloaded."""
+        if self.repository is not None and self.repository.listing:
+            return sorted(self.repository.listing)
+        return contents.names_in(Path(self.path))
+
+    def file(self, name: str, given: str) -> Path:
+        """One file of `names`, downloaded unless it is there. `given` is the option and its value."""
+        return Path(self.path) / name if self.repository is None else hub.fetch_one(self.repository, name, given)
+
+
+def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
+    """Finds `name` without loading anything: the embedded model, a local folder, or a repository on the Hub."""
+    if name == "mini":
+        return Place(str(MINI))
+    if not name.strip():  # or it would be the current folder
+        raise UserError(f"{option} is empty: give {option}=ORGANISATION/MODEL, a local folder, or mini")
+    try:
+        folder = Path(name).expanduser()
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long for a file, or the home of a user that is none
+        raise UserError(
+            f"{option}={name}: cannot be a folder ({one_line(error)}); give the path of one, a Hub id, or mini"
+        ) from error
+    if is_folder:
+        return Place(str(folder.resolve()))
+    if exists:
+        raise UserError(f"{option}={name}: is a file; give the folder that holds it, or a Hub id")
+    if not hub.is_repository_id(name):
+        raise UserError(f"{option}={name}: no such folder, nor is it a Hub id (ORGANISATION/MODEL); mini works offline")
+    repository = hub.resolve(name, revision, "model", option, tuple(files), offline="model=mini dataset=pydoc")
+    return Place(str(repository.folder), repository)
+
+
+def _check_model(place: Place, given: str, weights: str) -> None:
+    """Refuses a folder or repository from which not the model that was meant would be loaded.
+
+    Raises:
+        UserError: it holds an adapter, or no weights that can be read.
+    """
+    names = place.names
+    adapter = contents.adapter_files(names)
+    if adapter and (weights != "random" or "config.json" not in names):
+        has_config = contents.ADAPTER in adapter
+        config = contents.read_json(place.file(contents.ADAPTER, given)) if has_config else {}
+        contents.refuse_adapter(given, contents.ADAPTER if has_config else adapter[0], config)
+    if weights != "random" and place.repository is not None:  # of a folder `load_model` will say so as fast
+        contents.check_weights(given, names)
+
+
+def fetched(place: Place, given: str) -> str:
+    """The folder with all files of `place`, downloaded unless they are there. `given` is the option and its value."""
+    return place.path if place.repository is None else str(hub.fetch(place.repository, given))
+
+
+def check_reachable(name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool) -> None:
+    """Asks only whether what `load_model` will need is there. Raises UserError where it is not."""
+    locate_parts(name, revision, tokenizer, weights, has_architecture)
+
+
+def locate_parts(
+    name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool
+) -> tuple[Place | None, Place]:
+    """Where the config and weights lie (None: built from the named architecture), and where the tokenizer lies."""
+    files = TOKENIZER_FILES if tokenizer is None else []
+    place = None
+    if weights != "random" or not has_architecture:
+        files = CONFIG_FILES + (WEIGHT_FILES if weights != "random" else []) + files
+        place = _locate(name, revision, "model.name", files)
+        _check_model(place, f"model.name={name}", weights)
+    if tokenizer is not None:
+        return place, _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
+    return place, place or _locate(name, revision, "model.tokenizer", files)

@@ -1,0 +1,408 @@
+"""A report → the run folder → MLflow. Knows no experiment.
+
+Every file appears whole or not at all, `summary.json` last: a folder without it is no result. MLflow gets what the
+folder holds, after the run or later, by `python -m neurexp.tracking RUN_FOLDER`. It is spoken to through a client of
+its own, so that nothing global is left behind between the jobs of a sweep.
+"""
+
+import argparse
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf.errors import OmegaConfBaseException
+
+from neurexp.config.schema import Backend, TrackingConfig
+from neurexp.errors import UserError, one_line, without_secrets
+from neurexp.io import mlflow_stores as stores
+from neurexp.io.files import read_table, whole_file, write_json, write_table, write_tensors
+from neurexp.io.mlflow_stores import Store
+from neurexp.report.report import Report, Table
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+LONGEST_NAME = 250  # characters of a run's name, as MLflow's databases have it
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Tables, tensors and the data dictionary into `folder`."""
+    report.check()
+    for name, table in {"layers": report.layers, "neurons": report.neurons, **report.tables}.items():
+        if table:
+            write_table(folder / f"{name}.parquet", table)
+    for name, tensors in report.tensors.items():
+        write_tensors(folder / f"{name}.safetensors", tensors, report.notes.get(name))
+    with whole_file(folder / "columns.md") as path:
+        present = report.names()
+        escaped = {name: text.replace("|", "\\|") for name, text in report.columns.items() if name in present}
+        rows = "".join(f"| `{name}` | {definition} |\n" for name, definition in escaped.items())
+        path.write_text(f"# Columns, metrics and tensors\n\n| name | definition |\n| --- | --- |\n{rows}", "utf-8")
+
+
+def write_figures(folder: Path, report: Report) -> None:
+    """Draws every figure, and writes every page, into `folder/figures`."""
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, draw in report.figures.items():
+        with whole_file(folder / "figures" / f"{name}.png") as path:
+            draw().savefig(path, format="png")
+    for name, write in report.pages.items():
+        with whole_file(folder / "figures" / f"{name}.html") as path:
+            path.write_text(write(), "utf-8")
+
+
+class Tracker:
+    """Tracking that is off: the run folder is all there is. Also the interface of tracking that is on."""
+
+    run_id: str | None = None
+    where = ""  # how a person opens the store, without a password
+    store: str | None = None  # its address, without a password
+
+    def log(
+        self,
+        metrics: dict[str, float],
+        layers: Table,
+        step_column: str | None,
+        tags: dict[str, Any],
+        dataset: dict[str, str] | None = None,
+    ) -> None:
+        """Metrics, those of `layers` over its `step_column`, tags and the dataset's identity of a finished run."""
+
+    def log_folder(self, folder: Path, within: str | None = None) -> None:
+        """The run folder's files, or one of them, as artifacts, in the artifact folder `within`."""
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Ends the run as FINISHED, FAILED or KILLED."""
+
+
+class MlflowTracker(Tracker):
+    """One MLflow run."""
+
+    def __init__(self, client: "MlflowClient", store: Store, run_id: str):
+        self._client, self._id = client, run_id
+        self.run_id, self.where, self.store = run_id, store.where, without_secrets(store.uri)
+
+    @classmethod
+    def begin(
+        cls,
+        client: "MlflowClient",
+        store: Store,
+        experiment_id: str,
+        name: str,
+        parameters: dict[str, str],
+        folder: Path | None,
+        parent: str | None,
+    ) -> "MlflowTracker":
+        """A new run of what is in `folder`, RUNNING from now on; a child of `parent` if that is given."""
+        from mlflow.entities import Param
+
+        tags = {} if parent is None else {"mlflow.parentRunId": parent}
+        tags |= {} if folder is None else {"run_folder": str(folder)}
+        run = client.create_run(experiment_id, run_name=name[:LONGEST_NAME], tags=tags)
+        values = (Param(name, value[:6000]) for name, value in parameters.items())
+        for chunk in _chunks(values, 100):
+            client.log_batch(run.info.run_id, params=chunk)
+        return cls(client, store, run.info.run_id)
+
+    @property
+    def status(self) -> str | None:
+        """RUNNING, FINISHED, FAILED or KILLED; None where the store does not know the run, or somebody deleted it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            info = self._client.get_run(self._id).info
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return info.status if info.lifecycle_stage == "active" else None
+
+    def goes_on(self) -> bool:
+        """Makes the run RUNNING again; False if it is not there any more."""
+        if self.status is None:
+            return False
+        self._client.update_run(self._id, status="RUNNING")
+        if "reason" in self._client.get_run(self._id).data.tags:  # of an end that was none
+            self._client.delete_tag(self._id, "reason")
+        return True
+
+    def log(
+        self,
+        metrics: dict[str, float],
+        layers: Table,
+        step_column: str | None,
+        tags: dict[str, Any],
+        dataset: dict[str, str] | None = None,
+    ) -> None:
+        from mlflow.entities import Dataset, DatasetInput, Metric, RunTag
+
+        # One time for all, so that what is logged twice, after a failure, stands once
+        when = self._client.get_run(self._id).info.start_time
+        entries = [Metric(name, float(value), when, 0) for name, value in metrics.items()]
+        for name, values in layers.items() if step_column is not None else ():
+            if name != step_column:  # one key per column; the layer is the step
+                steps = zip(layers[str(step_column)], values, strict=True)
+                entries += [
+                    Metric(name, float(value), when, int(layer)) for layer, value in steps if np.isfinite(value)
+                ]
+        for chunk in _chunks(entries, 1000):
+            self._client.log_batch(self._id, metrics=chunk)
+        self._client.log_batch(self._id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        if dataset is not None:
+            entity = Dataset(dataset["name"], dataset["digest"], dataset["source_type"], dataset["source"])
+            self._client.log_inputs(self._id, [DatasetInput(entity, [])])
+
+    def log_folder(self, folder: Path, within: str | None = None) -> None:
+        if folder.is_dir():
+            self._client.log_artifacts(self._id, str(folder), within)
+        else:
+            self._client.log_artifact(self._id, str(folder), within)
+
+    def finish(self, status: str, reason: str = "") -> None:
+        if reason:
+            self._client.set_tag(self._id, "reason", reason[:5000])
+        self._client.set_terminated(self._id, status)
+
+
+def start(
+    config: TrackingConfig,
+    outputs: Path,
+    experiment: str,
+    run_name: str,
+    parameters: dict[str, str],
+    folder: Path | None = None,
+    parent: str | None = None,
+    run_id: str | None = None,
+    goes_on: bool = False,
+) -> Tracker:
+    """Opens the tracker that the config asks for.
+
+    Args:
+        config: the tracking group.
+        outputs: where the SQLite store and its artifacts go unless `tracking.uri` names another place.
+        experiment, run_name: how MLflow lists the run.
+        parameters: the resolved config, flat.
+        folder: the run folder.
+        parent: id of the run that this one is a child of.
+        run_id: of a run that goes on, if the store still knows it.
+        goes_on: a run in this folder was begun before; its process may have ended before it could note an id.
+
+    Raises:
+        UserError: the store cannot be opened or the server does not answer.
+    """
+    if config.backend is Backend.off:
+        return Tracker()
+    for line in stores.from_environment(config.uri, config.experiment):
+        _say(line)
+    store = stores.store_of(config.uri, outputs)
+    client = stores.open_store(store)
+    try:
+        if run_id is not None and (tracker := MlflowTracker(client, store, run_id)).goes_on():
+            return tracker  # whatever its experiment is called
+        mlflow_name = stores.experiment_name(client, config.experiment, experiment)
+        artifacts = outputs / "mlartifacts" / re.sub(r"[^\w -]", "_", mlflow_name)  # a name may look like a path
+        experiment_id = stores.experiment_of(client, store, mlflow_name, artifacts)
+        begun = _begun_in(client, experiment_id, folder) if goes_on and folder is not None else None
+        if begun is not None and (tracker := MlflowTracker(client, store, begun)).goes_on():
+            return tracker
+        return MlflowTracker.begin(client, store, experiment_id, run_name, parameters, folder, parent)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{store.given}: MLflow does not take a run there ({one_line(error)}); tracking=off works"
+        ) from error
+
+
+@cache
+def _say(line: str) -> None:
+    """Into the log, once in a process: the jobs of a sweep share what the environment says."""
+    log.info("MLflow:     %s", line)
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """What `summary.json` of a run folder says. Raises UserError where there is none, or it is that of a sweep."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no summary.json there, so no finished run ({one_line(error)})") from error
+    if not isinstance(summary, dict) or "provenance" not in summary:
+        raise UserError(f"{folder}: is no run of an experiment; give one of its runs")
+    return summary
+
+
+def log_run(tracker: Tracker, folder: Path) -> None:
+    """Everything that a whole run folder holds: metrics, those of the layers, tags, dataset and files."""
+    summary = summary_of(folder)
+    facts, layers = summary["provenance"], {}
+    if summary["step_column"] is not None and (folder / "layers.parquet").exists():
+        layers = read_table(folder / "layers.parquet")
+    dataset = facts["dataset"]
+    entity = {
+        "name": summary["dataset"],
+        "digest": facts.get("text_token_hash", facts["token_hash"])[:16],
+        "source_type": dataset["source"],
+        "source": str(dataset.get("path") or dataset.get("name") or dataset["source"]),
+    }
+    tags = {name: facts[name] for name in ("model_revision", "token_hash", "git_commit", "git_dirty")}
+    tags |= {name: summary[name] for name in ("experiment", "model", "dataset", "device")} | {"run_folder": folder}
+    tags["mlflow.note.content"] = "\n".join(f"- {line}" for line in summary["findings"])  # MLflow shows it first
+    tracker.log(summary["metrics"], layers, summary["step_column"], tags, entity)
+    for entry in sorted(folder.iterdir()):
+        if not entry.name.startswith("checkpoint"):  # what only a run that goes on needs
+            tracker.log_folder(entry, entry.name if entry.is_dir() else None)
+
+
+def download(run_id: str, uri: str | None, outputs: Path, into: Path | None = None) -> Path:
+    """What MLflow has of a run folder, in `into` or a temporary folder.
+
+    Args:
+        run_id: of the run.
+        uri: of the store; MLFLOW_TRACKING_URI, or the one in `outputs`, if not given.
+        outputs: the folder of all outputs.
+        into: a folder that exists.
+
+    Raises:
+        UserError: there is no such store, or no such run in it.
+    """
+    store = stores.store_of(uri, outputs, option="--uri")
+    if store.file is not None and not store.file.exists():
+        raise UserError(
+            f"{run_id}: no such run folder, and no MLflow store at {store.file}; give its address with --uri"
+        )
+    client = stores.open_store(store, make=False)
+    from mlflow.exceptions import MlflowException
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        return Path(client.download_artifacts(run_id, "", None if into is None else str(into)))
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"{run_id}: no such run folder, and no such run in {without_secrets(store.uri)} ({one_line(error)}); give "
+            "a run folder, or the address of another store with --uri"
+        ) from error
+
+
+def later(folder: Path) -> str:
+    """The command that logs a run folder."""
+    return shlex.join(["python", "-m", "neurexp.tracking", str(folder)])
+
+
+def log_later(folder: Path, uri: str | None = None) -> Tracker:
+    """Logs a whole run folder that MLflow did not take, or not all of, when it was made.
+
+    Args:
+        folder: of the run.
+        uri: of the store, if not the one of the run's own config.
+
+    Raises:
+        UserError: the folder holds no finished run, or MLflow cannot be opened or does not take it.
+    """
+    from omegaconf import OmegaConf
+
+    from neurexp.config.schema import flat
+
+    summary = summary_of(folder)
+    try:
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        typed_in = Path(OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.cwd)
+        outputs = Path(typed_in, Path(config.run.outputs).expanduser()).resolve()
+        kept, name = summary.get("mlflow_store") or config.tracking.uri, config.experiment.name
+    except (OSError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"{folder}: its .hydra folder does not say where it was to be logged ({one_line(error)})"
+        ) from error
+    if uri is None and kept is not None:
+        uri = stores.store_of(stores.with_password(kept, folder), outputs, typed_in).uri
+    store = without_secrets(stores.store_of(uri, outputs).uri)
+    parent = next((run_id for place in folder.resolve().parents if (run_id := _sweep_in(place, store))), None)
+    wanted, known = TrackingConfig(Backend.mlflow, uri, config.tracking.get("experiment")), summary["mlflow_run_id"]
+    tracker = start(wanted, outputs, name, summary["setting"], flat(config), folder.resolve(), parent, known, True)  # type: ignore[arg-type]
+    try:
+        changed = {"mlflow_run_id": tracker.run_id, "mlflow_store": tracker.store}
+        if summary | changed != summary:
+            write_json(folder / "summary.json", summary | changed)
+        log_run(tracker, folder)
+        tracker.finish("FINISHED")
+    except Exception as error:
+        raise UserError(
+            f"tracking: MLflow did not take the run ({one_line(error)}); `{later(folder)}` tries it again"
+        ) from error
+    log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
+    return tracker
+
+
+def _sweep_in(folder: Path, store: str) -> str | None:
+    """The id of the MLflow run in `store` of the sweep in a folder, if it is that of a sweep."""
+    with suppress(OSError, ValueError, AttributeError):  # `parent.json` may be another program's
+        known = json.loads((folder / "parent.json").read_text("utf-8"))
+        return known["run_id"] if known.get("store") == store else None
+    return None
+
+
+def _begun_in(client: "MlflowClient", experiment_id: str, folder: Path) -> str | None:
+    """The id of the unfinished run that was begun in a run folder."""
+    if "'" in str(folder):
+        return None
+    runs = client.search_runs([experiment_id], f"tags.run_folder = '{folder}' and attributes.status != 'FINISHED'")
+    return runs[0].info.run_id if runs else None
+
+
+def _chunks(items: Iterable, size: int) -> Iterator[list]:
+    iterator: Iterator = iter(items)
+    return iter(lambda: list(islice(iterator, size)), [])
+
+
+class Stopwatch:
+    """Seconds by stage: `with clock("capture"): …`; `total` counts from its making."""
+
+    def __init__(self) -> None:
+        self._start, self.stages = time.perf_counter(), dict[str, float]()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Adds the block's duration to `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        """Every stage so far, and `total`, to the millisecond."""
+        return {name: round(value, 3) for name, value in self.stages.items()} | {
+            "total": round(time.perf_counter() - self._start, 3)
+        }
+
+
+def main() -> None:
+    """`python -m neurexp.tracking RUN_FOLDER`."""
+    from neurexp.console import terminal
+    from neurexp.runs import resume
+
+    terminal.prepare()
+    parser = argparse.ArgumentParser("python -m neurexp.tracking", description="Logs finished runs into MLflow later.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="of finished runs")
+    parser.add_argument("--uri", help="of an MLflow server or store; that of the run's own config if not given")
+    arguments = parser.parse_args()
+    log.setLevel(logging.INFO)
+    with terminal.without_a_log():
+        for folder in arguments.folders:
+            try:
+                log_later(folder, arguments.uri)
+            except UserError as error:
+                sys.exit(f"error: {error}")
+            resume.forget(folder)

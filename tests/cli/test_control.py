@@ -1,0 +1,158 @@
+"""`experiment.control=random`: the same pass with random weights, its numbers and the excess over them beside ours."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from pyarrow import parquet
+
+from neurexp.config.schema import CONFIG_FOLDER, register_schema
+from neurexp.report.report import Report, with_control
+from neurexp.runs.driver import run
+from neurexp.tracking import tracker as tracking
+
+OF_THE_TEXT = {
+    *("tokens", "tokens_special", "types", "types_effective", "length_min", "length_max", "length_median"),
+    *("share_shorter", "share_equal", "share_longer"),
+}
+
+
+@dataclass
+class Run:
+    """A finished run folder."""
+
+    folder: Path
+
+    @property
+    def metrics(self):
+        return json.loads((self.folder / "summary.json").read_text("utf-8"))["metrics"]
+
+    @property
+    def findings(self):
+        return json.loads((self.folder / "summary.json").read_text("utf-8"))["findings"]
+
+    def table(self, name):
+        table = parquet.read_table(self.folder / f"{name}.parquet")
+        return {column: table[column].to_numpy() for column in table.column_names}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Name → a run of mini over 1500 tokens: alone, with its control, and the control as a run of its own."""
+    folder = tmp_path_factory.mktemp("runs")
+    register_schema()
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(tracking, "write_figures", lambda *_: None)  # not what is tested, and half of the time
+    finished = {}
+    for name, option in (
+        ("alone", "experiment.control=off"),
+        ("controlled", "experiment.control=random"),
+        ("control", "model.weights=random"),
+    ):
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_FOLDER)):
+            config = compose(
+                "config",
+                [
+                    "model=mini",
+                    "dataset=pydoc",
+                    "dataset.tokens=1500",
+                    "dataset.sequence_length=64",
+                    "device=cpu",
+                    "device.threads=1",
+                    "tracking=off",
+                    "run.seed=3",
+                    "experiment.layer=[0,1,3,5]",
+                    f"run.outputs={folder}/outputs",
+                    option,
+                ],
+            )
+        where = folder / name
+        where.mkdir()
+        run(config, where)
+        finished[name] = Run(where)
+    monkeypatch.undo()
+    return finished
+
+
+def test_our_own_numbers_are_the_same_with_a_control(runs):
+    alone, controlled = runs["alone"], runs["controlled"]
+    for name, value in alone.metrics.items():
+        assert controlled.metrics[name] == value, name
+    for name, values in alone.table("layers").items():
+        np.testing.assert_array_equal(controlled.table("layers")[name], values, name)
+    for name, values in alone.table("neurons").items():
+        np.testing.assert_array_equal(controlled.table("neurons")[name], values, name)
+
+
+def test_the_control_is_a_run_with_random_weights(runs):
+    controlled, control = runs["controlled"], runs["control"]
+    for name, value in control.metrics.items():
+        assert controlled.metrics.get(f"{name}_control", controlled.metrics[name]) == value, name
+    layers = controlled.table("layers")
+    for name, values in control.table("layers").items():
+        if name != "layer":
+            np.testing.assert_array_equal(layers[f"{name}_control"], values, name)
+
+
+def test_every_headline_of_the_model_has_its_control_and_excess(runs):
+    metrics, alone = runs["controlled"].metrics, runs["alone"].metrics
+    of_the_model = set(alone) - OF_THE_TEXT
+    assert {name for name in alone if f"{name}_control" in metrics} == of_the_model
+    places = {name for name in of_the_model if name.endswith("_layer")}
+    assert places
+    assert not {f"{name}_excess" for name in places} & set(metrics)  # the index of a layer has none
+    for name in of_the_model - places:
+        assert metrics[f"{name}_excess"] == metrics[name] - metrics[f"{name}_control"]
+    assert {"r_abs_median_excess", "survival_overall_excess", "share_significant_all_excess"} <= set(metrics)
+
+
+def test_what_is_of_the_text_alone_has_no_control(runs):
+    assert not {f"{name}_control" for name in OF_THE_TEXT} & set(runs["controlled"].metrics)
+
+
+def test_a_trained_network_is_not_its_control(runs):
+    metrics = runs["controlled"].metrics
+    assert metrics["r_abs_median_control"] != metrics["r_abs_median"]
+    layers = runs["controlled"].table("layers")
+    assert not np.allclose(layers["r_median"], layers["r_median_control"])
+
+
+def test_every_name_is_defined(runs):
+    controlled = runs["controlled"]
+    lines = (controlled.folder / "columns.md").read_text("utf-8").splitlines()
+    defined = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+    for name in (*controlled.metrics, *controlled.table("layers"), *controlled.table("neurons")):
+        assert name in defined, name
+    assert "random weights" in defined["r_abs_median_control"]
+    assert "r_abs_median_control" in defined["r_abs_median_excess"]
+    assert "r_median of the control" in defined["r_median_control"]
+    assert "_control`" not in (runs["alone"].folder / "columns.md").read_text("utf-8")
+
+
+def test_the_control_speaks_for_itself(runs):
+    spoken = [line for line in runs["controlled"].findings if line.startswith("Control (random weights)")]
+    assert spoken
+    assert any("median |r|" in line for line in spoken)
+    assert runs["controlled"].findings[: len(runs["alone"].findings)] == runs["alone"].findings
+
+
+def test_two_reports_side_by_side():
+    def report(metrics, shares):
+        columns = dict.fromkeys((*metrics, "layer", "share"), "a definition")
+        layers = {"layer": np.array([0, 1]), "share": np.array(shares)}
+        return Report(["the text", "the numbers"], metrics, layers, {}, columns, "share", frozenset({"tokens"}))
+
+    ours, theirs = (
+        report({"tokens": 9, "r": 0.5, "only": 1.0}, [0.1, 0.2]),
+        report({"tokens": 9, "r": 0.1}, [0.3, np.nan]),
+    )
+    both = with_control(ours, theirs)
+    both.check()
+    assert both.metrics == {"tokens": 9, "r": 0.5, "only": 1.0, "r_control": 0.1, "r_excess": 0.4}
+    np.testing.assert_array_equal(both.layers["share_control"], [0.3, np.nan])
+    assert "layer_control" not in both.layers
+    assert ours.metrics == {"tokens": 9, "r": 0.5, "only": 1.0}
+    assert set(ours.columns) == {"tokens", "r", "only", "layer", "share"}

@@ -1,0 +1,98 @@
+"""Which files of a user's folder are data: none that is hidden, each once, in an order that names alone decide."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from neurexp.io.files import data_files, is_hidden
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+
+def found(folder: Path, *endings: str, **options) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in data_files(folder, endings or (".txt",), **options)]
+
+
+def test_endings_are_known_in_any_case_and_names_are_in_order(tmp_path):
+    make(tmp_path, "b.TXT", "a.txt", "B/z.Txt", "a/b.txt", "Z.txt", "é.txt", "c.md", "d.txt.gz", "txt", "atxt")
+    assert found(tmp_path) == ["B/z.Txt", "Z.txt", "a/b.txt", "a.txt", "b.TXT", "é.txt"]
+    assert found(tmp_path, ".TXT.gz") == ["d.txt.gz"]
+    assert found(tmp_path, recursive=False) == ["Z.txt", "a.txt", "b.TXT", "é.txt"]
+
+
+def test_a_name_has_its_place_in_either_unicode_form(tmp_path):
+    make(tmp_path, "e\u0301.txt", "f.txt", "z.txt")  # an é as macOS may keep it
+    assert found(tmp_path) == ["f.txt", "z.txt", "e\u0301.txt"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".ipynb_checkpoints/a-checkpoint.txt", "._a.txt", ".a.txt", "~$a.txt", "a.txt~", ".git/a.txt", "__MACOSX/a.txt",
+        "Thumbs.db", "desktop.ini", ".DS_Store", "deep/.cache/x/a.txt", "_delta_log/0.txt", "lost+found/a.txt",
+    ],
+)  # fmt: skip
+def test_hidden_files_and_those_of_other_programs_are_no_data(tmp_path, name):
+    folder = tmp_path / ".hidden itself"
+    make(folder, "a.txt", name)
+    assert found(folder, ".txt", ".ini", ".db", "~") == ["a.txt"]
+    assert any(is_hidden(part) for part in Path(name).parts)
+
+
+def test_a_readme_is_text_where_its_ending_says_so(tmp_path):
+    make(tmp_path, "README", "LICENSE.txt", "README.md")
+    assert found(tmp_path) == ["LICENSE.txt"]
+
+
+def test_links_are_followed_and_circles_are_not(tmp_path):
+    make(tmp_path, "outside/deep/book.txt", "other.txt", "folder/own.txt", "sibling/no.txt")
+    folder = tmp_path / "folder"
+    (folder / "books").symlink_to(tmp_path / "outside")
+    (folder / "file.txt").symlink_to("../other.txt")
+    (folder / "up").symlink_to("..")
+    (folder / "self").symlink_to(".")
+    (tmp_path / "outside" / "deep" / "back").symlink_to(folder)
+    (tmp_path / "outside" / "deep" / "parent").symlink_to("..")
+    assert found(folder) == ["books/deep/book.txt", "file.txt", "own.txt"]
+    assert found(folder, recursive=False) == ["file.txt", "own.txt"]
+    (tmp_path / "link").symlink_to(folder)
+    assert found(tmp_path / "link") == ["books/deep/book.txt", "file.txt", "own.txt"]
+
+
+def test_one_file_comes_once_under_its_own_name_or_else_the_first(tmp_path):
+    make(tmp_path, "folder/z/own.txt", "outside/book.txt")
+    folder = tmp_path / "folder"
+    (folder / "a").symlink_to("z")
+    (folder / "b.txt").symlink_to("z/own.txt")
+    (folder / "c.txt").symlink_to(tmp_path / "outside" / "book.txt")
+    (folder / "d.txt").symlink_to("c.txt")
+    (folder / "e").symlink_to(tmp_path / "outside")
+    assert found(folder) == ["c.txt", "z/own.txt"]
+
+
+def test_equal_files_are_two_and_so_are_two_names_of_one_file_that_are_no_links(tmp_path):
+    make(tmp_path, "a.txt")
+    (tmp_path / "b.txt").write_text("a.txt")
+    (tmp_path / "c.txt").hardlink_to(tmp_path / "a.txt")
+    assert found(tmp_path) == ["a.txt", "b.txt", "c.txt"]
+
+
+def test_what_cannot_be_read_is_told_or_raised(tmp_path):
+    make(tmp_path, "a.txt", "x/b.txt")
+    (tmp_path / "lost.txt").symlink_to("nowhere")
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    (tmp_path / "lost").symlink_to("nowhere")  # might be anything
+    os.mkfifo(tmp_path / "pipe.txt")
+    told: list[OSError] = []
+    assert found(tmp_path, on_error=told.append) == ["a.txt", "x/b.txt"]
+    assert sorted(Path(error.filename).name for error in told) == ["loop.txt", "lost.txt", "pipe.txt"]
+    with pytest.raises(OSError, match="no file, and no link to one"):
+        found(tmp_path)
+    with pytest.raises(OSError, match="No such file"):
+        found(tmp_path / "nowhere")

@@ -1,0 +1,131 @@
+"""A pass is run once: the same command with other options of the analysis finds what the first one left."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import FINISHED_ARGUMENTS
+from pyarrow.parquet import read_table
+
+from neurexp.engine.reducers.gram import Gram
+from neurexp.io.store import StateStore
+
+ARGUMENTS = (*FINISHED_ARGUMENTS, "tracking=off", "run.outputs=out")
+SAID = "the statistics are an earlier pass's"
+
+
+@pytest.fixture(scope="module")
+def first(commands, tmp_path_factory):
+    """The folder in which a first command has run; its run folder is `first`."""
+    folder = tmp_path_factory.mktemp("first")
+    process = commands.run((*ARGUMENTS, "hydra.run.dir=first", "experiment.control=random"), folder)
+    assert process.returncode == 0, process.stderr
+    assert SAID not in process.stdout
+    return folder
+
+
+@pytest.fixture
+def run(commands, first, tmp_path):
+    """`run(option, …)` → what a second command there printed, its summary and its neurons; without: of the first."""
+
+    def one(*options):
+        name = str(tmp_path / "second") if options else "first"
+        process = commands.run((*ARGUMENTS, f"hydra.run.dir={name}", *options), first) if options else None
+        assert process is None or process.returncode == 0, process.stderr
+        summary = json.loads((first / name / "summary.json").read_text("utf-8"))
+        return process and process.stdout, summary, read_table(first / name / "neurons.parquet").to_pandas()
+
+    return one
+
+
+def test_another_analysis_of_the_same_pass_reuses_it_and_says_so(run):
+    _, first, one = run()
+    assert first["provenance"]["reused"] == []
+    assert "capture" in first["timings"]
+
+    said, summary, two = run("experiment.correction=by")
+    assert SAID in said
+    assert summary["provenance"]["reused"] == ["Text"]
+    assert "capture" not in summary["timings"]  # what was not measured is not reported
+    assert (two["q_length"] >= one["q_length"]).all()
+    assert (two["q_length"] > one["q_length"]).any()
+    rest = [name for name in one.columns if not name.startswith(("q_", "survival"))]
+    assert one[rest].equals(two[rest])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "experiment.permutations=8",
+        "dataset.tokens=1024",
+        "run.reuse=false",
+        *(
+            pytest.param(option, marks=pytest.mark.slow)
+            for option in (
+                "experiment.skip_positions=1",
+                "experiment.strip_space=true",
+                "experiment.site=ACT",
+                "run.seed=1",
+                "device.batch_size=1",
+                "device.dtype=bfloat16",
+                "model.fast=false",
+            )
+        ),
+    ],
+)
+def test_another_pass_is_another_pass(run, option):
+    said, summary, _ = run(option)
+    assert SAID not in said
+    assert summary["provenance"]["reused"] == []
+    assert "capture" in summary["timings"]
+
+
+def test_a_reused_pass_and_its_control_give_the_same_report_to_the_bit(run):
+    _, first, one = run()
+    said, summary, two = run("experiment.control=random")
+    assert said.count(SAID) == 2
+    assert summary["provenance"]["reused"] == ["Text", "control: Text"]
+    assert one.equals(two)
+    assert first["metrics"] == summary["metrics"]
+    assert first["findings"] == summary["findings"]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: b"x" * 50], ids=["torn", "other"])
+def test_a_damaged_file_is_made_anew(run, first, damage):
+    _, _, one = run()
+    kept = {file: file.read_bytes() for file in (first / "out" / "cache").glob("statistics_*.safetensors")}
+    for file, content in kept.items():
+        file.write_bytes(damage(content))
+    said, summary, two = run("experiment.control=off")
+    assert SAID not in said
+    assert "capture" in summary["timings"]
+    assert one.equals(two)
+    assert sum(file.read_bytes() == content for file, content in kept.items()) == 1
+    for file, content in kept.items():
+        file.write_bytes(content)
+
+
+def gram(value):
+    reducer = Gram(3, 1, slice(0, 1), shift=torch.zeros(1, 50))
+    reducer.zx += value
+    return reducer
+
+
+def test_the_least_recently_used_make_room(tmp_path, monkeypatch):
+    store = [StateStore(tmp_path, {"number": number}) for number in range(3)]
+    store[0].save([gram(0)])
+    size = next(tmp_path.glob("statistics_*")).stat().st_size
+    monkeypatch.setattr(StateStore, "LARGEST", 2 * size)
+    for number in (1, 2):
+        for file in tmp_path.glob("statistics_*"):
+            os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns - 10**10))
+        if number == 2:
+            assert store[0].load([gram(9)])  # used last
+        store[number].save([gram(number)])
+    found = gram(9)
+    assert not store[1].load([found])
+    for number in (0, 2):
+        assert store[number].load([found])
+        assert np.all(found.zx.numpy() == number)
