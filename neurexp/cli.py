@@ -29,6 +29,7 @@ from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.runs import sweep as sweeps
+from neurexp.runs.sweep_job import Membership
 
 HELPERS_WAIT = 5  # seconds that process 0 of `torchrun` has to tell a mistake first: torchrun ends all with the first
 LONGEST_NAME = 200  # characters, of what tells a sweep's runs apart
@@ -99,10 +100,9 @@ def _job(config: DictConfig) -> None:
             return
         from neurexp.runs.driver import run
 
-        among = [] if sweep is None else sweeps.among(sweep, overrides)
-        over_layers = any(text.startswith("experiment.layer=") for text in among)
+        job = None if sweep is None else Membership(sweep, number, tuple(sweeps.among(sweep, overrides)))
         with terminal.warnings_in_the_log():
-            run(config, folder, sweep, over_layers, ", ".join(among)[:LONGEST_NAME])
+            run(config, folder, job)
     except KeyboardInterrupt:
         _tell_how_to_go_on(folder)
         raise

@@ -7,6 +7,7 @@ transformers, datasets and mlflow bring is imported when a run starts.
 import logging
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,172 +21,179 @@ from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.io import files
 from neurexp.runs import resume
+from neurexp.runs.sweep_job import Membership
 from neurexp.runs import sweep as sweeps
 
 if TYPE_CHECKING:
+    from neurexp.experiments.base import Experiment
     from neurexp.runs.measure import Measurement
     from neurexp.tracking.tracker import Stopwatch, Tracker
 
 log = logging.getLogger(__name__)
 
 
-def run(
-    config: DictConfig, folder: Path, sweep: Path | None = None, every_layer: bool = False, among: str = ""
-) -> None:
+def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None:
     """One run, from the composed config to the files in `folder` and in MLflow.
 
     Args:
         config: as Hydra composed it.
         folder: the run folder.
-        sweep: the folder of the sweep that this run is a job of.
-        every_layer: the sweep is over layers.
-        among: what tells this run from others of the sweep, for its name in MLflow.
+        job: says which sweep this run is a job of, if any.
 
     Raises:
         UserError: whatever the user can mend.
     """
     environment.check()
-    settings = checked(config)
-    hearing_signals(_check_reachable, settings)
-    options, plugin = hearing_signals(typed_options, settings.experiment)
+    typed = checked(config)
+    unreachable = hearing_signals(_check_reachable, typed)
+    options, plugin = hearing_signals(typed_options, typed.experiment)
     if options.control not in ("off", "random"):
         raise UserError(f"experiment.control={options.control}: give off or random")
-    if options.control == "random" and settings.model.weights is Weights.random:
+    if options.control == "random" and typed.model.weights is Weights.random:
         raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
 
     hearing_signals(import_module, "neurexp.runs.measure")  # and with it all that is large
-    from neurexp.experiments.base import Setting
     from neurexp.io import provenance
-    from neurexp.runs.measure import Measurement, batch_size_of, prepare_device
+    from neurexp.runs.measure import measure, prepare_device
     from neurexp.text import sources
     from neurexp.tracking import tracker as tracking
 
     clock = tracking.Stopwatch()
-    prepare_device(settings)
-    setting = Setting(
-        _model_name(settings),
-        _dataset_name(settings),
-        settings.run.seed,
-        settings.model.default_layer,
-        batch_size_of(settings),
-        settings.run.reuse,
-        every_layer,
-    )
-    experiment = plugin(options, setting)
+    prepare_device(typed)
+    experiment = plugin(options)
+    if unreachable and experiment.reads_text:
+        raise unreachable
+    names = _model_name(typed), _dataset_name(typed, experiment)
+    other_layers = job is not None and job.varies("experiment.layer")
     hearing_signals(processes.connect)
     if processes.rank() > 0:
         shared = hearing_signals(processes.told, "")
-        if shared and plugin.splits:
-            hearing_signals(Measurement(settings, experiment, Path(shared), clock, _reads_text(settings)).run)
+        if shared and plugin.distributed:
+            hearing_signals(measure, typed, experiment, names, Path(shared), clock)
         processes.leave()
         return
     with resume.at_work(folder, config) as progress:
         resume.redact(folder / ".hydra")
-        is_whole = (folder / "summary.json").exists()  # and the process was ended while it logged
+        is_whole = (folder / "summary.json").exists()  # the process ended while it logged
         hearing_signals(processes.told, "" if is_whole else str(folder.resolve()))
         if is_whole:
             processes.leave()
             progress.results_are_whole()
-            if settings.tracking.backend is not Backend.off:
-                hearing_signals(tracking.log_later, folder, settings.tracking.uri)
+            if typed.tracking.backend is not Backend.off:
+                hearing_signals(tracking.log_later, folder, typed.tracking.uri)
             resume.forget(folder)
             return
-        read = _reads_text(settings)
-        text = hearing_signals(sources.identity, settings.dataset) if read else {"source": "none"}
+        text = hearing_signals(sources.identity, typed.dataset) if experiment.reads_text else {"source": "none"}
         facts = provenance.of_process() | {"dataset": text}
-        outputs = Path(settings.run.outputs).expanduser().resolve()
         with clock("track"):
-            parent = None
-            if sweep is not None:
-                parent = hearing_signals(sweeps.parent, settings.tracking, outputs, options.name, sweep)
-            known = progress.note.get("run_id")
-            name = f"{setting}, {among}" if among else str(setting)
-            parameters, resumed = flat(config), progress.resumed
-            tracker = hearing_signals(
-                tracking.start,
-                settings.tracking,
-                outputs,
-                options.name,
-                name,
-                parameters,
-                folder,
-                parent,
-                known,
-                resumed,
-            )
-        progress.remember(run_id=tracker.run_id or known)
+            tracker = hearing_signals(_start_tracking, typed, config, folder, job, " on ".join(names), progress)
+        progress.remember(run_id=tracker.run_id or progress.note.get("run_id"))
         try:
-            measurement = hearing_signals(Measurement(settings, experiment, folder, clock, read).run)
+            measured = hearing_signals(measure, typed, experiment, names, folder, clock, other_layers)
             processes.leave()
-            hearing_signals(_write, measurement, resume.options_of(config), facts, tracker)
+            written = _Written(typed, experiment, measured, folder, clock, tracker)
+            hearing_signals(_write, written, resume.options_of(config), facts)
             progress.results_are_whole()
             untracked = hearing_signals(_log, folder, tracker, clock)
         except BaseException as error:
             how, why = "FAILED", f"{type(error).__name__}: {error}"
             if isinstance(error, KeyboardInterrupt):
                 how, why = "KILLED", "interrupted"
-                files.remove_own(folder)  # of work that is in native code still
-            with suppress(Exception):  # what went wrong is the news, not that it could not be noted
+                files.remove_own(folder)  # of work that native code still does
+            with suppress(Exception):  # the user must see the first error, not this one
                 hearing_signals(tracker.finish, how, why)
             raise
         if not untracked:
             resume.forget(folder)
-    _tell(measurement, tracker)
+    _print_result(written)
     if untracked:
         raise UserError(untracked)
 
 
-def _write(measurement: "Measurement", options: dict[str, str], begun: dict[str, Any], tracker: "Tracker") -> None:
-    """Everything into the run folder; `summary.json` comes last, and makes it a result.
+def _start_tracking(
+    typed: Config, config: DictConfig, folder: Path, job: Membership | None, label: str, progress: resume.Progress
+) -> "Tracker":
+    from neurexp.tracking import tracker as tracking
 
-    `begun` is what is known of the code and the text since before the pass.
+    outputs, name = Path(typed.run.outputs).expanduser().resolve(), typed.experiment["name"]
+    parent = None if job is None else sweeps.parent(typed.tracking, outputs, name, job.folder)
+    run_name = label if job is None or not job.label else f"{label}, {job.label}"
+    return tracking.start(
+        typed.tracking,
+        outputs,
+        name,
+        run_name,
+        flat(config),
+        folder,
+        parent,
+        progress.note.get("run_id"),
+        progress.resumed,
+    )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A measurement, and where it is written."""
+
+    config: Config
+    experiment: "Experiment"
+    measured: "Measurement"
+    folder: Path
+    clock: "Stopwatch"
+    tracker: "Tracker"
+
+
+def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> None:
+    """Writes everything into the run folder. `summary.json` comes last, and makes the folder a result.
+
+    `begun` describes the code and the text as they were before the pass.
     """
     from neurexp.io import provenance
     from neurexp.runs.measure import MOST_TOKENS_WRITTEN, batch_size_of
     from neurexp.text.skipped import table
     from neurexp.tracking import tracker as tracking
 
-    experiment, settings, model = measurement.experiment, measurement.settings, measurement.model
-    report, folder, clock = measurement.report, measurement.folder, measurement.clock
+    model, plan, report = run.measured.model, run.measured.plan, run.measured.report
     assert report is not None
-    tokens, network = experiment.tokens, model.network
-    with clock("analyse"):
+    tokens, network, folder = plan.tokens, model.network, run.folder
+    with run.clock("analyse"):
         tracking.write_report(folder, report)
-    with clock("figures"):
+    with run.clock("figures"):
         tracking.write_figures(folder, report)
-    with clock("track"):
+    with run.clock("track"):
         if tokens.count <= MOST_TOKENS_WRITTEN:
             arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
             files.write_tensors(folder / "tokens.safetensors", arrays)
-        if skipped := experiment.skipped():
-            files.write_table(folder / "skipped.parquet", table(skipped))
+        if plan.skipped:
+            files.write_table(folder / "skipped.parquet", table(plan.skipped))
         dtype = str(network.dtype).removeprefix("torch.")
-        facts = begun | {
+        facts = {
+            **plan.provenance,  # first: an experiment's own facts replace none of these
+            **begun,
             "model_revision": model.revision,
             "model_weights": model.weights,
             "model_hash": model.weights_hash,
             "tokenizer_hash": provenance.hash_of_tokenizer(model.tokenizer),
             "begins_with_bos": model.begins_with_bos,
             "token_hash": tokens.hash,
-            "seed": settings.run.seed,
+            "seed": run.config.run.seed,
             "dtype": dtype,
-            "batch_size": batch_size_of(settings),
+            "batch_size": batch_size_of(run.config),
             "processes": processes.count(),
             "fast_forward": model.fast,
             **provenance.of_arithmetic(network.device),
-            "reused": measurement.reused,
-            "resumed": measurement.resumed,
-            "skipped": len(skipped),
-            "plugin_hash": provenance.hash_of_plugin(type(experiment)),
-            **experiment.provenance(),
+            "reused": list(run.measured.reused),
+            "resumed": dict(run.measured.resumed),
+            "skipped": len(plan.skipped),
+            "plugin_hash": provenance.hash_of_plugin(type(run.experiment)),
         }
     summary = {
-        "experiment": experiment.options.name,
+        "experiment": run.experiment.options.name,
         "model": model.name,
-        "dataset": experiment.setting.dataset,
+        "dataset": plan.inputs.dataset_name,
         "device": str(network.device),
         "dtype": dtype,
-        "setting": str(experiment.setting),
+        "setting": plan.inputs.label,
         "model_layers": model.layers,
         "statistic": report.statistic,
         "step_column": report.step_column,
@@ -194,9 +202,9 @@ def _write(measurement: "Measurement", options: dict[str, str], begun: dict[str,
         "metrics": report.metrics,
         "options": options,
         "provenance": facts,
-        "mlflow_run_id": tracker.run_id,
-        "mlflow_store": tracker.store,
-        "timings": clock.seconds(),
+        "mlflow_run_id": run.tracker.run_id,
+        "mlflow_store": run.tracker.store,
+        "timings": run.clock.seconds(),
     }
     files.write_json(folder / "summary.json", summary)
 
@@ -219,42 +227,46 @@ def _log(folder: Path, tracker: "Tracker", clock: "Stopwatch") -> str | None:
     return None
 
 
-def _check_reachable(settings: Config) -> None:
-    """Refuses what is not to be had before anything heavy is imported, anything loaded or written."""
+def _check_reachable(config: Config) -> UserError | None:
+    """Refuses a model or a dataset that cannot be had, before anything heavy is imported, loaded or written.
+
+    An experiment with an option `text` may not read the dataset after all. Its error is returned: only the experiment
+    can say whether it reads text (`Experiment.reads_text`).
+    """
     from neurexp.models.locations import check_reachable
     from neurexp.text import sources
 
-    model = settings.model
+    model = config.model
     check_reachable(model.name, model.revision, model.tokenizer, model.weights.value, model.architecture is not None)
-    if _reads_text(settings):
-        try:
-            sources.check_reachable(settings.dataset)
-        except UserError as error:
-            hint = "; experiment.text=false does without a text" if "text" in settings.experiment else ""
-            raise UserError(f"{error}{hint}") from error
+    if config.experiment.get("text") is False:
+        return None
+    try:
+        sources.check_reachable(config.dataset)
+    except UserError as error:
+        if "text" not in config.experiment:
+            raise
+        hinted = UserError(f"{error}; experiment.text=false does without a text")
+        hinted.__cause__ = error
+        return hinted
+    return None
 
 
-def _reads_text(settings: Config) -> bool:
-    """Whether the dataset is read at all: an experiment that can do without has an option `text`."""
-    return str(settings.experiment.get("text", True)).lower() not in ("false", "no", "off", "n", "0")
+def _model_name(config: Config) -> str:
+    name = config.model.name.rsplit("/")[-1]
+    return f"{name} with random weights" if config.model.weights is Weights.random else name
 
 
-def _model_name(settings: Config) -> str:
-    name = settings.model.name.rsplit("/")[-1]
-    return f"{name} with random weights" if settings.model.weights is Weights.random else name
-
-
-def _dataset_name(settings: Config) -> str:
-    dataset = settings.dataset
-    if not _reads_text(settings):
+def _dataset_name(config: Config, experiment: "Experiment") -> str:
+    dataset = config.dataset
+    if not experiment.reads_text:
         return "words alone"
     if dataset.source is Source.files:
         return Path(dataset.path or "").name
     return dataset.source.value if dataset.source is Source.pydoc else str(dataset.name).rsplit("/")[-1]
 
 
-def _tell(measurement: "Measurement", tracker: "Tracker") -> None:
-    report, folder = measurement.report, measurement.folder
+def _print_result(run: _Written) -> None:
+    report, folder = run.measured.report, run.folder
     assert report is not None
     log.info("")
     for line in report.findings:
@@ -264,7 +276,7 @@ def _tell(measurement: "Measurement", tracker: "Tracker") -> None:
     figures = sorted([f"{name}.png" for name in report.figures] + [f"{name}.html" for name in report.pages])
     log.info("Run folder: %s", near if not near.startswith("..") else folder)
     log.info("Figures:    %s", ", ".join(f"figures/{name}" for name in figures))
-    if tracker.run_id:
-        log.info("MLflow:     run %s; open with: %s", tracker.run_id, tracker.where)
-    seconds = measurement.clock.seconds().items()
+    if run.tracker.run_id:
+        log.info("MLflow:     run %s; open with: %s", run.tracker.run_id, run.tracker.where)
+    seconds = run.clock.seconds().items()
     log.info("Seconds:    %s", ", ".join(f"{stage} {value:.1f}" for stage, value in seconds))

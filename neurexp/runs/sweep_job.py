@@ -1,6 +1,7 @@
 """One job of a sweep, as the sweep's folder notes it. Knows neither files nor MLflow."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -30,3 +31,21 @@ class Job:
 def bare(override: str) -> str:
     """The override without what adds it to the others, or takes it away."""
     return override.lstrip("+~")
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Which job of a sweep a run is."""
+
+    folder: Path  # of the sweep
+    number: int
+    varied: tuple[str, ...]  # the overrides in which the sweep's jobs differ
+
+    @property
+    def label(self) -> str:
+        """What tells the run from the sweep's other runs."""
+        return ", ".join(self.varied)[:200]
+
+    def varies(self, option: str) -> bool:
+        """Whether the sweep's jobs differ in an option."""
+        return any(bare(text).partition("=")[0] == option for text in self.varied)

@@ -1,0 +1,144 @@
+"""A planned pass: which tokens, which layers of a site, which reducers; and how it is run.
+
+An experiment plans passes, and the driver runs them. Knows no experiment: what the reducers' groups mean, and what an
+earlier run may stand for, is decided elsewhere.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+from neurexp.engine import processes
+from neurexp.engine.checkpoint import Checkpoints
+from neurexp.engine.lanes import lanes_on
+from neurexp.engine.passes import Covariates, count_not_finite, run_pass
+from neurexp.engine.reducers.base import NotFiniteError, Reducer
+from neurexp.errors import UserError
+from neurexp.io.provenance import hash_of_code, of_arithmetic
+from neurexp.models.fast import fast_forward
+from neurexp.models.load import LanguageModel
+from neurexp.models.sites import Site, find_sites
+from neurexp.text.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over token sequences, as an experiment plans it.
+
+    Args:
+        name: unique among the passes of a run; results, checkpoints and log lines are found by it.
+        tokens: what to run.
+        site: the place in each block, `MLP` for example.
+        layers: block indices, ascending.
+        reducers: makes new reducers, by name. It is called once for each run of the pass.
+        covariates: what the reducers must know of the tokens of a batch (`engine.passes.run_pass`).
+        key: everything that the reducers' states depend on, except `activation_key` and the layers; JSON values.
+        label: the inputs in a few words, for the log.
+        distributed: `torchrun` splits the pass over its processes. Otherwise its first process runs it alone.
+        cacheable: the states are stored, and stand for the same pass of later runs.
+        batch_factor: so many times more sequences go into one forward than of running text.
+    """
+
+    name: str
+    tokens: Tokens
+    site: str
+    layers: tuple[int, ...]
+    reducers: Callable[[], dict[str, Reducer]]
+    covariates: Covariates | None = None
+    key: Mapping[str, Any] = field(default_factory=dict)
+    label: str = "Text"
+    distributed: bool = True
+    cacheable: bool = False
+    batch_factor: int = 1
+
+
+def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict[str, Any]:
+    """What a pass's activations depend on to the last bit: weights, tokens, arithmetic and the batches' boundaries."""
+    return {
+        "code": hash_of_code(),
+        "weights": model.weights_hash,
+        "dtype": str(model.network.dtype),
+        "fast": model.fast,
+        "site": planned.site,
+        "tokens": planned.tokens.hash,
+        "batch_size": batch_size,
+        "arithmetic": of_arithmetic(model.device),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def run(
+    planned: Pass,
+    model: LanguageModel,
+    batch_size: int = 4,
+    checkpoints: Checkpoints | None = None,
+    forecast: Callable[[float, int], None] | None = None,
+    progress: bool = False,
+) -> dict[str, Reducer]:
+    """Runs the pass; returns its reducers, which have seen every token.
+
+    Under `torchrun` each process runs its share of a distributed pass, and only the reducers of process 0 see it all.
+    One thread at a time runs a pass: the fast forward swaps parts of a model, and lanes share out PyTorch's threads.
+
+    Args:
+        planned: what to run.
+        model: the model; it is left as it was.
+        batch_size: sequences of running text in one forward.
+        checkpoints, forecast, progress: as in `engine.passes.run_pass`.
+
+    Raises:
+        UserError: no such site or layer, an id that the model does not have, or NaN or infinity among the activations.
+        OtherPassError: the checkpoints are those of another pass.
+    """
+    tokens, batch_size = planned.tokens, batch_size * planned.batch_factor
+    with _one_pass, fast_forward(model.network) if model.fast else nullcontext():
+        model.check_ids(tokens.input_ids[tokens.valid])
+        sites = find_sites(model.network, planned.site, planned.layers)  # as the model runs: fast_forward swaps modules
+        reducers = planned.reducers()
+        with _explaining_not_finite(model, sites, tokens, batch_size):
+            run_pass(
+                model.network,
+                sites,
+                tokens.input_ids,
+                tokens.valid,
+                list(reducers.values()),
+                planned.covariates,
+                batch_size,
+                progress=progress,
+                forecast=forecast,
+                part=processes.own_part(len(tokens.valid)) if planned.distributed else slice(None),
+                checkpoints=checkpoints,
+                lanes=lanes_on(model.device),
+            )
+    if planned.distributed:
+        processes.merge(list(reducers.values()))
+    return reducers
+
+
+@contextmanager
+def _explaining_not_finite(
+    model: LanguageModel, sites: Sequence[Site], tokens: Tokens, batch_size: int
+) -> Iterator[None]:
+    """Counts NaN and infinity in each layer once there are some, and says what to do about them."""
+    try:
+        yield
+    except NotFiniteError as error:
+        counts, values = count_not_finite(
+            model.network, sites, tokens.input_ids, tokens.valid, error.sequences, batch_size
+        )
+        bad = [site.key for site, count in zip(sites, counts, strict=True) if count] or [sites[error.site].key]
+        dtype = str(model.network.dtype).removeprefix("torch.")
+        remedy = "check the model's weights" if dtype == "float32" else "give device.dtype=float32 or bfloat16"
+        raise UserError(
+            f"device.dtype={dtype}: {bad[0]} puts out NaN or infinity, and {sum(map(bool, counts))} of {len(sites)} "
+            f"layers in all ({sum(counts):,} of {sum(values):,} activations); {remedy}"
+        ) from error
+
+
+_one_pass = threading.Lock()
