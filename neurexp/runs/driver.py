@@ -21,8 +21,8 @@ from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.io import files
 from neurexp.runs import resume
-from neurexp.runs.sweep_job import Membership
 from neurexp.runs import sweep as sweeps
+from neurexp.runs.sweep_job import Membership
 
 if TYPE_CHECKING:
     from neurexp.experiments.base import Experiment

@@ -29,9 +29,9 @@ from neurexp.io.store import Entry, Store
 from neurexp.models.load import LanguageModel, choose_device, load_model
 from neurexp.models.sites import find_sites
 from neurexp.report.report import Report, with_control
-from neurexp.tracking.tracker import Stopwatch
 from neurexp.text.running_text import read_text
 from neurexp.text.skipped import Skipped, tell
+from neurexp.tracking.tracker import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,9 @@ class _Runner:
         results = {}
         for planned in plan.passes:
             if planned.distributed or processes.rank() == 0:
-                log.info("%s: %d tokens in %d sequences", planned.label, planned.tokens.count, len(planned.tokens.valid))
+                log.info(
+                    "%s: %d tokens in %d sequences", planned.label, planned.tokens.count, len(planned.tokens.valid)
+                )
                 results[planned.name] = self._run_or_reuse(planned, inputs.model, f"{prefix}{planned.name}")
         if processes.rank() > 0:
             return plan, None
