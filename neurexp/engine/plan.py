@@ -99,7 +99,7 @@ def run(
     tokens, batch_size = planned.tokens, batch_size * planned.batch_factor
     with _one_pass, fast_forward(model.network) if model.fast else nullcontext():
         model.check_ids(tokens.input_ids[tokens.valid])
-        sites = find_sites(model.network, planned.site, planned.layers)  # as the model runs: fast_forward swaps modules
+        sites = find_sites(model.network, planned.site, list(planned.layers))  # fast_forward swaps modules
         reducers = planned.reducers()
         with _explaining_not_finite(model, sites, tokens, batch_size):
             run_pass(

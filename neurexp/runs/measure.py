@@ -75,7 +75,7 @@ def measure(
         model = _load(arguments)
         if experiment.reads_text:
             _check_length(config, model)
-        find_sites(model.network, options.site, _inputs(config, model, names).layers(options.layer))
+        find_sites(model.network, options.site, list(_inputs(config, model, names).layers(options.layer)))
     log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
     runner = _Runner(config, experiment, folder, clock, other_layers)
     plan, report = runner.run(_inputs(config, model, names))
@@ -222,7 +222,7 @@ class _Stored:
             self.entry.save(of_site, f"layer_{layer}")
 
     def kept_of(self, reducers: dict[str, Reducer], layers: tuple[int, ...]) -> dict[str, Reducer]:
-        """The planned layers of a pass over `layers`: as mapped files, which take no memory, if they could be stored."""
+        """The planned layers of a pass over `layers`, as mapped files, which take no memory, if they are stored."""
         if not self.by_layer:
             return reducers
         if (found := self.load()) is not None:
