@@ -107,8 +107,10 @@ class _Runner:
         with self.clock("prepare_text"):
             plan = self.experiment.prepare(inputs)
         self._log_skipped(plan)
-        results = {}
+        results: dict[str, dict[str, Reducer]] = {}
         for planned in plan.passes:
+            if planned.name in results:
+                raise ValueError(f"two passes are named {planned.name}: give each a name of its own")
             if planned.distributed or processes.rank() == 0:
                 log.info(
                     "%s: %d tokens in %d sequences", planned.label, planned.tokens.count, len(planned.tokens.valid)

@@ -1,4 +1,9 @@
-"""The passes of a run: each goes on from its own checkpoint, and from no other's."""
+"""The passes of a run: each goes on from its own checkpoint, and a stored one stands for the same pass."""
+
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,12 +12,14 @@ from hydra import compose, initialize_config_dir
 
 from neurexp.config.schema import CONFIG_FOLDER, checked, register_schema
 from neurexp.engine import checkpoint
-from neurexp.engine.reducers.base import NotFinite, Rows
+from neurexp.engine.plan import Pass
+from neurexp.engine.reducers.base import Reducer, Rows
 from neurexp.errors import UserError
 from neurexp.experiments import base
-from neurexp.experiments.contrast import base as contrast
 from neurexp.io.provenance import of_arithmetic
-from neurexp.runs.measure import Measurement
+from neurexp.io.store import Entry
+from neurexp.report.report import Report
+from neurexp.runs.measure import measure
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens
 from neurexp.tracking.tracker import Stopwatch
@@ -20,40 +27,35 @@ from neurexp.tracking.tracker import Stopwatch
 OPTIONS = ("model=mini", "dataset=pydoc", "device=cpu", "run.checkpoint_every=1e-9", "device.batch_size=1")
 
 
-class Spans(base.Pass):
-    """The first tokens of each sequence, as rows; like any plugin's pass it has the name that passes have."""
-
-    def __init__(self, tokens: Tokens, start: int):
-        self.tokens, self._start = tokens, start
-
-    def key(self, model):
-        return {"start": self._start}
-
-    def chosen_layers(self, model):
-        return [0]
-
-    def reducers(self, model, tokens, layers):
-        sequence = torch.arange(len(tokens.valid))
-        start = torch.full_like(sequence, self._start)
-        self.rows = Rows(sequence, start, start + 1)
-        return [self.rows]
+TOKENS = Tokens(np.arange(40, dtype=np.int32).reshape(5, 8), np.ones((5, 8), dtype=bool), 1)
 
 
-class Twice(base.Experiment):
-    """Two passes over the same tokens."""
+def rows_at(start: int) -> dict:
+    """A reducer of the token at column `start` of each sequence."""
+    sequence = torch.arange(len(TOKENS.valid))
+    column = torch.full_like(sequence, start)
+    return {"rows": Rows(sequence, column, column + 1)}
 
-    starts = (0, 3)
 
-    def passes(self, model, dataset, cache):
-        self.tokens = Tokens(np.arange(40, dtype=np.int32).reshape(5, 8), np.ones((5, 8), dtype=bool), 1)
-        self.seen = [Spans(self.tokens, start) for start in self.starts]
-        yield from self.seen
+def pass_at(start: int, name: str = "", **changes) -> Pass:
+    name = name or f"rows {start}"
+    planned = Pass(name, TOKENS, "MLP", (0,), partial(rows_at, start), key={"start": start}, label="Rows")
+    return replace(planned, **changes)
 
-    def reducers(self, model, tokens, layers):
-        raise NotImplementedError
 
-    def analyse(self):
-        return None
+class Planned(base.Experiment):
+    """Runs the passes that it is given."""
+
+    reads_text = False
+    passes: tuple[Pass, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    def prepare(self, inputs):
+        return base.Plan(inputs, self.passes, TOKENS, self.skipped)
+
+    def analyse(self, plan, results):
+        self.results = results
+        return Report([], {}, {}, {}, {}, "")
 
 
 @pytest.fixture(autouse=True)
@@ -61,77 +63,121 @@ def no_least_share(monkeypatch):
     monkeypatch.setattr(checkpoint, "LEAST_SHARE", 0)
 
 
-def measured(folder, starts=(0, 3), **options):
+def measured(folder, *passes: Pass, skipped=(), overrides=(), other_layers=False, **options):
+    """The measurement, and the reducers of its passes."""
     register_schema()
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        settings = checked(compose("config", [*OPTIONS, f"run.outputs={folder}"]))
-    experiment = Twice(base.Options("twice", "", **options), base.Setting("mini", "numbers"))
-    experiment.starts = starts
-    measurement = Measurement(settings, experiment, folder, Stopwatch(), reads_text=False).run()
-    return measurement, [one.rows.rows(0) for one in experiment.seen]
+        config = checked(compose("config", [*OPTIONS, f"run.outputs={folder}", *overrides]))
+    experiment = Planned(base.Options("planned", "", **options))
+    experiment.passes, experiment.skipped = passes, tuple(skipped)
+    found = measure(config, experiment, ("mini", "numbers"), folder, Stopwatch(), other_layers)
+    return found, [experiment.results[one.name] for one in passes]
 
 
-def test_two_passes_of_one_name_have_a_checkpoint_each(tmp_path):
-    measurement, (first, second) = measured(tmp_path)
-    assert not torch.equal(first, second)
+def test_each_pass_goes_on_from_its_own_checkpoint(tmp_path):
+    passes = pass_at(0), pass_at(3)
+    measurement, (first, second) = measured(tmp_path, *passes)
+    assert not torch.equal(first["rows"].rows(0), second["rows"].rows(0))
     assert measurement.resumed == {}
     names = {file.name.rsplit("_", 2)[0] for file in tmp_path.glob("checkpoint_*")}
-    assert names == {"checkpoint_text", "checkpoint_text-2"}
-    again, rows = measured(tmp_path)
-    assert again.resumed == {"Text": 5, "Text 2": 5}
-    assert torch.equal(rows[0], first)
-    assert torch.equal(rows[1], second)
+    assert names == {"checkpoint_rows-0", "checkpoint_rows-3"}
+    again, rows = measured(tmp_path, *passes)
+    assert again.resumed == {"rows 0": 5, "rows 3": 5}
+    for before, after in zip((first, second), rows, strict=True):
+        assert torch.equal(before["rows"].rows(0), after["rows"].rows(0))
 
 
-class Kept(Spans):
-    """A pass whose statistics are kept; notes whether it has the lock on them."""
-
-    kept = True
-
-    def reducers(self, model, tokens, layers):
-        self.locks = [file for file in self.cache.iterdir() if file.suffix == ".lock"]
-        return [NotFinite(1)]
+def test_two_passes_of_one_name_are_refused(tmp_path):
+    """Their results and checkpoints could not be told apart."""
+    with pytest.raises(ValueError, match="two passes are named rows 0"):
+        measured(tmp_path, pass_at(0), pass_at(3, "rows 0"))
 
 
-def test_a_pass_that_others_may_want_is_run_while_they_wait_and_then_taken(tmp_path, monkeypatch):
-    kept = Kept(Tokens(np.arange(40, dtype=np.int32).reshape(5, 8), np.ones((5, 8), dtype=bool), 1), 0)
-    kept.cache = tmp_path / "cache"
+class OfItsOwn(Reducer):
+    """A plugin's reducer with a state that is not among `summed` and `calibrated`."""
 
-    def passes(self, model, dataset, cache):
-        self.tokens, self.seen = kept.tokens, []
-        yield kept
+    def __init__(self):
+        self.total = 0.0
 
-    monkeypatch.setattr(Twice, "passes", passes)
-    first, _ = measured(tmp_path)
-    assert len(kept.locks) == 1
-    assert first.reused == []
-    again, _ = measured(tmp_path)
-    assert again.reused == ["Text"]
-    assert [file.suffix for file in kept.cache.iterdir()] == [".safetensors"]
+    def update(self, site, activations, batch):
+        self.total += float(activations.double().sum())
+
+    def state(self):
+        return {"total of all": torch.tensor(self.total, dtype=torch.float64)}
+
+    def load(self, state):
+        self.total = float(state["total of all"])
 
 
-def test_what_was_skipped_is_said_once_though_a_control_reads_it_again(tmp_path, monkeypatch, caplog):
+def test_a_cacheable_pass_with_a_state_of_its_own_is_stored_and_taken(tmp_path):
+    planned = replace(pass_at(0), cacheable=True, reducers=lambda: {"own": OfItsOwn()})
+    first, (fresh,) = measured(tmp_path / "a", planned, overrides=[f"run.outputs={tmp_path}"])
+    again, (stored,) = measured(tmp_path / "b", planned, overrides=[f"run.outputs={tmp_path}"])
+    assert (first.reused, again.reused) == ((), ("rows 0",))
+    assert fresh["own"].total == stored["own"].total != 0
+    not_again, _ = measured(tmp_path / "c", planned, overrides=[f"run.outputs={tmp_path}", "run.reuse=false"])
+    assert not_again.reused == ()
+
+
+def test_a_pass_is_run_while_others_who_want_it_wait(tmp_path):
+    locks = []
+
+    def reducers():
+        locks.append([file.name for file in (tmp_path / "cache").rglob("*lock")])
+        return {"own": OfItsOwn()}
+
+    measured(tmp_path, replace(pass_at(0), cacheable=True, reducers=reducers))
+    assert len(locks[-1]) == 1
+
+
+def test_the_wait_for_another_process_at_the_same_pass_counts_as_capture(tmp_path, monkeypatch):
+    """It was booked as the preparation of the text once."""
+    held = Entry.lock
+
+    @contextmanager
+    def slow(entry, what):
+        time.sleep(0.5)
+        with held(entry, what):
+            yield
+
+    monkeypatch.setattr(Entry, "lock", slow)
+    clock = Stopwatch()
+    monkeypatch.setattr("test_measure.Stopwatch", lambda: clock)
+    measured(tmp_path, replace(pass_at(0), cacheable=True))
+    seconds = clock.seconds()
+    assert seconds["capture"] >= 0.5
+    assert seconds["prepare_text"] < 0.5
+
+
+def test_rows_of_all_layers_serve_a_job_that_wants_another(tmp_path):
+    planned = replace(pass_at(0), cacheable=True)
+    first, (one,) = measured(tmp_path / "a", planned, overrides=[f"run.outputs={tmp_path}"], other_layers=True)
+    other = replace(planned, layers=(1,))
+    again, (two,) = measured(tmp_path / "b", other, overrides=[f"run.outputs={tmp_path}"])
+    fresh, (three,) = measured(tmp_path / "c", other, overrides=[f"run.outputs={tmp_path}", "run.reuse=false"])
+    assert (first.reused, again.reused, fresh.reused) == ((), ("rows 0",), ())
+    assert list(one["rows"].kept) == list(two["rows"].kept) == [0]  # its own layers only
+    np.testing.assert_allclose(two["rows"].rows(0), three["rows"].rows(0), rtol=1e-5)
+    assert not torch.equal(one["rows"].rows(0), two["rows"].rows(0))
+
+
+def test_what_was_skipped_is_logged_once_though_a_control_reads_it_again(tmp_path, caplog):
     skipped = [Skipped("a.txt", 0, "binary"), Skipped("b.txt", 3, "bad")]
-    monkeypatch.setattr(Twice, "skipped", lambda self: skipped)
-    measured(tmp_path, control="random")
-    told = [message for message in caplog.messages if message.startswith("Skipped")]
-    assert told == ["Skipped 2, all listed in skipped.parquet: a.txt: binary; b.txt, row 3: bad"]
+    measured(tmp_path, pass_at(0), skipped=skipped, control="random")
+    logged = [message for message in caplog.messages if message.startswith("Skipped")]
+    assert logged == ["Skipped 2, all listed in skipped.parquet: a.txt: binary; b.txt, row 3: bad"]
 
 
-def test_a_pass_for_other_rows_is_refused(tmp_path):
-    measured(tmp_path)
+def test_the_checkpoint_of_other_rows_is_refused(tmp_path):
+    measured(tmp_path, pass_at(0))
     with pytest.raises(UserError, match="is of another pass, which differs in start; give what it was made with"):
-        measured(tmp_path, (1, 3))
+        measured(tmp_path, pass_at(1, "rows 0"))
 
 
-def test_a_capture_of_rows_hangs_on_its_layers():
-    key = {"pooling": "mean", "spans": "a"}
-    selection = contrast.Selection(
-        Tokens(np.zeros((1, 2), np.int32), np.ones((1, 2), bool), 1), *(np.zeros(1, int) for _ in range(4)), ["a"]
-    )
-    one, other = (contrast._RowsPass("words", selection, layers, "mean", key) for layers in ([5], [0, 1]))
-    assert one.key(None) != other.key(None)
-    assert one.key(None) | {"layers": [0, 1]} == other.key(None)
+def test_the_checkpoint_of_other_layers_is_refused(tmp_path):
+    measured(tmp_path, pass_at(0))
+    with pytest.raises(UserError, match="is of another pass, which differs in layers"):
+        measured(tmp_path, pass_at(0, layers=(0, 1)))
 
 
 def test_variables_that_a_library_sets_in_the_middle_of_a_sweep_make_no_other_pass(monkeypatch):

@@ -1,0 +1,84 @@
+"""The rooms of the package: imports go one way, lazy and type-only ones included, and every room says what it is for."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import neurexp
+
+PACKAGE = Path(neurexp.__file__).parent
+# From the bottom to the top; rooms in one line do not import each other
+ORDER = [
+    {"errors", "console"},
+    {"io"},
+    {"config"},
+    {"text"},
+    {"models"},
+    {"mini"},
+    {"stats", "figures", "report"},
+    {"engine"},
+    {"experiments"},
+    {"tracking"},
+    {"runs"},
+    {"cli", "compare", "rerun"},
+    {"run", "__main__"},
+]
+MODULES = {
+    ".".join(("neurexp", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): file
+    for file in PACKAGE.rglob("*.py")
+}
+
+
+def imports(module: str) -> set[str]:
+    """The package's modules that a module imports, wherever in the file."""
+    file, found = MODULES[module], set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            parents = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+            base = ".".join(parents[: len(parents) + 1 - node.level]) + "." if node.level else ""
+            base = (base + (node.module or "")).rstrip(".")
+            names = [f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func) and node.args:
+            names = [node.args[0].value] if isinstance(node.args[0], ast.Constant) else []
+        found |= {name for name in names if name in MODULES}
+    # The public door of the whole package leads everywhere; nothing inside goes through it
+    return found - {module}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "neurexp"
+
+
+def test_there_is_no_circle_of_modules():
+    graph = {module: imports(module) for module in MODULES if module != "neurexp"}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {error.args[1]}")
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"neurexp"}))
+def test_imports_go_down(module):
+    place = {name: index for index, names in enumerate(ORDER) for name in names}
+    upward = [
+        name
+        for name in imports(module)
+        if room(name) != room(module) and not place.get(room(name), 99) < place[room(module)]
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("__init__.py")), ids=lambda file: file.parent.name)
+def test_a_room_says_what_it_is_for_and_what_it_offers(file):
+    tree = ast.parse(file.read_text("utf-8"))
+    assert len(ast.get_docstring(tree) or "") > 40
+    assert any(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in tree.body)
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (PACKAGE / "py.typed").exists()
