@@ -11,7 +11,8 @@ import neurexp
 PACKAGE = Path(neurexp.__file__).parent
 # From the bottom to the top; rooms in one line do not import each other
 ORDER = [
-    {"errors", "console"},
+    {"errors"},
+    {"console"},
     {"io"},
     {"config"},
     {"text"},
