@@ -1,4 +1,4 @@
-"""The rooms of the package: imports go one way, lazy and type-only ones included, and every room says what it is for."""
+"""The rooms of the package: imports go one way, also lazy and type-only ones, and each room says what it is for."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter

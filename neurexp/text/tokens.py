@@ -10,20 +10,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
-from neurexp.io.files import write_tensors
+from neurexp.io.store import Entry, Store
 from neurexp.text.skipped import Skipped, named
 from neurexp.text.tokenizer import (
     dropped_characters,
@@ -67,38 +63,24 @@ class Tokens:
 
 
 def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens], bad_rows: float = 1.0) -> Tokens:
-    """The tokens that `make` makes, from `folder` if they were made before under the same `key`.
+    """The tokens that `make` makes, from the store in `folder` if they were made before under the same `key`.
 
-    Which share of bad rows is accepted is no part of the key, because it does not change the tokens. Where `bad_rows`
-    is less than what the kept ones need, `make` is called, which says why it refuses the text.
-    A cached file is named by the hash of its key and appears whole or not at all; one that cannot be read is made anew.
-    Of processes that start at once one tokenises, the others wait for it.
+    The accepted share of bad rows is no part of the key, because it does not change the tokens. If `bad_rows` is less
+    than what the stored tokens need, `make` is called, which explains why it refuses the text.
+    Of processes that start at once one tokenises, and the others wait for it.
     """
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    file = folder / f"tokens_{name}.safetensors"
-    found = _load(file, bad_rows)
+    entry = Store(folder).entry("tokens", key)
+    found = _load(entry, bad_rows)
     if found is None:
-        made = not folder.exists()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"run.outputs: {folder} cannot be made ({error}); choose another folder") from error
-        lock = folder / f".{file.name}.lock"
-        with FileLock(lock):
-            try:
-                found = _load(file, bad_rows)
-                if found is None:
-                    found = make()
-                    _keep(file, found)
-            finally:
-                lock.unlink(missing_ok=True)  # at worst a text is tokenised twice
-                if made:
-                    with suppress(OSError):  # something is in it
-                        folder.rmdir()
+        with entry.lock("the same text"):
+            found = _load(entry, bad_rows)
+            if found is None:
+                found = make()
+                _save(entry, found)
     return found
 
 
-def _keep(file: Path, tokens: Tokens) -> None:
+def _save(entry: Entry, tokens: Tokens) -> None:
     skipped = json.dumps([(one.where, one.item, one.reason) for one in tokens.skipped])
     arrays = {
         "input_ids": tokens.input_ids,
@@ -107,21 +89,20 @@ def _keep(file: Path, tokens: Tokens) -> None:
         "skipped": np.frombuffer(skipped.encode(), np.uint8),
         "bad_share": np.array([tokens.bad_share]),
     }
-    write_tensors(file, arrays)
+    entry.save(arrays)
 
 
-def _load(file: Path, bad_rows: float) -> Tokens | None:
+def _load(entry: Entry, bad_rows: float) -> Tokens | None:
+    arrays = entry.load()
+    if arrays is None:
+        return None
     try:
-        arrays = load_file(file)
         skipped = [Skipped(*one) for one in json.loads(arrays["skipped"].tobytes())]
         documents, bad_share = int(arrays["documents"][0]), float(arrays["bad_share"][0])
         tokens = Tokens(arrays["input_ids"], arrays["valid"], documents, tuple(skipped), bad_share)
-        return tokens if bad_share <= bad_rows else None
-    except (SafetensorError, KeyError):  # not whole
-        file.unlink(missing_ok=True)
-    except OSError:  # not there, or not to be read
-        pass
-    return None
+    except (KeyError, ValueError, TypeError):  # of another version
+        return None
+    return tokens if bad_share <= bad_rows else None
 
 
 def pack(

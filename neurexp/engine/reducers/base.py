@@ -57,6 +57,7 @@ class Reducer(ABC):
     summed: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()  # by the first sequence, before all others; must be equal to be merged
     is_fixed = True  # nothing has to be fixed, or it has been
+    by_site = False  # the state of each site stands alone, named by its number: more layers then serve fewer
     lanes = False  # `begin` keeps nothing of a batch on the reducer, so that batches may run side by side
     tells_not_finite = True  # `check` does; or NaN and infinity are what this reducer is there to keep
     _device = CPU
@@ -274,6 +275,7 @@ class Rows(Reducer):
     with the number of tokens.
     """
 
+    by_site = True
     lanes = True
     POOLINGS = ("mean", "first", "last", "max")
 
@@ -328,10 +330,11 @@ class Rows(Reducer):
         self.kept[site][chosen] = pooled.cpu()
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {str(site): rows.clone() for site, rows in self.kept.items()}
+        return {str(site): rows for site, rows in self.kept.items()}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        self.kept = {int(site): rows.clone() for site, rows in state.items()}
+        """Takes the rows over without a copy: those of a stored pass are mapped from a file."""
+        self.kept = {int(site): rows for site, rows in state.items()}
 
     def merge(self, other: Self) -> None:
         """Takes over the rows that `other` saw."""
