@@ -1,15 +1,16 @@
 """Grammar tuning: are there neurons specialised for a part of speech?
 
-Words on their own, verbs and nouns, as labelled rows; all the rest is what every contrast does. A line of a list may
-be a sentence: it is a row as a whole, and in running text it is looked for as a whole.
+Words on their own, verbs and nouns, as labelled rows; the rest is what every contrast does. A line of a list may be a
+sentence: it is a row as a whole, and running text is searched for it as a whole.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from neurexp.errors import UserError
-from neurexp.experiments import base, contrast
+from neurexp.experiments import contrast
 from neurexp.models.load import LanguageModel
 from neurexp.text.skipped import Skipped, check_share
 from neurexp.text.spans import Selection, align, fitting, place
@@ -30,10 +31,10 @@ class GrammarTuning(contrast.Contrast):
     """The experiment `grammar_tuning`."""
 
     Options = Options
-    chosen_by = "experiment.words"
+    row_option = "experiment.words"
 
-    def __init__(self, options: Any, setting: base.Setting):
-        super().__init__(options, setting)
+    def __init__(self, options: Any):
+        super().__init__(options)
         for name in ("template", "second_template"):
             template = getattr(options, name)
             if template is not None and template.count("{word}") != 1:
@@ -43,46 +44,46 @@ class GrammarTuning(contrast.Contrast):
         if not 0 <= options.bad_words <= 1:
             raise UserError(f"experiment.bad_words={options.bad_words:g}: give a share from 0 to 1")
         folder = OWN_LISTS if options.words is None else Path(options.words).expanduser()
-        self.lists = read_lists(folder, bad_words=options.bad_words)
-        self.categories = list(self.lists.words)
-        self.too_long: list[Skipped] = []  # for the model
+        self._lists = read_lists(folder, bad_words=options.bad_words)
+        self.categories = list(self._lists.words)
 
     def select(self, model: LanguageModel) -> Selection:
         return self._placed(model, self.options.template)
 
-    def beside(self, model: LanguageModel) -> dict[str, contrast.Condition]:
+    def conditions(self, model: LanguageModel) -> Mapping[str, contrast.Condition]:
         second = self.options.second_template
         if second is None:
             return {}
         return {"context": contrast.Condition(f"as “{second}”", self._placed(model, second))}
 
-    def counts(self) -> dict[str, int]:
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        return self._lists.skipped
+
+    def counts(self, skipped: Sequence[Skipped]) -> Mapping[str, int]:
         return {
-            "words_empty": self.lists.empty,
-            "words_duplicate": self.lists.duplicates,
-            "words_shared": self.lists.shared,
-            "words_skipped": len(self._left_out()),
+            "words_empty": self._lists.empty,
+            "words_duplicate": self._lists.duplicates,
+            "words_shared": self._lists.shared,
+            "words_skipped": len(_lines(skipped)),
         }
 
-    def skipped(self) -> list[Skipped]:
-        return [*self.lists.skipped, *self.too_long, *super().skipped()]
-
-    def _left_out(self) -> list[Skipped]:
-        """The lines that could not be used; a file as a whole is none."""
-        return [one for one in (*self.lists.skipped, *self.too_long) if one.item]
-
     def _placed(self, model: LanguageModel, template: str) -> Selection:
+        """Every word inside a template, as a row; words that are too long for the model are skipped."""
         examples = [
             place(word, category, template)
-            for category, words in enumerate(self.lists.words.values())
+            for category, words in enumerate(self._lists.words.values())
             for word in words
         ]
-        rows = align(model.tokenizer, examples, model.begins_with_bos)
         positions = contrast.positions_of(model)
-        rows, left = fitting(rows, positions)
-        known = {(one.where, one.item) for one in self.too_long}
+        rows, too_long = fitting(align(model.tokenizer, examples, model.begins_with_bos), positions)
         reason = f"as “{template}” it has more tokens than {model.name} has positions, {positions}"
-        found = [Skipped(*self.lists.places[word], reason) for word in left]
-        self.too_long += [one for one in found if (one.where, one.item) not in known]
-        check_share(self._left_out(), self.lists.lines, self.options.bad_words, "experiment.bad_words", "lines")
-        return rows
+        skipped = [Skipped(*self._lists.places[word], reason) for word in too_long]
+        all_lines = _lines([*self._lists.skipped, *skipped])
+        check_share(all_lines, self._lists.lines, self.options.bad_words, "experiment.bad_words", "lines")
+        return replace(rows, tokens=replace(rows.tokens, skipped=tuple(skipped)))
+
+
+def _lines(skipped: Sequence[Skipped]) -> list[Skipped]:
+    """The lines that could not be used; a file that could not be used as a whole is no line."""
+    return [one for one in skipped if one.item]

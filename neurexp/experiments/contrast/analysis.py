@@ -11,20 +11,16 @@ depend on any of these (`stats.parts`), but for a byte for each row of each shuf
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neurexp.experiments.contrast.data import FEWEST, ContrastData
 from neurexp.report.report import Table
 from neurexp.stats import contrast, nulls, probe, summary, units
 from neurexp.stats.association import LEVEL, q_values
 from neurexp.stats.parts import Tick, of_labellings, untold
 from neurexp.text.spans import Selection, pairs
 
-if TYPE_CHECKING:
-    from neurexp.experiments.contrast.base import Contrast
-
-FEWEST = 4  # rows of a category, below which nothing is compared
 MANY_ROWS, FEW_SHUFFLES = 500, 5  # beyond so many rows a layer's probe is fitted to so many shuffles only
 SPLITS_OF_A_SHUFFLE = 10  # of the words in halves, for each shuffle of the labels
 Effect = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of rows and labellings: `[labellings, neurons]`
@@ -42,20 +38,20 @@ class LayerAnalysis:
 class Analyst:
     """What the layers share: labels, units, shuffles, pairs."""
 
-    def __init__(self, of: "Contrast"):
-        self.of, self.labels, self.options = of, of.rows.category, of.options
-        self.seed, self.two = of.setting.seed, of.two
-        _, self.units = np.unique(of.rows.words, return_inverse=True)
+    def __init__(self, data: ContrastData):
+        self.data, self.labels, self.options = data, data.labels, data.options
+        self.seed, self.two = data.seed, data.two
+        _, self.units = np.unique(data.rows.words, return_inverse=True)
 
     def steps(self) -> dict[str, float]:
         """The steps of a layer and how long each takes, in units of a product of one neuron: measured, and rough."""
-        rows, categories = len(self.labels), 1 if self.two else len(self.of.categories)
+        rows, categories = len(self.labels), 1 if self.two else len(self.data.categories)
         several = min(categories, contrast.FEW_CATEGORIES)
-        options, beside = self.options, sum(len(one.rows.words) for one in self.of.conditions.values())
+        options, beside = self.options, sum(len(one.rows.words) for one in self.data.conditions.values())
         unequal = len(set(np.bincount(self.labels))) > 1
-        found = len(self.of.found.words) if "text" in self.of.activations else 0
+        found = len(self.data.text.found.words) if self.data.text is not None else 0
         fitted = 1 + self._fitted_shuffles
-        neurons = self.of.activations["words"][self.of.layers[0]].shape[1]
+        neurons = self.data.activations["words"][self.data.layers[0]].shape[1]
         dimensions = min(rows, neurons)
         return {
             "permutation": rows * options.permutations * (several if several > 1 else 1 + unequal),
@@ -69,7 +65,7 @@ class Analyst:
     def layer(self, layer: int, progress: dict[str, Tick] | None = None) -> LayerAnalysis:
         """Every statistic of one layer. `progress` has a tick for each of `steps`."""
         ticks = progress or dict.fromkeys(self.steps(), untold)
-        x, labels = self.of.activations["words"][layer], self.labels
+        x, labels = self.data.activations["words"][layer], self.labels
         means, mean, deviation = contrast.moments(x, labels)
         neurons: Table = {f"mean_{one}": values for one, values in enumerate(means)}
         neurons |= {"mean": mean, "std": deviation, "band": contrast.bands(mean)}
@@ -86,10 +82,10 @@ class Analyst:
         row |= self._replication(x, neurons, replication, ticks["chance"])
         row |= self._chance(x)
         row |= self._probes(x, neurons, ticks["layer probe"], ticks["neuron probes"])
-        for name, condition in self.of.conditions.items():
-            row |= self._condition(name, self.of.activations[name][layer], condition.rows, x, neurons)
-        single = self.of.rows.lengths == 1
-        row |= self._condition("one_token", x[single], self.of.rows.only(single), x, neurons)
+        for name, condition in self.data.conditions.items():
+            row |= self._condition(name, self.data.activations[name][layer], condition.rows, x, neurons)
+        single = self.data.rows.lengths == 1
+        row |= self._condition("one_token", x[single], self.data.rows.only(single), x, neurons)
         row |= self._in_text(layer, x, neurons, replication)
         ticks["rest"](1)
         return LayerAnalysis(neurons, row, null)
@@ -109,7 +105,7 @@ class Analyst:
             "p_permutation": null.p,
             "p_maxt": null.p_max,
             "significant_bonferroni": tested.p < LEVEL / x.shape[1],
-            f"q_{self.of.test}": q_values(tested.p),
+            f"q_{self.data.test}": q_values(tested.p),
         }
         if self.two:
             names = ("cohens_d", "cohens_d_low", "cohens_d_high")
@@ -120,7 +116,7 @@ class Analyst:
     @cached_property
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of category 0 and of category 1, paired; empty where the categories differ in size."""
-        rows, order = self.of.rows, []
+        rows, order = self.data.rows, []
         for category in (0, 1):
             members = np.flatnonzero(rows.category == category)
             ids = [rows.ids(int(member)) for member in members]
@@ -137,7 +133,7 @@ class Analyst:
         """`[shuffles, rows]` in as few bytes as the number of categories needs; within `groups`, or units of pairs."""
         random = np.random.default_rng(self.seed)
         groups = self.units if units.is_paired(self.labels, self.units) else groups
-        small = self.labels.astype(np.min_scalar_type(len(self.of.categories)))
+        small = self.labels.astype(np.min_scalar_type(len(self.data.categories)))
         return np.stack([units.shuffled_within(small, groups, random) for _ in range(self.options.shuffles)])
 
     @property
@@ -201,7 +197,7 @@ class Analyst:
 
     def _labels_of(self, rows: Selection) -> np.ndarray:
         """`[shuffles, rows]`: the shuffled labels of the same words in other rows."""
-        keys = zip(self.of.rows.words, self.labels.tolist(), strict=True)
+        keys = zip(self.data.rows.words, self.labels.tolist(), strict=True)
         place = {key: index for index, key in enumerate(keys)}
         same = [place[key] for key in zip(rows.words, rows.category.tolist(), strict=True)]
         return self.shuffles[:, same]
@@ -222,7 +218,7 @@ class Analyst:
         labels, test = rows.category, "t_welch" if self.two else "f"
         agreement = (f"d_r_{name}", f"d_r_{name}_shuffled_q95", f"d_r_{name}_shuffled_undefined")
         row: dict[str, float] = {f"rows_{name}": len(labels)}
-        if np.bincount(labels, minlength=len(self.of.categories)).min() < FEWEST:
+        if np.bincount(labels, minlength=len(self.data.categories)).min() < FEWEST:
             missing = np.full(x.shape[1], np.nan)
             neurons |= {f"{test}_{name}": missing, f"q_{name}": missing}
             row |= dict.fromkeys((f"share_significant_{name}", f"share_bonferroni_{name}"), np.nan)
@@ -249,7 +245,7 @@ class Analyst:
         self, layer: int, x: np.ndarray, neurons: Table, replication: contrast.Replication
     ) -> dict[str, float]:
         """Whether what was found on the rows holds for the labelled rows of running text."""
-        if not self.of.reads_text:
+        if not self.data.reads_text:
             return {}
         names = (
             "auroc_text_r", "auroc_text_r_shuffled_q95", "auroc_text_r_shuffled_undefined", "auroc_text_heldout",
@@ -257,19 +253,19 @@ class Analyst:
         )  # fmt: skip
         row: dict[str, float] = dict.fromkeys(names, np.nan)
         neurons["auroc_text"] = np.full(x.shape[1], np.nan)
-        rows = self.of.text_rows(layer)
-        if rows is None or np.bincount(self.of.found.category, minlength=2).min() < FEWEST:
+        rows, in_text = self.data.text_rows(layer), self.data.text
+        if rows is None or in_text is None or np.bincount(in_text.found.category, minlength=2).min() < FEWEST:
             return row
-        text, found = rows[0], self.of.found
+        text, found = rows[0], in_text.found
         neurons["auroc_text"] = contrast.auroc(text, found.category)
         row["auroc_text_r"] = summary.correlation(neurons["auroc"], neurons["auroc_text"])
-        known = set(zip(self.of.rows.words, self.labels.tolist(), strict=True))
+        known = set(zip(self.data.rows.words, self.labels.tolist(), strict=True))
         if not known.issuperset(zip(found.words, found.category.tolist(), strict=True)):
             return row  # other rows than the first ones': no word to shuffle or to hold out
         null = self._agreement(contrast.auroc, x, text, self._labels_of(found))
         row["auroc_text_r_shuffled_q95"], row["auroc_text_r_shuffled_undefined"] = _quantile(null)
         # Chosen on half of the words, on their own; scored on the other half, in use
-        number = dict(zip(self.of.rows.words, self.units, strict=True))
+        number = dict(zip(self.data.rows.words, self.units, strict=True))
         unit_of = np.array([number[word] for word in found.words])
         scores = []
         for first, best, way in zip(replication.first, replication.best, replication.best_way, strict=True):

@@ -1,7 +1,9 @@
 """The data dictionary of a contrast: what each column of its tables and each metric means. Texts only."""
 
+from collections.abc import Sequence
 
-def columns_of(categories: list[str], conditions: dict[str, str]) -> dict[str, str]:
+
+def columns_of(categories: Sequence[str], conditions: dict[str, str]) -> dict[str, str]:
     """Definitions for these categories, and for the conditions beside the first: name → its description."""
     names = " and ".join(f"{index} = {name}" for index, name in enumerate(categories))
     columns = dict(_COLUMNS)
