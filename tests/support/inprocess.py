@@ -1,16 +1,16 @@
-"""Runs the experiment on a few tokens without the command line: a small random model, hand-made texts, one call."""
+"""Runs experiments without the command line: a small random model, hand-made texts, one call."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerBase
 
-from neurexp.experiments.base import Setting
-from neurexp.experiments.token_length import Options, TokenLength
+from neurexp.engine import plan as engine
+from neurexp.experiments.base import Experiment, Inputs, Plan, Results
 from neurexp.models.load import LanguageModel
 from neurexp.report.report import Report
-from neurexp.runs.measure import capture_for
 from neurexp.text.tokens import Tokens
 
 torch.set_num_threads(1)  # with matrices this small, threads do little but wait for one another
@@ -46,13 +46,50 @@ def text_of(ids: Any, sequence_length: int = 32) -> Tokens:
     return Tokens(padded.reshape(rows, -1), valid.reshape(rows, -1), documents=1)
 
 
-def measure(
-    model: LanguageModel, tokens: Tokens, batch_size: int = 4, plugin: type[TokenLength] = TokenLength, **options: Any
-) -> tuple[TokenLength, Report]:
-    """The experiment with its reducers as the pass left them, and its report, which has passed its own check."""
-    chosen = Options(name="token_length", plugin="", **options)
-    experiment = plugin(chosen, Setting("model", "text"))
-    capture_for(experiment, model, tokens, batch_size)
-    report = experiment.analyse()
+def inputs_of(
+    model: LanguageModel,
+    text: Tokens | None = None,
+    model_name: str = "model",
+    dataset_name: str = "text",
+    seed: int = 0,
+) -> Inputs:
+    """The inputs of an experiment. Without a `text`, to read one is a mistake of the experiment."""
+
+    def read_text() -> Tokens:
+        assert text is not None, "the experiment reads a text that it said it would not read"
+        return text
+
+    return Inputs(model, model_name, dataset_name, read_text, seed)
+
+
+def run_passes(plan: Plan, batch_size: int = 4) -> Results:
+    """The results of a plan's passes, each run afresh."""
+    return {one.name: engine.run(one, plan.inputs.model, batch_size) for one in plan.passes}
+
+
+def run_experiment(
+    experiment: Experiment[Any],
+    model: LanguageModel,
+    text: Tokens | None = None,
+    batch_size: int = 4,
+    model_name: str = "model",
+    dataset_name: str = "text",
+    seed: int = 0,
+) -> tuple[Any, Mapping[str, Mapping[str, Any]], Report]:
+    """Prepares, runs and analyses an experiment: its plan, the results of the passes, and its report, checked."""
+    plan = experiment.prepare(inputs_of(model, text, model_name, dataset_name, seed))
+    results = run_passes(plan, batch_size)
+    report = experiment.analyse(plan, results)
     report.check()
+    return plan, results, report
+
+
+def measure(
+    model: LanguageModel, tokens: Tokens, batch_size: int = 4, plugin: type[Any] | None = None, **options: Any
+) -> tuple[Any, Report]:
+    """`token_length` on a text: the experiment and its report."""
+    from neurexp.experiments.token_length import Options, TokenLength
+
+    experiment = (plugin or TokenLength)(Options(name="token_length", plugin="", **options))
+    _, _, report = run_experiment(experiment, model, tokens, batch_size)
     return experiment, report
