@@ -72,7 +72,7 @@ _COLUMNS = {
     "p_permutation": "p of |t_welch| (more than two categories: f) among experiment.permutations shuffles of the "
     "labels: (1 + exceedances) / (shuffles + 1), at least 1 / (shuffles + 1); exact if there are fewer distinct "
     "labellings. If every word has the same number of rows in each category, labels are shuffled within words",
-    "p_maxt": "p of |t_welch| (f) among the largest |t_welch| (f) of any neuron of the layer in each shuffle: corrected "
+    "p_maxt": "p of |t_welch| (f) among the largest |t_welch| (f) of any neuron of the layer in each shuffle: corrects "
     "for all neurons of the layer",
     "p_maxt_all": "p of |t_welch| (f) among the largest of any neuron of all layers of the run in each shuffle",
     "significant_bonferroni": "p_welch (p_f) < 0.05 / neurons of the layer",
