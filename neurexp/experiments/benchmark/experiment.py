@@ -1,8 +1,8 @@
 """Benchmark: how long the whole of `token_length` takes on the user's own machine, next to the plain forward pass.
 
-Every number is a ratio within one process, the cases taken in turn. Here it is decided what is compared and what the
-numbers say; the cases are in `cases`, the peers in `peers`, time, memory and arithmetic in `machine`, the data dictionary in
-`columns`.
+Every number is a ratio within one process, the cases taken in turn. This module decides what is compared and says
+what the numbers mean; `cases` has the cases, `peers` the peers, `machine` time, memory and arithmetic, `columns` the
+data dictionary.
 """
 
 import copy
