@@ -1,6 +1,6 @@
 """Runs experiments without the command line: a small random model, hand-made texts, one call."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -84,12 +84,29 @@ def run_experiment(
     return plan, results, report
 
 
-def measure(
-    model: LanguageModel, tokens: Tokens, batch_size: int = 4, plugin: type[Any] | None = None, **options: Any
-) -> tuple[Any, Report]:
-    """`token_length` on a text: the experiment and its report."""
-    from neurexp.experiments.token_length import Options, TokenLength
+def run_experiment(
+    experiment: Experiment,
+    model: LanguageModel,
+    text: Tokens | Callable[[], Tokens] | None = None,
+    batch_size: int = 4,
+    model_name: str = "model",
+    dataset_name: str = "text",
+    seed: int = 0,
+) -> tuple[Any, dict[str, dict[str, Reducer]], Report]:
+    """The experiment's plan, the results of its passes, and its report, which has passed its own check."""
+    read_text = text if callable(text) else lambda: text
+    inputs = Inputs(model, model_name, dataset_name, read_text, seed, batch_size=batch_size)  # type: ignore[arg-type]
+    plan = experiment.prepare(inputs)
+    results = {planned.name: run(planned, model, batch_size) for planned in plan.passes}
+    report = experiment.analyse(plan, results)
+    report.check()
+    return plan, results, report
 
-    experiment = (plugin or TokenLength)(Options(name="token_length", plugin="", **options))
-    _, _, report = run_experiment(experiment, model, tokens, batch_size)
-    return experiment, report
+
+def measure(
+    model: LanguageModel, tokens: Tokens, batch_size: int = 4, plugin: type[Profile] = TokenLength, **options: Any
+) -> tuple[ProfileData, Report]:
+    """The data of `token_length`, as the pass left it, and its report."""
+    experiment = plugin(Options(name="token_length", plugin="", **options))
+    plan, results, report = run_experiment(experiment, model, tokens, batch_size)
+    return ProfileData.of(experiment.options, plan, results), report
