@@ -1,6 +1,6 @@
 """Runs experiments without the command line: a small random model, hand-made texts, one call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerBas
 
 from neurexp.engine import plan as engine
 from neurexp.experiments.base import Experiment, Inputs, Plan, Results
+from neurexp.experiments.profile import Profile, ProfileData
+from neurexp.experiments.token_length import Options, TokenLength
 from neurexp.models.load import LanguageModel
 from neurexp.report.report import Report
 from neurexp.text.tokens import Tokens
@@ -79,25 +81,6 @@ def run_experiment(
     """Prepares, runs and analyses an experiment: its plan, the results of the passes, and its report, checked."""
     plan = experiment.prepare(inputs_of(model, text, model_name, dataset_name, seed))
     results = run_passes(plan, batch_size)
-    report = experiment.analyse(plan, results)
-    report.check()
-    return plan, results, report
-
-
-def run_experiment(
-    experiment: Experiment,
-    model: LanguageModel,
-    text: Tokens | Callable[[], Tokens] | None = None,
-    batch_size: int = 4,
-    model_name: str = "model",
-    dataset_name: str = "text",
-    seed: int = 0,
-) -> tuple[Any, dict[str, dict[str, Reducer]], Report]:
-    """The experiment's plan, the results of its passes, and its report, which has passed its own check."""
-    read_text = text if callable(text) else lambda: text
-    inputs = Inputs(model, model_name, dataset_name, read_text, seed, batch_size=batch_size)  # type: ignore[arg-type]
-    plan = experiment.prepare(inputs)
-    results = {planned.name: run(planned, model, batch_size) for planned in plan.passes}
     report = experiment.analyse(plan, results)
     report.check()
     return plan, results, report
