@@ -47,6 +47,7 @@ class Inputs:
     read_text: Callable[[], Tokens]
     seed: int = 0
     default_layer: int | None = None  # the model config's own, for experiments on one layer
+    batch_size: int = 4  # sequences of running text in one forward
 
     @property
     def label(self) -> str:

@@ -5,7 +5,7 @@ Knows neither where a report is written nor which experiment made it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Report:
     tables: dict[str, Table] = field(default_factory=dict)  # file name without ending → a table beside the two above
     figures: dict[str, Callable[[], "Figure"]] = field(default_factory=dict)  # file name without ending → drawing
     pages: dict[str, Callable[[], str]] = field(default_factory=dict)  # file name without ending → a page of HTML
+    provenance: dict[str, Any] = field(default_factory=dict)  # facts that only the analysis could know
     step_column: str | None = "layer"  # of `layers`: MLflow's step; None where several rows share one
     # Columns of `layers` that sum it up → how a figure labels them, and the column of their null or ""
     over_layers: dict[str, tuple[str, str]] = field(default_factory=dict)

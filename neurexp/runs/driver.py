@@ -169,6 +169,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
         dtype = str(network.dtype).removeprefix("torch.")
         facts = {
             **plan.provenance,  # first: an experiment's own facts replace none of these
+            **report.provenance,
             **begun,
             "model_revision": model.revision,
             "model_weights": model.weights,

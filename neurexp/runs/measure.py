@@ -260,6 +260,7 @@ def _inputs(config: Config, model: LanguageModel, names: tuple[str, str]) -> Inp
         read_text=lambda: read_text(dataset, model.tokenizer, bos, cache_of(config)),
         seed=config.run.seed,
         default_layer=config.model.default_layer,
+        batch_size=batch_size_of(config),
     )
 
 

@@ -9,6 +9,8 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerBas
 
 from neurexp.engine import plan as engine
 from neurexp.experiments.base import Experiment, Inputs, Plan, Results
+from neurexp.experiments.profile import Profile, ProfileData
+from neurexp.experiments.token_length import Options, TokenLength
 from neurexp.models.load import LanguageModel
 from neurexp.report.report import Report
 from neurexp.text.tokens import Tokens
@@ -85,11 +87,9 @@ def run_experiment(
 
 
 def measure(
-    model: LanguageModel, tokens: Tokens, batch_size: int = 4, plugin: type[Any] | None = None, **options: Any
-) -> tuple[Any, Report]:
-    """`token_length` on a text: the experiment and its report."""
-    from neurexp.experiments.token_length import Options, TokenLength
-
-    experiment = (plugin or TokenLength)(Options(name="token_length", plugin="", **options))
-    _, _, report = run_experiment(experiment, model, tokens, batch_size)
-    return experiment, report
+    model: LanguageModel, tokens: Tokens, batch_size: int = 4, plugin: type[Profile] = TokenLength, **options: Any
+) -> tuple[ProfileData, Report]:
+    """The data of `token_length`, as the pass left it, and its report."""
+    experiment = plugin(Options(name="token_length", plugin="", **options))
+    plan, results, report = run_experiment(experiment, model, tokens, batch_size)
+    return ProfileData.of(experiment.options, plan, results), report

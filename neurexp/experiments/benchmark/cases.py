@@ -3,19 +3,19 @@
 A case runs all of the tokens once. Knows nothing of ratios or of what is reported.
 """
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from neurexp.engine.lanes import lanes_on
 from neurexp.engine.passes import run_pass
-from neurexp.experiments.base import Setting
-from neurexp.experiments.token_length import Options, TokenLength
+from neurexp.engine.plan import run
+from neurexp.experiments.base import Inputs
+from neurexp.experiments.token_length import TokenLength
 from neurexp.models.fast import fast_forward
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites
@@ -76,19 +76,16 @@ def capture(model: LanguageModel, tokens: Tokens, site: str, layers: list[int]) 
 class WholePass:
     """The complete `token_length`: pass, statistics, nulls and intervals, without figures, files and cache."""
 
-    def __init__(self, model: LanguageModel, tokens: Tokens, options: Options, setting: Setting):
-        self._model, self._tokens, self._options, self._setting = model, tokens, options, setting
+    def __init__(self, experiment: TokenLength, inputs: Inputs):
+        self._experiment, self._inputs = experiment, inputs
         self.report: Report | None = None  # of the last time
         self.analysis = 0.0  # seconds of the last time that were spent after the pass
 
     def __call__(self, batch_size: int) -> None:
-        from neurexp.runs.measure import capture_for  # as the driver runs it: what is timed is what a user gets
-
-        experiment = TokenLength(self._options, replace(self._setting, batch_size=batch_size))
-        experiment.tokens = self._tokens
-        capture_for(experiment, self._model, self._tokens, batch_size, self._options.site)
+        plan = self._experiment.prepare(self._inputs)
+        results = {planned.name: run(planned, self._inputs.model, batch_size) for planned in plan.passes}
         began = time.perf_counter()
-        self.report = experiment.analyse()
+        self.report = self._experiment.analyse(plan, results)
         self.analysis = time.perf_counter() - began
 
 
@@ -197,15 +194,3 @@ def best_batch_size(work: Work, sizes: Sequence[int], seconds_of: Callable[[Call
     work(sizes[0])
     seconds = {size: seconds_of(lambda size=size: work(size)) for size in sizes}
     return dict(sorted(seconds.items(), key=lambda item: item[1]))
-
-
-@contextmanager
-def quiet_driver() -> Iterator[None]:
-    """The driver's announcements of a pass, meant for one that is run once, are not repeated."""
-    driver = logging.getLogger("neurexp.runs.measure")
-    level = driver.level
-    driver.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        driver.setLevel(level)

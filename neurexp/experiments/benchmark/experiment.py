@@ -1,27 +1,27 @@
 """Benchmark: how long the whole of `token_length` takes on the user's own machine, next to the plain forward pass.
 
-Every number is a ratio within one process, the cases taken in turn. Here it is decided what is compared and what the
-numbers say; the cases are in `benchmark_cases`, the peers in `benchmark_peers`, time, memory and arithmetic in
-`benchmark_machine`, the data dictionary in `benchmark_columns`.
+Every number is a ratio within one process, the cases taken in turn. This module decides what is compared and says
+what the numbers mean; `cases` has the cases, `peers` the peers, `machine` time, memory and arithmetic, `columns` the
+data dictionary.
 """
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from neurexp.config.schema import DatasetConfig
 from neurexp.engine import processes
 from neurexp.engine.lanes import lanes_on
 from neurexp.engine.passes import capture
+from neurexp.engine.plan import Pass
 from neurexp.errors import UserError
-from neurexp.experiments import base, token_length
+from neurexp.experiments import token_length
+from neurexp.experiments.base import Experiment, Inputs, Plan, Results
 from neurexp.experiments.benchmark import cases, machine
 from neurexp.experiments.benchmark.cases import Case
 from neurexp.experiments.benchmark.columns import COLUMNS
@@ -62,14 +62,13 @@ class Measured:
     batch_sizes: dict[str, dict[int, float]]  # case → batch size → seconds
 
 
-class Benchmark(token_length.TokenLength):
-    """The experiment `benchmark`: it is the one that it measures, and its own first pass warms the machine up."""
+class Benchmark(Experiment[Plan]):
+    """The experiment `benchmark`. The pass that it plans is that of `token_length`; it warms the machine up."""
 
     Options = Options
-    kept = False  # every pass is a fresh one, and stands for no other
 
-    def __init__(self, options: Any, setting: base.Setting):
-        super().__init__(options, setting)
+    def __init__(self, options: Any):
+        super().__init__(options)
         if options.control != "off":
             raise UserError(f"experiment.control={options.control}: a benchmark has no control; give off")
         if processes.count() > 1:
@@ -80,23 +79,34 @@ class Benchmark(token_length.TokenLength):
             raise UserError(f"experiment.batch_sizes={options.batch_sizes}: give a list of whole numbers of 1 or more")
         if options.bf16 not in (True, False, "auto"):
             raise UserError(f"experiment.bf16={options.bf16}: give true, false or auto")
+        self._measured = token_length.TokenLength(options)
+
+    def prepare(self, inputs: Inputs) -> Plan:
+        plan = self._measured.prepare(inputs)
+        passes = tuple(replace(planned, cacheable=False) for planned in plan.passes)  # each is a fresh one
+        return Plan(inputs, passes, plan.tokens, plan.skipped, {"processor": _processor(inputs.model.device)})
+
+    def analyse(self, plan: Plan, results: Results) -> Report:
+        return _Benchmark(self.options, self._measured, plan.inputs, plan.passes[0]).report()
+
+
+def _processor(device: torch.device) -> str | None:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.cpu.get_capabilities().get("cpu_name")
+
+
+class _Benchmark:
+    """One benchmark: what it measures, and what came out."""
+
+    def __init__(self, options: Options, experiment: token_length.TokenLength, inputs: Inputs, planned: Pass):
+        self.options, self._experiment, self._inputs = options, experiment, inputs
+        self._model, self.tokens, self.layers = inputs.model, planned.tokens, list(planned.layers)
         self._peers: dict[str, str] = {}  # case → name and version
         self._more: dict[str, float] = {}  # metrics that are no times
 
-    def passes(self, model: LanguageModel, dataset: DatasetConfig, cache: Path) -> Iterator[base.Pass]:
-        self._model = model
-        yield from super().passes(model, dataset, cache)
-
-    def provenance(self) -> dict[str, Any]:
-        capabilities = torch.cpu.get_capabilities()
-        device = self._model.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else capabilities.get("cpu_name")
-        return {"processor": name, "peers": sorted(self._peers.values())}
-
-    def analyse(self) -> Report:
-        with cases.quiet_driver():
-            measured, floor, whole = self._measure()
-            profile = self._profile(whole)
+    def report(self) -> Report:
+        """Measures all cases, and says how they compare."""
+        measured, floor, whole = self._measure()
+        profile = self._profile(whole)
         table = self._table(measured)
         metrics = self._metrics(measured, table, floor)
         return Report(
@@ -114,13 +124,14 @@ class Benchmark(token_length.TokenLength):
             },
             figures={"benchmark": lambda: self._draw(measured, table, metrics)},
             step_column=None,
+            provenance={"peers": sorted(self._peers.values())},
         )
 
     # -- measuring -------------------------------------------------------------------------------------------------
 
     def _measure(self) -> tuple[Measured, machine.Floor, cases.WholePass]:
         model, tokens = self._model, self.tokens
-        batch_size = min(self.setting.batch_size, len(tokens.valid))
+        batch_size = min(self._inputs.batch_size, len(tokens.valid))
         device, dtype = model.device, model.network.dtype
         sites = find_sites(model.network, self.options.site, self.layers)
         self._arithmetic = {
@@ -129,7 +140,7 @@ class Benchmark(token_length.TokenLength):
         }
         rows = batch_size * tokens.input_ids.shape[1]
         floor = machine.Floor(self._arithmetic["pass"], rows, device, dtype)
-        whole = self._whole_pass(model)
+        whole = cases.WholePass(self._experiment, self._inputs)
         measured = Measured([], {}, {}, {}, {})
         seconds_of = self._seconds_of
 
@@ -172,7 +183,12 @@ class Benchmark(token_length.TokenLength):
             half = replace(
                 model, network=network, fast=model.fast and agrees is not None and agrees <= AGREEMENT[torch.bfloat16]
             )
-            add("pass_bf16", "token_length in bfloat16", self._whole_pass(half), [batch_size])
+            add(
+                "pass_bf16",
+                "token_length in bfloat16",
+                cases.WholePass(self._experiment, replace(self._inputs, model=half)),
+                [batch_size],
+            )
             self._compare_bfloat16(half, whole, measured.cases[-1])
 
         def each_round(index: int) -> None:
@@ -199,9 +215,6 @@ class Benchmark(token_length.TokenLength):
 
     def _seconds_of(self, work: Callable[[], object]) -> float:
         return machine.timed(work, self._model.device)
-
-    def _whole_pass(self, model: LanguageModel) -> cases.WholePass:
-        return cases.WholePass(model, self.tokens, self.options, self.setting)
 
     def _activations(self, model: LanguageModel, sequences: int) -> list[torch.Tensor]:
         """Ours, of the first sequences, of each site `[sequences, length, neurons]`."""
@@ -242,7 +255,7 @@ class Benchmark(token_length.TokenLength):
     def _profile(self, whole: cases.WholePass) -> Table:
         """One more pass, the seconds of each of PyTorch's operators by name in all lanes, the longest first."""
         log.info("Profile: one more pass")
-        spent, took = machine.seconds_by_operator(lambda: whole(self.setting.batch_size), self._model.device)
+        spent, took = machine.seconds_by_operator(lambda: whole(self._inputs.batch_size), self._model.device)
         return _longest(spent, took * lanes_on(self._model.device))
 
     # -- what came out ---------------------------------------------------------------------------------------------
@@ -387,7 +400,7 @@ class Benchmark(token_length.TokenLength):
             notes,
             "plain forward pass = 1",
             f"The whole measurement takes {metrics['ratio_pass']:.2f} times the plain forward pass, statistics and all",
-            f"{self.setting}, {self.tokens.count:,} tokens, {self._model.device}, "
+            f"{self._inputs.label}, {self.tokens.count:,} tokens, {self._model.device}, "
             f"{str(self._model.network.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads; medians and "
             f"range of the ratios of {self.options.rounds} rounds; memory above the loaded model",
             "time relative to Hugging Face's own forward pass in the same round",

@@ -1,9 +1,8 @@
 """The design of a profile: which covariates of its token each activation is related to, as columns of a matrix.
 
-A profile asks how activations depend on a whole-number property of the token *type* (its length, say). Beside that
-property the design holds what confounds it (frequency, position, whether the token begins a word), shuffled copies of
-it for the null, and indicators of blocks of tokens for the jackknife; one `Gram` reducer sums it all in one pass.
-Knows no activations.
+Beside the covariate in question the design holds what confounds it (frequency, position, whether the token begins a
+word), draws of its null, and indicators of blocks of tokens for the jackknife; one `Gram` reducer sums it all in one
+pass. Knows no activations.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ import numpy as np
 import torch
 
 from neurexp.engine.reducers.gram import Cells
-from neurexp.text.tokens import UNDEFINED, Tokens
+from neurexp.experiments.profile.covariate import MOST_VALUES, UNDEFINED, Covariate
+from neurexp.text.tokens import Tokens
 from neurexp.text.vocabulary import balanced_blocks, log_frequency, shuffled_within_bands
 
 USUAL, FIRST, SKIPPED = range(3)  # the stage of a token in its sequence
@@ -24,63 +24,67 @@ class Design:
 
     Args:
         tokens: the text.
-        values: `[vocabulary]` the property of each type, `UNDEFINED` (−1) for types without one; such tokens take part
-            in nothing but the columns `group`.
+        covariate: tokens without a value take part in nothing but the columns `group`.
         reference_counts: `[vocabulary]` occurrences in the text that frequencies are taken from.
         begins_word: `[vocabulary]` bool.
-        draws: shuffled copies of the property.
+        draws: of the covariate's null.
         blocks: at most so many blocks of types, and of sequences.
         skip_positions: tokens at positions below it take part in nothing but the columns `skipped` and `group`.
-        seed: of the shuffles.
-        group: `[vocabulary]` the group of each type.
+        seed: of the null's draws.
+        group_of_value: `[largest value + 2]` the group of each value; the last is that of tokens without a value.
         groups: how many groups there are, the last of them that of the tokens at skipped positions, if any are skipped.
     """
 
     tokens: Tokens
-    values: np.ndarray
+    covariate: Covariate
     reference_counts: np.ndarray
     begins_word: np.ndarray
     draws: int
     blocks: int
     skip_positions: int
     seed: int
-    group: np.ndarray
+    group_of_value: np.ndarray
     groups: int
     columns: dict[str, slice] = field(init=False)
 
     def __post_init__(self) -> None:
-        counted = self.tokens.valid.copy()
+        values = self.covariate.of_tokens(self.tokens.input_ids)
+        counted = self.tokens.valid & (values != UNDEFINED)
         counted[:, : self.skip_positions] = False
-        self.counts = np.bincount(self.tokens.input_ids[counted], minlength=len(self.values))  # [vocabulary]
-        self.counts[self.values == UNDEFINED] = 0
+        ids, seen = self.tokens.input_ids[counted], values[counted]
+        self.counts = np.bincount(ids, minlength=len(self.reference_counts))  # [vocabulary]
         present = self.counts > 0
-        self.categories = np.unique(self.values[present])  # the values that occur, ascending
-        self.centre = float((self.counts * self.values).sum() / max(1, self.counts.sum()))
+        self.categories = np.unique(seen)  # the values that occur, ascending
+        if len(self.categories) > MOST_VALUES:
+            raise ValueError(
+                f"{self.covariate.name} has {len(self.categories)} different values; bin them into {MOST_VALUES} or "
+                "fewer"
+            )
+        self.centre = self._mean(seen)
         frequency = log_frequency(self.reference_counts)
         frequency = frequency - (self.counts * frequency).sum() / max(1, self.counts.sum())
-        self._has_value = self.values != UNDEFINED
-        self._centred = np.where(self._has_value, self.values - self.centre, 0.0)
         # Tables of the types that occur; all others share the row of zeros that comes last
         types = np.flatnonzero(present)
         self._row = np.full(len(present), len(types))
         self._row[types] = np.arange(len(types))
         type_block = np.eye(self.blocks)[balanced_blocks(self.counts, self.blocks)[types]]
-        by_type = {
-            "category": self.values[types, None] == self.categories,
-            "log_frequency": frequency[types, None],
-            "begins_word": self.begins_word[types, None],
-            "type_block_value": type_block * self._centred[types, None],
-            "type_block": type_block,
-        }
-        self._table = _with_zeros(np.concatenate(list(by_type.values()), axis=1))
-        shuffled = shuffled_within_bands(self._centred, self.counts, self.draws, self.seed)
-        self._null = _with_zeros(shuffled[:, types].T)
+        by_type = {"log_frequency": frequency[types, None], "begins_word": self.begins_word[types, None]}
+        self._tables = {name: _with_zeros(part) for name, part in {**by_type, "type_block": type_block}.items()}
+        if self.covariate.by_type:
+            centred = np.where(self.covariate.values != UNDEFINED, self.covariate.values - self.centre, 0.0)
+            shuffled = shuffled_within_bands(centred, self.counts, self.draws, self.seed)
+            self._null = _with_zeros(shuffled[:, types].T)
+        else:
+            self._series = (seen - self.centre).astype(np.float32)  # along the text
+            self._place = (np.cumsum(counted) - 1).reshape(counted.shape)  # of each token in the series
+            self._offsets = _offsets(len(seen), self.tokens.valid.shape[1], self.draws, self.seed)
 
         rows = len(self.tokens.valid)
         self.sequence_blocks = min(self.blocks, rows)
         self._half = rows / 2
         # Indicators whose squares of x are wanted come next to each other, from `type_block` to `group`
-        widths = {name: part.shape[1] for name, part in by_type.items()}
+        widths = {"category": len(self.categories), "log_frequency": 1, "begins_word": 1}
+        widths |= {"type_block_value": self.blocks, "type_block": self.blocks}
         widths |= {"sequence_block": self.sequence_blocks, "first": 1, "early": 1, "skipped": 1, "group": self.groups}
         widths |= {"skipped_value": 1, "sequence_block_value": self.sequence_blocks, "first_value": 1, "early_value": 1}
         widths |= {"null_early": self.draws, "null_late": self.draws, "position": _position_bins(self.tokens)}
@@ -89,45 +93,73 @@ class Design:
         self.squared = slice(self.columns["type_block"].start, self.columns["group"].stop)
         self.width = int(edges[-1])
 
+    def _mean(self, seen: np.ndarray) -> float:
+        if self.covariate.by_type:  # one product a type, as it was from the start: to the last bit
+            return float((self.counts * self.covariate.values).sum() / max(1, self.counts.sum()))
+        return float(seen.mean()) if len(seen) else 0.0
+
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> list[Cells]:
         """The design matrix of a batch `[tokens, width]`, from each token's id, position and sequence, on the CPU.
 
-        Tokens of one type in one block of sequences have all their covariates in common, but for their position.
+        Tokens of one type and value in one block of sequences have all their covariates in common, but for their
+        position, and for a null that shifts the values along the text.
         """
         id_of, position, sequence = ids.numpy(), positions.numpy(), sequences.numpy()
+        value = self.values_of(id_of, position, sequence)
         block, early = sequence * self.sequence_blocks // len(self.tokens.valid), sequence < self._half
         stage = np.where(position < self.skip_positions, SKIPPED, np.where(position == 0, FIRST, USUAL))
-        keys = ((block * 2 + early) * 3 + stage) * len(self.values) + id_of
+        keys = ((block * 2 + early) * 3 + stage) * len(self.reference_counts) + id_of
+        if not self.covariate.by_type:
+            keys = keys * len(self.group_of_value) + value + 1
         _, example, cell = np.unique(keys, return_index=True, return_inverse=True)
-        by_cell = self._of_cells(id_of[example], block[example], early[example], stage[example])
+        by_cell = self._of_cells(id_of[example], value[example], block[example], early[example], stage[example])
+        counted = (stage != SKIPPED) & (value != UNDEFINED)
+        found = [Cells(torch.from_numpy(cell), *by_cell), self._of_positions(position, counted)]
+        return found if self.covariate.by_type else [*found, self._shifted(position, sequence, counted, early)]
 
-        counted = (stage != SKIPPED) & self._has_value[id_of]
+    def values_of(self, ids: np.ndarray, positions: np.ndarray, sequences: np.ndarray) -> np.ndarray:
+        """The covariate of tokens `[tokens]`. Packed sequences are padded on the right: a position is a column."""
+        return self.covariate.values[ids] if self.covariate.by_type else self.covariate.values[sequences, positions]
+
+    def _of_positions(self, position: np.ndarray, counted: np.ndarray) -> Cells:
+        """Indicators of bins of positions."""
         bins = np.where(counted, _position_bin(position), 0)
         occurring, bin_of_token = np.unique(bins * 2 + counted, return_inverse=True)
         position_columns = np.arange(self.columns["position"].start, self.columns["position"].stop)
         of_bins = np.zeros((len(occurring), len(position_columns)), np.float32)
         of_bins[np.arange(len(occurring)), occurring // 2] = occurring % 2
-        by_position = Cells(
-            torch.from_numpy(bin_of_token), torch.from_numpy(of_bins), torch.from_numpy(position_columns)
-        )
-        return [Cells(torch.from_numpy(cell), *by_cell), by_position]
+        return Cells(torch.from_numpy(bin_of_token), torch.from_numpy(of_bins), torch.from_numpy(position_columns))
 
-    def _of_cells(self, ids, block, early, stage) -> tuple[torch.Tensor, torch.Tensor]:
+    def _shifted(self, position: np.ndarray, sequence: np.ndarray, counted: np.ndarray, early: np.ndarray) -> Cells:
+        """The null's draws for each token: the values of the tokens that stand `offsets` further along in the text."""
+        place = self._place[sequence, position]
+        draws = self._series[(place[:, None] + self._offsets) % max(1, len(self._series))]
+        both = [draws * (counted & inside)[:, None] for inside in (early, ~early)]
+        columns = np.arange(self.columns["null_early"].start, self.columns["null_late"].stop)
+        design = np.concatenate(both, axis=1).astype(np.float32)
+        return Cells(torch.arange(len(place)), torch.from_numpy(design), torch.from_numpy(columns))
+
+    def _of_cells(self, ids, value, block, early, stage) -> tuple[torch.Tensor, torch.Tensor]:
         """The covariates of cells `[cells, columns given]`, and which columns are given: the others are all zero."""
-        value = self._centred[ids]
-        has_value, skipped = self._has_value[ids], stage == SKIPPED
-        counted = has_value & ~skipped
+        has_value, skipped = value != UNDEFINED, stage == SKIPPED
+        centred = np.where(has_value, value - self.centre, 0.0)
+        counted, row = has_value & ~skipped, self._row[ids]
+        type_block = self._tables["type_block"][row]
         parts: dict[int, np.ndarray] = {}  # first column → [cells, columns]
 
         def put(name: str, values: np.ndarray, offset: int = 0) -> None:
             values = values if values.ndim == 2 else values[:, None]
             parts[self.columns[name].start + offset] = values.astype(np.float32)
 
-        put("category", self._table[self._row[ids]] * counted[:, None])  # and those that follow it, to `type_block`
+        put("category", (value[:, None] == self.categories) * counted[:, None])
+        put("log_frequency", self._tables["log_frequency"][row] * counted[:, None])
+        put("begins_word", self._tables["begins_word"][row] * counted[:, None])
+        put("type_block_value", type_block * (centred * counted)[:, None])
+        put("type_block", type_block * counted[:, None])
         for one in np.unique(block):
             inside = counted & (block == one)
             put("sequence_block", inside, one)
-            put("sequence_block_value", inside * value, one)
+            put("sequence_block_value", inside * centred, one)
         for name, inside in (
             ("first", counted & (stage == FIRST)),
             ("early", counted & early),
@@ -135,14 +167,24 @@ class Design:
         ):
             if inside.any():
                 put(name, inside)
-                put(f"{name}_value", inside * value)
-        put("group", np.eye(self.groups)[np.where(skipped, self.groups - 1, self.group[ids])])
+                put(f"{name}_value", inside * centred)
+        put("group", np.eye(self.groups)[np.where(skipped, self.groups - 1, self.group_of_value[value])])
         for name, inside in (("null_early", counted & early), ("null_late", counted & ~early)):
-            if inside.any():
-                put(name, self._null[self._row[ids]] * inside[:, None])
+            if self.covariate.by_type and inside.any():
+                put(name, self._null[row] * inside[:, None])
         columns = [start + np.arange(values.shape[1]) for start, values in sorted(parts.items())]
         values = [values for _, values in sorted(parts.items())]
         return torch.from_numpy(np.concatenate(values, axis=1)), torch.from_numpy(np.concatenate(columns))
+
+
+def _offsets(count: int, length: int, draws: int, seed: int) -> np.ndarray:
+    """`[draws]` random shifts of a series of `count` values, none of them near 0 or near `count`.
+
+    A circular shift keeps the series' autocorrelation and breaks its relation to the activations. Shifts of less than a
+    sequence, or than a quarter of the text where that is less, would keep part of the relation.
+    """
+    least = max(1, min(length, count // 4))
+    return np.random.default_rng(seed).integers(least, max(least, count - least) + 1, draws)
 
 
 def _with_zeros(table: np.ndarray) -> np.ndarray:

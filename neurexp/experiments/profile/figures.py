@@ -1,143 +1,143 @@
-"""The figures of `token_length`: which arrays each draws, and the sentences on it.
-
-Knows nothing of how they are drawn.
-"""
+"""The figures of a profile: which arrays each draws, and the sentences on it. Knows nothing of how they are drawn."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from neurexp.report.report import Table
+from neurexp.experiments.profile.analysis import Analysis
+from neurexp.experiments.profile.data import SPECIAL, ProfileData
+from neurexp.experiments.profile.findings import NULLS
 from neurexp.stats import summary
-from neurexp.stats.groups import EQUAL, LONGER, SHORTER
-
-if TYPE_CHECKING:
-    from neurexp.experiments.token_length import TokenLength
 
 
 class Figures:
-    """The experiment's figures, each drawn when it is called for.
+    """The profile's figures, each drawn when it is called for."""
 
-    `histogram` is `[layers, groups, bins]`, without under- and overflow.
-    """
-
-    def __init__(self, experiment: "TokenLength", layers: Table, neurons: Table, histogram, edges, curves):
-        self.of, self.layers, self.histogram, self.edges, self.curves = experiment, layers, histogram, edges, curves
-        rows = len(experiment.layers)
+    def __init__(self, data: ProfileData, analysis: Analysis):
+        self.data, self.covariate, self.layers, self.curves = data, data.covariate, analysis.layers, analysis.curves
+        self.noun, name = self.covariate.noun, self.covariate.name
         self.r, self.partial, self.frequency = (
-            neurons[name].reshape(rows, -1) for name in ("r_length", "r_length_partial", "r_frequency")
+            analysis.neurons[column].reshape(len(data.layers), -1)
+            for column in (f"r_{name}", f"r_{name}_partial", "r_frequency")
         )
-        self.measured = f"{experiment.setting}, {int(experiment.lengths.sum()):,} tokens"
+        self.measured = f"{data.label}, {data.tokens:,} tokens"
 
     def all(self) -> dict[str, Callable[[], Any]]:
+        name = self.covariate.name
         figures: dict[str, Callable[[], Any]] = {
-            "token_lengths": self.token_lengths,
+            f"token_{name}s": self.distribution,
             "activation_histograms": self.activation_histograms,
-            "activation_over_length": self.activation_over_length,
+            f"activation_over_{name}": self.activation_over_value,
         }
         if np.isfinite(self.r).any():
-            figures |= {"r_by_layer": self.r_by_layer, "r_map": self.r_map, "length_and_frequency": self.confounds}
+            figures |= {"r_by_layer": self.r_by_layer, "r_map": self.r_map, f"{name}_and_frequency": self.confounds}
         return figures
 
-    def token_lengths(self):
+    def distribution(self):
         from neurexp.figures.distributions import split_counts
 
-        shares, median = self.of.split.shares, self.of.split.median
-        space = "leading space stripped" if self.of.options.strip_space else "leading space counted"
+        split, (low, _, high) = self.data.plan.split, self.covariate.groups
+        below, equal, above = split.shares
+        defined = ", ".join(part for part in (self.covariate.unit, self.covariate.detail) if part)
         return split_counts(
-            self.of.lengths,
-            median,
-            f"The median token has {median:g} characters; {shares[SHORTER]:.0%} of tokens are shorter, "
-            f"{shares[EQUAL]:.0%} as long, {shares[LONGER]:.0%} longer",
-            f"{self.measured} with a length; {self.of.special} special tokens left out",
-            f"token length (characters of the decoded token, {space})",
+            self.data.plan.value_counts,
+            split.median,
+            f"The median {self.noun} is {split.median:g} {self.covariate.unit}; {below:.0%} of tokens are {low}, "
+            f"{equal:.0%} equal, {above:.0%} {high}",
+            f"{self.measured} with a {self.noun}; {self.data.plan.special} special tokens left out",
+            f"{self.noun} ({defined})",
         )
 
     def activation_histograms(self):
         from neurexp.figures.distributions import group_histograms
 
-        difference, shared = self.layers["d_longer_shorter"], self.layers["overlap_longer_shorter"]
+        low, _, high = self.covariate.groups
+        difference, shared = self.layers[self.covariate.difference], self.layers[f"overlap_{high}_{low}"]
         finding = "Only one side of the median is occupied: nothing to compare"
         if np.isfinite(difference).any():
             finding = (
-                f"Longer and shorter tokens share {np.nanmin(shared):.0%} to {np.nanmax(shared):.0%} of area; "
+                f"{high.capitalize()} and {low} tokens share {np.nanmin(shared):.0%} to {np.nanmax(shared):.0%} of "
+                "area; "
                 f"their means differ by {np.nanmin(difference):+.2f} to {np.nanmax(difference):+.2f} SD"
             )
-        site = self.of.options.site
+        site = self.data.site
         return group_histograms(
-            self.edges,
-            self.histogram,
-            ["shorter than the median", "of median length", "longer"],
-            [f"{site}_{layer}" for layer in self.of.layers],
+            self.data.edges,
+            self.data.histogram[:, :SPECIAL, 1:-1],
+            [f"{low} than the median", "at the median", high],
+            [f"{site}_{layer}" for layer in self.data.layers],
             [
                 f"d = {value:+.2f}\noverlap {share:.0%}" if np.isfinite(share) else ""
                 for value, share in zip(difference, shared, strict=True)
             ],
             finding,
-            f"{self.measured}; all neurons of a layer together; d: longer minus shorter, overlap: of the same two",
+            f"{self.measured}; all neurons of a layer together; d: {high} minus {low}, overlap: of the same two",
             f"activation at {site} (model's own units)",
         )
 
-    def activation_over_length(self):
+    def activation_over_value(self):
         from neurexp.figures.profiles import curves_by_layer
 
         strongest = summary.largest(self.layers["r_median"])
-        finding = "Mean activation at each token length"
+        finding = f"Mean activation at each {self.noun}"
         if strongest is not None:
             value = self.layers["r_median"][strongest]
-            finding = f"The layer's mean {'rises' if value > 0 else 'falls'} with length most in layer " + str(
-                self.of.layers[strongest]
+            finding = (
+                f"The layer's mean {'rises' if value > 0 else 'falls'} with the {self.noun} most in layer "
+                f"{self.data.layers[strongest]}"
             )
-        lengths = self.of.design.categories
+        values = self.data.categories
         return curves_by_layer(
-            lengths, self.curves, self.of.layers, self.of.lengths[lengths], finding,
+            values, self.curves, self.data.layers, self.data.plan.value_counts[values], finding,
             f"{self.measured}; mean over all neurons of a layer; points on few tokens (below) are noisy",
-            "token length (characters)", f"mean activation at {self.of.options.site} (model's own units)",
+            f"{self.noun} ({self.covariate.unit})", f"mean activation at {self.data.site} (model's own units)",
         )  # fmt: skip
 
     def _about_r(self) -> str:
         share = self.layers["share_significant"]
         return (
-            f"{self.measured}; significant against shuffled token types (q < 0.05 in the layer): {share.min():.0%} to "
+            f"{self.measured}; significant against {NULLS[self.covariate.by_type]} (q < 0.05 in the layer): "
+            f"{share.min():.0%} to "
             f"{share.max():.0%} of a layer's neurons"
         )
 
     def _finding_r(self) -> str:
         first, rest = self.layers["r_median"][0], self.layers["r_median"][1:]
         if len(rest) == 0:
-            return f"Median r with token length: {first:+.3f}"
+            return f"Median r with {self.noun}: {first:+.3f}"
         return (
-            f"Median r is {first:+.3f} in layer {self.of.layers[0]} and {np.nanmin(rest):+.3f} to "
+            f"Median r is {first:+.3f} in layer {self.data.layers[0]} and {np.nanmin(rest):+.3f} to "
             f"{np.nanmax(rest):+.3f} in the others"
         )
 
     def r_by_layer(self):
         from neurexp.figures.profiles import density_by_layer
 
-        panel = (str(self.of.setting), self.of.layers, list(self.r))
-        return density_by_layer([panel], self._finding_r(), self._about_r(), "Pearson's r with token length")
+        panel = (self.data.label, self.data.layers, list(self.r))
+        return density_by_layer([panel], self._finding_r(), self._about_r(), f"Pearson's r with {self.noun}")
 
     def r_map(self):
         from neurexp.figures.profiles import density_map
 
-        panel = (str(self.of.setting), self.of.layers, list(self.r))
-        return density_map([panel], self._finding_r(), self._about_r(), "Pearson's r with token length")
+        panel = (self.data.label, self.data.layers, list(self.r))
+        return density_map([panel], self._finding_r(), self._about_r(), f"Pearson's r with {self.noun}")
 
     def confounds(self):
         from neurexp.figures.profiles import quantiles_by_layer
 
+        name = self.covariate.name.replace("_", " ")
         left = summary.slope(self.r.ravel(), self.partial.ravel())
         return quantiles_by_layer(
-            self.of.layers,
+            self.data.layers,
             {
-                "r with length": list(self.r),
+                f"r with {name}": list(self.r),
                 "r with log frequency": list(self.frequency),
-                "r with length, given frequency, position, word beginning": list(self.partial),
+                f"r with {name}, given frequency, position, word beginning": list(self.partial),
             },
-            f"{left:.0%} of the correlation with length is left once its confounds are controlled for"
+            f"{left:.0%} of the correlation with the {self.noun} is left once its confounds are controlled for"
             if np.isfinite(left)
-            else "Nothing of length is left once its confounds are known",
-            f"{self.measured}; median and middle half over neurons; frequencies: {self.of.reference}",
+            else f"Nothing of {name} is left once its confounds are known",
+            f"{self.measured}; median and middle half over neurons; frequencies: {self.data.plan.reference}",
             "correlation over tokens",
         )

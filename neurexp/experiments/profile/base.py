@@ -1,0 +1,127 @@
+"""A profile: how do activations depend on a property of the token? The base of token length and of its siblings.
+
+A subclass says only which covariate each token has. The pass, the group means, r with its null and interval, what is
+left of r once its confounds are controlled for, and the figures are shared.
+"""
+
+import hashlib
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+
+from neurexp.engine.plan import Pass
+from neurexp.engine.reducers.base import Histogram
+from neurexp.engine.reducers.gram import Gram
+from neurexp.errors import UserError
+from neurexp.experiments.base import Experiment, Inputs, Results
+from neurexp.experiments.profile.covariate import UNDEFINED, Covariate
+from neurexp.experiments.profile.data import SKIPPED, SPECIAL, Options, ProfileData, ProfilePlan
+from neurexp.experiments.profile.design import Design
+from neurexp.experiments.profile.report import write
+from neurexp.io.provenance import hash_of_tokenizer
+from neurexp.report.report import Report
+from neurexp.stats.groups import median_split
+from neurexp.text.vocabulary import begins_word
+
+
+class Profile(Experiment[ProfilePlan]):
+    """Base of profiles. A subclass implements `covariate`."""
+
+    Options = Options
+    cacheable = True  # the statistics of its pass stand for the same pass of later runs
+
+    def __init__(self, options: Any):
+        super().__init__(options)
+        self.check_range(8, 4096, "bins")
+        self.check_range(8, 1024, "permutations")
+        self.check_range(16, 64, "blocks")
+        if options.correction not in ("bh", "by"):
+            raise UserError(
+                f"experiment.correction={options.correction}: give bh (Benjamini-Hochberg) or by (Benjamini-Yekutieli)"
+            )
+
+    @abstractmethod
+    def covariate(self, inputs: Inputs) -> Covariate:
+        """The property of tokens that activations are related to. `inputs.text` are the tokens that are run."""
+
+    def prepare(self, inputs: Inputs) -> ProfilePlan:
+        model, tokens, options = inputs.model, inputs.text, self.options
+        layers, covariate = inputs.layers(options.layer), self.covariate(inputs)
+        length = tokens.valid.shape[1]
+        skipped = options.skip_positions
+        if not 0 <= skipped < length:
+            raise UserError(f"experiment.skip_positions={skipped}: give a whole number from 0 to {length - 1}")
+        values = covariate.of_tokens(tokens.input_ids)
+        defined = tokens.valid & (values != UNDEFINED)
+        counted = defined.copy()
+        counted[:, :skipped] = False
+        value_counts = np.bincount(values[counted], minlength=int(covariate.values.max()) + 1)
+        if not value_counts.any():
+            raise UserError(f"dataset.tokens: no token of this text has a {covariate.noun}; give more text")
+        split = median_split(value_counts)
+        reference = "the counts of the tokenizer's training text"
+        reference_counts, starts = model.token_counts, begins_word(model.tokenizer)
+        if reference_counts is None:
+            reference = "the counts of this very text"
+            reference_counts = np.bincount(tokens.input_ids[tokens.valid], minlength=len(starts))
+        groups = SPECIAL + 1 + (skipped > 0)
+        group_of_value = np.append(split.group(np.arange(len(value_counts))), SPECIAL)  # −1 is the last
+        design = Design(
+            tokens,
+            covariate,
+            reference_counts,
+            starts,
+            options.permutations,
+            options.blocks,
+            skipped,
+            inputs.seed,
+            group_of_value,
+            groups,
+        )
+        by_value = torch.from_numpy(group_of_value)
+
+        def covariates(ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> dict[str, Any]:
+            value = torch.from_numpy(design.values_of(ids.numpy(), positions.numpy(), sequences.numpy())).long()
+            group = torch.where(positions < skipped, SKIPPED, by_value[value])
+            return {"group": group, "design": design(ids, positions, sequences)}
+
+        def reducers() -> dict[str, Any]:
+            gram = Gram(design.width, len(layers), design.squared, design.columns["group"], device=model.device)
+            return {"histogram": Histogram(groups, len(layers), options.bins, model.device), "gram": gram}
+
+        planned = Pass(
+            name="text",
+            tokens=tokens,
+            site=options.site,
+            layers=layers,
+            reducers=reducers,
+            covariates=covariates,
+            key={
+                "experiment": f"{type(self).__module__}.{type(self).__qualname__}",  # not that of a class made from it
+                "covariate": hashlib.sha256(covariate.values.astype("<i8").tobytes()).hexdigest(),
+                "tokenizer": hash_of_tokenizer(model.tokenizer),
+                "reference_counts": hashlib.sha256(reference_counts.tobytes()).hexdigest(),
+                "seed": inputs.seed,
+                # The other options are of the analysis: the same pass serves them
+                **{name: getattr(options, name) for name in ("skip_positions", "permutations", "blocks", "bins")},
+            },
+            cacheable=self.cacheable,
+        )
+        return ProfilePlan(
+            inputs=inputs,
+            passes=(planned,),
+            tokens=tokens,
+            skipped=tokens.skipped,
+            layers=layers,
+            covariate=covariate,
+            design=design,
+            split=split,
+            value_counts=value_counts,
+            special=int(tokens.valid.sum() - defined.sum()),
+            reference=reference,
+        )
+
+    def analyse(self, plan: ProfilePlan, results: Results) -> Report:
+        return write(ProfileData.of(self.options, plan, results))

@@ -1,0 +1,65 @@
+"""The covariate of a profile: a whole number for each token, and the words that columns and figures have for it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+UNDEFINED = -1  # the value of a token that has none
+MOST_VALUES = 256  # each value that occurs is a category of η²
+
+
+@dataclass(frozen=True)
+class Covariate:
+    """A property of tokens.
+
+    Args:
+        values: whole numbers of 0 or more, `UNDEFINED` (−1) where a token has none. `[vocabulary]` if the property
+            belongs to the token type, as the length does: the null then deals the values out anew among token types of
+            about the same frequency. `[sequences, length]` if it belongs to the token in its place, as the position in
+            its sentence does: the null then shifts the values along the text, which keeps their order.
+        name: in the names of columns, metrics and files, such as `length` in `r_length`.
+        noun: in sentences, such as “token length”.
+        unit: of the values, for axes.
+        groups: names of the tokens below, at and above the median value.
+        detail: how the value is defined, for the axis of its distribution.
+    """
+
+    values: np.ndarray
+    name: str
+    noun: str
+    unit: str
+    groups: tuple[str, str, str] = ("lower", "equal", "higher")
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.name.isidentifier() and self.name.islower()) or self.name in ("frequency", "median", "partial"):
+            raise ValueError(f"a covariate named {self.name!r}: give a word in lower case that is no statistic's name")
+        if self.values.dtype.kind not in "iu" or self.values.ndim not in (1, 2) or int(self.values.min()) < UNDEFINED:
+            raise ValueError(
+                f"the values of {self.name} must be whole numbers [vocabulary] or [sequences, length], {UNDEFINED} "
+                f"where a token has none; they are {self.values.dtype} {list(self.values.shape)}"
+            )
+
+    @property
+    def by_type(self) -> bool:
+        """Whether the value belongs to the token type."""
+        return self.values.ndim == 1
+
+    def of_tokens(self, input_ids: np.ndarray) -> np.ndarray:
+        """The value of each token, shaped as `input_ids` `[sequences, length]`.
+
+        Raises:
+            ValueError: the values are those of other sequences.
+        """
+        if self.by_type:
+            return self.values[input_ids]
+        if self.values.shape != input_ids.shape:
+            raise ValueError(
+                f"the values of {self.name} are {list(self.values.shape)}, the tokens {list(input_ids.shape)}"
+            )
+        return self.values
+
+    @property
+    def difference(self) -> str:
+        """The column of the standardised difference between the groups above and below the median."""
+        return f"d_{self.groups[2]}_{self.groups[0]}"
