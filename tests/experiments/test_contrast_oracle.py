@@ -7,18 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from inprocess import inputs_of, run_passes
 from pyarrow.parquet import read_table
 from safetensors.numpy import load_file
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neurexp
-from neurexp.experiments.base import Setting
+from neurexp.config.schema import CONFIG_FOLDER, checked, register_schema
+from neurexp.experiments.contrast import ContrastData
 from neurexp.experiments.contrast.analysis import Analyst
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.models.load import load_model
-from neurexp.runs.measure import capture_for
+from neurexp.report.report import Report
+from neurexp.runs.measure import measure
 from neurexp.stats.parts import untold
+from neurexp.tracking.tracker import Stopwatch
 
 torch.set_num_threads(1)
 
@@ -337,14 +342,11 @@ def test_the_saved_activations_are_those_of_each_word_alone_in_plain_transformer
         assert distance(run.x(layer), np.array(by_hand[layer])) < 1e-5
 
 
-def captured(folder, batch_size=4, layers=LAYERS, lists=None, **options):
-    """The experiment's rows of activations, without the command line: of the words, and beside them in context."""
+def captured(batch_size=4, layers=LAYERS, lists=None, **options):
+    """The contrast's data, without the command line: the words alone, and in context."""
     chosen = Options(name="grammar_tuning", plugin="", text=False, layer=layers, words=lists, **options)
-    experiment = GrammarTuning(chosen, Setting("mini", "words alone", batch_size=batch_size))
-    model = load_model("mini", device="cpu")
-    for wanted in experiment.passes(model, None, folder):
-        capture_for(wanted, model, wanted.tokens, batch_size)
-    return experiment
+    plan = GrammarTuning(chosen).prepare(inputs_of(load_model("mini", device="cpu")))
+    return ContrastData.of(chosen, plan, run_passes(plan, batch_size))
 
 
 @pytest.fixture
@@ -369,10 +371,10 @@ POOLED = {
 @pytest.mark.parametrize("pooling", POOLED)
 def test_every_pooling_is_over_the_words_own_tokens(pooling, plain, few, tmp_path):
     tokenise, forward = plain
-    experiment = captured(tmp_path, lists=few, pooling=pooling, second_template="Many {word} here")
-    assert len(set(experiment.rows.lengths)) > 2
+    data = captured(lists=few, pooling=pooling, second_template="Many {word} here")
+    assert len(set(data.rows.lengths)) > 2
     expected, inside = {layer: [] for layer in LAYERS}, {layer: [] for layer in LAYERS}
-    for word in experiment.rows.words:
+    for word in data.rows.words:
         before, own = tokenise("Many"), tokenise(f" {word}")
         assert tokenise(f"Many {word} here") == [*before, *own, *tokenise(" here")]
         alone, among = forward(tokenise(word), LAYERS), forward([*before, *own, *tokenise(" here")], LAYERS)
@@ -380,16 +382,16 @@ def test_every_pooling_is_over_the_words_own_tokens(pooling, plain, few, tmp_pat
             expected[layer].append(POOLED[pooling](alone[layer]))
             inside[layer].append(POOLED[pooling](among[layer][len(before) : len(before) + len(own)]))
     for layer in LAYERS:
-        assert distance(experiment.activations["words"][layer], np.array(expected[layer])) < 1e-5
-        assert distance(experiment.activations["context"][layer], np.array(inside[layer])) < 1e-5
+        assert distance(data.activations["words"][layer], np.array(expected[layer])) < 1e-5
+        assert distance(data.activations["context"][layer], np.array(inside[layer])) < 1e-5
 
 
 def test_tokens_of_the_template_do_not_leak_into_a_words_row(plain, few, tmp_path):
     tokenise, forward = plain
-    experiment = captured(tmp_path, lists=few, template="The {word}", second_template=None)
-    assert experiment.conditions == {}
+    data = captured(lists=few, template="The {word}", second_template=None)
+    assert data.conditions == {}
     own, with_the = {layer: [] for layer in LAYERS}, {layer: [] for layer in LAYERS}
-    for word in experiment.rows.words:
+    for word in data.rows.words:
         the, ids = tokenise("The"), tokenise(f"The {word}")
         assert len(the) == 1
         assert ids == [*the, *tokenise(f" {word}")]
@@ -398,11 +400,11 @@ def test_tokens_of_the_template_do_not_leak_into_a_words_row(plain, few, tmp_pat
             own[layer].append(seen[layer][1:].mean(0))
             with_the[layer].append(seen[layer].mean(0))
     for layer in LAYERS:
-        rows = experiment.activations["words"][layer]
+        rows = data.activations["words"][layer]
         assert distance(rows, np.array(own[layer])) < 1e-5
         assert distance(rows, np.array(with_the[layer])) > 0.1
-    lengths = [len(tokenise(f" {word}")) for word in experiment.rows.words]
-    np.testing.assert_array_equal(experiment.rows.lengths, lengths)
+    lengths = [len(tokenise(f" {word}")) for word in data.rows.words]
+    np.testing.assert_array_equal(data.rows.lengths, lengths)
 
 
 # What must not matter
@@ -432,21 +434,38 @@ def test_the_order_of_the_words_in_the_files_does_not_matter(run, quick_cli, tmp
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_batch_size_does_not_matter_beyond_rounding(run, batch_size, tmp_path):
-    experiment = captured(tmp_path, batch_size=batch_size)
-    assert experiment.rows.words == run.words["word"].tolist()
+    data = captured(batch_size=batch_size)
+    assert data.rows.words == run.words["word"].tolist()
     for layer in LAYERS:
-        assert distance(experiment.activations["words"][layer], run.x(layer)) < 1e-5
+        assert distance(data.activations["words"][layer], run.x(layer)) < 1e-5
+
+
+class Keeping(GrammarTuning):
+    """Keeps the data, and reports nothing."""
+
+    def analyse(self, plan, results):
+        self.data = ContrastData.of(self.options, plan, results)
+        return Report([], {}, {}, {}, {}, "")
+
+
+def measured(folder, lists, **options):
+    """The passes that an earlier run stood for, and the data."""
+    register_schema()
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        config = checked(compose("config", ["model=mini", "device=cpu", f"run.outputs={folder}"]))
+    chosen = Options(name="grammar_tuning", plugin="", text=False, layer=LAYERS, words=lists, **options)
+    experiment = Keeping(chosen)
+    return measure(config, experiment, ("mini", "words alone"), folder, Stopwatch()).reused, experiment.data
 
 
 def test_what_was_captured_before_is_taken_again_and_only_for_the_same(tmp_path, few):
-    first = captured(tmp_path, lists=few)
-    again = captured(tmp_path, lists=few)
-    assert first.reused == []
-    assert again.reused == ["words", "context"]
-    other = captured(tmp_path, lists=few, pooling="last")
-    assert other.reused == []
-    template = captured(tmp_path, lists=few, template="A {word}")
-    assert template.reused == ["context"]
+    reused, first = measured(tmp_path, few)
+    assert reused == ()
+    reused, again = measured(tmp_path, few)
+    assert reused == ("words", "context")
+    assert measured(tmp_path, few, pooling="last")[0] == ()
+    reused, template = measured(tmp_path, few, template="A {word}")
+    assert reused == ("context",)
     for layer in LAYERS:
         for name in ("words", "context"):
             np.testing.assert_array_equal(first.activations[name][layer], again.activations[name][layer])
@@ -455,11 +474,10 @@ def test_what_was_captured_before_is_taken_again_and_only_for_the_same(tmp_path,
 
 def test_of_neurons_without_information_one_in_twenty_passes_the_probes_null(tmp_path):
     """`probe_accuracy_shuffled_q95` is what `probe_accuracy` is held against: in noise 5 % may lie above it."""
-    experiment = captured(tmp_path, layers=[1], second_template=None, shuffles=2)
+    data = captured(layers=[1], second_template=None, shuffles=2)
     random, above = np.random.default_rng(0), []
     for seed in range(12):
-        experiment.setting = replace(experiment.setting, seed=seed)
         neurons = {}
-        row = Analyst(experiment)._probes(random.normal(size=(200, 400)), neurons, untold, untold)
+        row = Analyst(replace(data, seed=seed))._probes(random.normal(size=(200, 400)), neurons, untold, untold)
         above.append((neurons["probe_accuracy"] > row["probe_accuracy_shuffled_q95"]).mean())
     assert np.mean(above) < 0.08  # with folds that deal out the shuffled labels evenly: 0.045 ± 0.004

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inprocess import inputs_of, run_passes
 from pyarrow.parquet import read_table
 from safetensors.torch import load_file, save_file
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neurexp
-from neurexp.experiments.base import Setting
+from neurexp.experiments.contrast import ContrastData
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.models.load import load_model
-from neurexp.runs.measure import capture_for
 from neurexp.stats import nulls
 
 torch.set_num_threads(1)
@@ -124,8 +124,8 @@ def test_planted_neurons_are_found_with_their_signs_and_a_model_before_them_is_n
     assert metrics["top_t"] == t[HIGHER]
     assert metrics["bottom_t"] == t[LOWER]
     assert metrics["auroc_heldout_best"] > 0.95
-    assert f"prefers “nouns” most is {HIGHER} of layer {LAYER}" in findings
-    assert f"prefers “verbs” most is {LOWER} of layer {LAYER}" in findings
+    assert f"prefers “nouns” most is neuron {HIGHER} of layer {LAYER}" in findings
+    assert f"prefers “verbs” most is neuron {LOWER} of layer {LAYER}" in findings
     assert summary["provenance"]["reused"] == []
 
 
@@ -134,13 +134,11 @@ def test_planted_neurons_are_found_with_their_signs_and_a_model_before_them_is_n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", ["equal", "unequal"])
-def test_over_shuffled_labels_the_corrected_p_errs_in_one_run_of_twenty(sizes, tmp_path):
+def test_over_shuffled_labels_the_corrected_p_errs_in_one_run_of_twenty(sizes):
     """Both tests are exact whatever the neurons' dependence: P(p ≤ 50/1000) is 50/1000, and p < 0.05 is p ≤ 49/1000."""
     options = Options(name="grammar_tuning", plugin="", text=False, layer=4, second_template=None)
-    experiment, model = GrammarTuning(options, Setting("mini", "words alone")), load_model("mini", device="cpu")
-    for wanted in experiment.passes(model, None, tmp_path):
-        capture_for(wanted, model, wanted.tokens, 4)
-    x = experiment.activations["words"][4].astype(np.float64)
+    plan = GrammarTuning(options).prepare(inputs_of(load_model("mini", device="cpu")))
+    x = ContrastData.of(options, plan, run_passes(plan)).activations["words"][4].astype(np.float64)
     if sizes == "unequal":
         x = x[60:]
     labels = (np.arange(len(x)) >= len(x) - 100).astype(int)

@@ -1,22 +1,22 @@
 """A result does not depend on how a tokenizer numbers its tokens: ids with gaps give what dense ones give."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from inprocess import measure, small_model, text_of
+from inprocess import inputs_of, measure, small_model, text_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoForCausalLM, PreTrainedTokenizerFast
 
 from neurexp.config.schema import DatasetConfig, Source
+from neurexp.engine import plan as engine
+from neurexp.engine.plan import Pass
 from neurexp.errors import UserError
-from neurexp.experiments.base import Setting
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.models.load import LanguageModel, load_model
-from neurexp.runs.measure import capture_for
 from neurexp.text.occurrences import occurrences
+from neurexp.text.running_text import read_text
 from neurexp.text.spans import align, place
 from neurexp.text.tokens import pack
 
@@ -103,9 +103,9 @@ def test_a_token_that_occurs_without_an_embedding_is_refused_by_its_name(dense):
     tokenizer = tokenizer_of()
     tokenizer.add_tokens(["dog"])
     model = replace(dense, tokenizer=tokenizer)
-    wanted = SimpleNamespace(chosen_layers=lambda model: [0])
+    planned = Pass("text", pack(["cat dog"], tokenizer, 3, 3), "MLP", (0,), dict)
     with pytest.raises(UserError, match=r"^model\.tokenizer: its token 'dog' \(id 11\).*small.*ids below 11"):
-        capture_for(wanted, model, pack(["cat dog"], tokenizer, 3, 3), 1)  # type: ignore[arg-type]
+        engine.run(planned, model, 1)
 
 
 def test_a_text_is_refused_as_soon_as_it_is_packed(dense, tmp_path):
@@ -113,17 +113,18 @@ def test_a_text_is_refused_as_soon_as_it_is_packed(dense, tmp_path):
     tokenizer.add_tokens(["dog"])
     (tmp_path / "text.txt").write_text("cat dog", "utf-8")
     dataset = DatasetConfig(Source.files, tokens=2, sequence_length=2, path=str(tmp_path / "text.txt"))
-    experiment = GrammarTuning(Options(name="grammar_tuning", plugin=""), Setting("model", "text"))
-    assert experiment.inputs(dense, dataset, tmp_path / "cache").count == 2  # "dog" is unknown
+    cache = tmp_path / "cache"
+    assert inputs_of(dense, read_text(dataset, dense.tokenizer, False, cache)).text.count == 2  # "dog" is unknown
     dataset.tokens = dataset.sequence_length = 3
+    text = read_text(dataset, tokenizer, False, cache)
     with pytest.raises(UserError, match=r"^model\.tokenizer: its token 'dog'"):
-        experiment.inputs(replace(dense, tokenizer=tokenizer), dataset, tmp_path / "cache")
+        _ = inputs_of(replace(dense, tokenizer=tokenizer), text).text
 
 
 @pytest.mark.parametrize("begins", [False, True])
 def test_words_stand_after_bos_where_the_models_sequences_begin_with_it(begins):
     model = replace(load_model("mini", device="cpu"), begins_with_bos=begins)
-    experiment = GrammarTuning(Options(name="grammar_tuning", plugin=""), Setting("model", "text"))
+    experiment = GrammarTuning(Options(name="grammar_tuning", plugin=""))
     rows = experiment.select(model)
     assert set(rows.start) == {int(begins)}
     assert ((rows.tokens.input_ids[:, 0] == model.tokenizer.bos_token_id) == begins).all()
