@@ -1,7 +1,8 @@
 """Grammar tuning: are there neurons specialised for a part of speech?
 
-Words on their own, verbs and nouns, as labelled rows; the rest is what every contrast does. A line of a list may be a
-sentence: it is a row as a whole, and running text is searched for it as a whole.
+The rows are words, each alone in its sequence or inside a template, and the categories are the lists that the words
+come from: verbs and nouns by default. Every contrast shares the rest. A line of a list may also be a sentence. It is
+one row, and running text is searched for the whole of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ class GrammarTuning(contrast.Contrast):
             template = getattr(options, name)
             if template is not None and template.count("{word}") != 1:
                 raise UserError(f'experiment.{name}={template}: give a text with one {{word}} in it, as "The {{word}}"')
-        if options.words is not None and not options.words.strip():  # or it would be the current folder
+        if options.words is not None and not options.words.strip():  # an empty path means the current folder
             raise UserError("experiment.words is empty: give experiment.words=FOLDER, or null for our own lists")
         if not 0 <= options.bad_words <= 1:
             raise UserError(f"experiment.bad_words={options.bad_words:g}: give a share from 0 to 1")
@@ -69,7 +70,11 @@ class GrammarTuning(contrast.Contrast):
         }
 
     def _placed(self, model: LanguageModel, template: str) -> Selection:
-        """Every word inside a template, as a row; words that are too long for the model are skipped."""
+        """A row for each word inside a template. Words that are too long for the model are skipped.
+
+        Raises:
+            UserError: too many lines cannot be used.
+        """
         examples = [
             place(word, category, template)
             for category, words in enumerate(self._lists.words.values())
@@ -85,5 +90,5 @@ class GrammarTuning(contrast.Contrast):
 
 
 def _lines(skipped: Sequence[Skipped]) -> list[Skipped]:
-    """The lines that could not be used; a file that could not be used as a whole is no line."""
+    """The lines that cannot be used, without the files that cannot be used as a whole."""
     return [one for one in skipped if one.item]

@@ -1,7 +1,7 @@
 """Contrasts: which neurons tell labelled rows apart?
 
-Data flows one way: `base` plans the capture of rows, `data` holds them, `analysis` tests a layer, and `report`,
-`findings`, `figures` and `columns` say what was found. Knows no hook, and no kind of word.
+Data flows one way: `base` plans the capture of the rows, `data` holds their activations, `analysis` tests a layer, and
+`report`, `findings`, `figures` and `columns` present the results. Knows no hook and no kind of word.
 """
 
 from neurexp.experiments.contrast.base import Contrast, positions_of

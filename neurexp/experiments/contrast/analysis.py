@@ -1,11 +1,10 @@
 """The analysis of one layer of a contrast: every statistic of its neurons, and its row of `layers.parquet`.
 
-Arrays come from the contrast's captures, the arithmetic from `stats.contrast` and `stats.probe`; which column means
-what is said in `contrast_columns`. Knows no sentence and no figure.
+The arithmetic is in `stats`, and `columns` defines each column. Knows no sentence and no figure.
 
 Time is linear in rows, neurons, layers, categories, permutations, splits and shuffles. Memory: one layer's rows in
-float32, as they are on disk, a float32 copy of them for the probe on all neurons, and below some 500 MB that do not
-depend on any of these (`stats.parts`), but for a byte for each row of each shuffle and of each split.
+float32, mapped from a file; a float32 copy of them for the probe on all neurons; a byte for each row of each shuffle
+and of each split; and less than about 500 MB that depend on none of these (`stats.parts`).
 """
 
 from collections.abc import Callable
@@ -21,9 +20,9 @@ from neurexp.stats.association import LEVEL, q_values
 from neurexp.stats.parts import Tick, of_labellings, untold
 from neurexp.text.spans import Selection, pairs
 
-MANY_ROWS, FEW_SHUFFLES = 500, 5  # beyond so many rows a layer's probe is fitted to so many shuffles only
-SPLITS_OF_A_SHUFFLE = 10  # of the words in halves, for each shuffle of the labels
-Effect = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of rows and labellings: `[labellings, neurons]`
+MANY_ROWS, FEW_SHUFFLES = 500, 5  # with more rows than this, a layer's probe is fitted to this many shuffles
+SPLITS_PER_SHUFFLE = 10  # of the words into halves
+Effect = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows and labellings → `[labellings, neurons]`
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,22 @@ class LayerAnalysis:
 
 
 class Analyst:
-    """What the layers share: labels, units, shuffles, pairs."""
+    """Analyses layers. Holds what they share: labels, groups, shuffles and pairs.
+
+    `groups` `[rows]` is the number of each row's word: all rows of a word stay together in splits, and labels are
+    shuffled within words that have rows of every category.
+    """
 
     def __init__(self, data: ContrastData):
         self.data, self.labels, self.options = data, data.labels, data.options
         self.seed, self.two = data.seed, data.two
-        _, self.units = np.unique(data.rows.words, return_inverse=True)
+        _, self.groups = np.unique(data.rows.words, return_inverse=True)
 
     def steps(self) -> dict[str, float]:
-        """The steps of a layer and how long each takes, in units of a product of one neuron: measured, and rough."""
+        """The steps of a layer and the time of each, relative to a product over the rows of one neuron; rough."""
         rows, categories = len(self.labels), 1 if self.two else len(self.data.categories)
         several = min(categories, contrast.FEW_CATEGORIES)
-        options, beside = self.options, sum(len(one.rows.words) for one in self.data.conditions.values())
+        options, in_conditions = self.options, sum(len(one.rows.words) for one in self.data.conditions.values())
         unequal = len(set(np.bincount(self.labels))) > 1
         found = len(self.data.text.found.words) if self.data.text is not None else 0
         fitted = 1 + self._fitted_shuffles
@@ -56,14 +59,14 @@ class Analyst:
         return {
             "permutation": rows * options.permutations * (several if several > 1 else 1 + unequal),
             "replication": 20 * rows * options.splits * several + 1000 * options.splits,
-            "chance": 8 * rows * options.shuffles * SPLITS_OF_A_SHUFFLE * several + 10_000 * options.shuffles,
+            "chance": 8 * rows * options.shuffles * SPLITS_PER_SHUFFLE * several + 10_000 * options.shuffles,
             "layer probe": rows * dimensions * (3 + 800 * fitted * categories / neurons),
             "neuron probes": 10_000 * rows if self.two else 0,
-            "rest": 250 * (rows + beside) + 1000 * found + 100_000,
+            "rest": 250 * (rows + in_conditions) + 1000 * found + 100_000,
         }
 
     def layer(self, layer: int, progress: dict[str, Tick] | None = None) -> LayerAnalysis:
-        """Every statistic of one layer. `progress` has a tick for each of `steps`."""
+        """Every statistic of one layer. `progress` maps each of `steps` to a function that reports its progress."""
         ticks = progress or dict.fromkeys(self.steps(), untold)
         x, labels = self.data.activations["words"][layer], self.labels
         means, mean, deviation = contrast.moments(x, labels)
@@ -77,7 +80,7 @@ class Analyst:
         }
         null = self._tests(x, neurons, ticks["permutation"])
         replication = contrast.replicate(
-            x, labels, self.options.splits, self.seed, self.units, tick=ticks["replication"]
+            x, labels, self.options.splits, self.seed, self.groups, tick=ticks["replication"]
         )
         row |= self._replication(x, neurons, replication, ticks["chance"])
         row |= self._chance(x)
@@ -93,7 +96,7 @@ class Analyst:
     def _tests(self, x: np.ndarray, neurons: Table, tick: Tick) -> nulls.Permutation:
         labels = self.labels
         tested = contrast.compare(x, labels)
-        null = nulls.permutation(x, labels, self.options.permutations, self.seed, self.units, tick=tick)
+        null = nulls.permutation(x, labels, self.options.permutations, self.seed, self.groups, tick=tick)
         if self.two:
             first, second = self.pairs
             missing = np.full(x.shape[1], np.nan)
@@ -126,24 +129,28 @@ class Analyst:
 
     @cached_property
     def shuffles(self) -> np.ndarray:
-        """`[shuffles, rows]`: the labels dealt out anew, within a unit if every unit has rows of every category."""
+        """Shuffled labels, `[shuffles, rows]`."""
         return self._shuffled(np.zeros_like(self.labels))
 
-    def _shuffled(self, groups: np.ndarray) -> np.ndarray:
-        """`[shuffles, rows]` in as few bytes as the number of categories needs; within `groups`, or units of pairs."""
+    def _shuffled(self, strata: np.ndarray) -> np.ndarray:
+        """Labels shuffled within `strata` `[rows]`; within words if every word has rows of every category.
+
+        Returns:
+            `[shuffles, rows]` in the smallest integer type that holds the categories.
+        """
         random = np.random.default_rng(self.seed)
-        groups = self.units if units.is_paired(self.labels, self.units) else groups
+        strata = self.groups if units.is_paired(self.labels, self.groups) else strata
         small = self.labels.astype(np.min_scalar_type(len(self.data.categories)))
-        return np.stack([units.shuffled_within(small, groups, random) for _ in range(self.options.shuffles)])
+        return np.stack([units.shuffled_within(small, strata, random) for _ in range(self.options.shuffles)])
 
     @property
     def _fitted_shuffles(self) -> int:
-        """Of how many shuffles a layer's probe is fitted: it is the slowest step."""
+        """The number of shuffles that a layer's probe is fitted to; this is the slowest step."""
         return self.options.shuffles if len(self.labels) <= MANY_ROWS else min(FEW_SHUFFLES, self.options.shuffles)
 
     def _replication(self, x: np.ndarray, neurons: Table, found: contrast.Replication, tick: Tick) -> dict[str, float]:
         shuffles = self.options.shuffles
-        chance = contrast.replicate(x, self.labels, SPLITS_OF_A_SHUFFLE, self.seed, self.units, shuffles, tick)
+        chance = contrast.replicate(x, self.labels, SPLITS_PER_SHUFFLE, self.seed, self.groups, shuffles, tick)
         neurons["selected"], neurons["replicated"] = found.selected, found.replicated
         by_shuffle = chance.heldout.reshape(shuffles, -1).mean(1)
         return {
@@ -159,7 +166,7 @@ class Analyst:
         }
 
     def _chance(self, x: np.ndarray) -> dict[str, float]:
-        """What shuffled labels find, on average."""
+        """The shares of significant neurons with shuffled labels, mean over shuffles."""
         significant, bonferroni = [], []
         for part in of_labellings(len(self.shuffles), max(x.shape)):
             for p in contrast.compare(x, self.shuffles[part]).p:
@@ -171,8 +178,8 @@ class Analyst:
         }
 
     def _probes(self, x: np.ndarray, neurons: Table, of_layer: Tick, of_neurons: Tick) -> dict[str, float]:
-        fold = probe.folds(self.labels, self.seed, self.units)
-        # Dealt out within the folds: the null's folds are then as balanced as the real ones
+        fold = probe.folds(self.labels, self.seed, self.groups)
+        # Shuffled within the folds, so that the null's folds are as balanced as the real ones
         shuffles = self._shuffled(fold)
         labellings = np.concatenate([self.labels[None].astype(shuffles.dtype), shuffles])
         accuracy = probe.layer_accuracy(x, labellings[: 1 + self._fitted_shuffles], fold, of_layer)
@@ -196,16 +203,23 @@ class Analyst:
         }
 
     def _labels_of(self, rows: Selection) -> np.ndarray:
-        """`[shuffles, rows]`: the shuffled labels of the same words in other rows."""
+        """The shuffled labels of the same words in other rows, `[shuffles, rows]`."""
         keys = zip(self.data.rows.words, self.labels.tolist(), strict=True)
         place = {key: index for index, key in enumerate(keys)}
         same = [place[key] for key in zip(rows.words, rows.category.tolist(), strict=True)]
         return self.shuffles[:, same]
 
     def _agreement(self, effect: Effect, x: np.ndarray, other: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The correlation over neurons of an effect in two sets of rows, for each shuffle of the same words' labels.
+        """How well an effect agrees between two sets of rows of the same words, with shuffled labels.
 
-        NaN where the effect is not defined in one of them: a shuffle may leave a category without a row.
+        Args:
+            effect: the effect of every neuron.
+            x: `[rows, neurons]`; its labels are `shuffles`.
+            other: `[other rows, neurons]`.
+            labels: `[shuffles, other rows]`.
+
+        Returns:
+            The correlation over neurons, `[shuffles]`; NaN where a shuffle leaves a category without a row in one set.
         """
         found = []
         for part in of_labellings(len(self.shuffles), x.shape[1]):
@@ -213,8 +227,18 @@ class Analyst:
             found += [summary.correlation(*pair) for pair in both]
         return np.array(found)
 
-    def _condition(self, name: str, beside: np.ndarray, rows: Selection, x: np.ndarray, neurons: Table):
-        """The headline under another condition, and how well its effects agree with the first's."""
+    def _condition(
+        self, name: str, other: np.ndarray, rows: Selection, x: np.ndarray, neurons: Table
+    ) -> dict[str, float]:
+        """The main test under another condition, and how well its effects agree with those of `x`.
+
+        Args:
+            name: the condition's.
+            other: the rows' activations under it, `[rows, neurons]`.
+            rows: their words and labels.
+            x: the activations of the first condition.
+            neurons: gets the condition's columns.
+        """
         labels, test = rows.category, "t_welch" if self.two else "f"
         agreement = (f"d_r_{name}", f"d_r_{name}_shuffled_q95", f"d_r_{name}_shuffled_undefined")
         row: dict[str, float] = {f"rows_{name}": len(labels)}
@@ -226,7 +250,7 @@ class Analyst:
                 neurons[f"cohens_d_{name}"] = missing
                 row |= dict.fromkeys(agreement, np.nan)
             return row
-        tested = contrast.compare(beside, labels)
+        tested = contrast.compare(other, labels)
         q = q_values(tested.p)
         neurons |= {f"{test}_{name}": tested.statistic, f"q_{name}": q}
         row |= {
@@ -234,9 +258,9 @@ class Analyst:
             f"share_bonferroni_{name}": float((tested.p < LEVEL / len(q)).mean()),
         }
         if self.two:
-            neurons[f"cohens_d_{name}"] = contrast.differences(beside, labels[None])[0]
-            # The same words in both: they would agree somewhat whatever their labels
-            null = self._agreement(contrast.differences, x, beside, self._labels_of(rows))
+            neurons[f"cohens_d_{name}"] = contrast.differences(other, labels[None])[0]
+            # The words are the same, so the effects agree to some degree with any labels
+            null = self._agreement(contrast.differences, x, other, self._labels_of(rows))
             value = summary.correlation(neurons["cohens_d"], neurons[f"cohens_d_{name}"])
             row |= dict(zip(agreement, (value, *_quantile(null)), strict=True))
         return row
@@ -244,7 +268,7 @@ class Analyst:
     def _in_text(
         self, layer: int, x: np.ndarray, neurons: Table, replication: contrast.Replication
     ) -> dict[str, float]:
-        """Whether what was found on the rows holds for the labelled rows of running text."""
+        """Whether the effects on the rows hold for the labelled rows of running text."""
         if not self.data.reads_text:
             return {}
         names = (
@@ -261,23 +285,23 @@ class Analyst:
         row["auroc_text_r"] = summary.correlation(neurons["auroc"], neurons["auroc_text"])
         known = set(zip(self.data.rows.words, self.labels.tolist(), strict=True))
         if not known.issuperset(zip(found.words, found.category.tolist(), strict=True)):
-            return row  # other rows than the first ones': no word to shuffle or to hold out
+            return row  # not the same labelled words: none can be shuffled or held out together
         null = self._agreement(contrast.auroc, x, text, self._labels_of(found))
         row["auroc_text_r_shuffled_q95"], row["auroc_text_r_shuffled_undefined"] = _quantile(null)
-        # Chosen on half of the words, on their own; scored on the other half, in use
-        number = dict(zip(self.data.rows.words, self.units, strict=True))
-        unit_of = np.array([number[word] for word in found.words])
+        # The neuron is selected on half of the words, on their own; it is scored on the other half in running text
+        group_of = dict(zip(self.data.rows.words, self.groups, strict=True))
+        groups = np.array([group_of[word] for word in found.words])
         scores = []
-        for first, best, way in zip(replication.first, replication.best, replication.best_way, strict=True):
-            seen = np.zeros(len(number), dtype=bool)
-            seen[self.units[first]] = True
-            unseen = ~seen[unit_of]
-            scores.append(contrast.one_against_rest(text[unseen, best], found.category[unseen], way))
+        for first, best, direction in zip(replication.first, replication.best, replication.best_way, strict=True):
+            selecting = np.zeros(len(group_of), dtype=bool)
+            selecting[self.groups[first]] = True
+            unseen = ~selecting[groups]
+            scores.append(contrast.one_against_rest(text[unseen, best], found.category[unseen], direction))
         row["auroc_text_heldout"] = summary.mean(np.array(scores))
         row["auroc_text_heldout_undefined"] = int(np.isnan(scores).sum())
         return row
 
 
 def _quantile(null: np.ndarray) -> tuple[float, int]:
-    """The 95 % quantile of what is defined, and how many are not."""
+    """The 95 % quantile of the values that are defined, and the number of those that are not."""
     return summary.quantile(null, 1 - LEVEL), int(np.isnan(null).sum())

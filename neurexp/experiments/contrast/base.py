@@ -1,7 +1,7 @@
-"""A contrast: which neurons tell labelled rows apart? The base of grammar tuning and of its siblings.
+"""The base of contrasts: which neurons tell labelled rows apart?
 
-A subclass says only which rows there are and how they are labelled (`select`). Site, layers, pooling and the whole
-analysis are shared: `analysis` looks at a layer, `report` and `findings` say what was found, `columns` what it means.
+A subclass says which rows there are and how they are labelled (`select`). Site, layers, pooling and the whole analysis
+are shared. Knows no statistic, no sentence and no figure: those are in the modules beside this one.
 """
 
 import hashlib
@@ -28,17 +28,21 @@ from neurexp.text.skipped import Skipped
 from neurexp.text.spans import Selection, excerpt
 from neurexp.text.tokens import Tokens
 
-SHORT = 512  # tokens: of shorter sequences so many more go into one forward
-RESERVED = {"words", "text", "one_token"}  # no names of conditions
+SHORT = 512  # tokens; sequences shorter than this share a forward with more others
+RESERVED = {"words", "text", "one_token"}  # a condition cannot have these names
 
 
 class Contrast(Experiment[ContrastPlan]):
-    """Base of contrasts. A subclass gives `categories` and implements `select`."""
+    """Base of contrasts.
+
+    A subclass gives `categories`, as a class attribute or in `__init__`, and implements `select`. Everything else has
+    a default.
+    """
 
     Options = Options
-    distributed = False  # its rows are few, and one process captures them for all
+    distributed = False  # the rows are few: one process captures them
     categories: Sequence[str]  # names, in the order of the labels
-    row_option = "experiment"  # the option that a user changes to get other rows
+    row_option = "experiment"  # the option that a user changes to get other rows; for error messages
 
     def __init__(self, options: Any):
         super().__init__(options)
@@ -51,21 +55,21 @@ class Contrast(Experiment[ContrastPlan]):
 
     @property
     def reads_text(self) -> bool:
-        """Two categories are needed: AUROC in running text is between two."""
+        """Whether running text is searched: only with two categories, because AUROC compares two."""
         return bool(self.options.text) and len(self.categories) == 2
 
     @abstractmethod
     def select(self, model: LanguageModel) -> Selection:
-        """The labelled rows. Parts of the inputs that cannot be used stand in the selection's `tokens.skipped`."""
+        """The labelled rows. Its `tokens.skipped` lists the inputs that cannot be used with this model."""
 
     def conditions(self, model: LanguageModel) -> Mapping[str, Condition]:
-        """The same words under other conditions, shown side by side with the first: name → condition."""
+        """The same words under other conditions, by name. The report shows them beside the first."""
         return {}
 
     def in_text(self, model: LanguageModel, rows: Selection, text: Tokens) -> Selection | None:
-        """Labelled rows of running text to which the finding should generalise; by default the same words.
+        """Labelled rows of running text to which the finding should generalise. By default they are the same words.
 
-        None where there are none: a word that stands in several categories has no label in a text.
+        None if there are none: a word of several categories has no label in a text.
         """
         if len(set(rows.words)) < len(rows.words):
             return None
@@ -74,11 +78,11 @@ class Contrast(Experiment[ContrastPlan]):
 
     @property
     def skipped(self) -> Sequence[Skipped]:
-        """Inputs that could not be used whatever the model."""
+        """Inputs that cannot be used with any model."""
         return ()
 
     def counts(self, skipped: Sequence[Skipped]) -> Mapping[str, int]:
-        """Metrics of what the selection left out; `skipped` are all inputs that could not be used."""
+        """Metrics that count what was left out. `skipped` lists all inputs but the text that cannot be used."""
         return {}
 
     def prepare(self, inputs: Inputs) -> ContrastPlan:
@@ -88,23 +92,19 @@ class Contrast(Experiment[ContrastPlan]):
         conditions = dict(self.conditions(model))
         if taken := set(conditions) & RESERVED:
             raise ValueError(f"conditions must have other names than {taken}")
-        selections = {"words": rows} | {name: one.rows for name, one in conditions.items()}
-        skipped = [*self.skipped, *(one for selection in selections.values() for one in selection.tokens.skipped)]
-        skipped = list({(one.where, one.item or one.reason): one for one in reversed(skipped)}.values())[::-1]
-        words_hash = json.dumps([rows.words, rows.category.tolist()], ensure_ascii=False)
-        provenance = {"words_hash": hashlib.sha256(words_hash.encode()).hexdigest()}
+        selections = {"words": rows} | {name: condition.rows for name, condition in conditions.items()}
+        skipped = _each_once([*self.skipped, *(one for rows in selections.values() for one in rows.tokens.skipped)])
         counts = dict(self.counts(skipped))
-        text = None
+        labelled = json.dumps([rows.words, rows.category.tolist()], ensure_ascii=False)
+        provenance = {"words_hash": hashlib.sha256(labelled.encode()).hexdigest()}
+        found, text = None, None
         if self.reads_text:
             found = self.in_text(model, rows, inputs.text)
-            skipped += [one for one in inputs.text.skipped if one not in skipped]
-            counts |= _occurrences(found)
+            skipped = _each_once([*skipped, *inputs.text.skipped])
             if found is not None and len(found.words):
                 text = TextRows.of(found, excerpt(found, self.options.excerpt), model.tokenizer)
                 selections["text"] = _only_needed(_joined(text.found, text.excerpt))
                 provenance["text_token_hash"] = found.tokens.hash
-        else:
-            counts |= _occurrences(None)
         return ContrastPlan(
             inputs=inputs,
             passes=tuple(self._pass(name, selection, inputs, layers) for name, selection in selections.items()),
@@ -117,7 +117,7 @@ class Contrast(Experiment[ContrastPlan]):
             conditions=conditions,
             text=text,
             reads_text=self.reads_text,
-            counts=counts,
+            counts=counts | _occurrence_counts(found),
         )
 
     def analyse(self, plan: ContrastPlan, results: Results) -> Report:
@@ -153,7 +153,7 @@ class Contrast(Experiment[ContrastPlan]):
 
 
 def positions_of(model: LanguageModel) -> int | None:
-    """How many tokens a sequence of the model may have; None where its config does not say."""
+    """The largest number of tokens in a sequence of the model. None if its config does not say."""
     return getattr(model.network.config, "max_position_embeddings", None)
 
 
@@ -166,21 +166,29 @@ def _check_length(selection: Selection, model: LanguageModel) -> None:
         )
 
 
-def _occurrences(found: Selection | None) -> dict[str, int]:
+def _each_once(skipped: Sequence[Skipped]) -> list[Skipped]:
+    """The items without those that were skipped before for another reason, under another condition for example."""
+    first: dict[tuple[str, int | str], Skipped] = {}
+    for one in skipped:
+        first.setdefault((one.where, one.item or one.reason), one)
+    return list(first.values())
+
+
+def _occurrence_counts(found: Selection | None) -> dict[str, int]:
     counts = (0, 0, 0) if found is None else (len(found.words), found.dropped, found.adjoining)
     names = ("text_occurrences", "text_occurrences_dropped", "text_occurrences_adjoining")
     return dict(zip(names, counts, strict=True))
 
 
 def _joined(first: Selection, second: Selection) -> Selection:
-    """The rows of two selections of the same tokens, one after the other."""
+    """The rows of two selections of the same tokens, those of `first` first."""
     names = ("sequence", "start", "stop", "category")
     joined = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in names}
     return replace(first, **joined, words=first.words + second.words)
 
 
 def _only_needed(selection: Selection) -> Selection:
-    """The selection without the sequences that no row lies in: they need not be run."""
+    """The selection without the sequences that have no row: they need not be run."""
     needed, sequence = np.unique(selection.sequence, return_inverse=True)
     tokens = Tokens(selection.tokens.input_ids[needed], selection.tokens.valid[needed], selection.tokens.documents)
     return replace(selection, tokens=tokens, sequence=sequence)

@@ -1,6 +1,6 @@
 """A contrast's plan before its passes, and its data after them: labelled rows and their activations.
 
-The analysis, the report, the figures and the column texts read `ContrastData` only. Knows no test and no sentence.
+The analysis, the report and the figures read `ContrastData` only. Knows no test and no sentence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from neurexp.engine.reducers.base import Rows
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
 from neurexp.text.characters import shown_tokens
@@ -43,8 +44,11 @@ class Condition:
 class TextRows:
     """Labelled rows of running text, and an excerpt to look at.
 
-    `shown` divides the excerpt into texts, each with its first and last + 1 token (counted from the excerpt's start).
-    Tokens that are parts of one character stand together.
+    Args:
+        found: the labelled rows.
+        excerpt: a row for each token of a stretch of the text.
+        shown: the excerpt's texts, each with the range [start, stop) of the excerpt's rows that it covers. Tokens that
+            are parts of one character are one text.
     """
 
     found: Selection
@@ -53,16 +57,17 @@ class TextRows:
 
     @classmethod
     def of(cls, found: Selection, excerpt: Selection, tokenizer: Any) -> "TextRows":
-        """Divides the excerpt, a row for each token of one stretch of a sequence, into texts."""
+        """Divides the excerpt into texts."""
         sequence, first, last = int(excerpt.sequence[0]), int(excerpt.start[0]), int(excerpt.stop[-1])
         ids = excerpt.tokens.input_ids[sequence][excerpt.tokens.valid[sequence]]
-        groups = [one for one in shown_tokens(tokenizer, ids.tolist()) if first <= one[1] and one[2] <= last]
-        return cls(found, excerpt, tuple((text, start - first, stop - first) for text, start, stop in groups))
+        texts = shown_tokens(tokenizer, ids.tolist())
+        shown = [(text, start - first, stop - first) for text, start, stop in texts if first <= start and stop <= last]
+        return cls(found, excerpt, tuple(shown))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastPlan(base.Plan):
-    """What a contrast wants to run."""
+    """What a contrast runs, and what its analysis needs beside the activations (see `ContrastData`)."""
 
     categories: Sequence[str]
     layers: tuple[int, ...]
@@ -77,8 +82,20 @@ class ContrastPlan(base.Plan):
 class ContrastData:
     """Everything that the analysis of a contrast needs.
 
-    `activations` is the name of a selection ("words", a condition's, "text") → layer → `[rows, neurons]` float32. The
-    rows of "text" are those of `text.found`, and then those of `text.excerpt`.
+    Args:
+        options: the contrast's.
+        categories: names, in the order of the labels.
+        layers: block indices, ascending.
+        rows: the labelled rows.
+        activations: selection ("words", a condition's name, "text") → layer → `[rows, neurons]` float32. The rows of
+            "text" are those of `text.found`, followed by those of `text.excerpt`.
+        conditions: the same words in other rows, by name.
+        text: rows of running text; None if it was not searched, or if nothing was found.
+        reads_text: running text was searched.
+        counts: metrics of the words and occurrences that were left out.
+        seed: of every random choice.
+        model_name: for titles.
+        label: the model and the dataset, for titles.
     """
 
     options: Options
@@ -89,7 +106,7 @@ class ContrastData:
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     text: TextRows | None = None
     reads_text: bool = False
-    counts: Mapping[str, int] = field(default_factory=dict)  # metrics: words and occurrences that were left out
+    counts: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     model_name: str = "model"
     label: str = "model on text"
@@ -97,18 +114,29 @@ class ContrastData:
     @classmethod
     def of(cls, options: Options, plan: ContrastPlan, results: Results) -> "ContrastData":
         """Joins a plan with the results of its passes."""
-        activations = {
-            name: {layer: reducers["rows"].rows(site).numpy() for site, layer in enumerate(plan.layers)}  # type: ignore[attr-defined]
-            for name, reducers in results.items()
-        }
+        activations = {}
+        for name, reducers in results.items():
+            rows = reducers["rows"]
+            assert isinstance(rows, Rows)
+            activations[name] = {layer: rows.rows(site).numpy() for site, layer in enumerate(plan.layers)}
         return cls(
-            options, plan.categories, plan.layers, plan.rows, activations, plan.conditions, plan.text, plan.reads_text,
-            plan.counts, plan.inputs.seed, plan.inputs.model_name, plan.inputs.label,
-        )  # fmt: skip
+            options=options,
+            categories=plan.categories,
+            layers=plan.layers,
+            rows=plan.rows,
+            activations=activations,
+            conditions=plan.conditions,
+            text=plan.text,
+            reads_text=plan.reads_text,
+            counts=plan.counts,
+            seed=plan.inputs.seed,
+            model_name=plan.inputs.model_name,
+            label=plan.inputs.label,
+        )
 
     @property
     def site(self) -> str:
-        """The place in each block."""
+        """The place in each block, `MLP` for example."""
         return self.options.site
 
     @property
@@ -123,20 +151,20 @@ class ContrastData:
 
     @property
     def test(self) -> str:
-        """The name of the main test in column names."""
+        """The main test, as column names have it."""
         return "welch" if self.two else "f"
 
     def text_rows(self, layer: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The listed words' occurrences, and the excerpt's tokens, `[rows, neurons]` each."""
+        """The activations on the listed words' occurrences and on the excerpt's tokens, `[rows, neurons]` each."""
         if self.text is None:
             return None
         rows, count = self.activations["text"][layer], len(self.text.found.words)
         return rows[:count], rows[count:]
 
     def excerpt_of(self, layer: int, neuron: int) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-        """The excerpt's texts, one neuron's activations on them, and their categories (−1: not listed).
+        """The excerpt's texts, one neuron's activation on each, and the category of each (−1: not a listed word).
 
-        The activation of a text of several tokens is their mean.
+        The activation on a text of several tokens is the mean over them.
         """
         rows = self.text_rows(layer)
         if self.text is None or rows is None:

@@ -1,6 +1,6 @@
-"""The figures of a contrast: which arrays each draws, and the sentences on it. Knows nothing of how they are drawn."""
+"""The figures of a contrast: the arrays that each shows, and its texts. Knows nothing of how they are drawn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from neurexp.report.report import Table
 from neurexp.stats.association import LEVEL
 
 SHOWN = 12  # neurons whose values are drawn word by word
-MANY = 8  # categories, beyond which they are counted in sentences, and fewer neurons are drawn
-DRAWN = 2**24  # activations in a picture at most: of more, every so many words are left out
+MANY = 8  # categories; of more than these the texts give only the number, and fewer neurons are drawn
+DRAWN = 2**24  # activations in the picture words × neurons at most; of more words, every n-th is drawn
 
 
 def extremes(neurons: Table) -> tuple[int, int]:
@@ -20,8 +20,8 @@ def extremes(neurons: Table) -> tuple[int, int]:
     return int(np.nanargmax(neurons["t_welch"])), int(np.nanargmin(neurons["t_welch"]))
 
 
-def sizes_told(data: ContrastData) -> str:
-    """How many rows each category has, in a few words however many categories there are."""
+def describe_sizes(data: ContrastData) -> str:
+    """How many rows each category has, in a few words for any number of categories."""
     sizes = np.bincount(data.rows.category, minlength=len(data.categories))
     if len(data.categories) <= MANY:
         return ", ".join(f"{size} {name}" for size, name in zip(sizes, data.categories, strict=True))
@@ -30,19 +30,26 @@ def sizes_told(data: ContrastData) -> str:
 
 
 class Figures:
-    """The contrast's figures, each drawn when it is called for."""
+    """The contrast's figures. Each is drawn when its function is called."""
 
     def __init__(
-        self, data: ContrastData, analyses: list[LayerAnalysis], layers: Table, neurons: Table, metrics, over_layers
+        self,
+        data: ContrastData,
+        analyses: list[LayerAnalysis],
+        layers: Table,
+        neurons: Table,
+        metrics: Mapping[str, float],
+        over_layers: Mapping[str, tuple[str, str]],
     ):
         self.data, self.analyses, self.layers, self.neurons = data, analyses, layers, neurons
-        self.metrics, self.over = metrics, over_layers
-        self.measured = f"{data.model_name}, {data.site}; {sizes_told(data)}"
+        self.metrics, self._over_layers = metrics, over_layers
+        self.measured = f"{data.model_name}, {data.site}; {describe_sizes(data)}"
         self.statistic, self.symbol, self.effect = ("t_welch", "t", "cohens_d") if data.two else ("f", "F", "eta2")
-        # The layer that figures of one layer show
-        self.at = int(np.argmax(layers["share_bonferroni"] + 1e-9 * np.nan_to_num(layers["auroc_heldout"])))
+        # Figures of one layer show the layer with most neurons; among equals, the one with the best neuron
+        self.place = int(np.argmax(layers["share_bonferroni"] + 1e-9 * np.nan_to_num(layers["auroc_heldout"])))
 
     def all(self) -> dict[str, Callable[[], Any]]:
+        """The functions that draw a figure each, by file name."""
         figures: dict[str, Callable[[], Any]] = {"words_by_neurons": self.words_by_neurons}
         if np.isfinite(self.neurons[self.statistic]).any():
             figures |= {
@@ -57,30 +64,31 @@ class Figures:
         return figures
 
     def pages(self) -> dict[str, Callable[[], str]]:
+        """The functions that make an HTML page each, by file name."""
         return {"text_heat_map": self.heat_page} if "text_heat_map" in self.all() else {}
 
     @property
     def _layer(self) -> int:
-        return self.data.layers[self.at]
+        return self.data.layers[self.place]
 
     def _of_layer(self, name: str) -> np.ndarray:
-        return self.neurons[name].reshape(len(self.data.layers), -1)[self.at]
+        return self.neurons[name].reshape(len(self.data.layers), -1)[self.place]
 
     def words_by_neurons(self):
         from neurexp.figures.contrasts import words_by_neurons
 
-        offset, negative = self.layers["mean_offset"][self.at], self.layers["share_mean_negative"][self.at]
+        offset, negative = self.layers["mean_offset"][self.place], self.layers["share_mean_negative"][self.place]
         rows, labels = self.data.activations["words"][self._layer], self.data.rows.category
         step = -(-rows.size // DRAWN)
-        shown = np.sort(np.argsort(labels, kind="stable")[::step])  # as many of each category as it has
+        shown = np.sort(np.argsort(labels, kind="stable")[::step])  # the same share of each category
         left_out = f"; one word in {step} is drawn" if step > 1 else ""
         return words_by_neurons(
             rows[shown],
             labels[shown],
             self.data.categories,
             self._of_layer("band"),
-            f"{negative:.0%} of the neurons of layer {self._layer} sit below zero (mean {offset:+.2f}); "
-            f"{self.layers['bands'][self.at]:g} are far out for all words",
+            f"{negative:.0%} of the neurons of layer {self._layer} have a mean below zero (over all: {offset:+.2f}); "
+            f"{self.layers['bands'][self.place]:g} are far out for all words",
             f"{self.measured}; layer {self._layer}{left_out}; marks below: means beyond 3.5 robust SD of the others",
             "activation (model's own units)",
         )
@@ -91,13 +99,13 @@ class Figures:
         found = int(self._of_layer("significant_bonferroni").sum())
         effect, p, q = (self._of_layer(name) for name in (self.effect, f"p_{self.data.test}", f"q_{self.data.test}"))
         threshold = float(p[q < LEVEL].max()) if (q < LEVEL).any() else None
-        xlabel = "η²: share of the neuron's variance that lies between the categories"
+        xlabel = "η²: share of the neuron's variance between the categories"
         if self.data.two:
             xlabel = f"Cohen's d (right: {self.data.categories[1]} higher, left: {self.data.categories[0]})"
         return volcano(
             effect, p, LEVEL / len(p), threshold, self._of_layer("neuron"),
-            f"{found} of {len(p)} neurons of layer {self._layer} pass Bonferroni; shuffled labels: "
-            f"{self.layers['share_bonferroni_shuffled'][self.at] * len(p):.1f} neurons",
+            f"{found} of {len(p)} neurons of layer {self._layer} pass Bonferroni; with shuffled labels "
+            f"{self.layers['share_bonferroni_shuffled'][self.place] * len(p):.1f}",
             f"{self.measured}; {'Welch t' if self.data.two else 'F'}-test, {int((q < LEVEL).sum())} neurons with "
             "q < 0.05 (Benjamini-Hochberg)",
             xlabel,
@@ -107,18 +115,17 @@ class Figures:
     def against_null(self):
         from neurexp.figures.contrasts import against_null
 
-        null = self.analyses[self.at].null
+        null = self.analyses[self.place].null
         values = self._of_layer(self.statistic)
         limit = float(np.quantile(null.largest, 1 - LEVEL))
         beyond = int((self._of_layer("p_maxt") < LEVEL).sum())
-        name = "Welch's t" if self.data.two else "F"
+        name, largest = ("Welch's t", "|t|") if self.data.two else ("F", "F")
         direction = f" (positive: {self.data.categories[1]} higher)" if self.data.two else ""
         return against_null(
             values[np.isfinite(values)], null.counts, null.edges, limit,
             f"{beyond} neurons of layer {self._layer} lie beyond the largest of all neurons in 95 % of the shuffles",
-            f"{self.measured}; null: shuffled labels, all neurons (its histogram: the first 2,000 shuffles); dashed: "
-            "95 % quantile "
-            f"of the largest {'|t|' if self.data.two else 'F'} of any neuron in {len(null.largest):,} shuffles",
+            f"{self.measured}; null: all neurons with shuffled labels (histogram: the first 2,000 shuffles); dashed: "
+            f"95 % quantile of the largest {largest} of any neuron in {len(null.largest):,} shuffles",
             f"{name}{direction}",
         )  # fmt: skip
 
@@ -129,7 +136,7 @@ class Figures:
         order = np.argsort(values)
         half = min((SHOWN if len(self.data.categories) <= MANY else SHOWN // 3) // 2, max(1, len(values) // 2))
         chosen = [*order[::-1][:half], *order[:half][::-1]] if self.data.two else list(order[::-1][: 2 * half])
-        chosen = list(dict.fromkeys(chosen))  # of a single neuron, once
+        chosen = list(dict.fromkeys(chosen))  # a single neuron is both the highest and the lowest
         labels, rows = [], []
         sign = "d = {:+.2f}" if self.data.two else "η² = {:.2f}"
         for index in chosen:
@@ -148,9 +155,8 @@ class Figures:
         )
         return values_by_word(
             rows, labels, self.data.rows.category, self.data.categories,
-            f"The neurons with the largest {'|t|' if self.data.two else 'F'}, word by word"
-            f"{sizes}",
-            f"{self.measured}; a dot a word, bar: mean; {above if self.data.two else ''}chosen and shown on the same "
+            f"The neurons with the largest {'|t|' if self.data.two else 'F'}, word by word{sizes}",
+            f"{self.measured}; dot: a word, bar: mean; {above if self.data.two else ''}selected and shown on the same "
             "words",
             "activation (own scale)",
         )  # fmt: skip
@@ -163,26 +169,24 @@ class Figures:
         most = int(np.argmax(share))
         return over_layers(
             self.data.layers,
-            {label: (self.layers[name], self.layers.get(null)) for name, (label, null) in self.over.items()},
-            f"Layer {self.data.layers[most]} has most neurons that pass Bonferroni ({share[most]:.1%}); on unseen "
-            f"words the best neuron is in layer {self.data.layers[best]} (AUROC "
-            f"{self.layers['auroc_heldout'][best]:.2f})",
+            {label: (self.layers[name], self.layers.get(null)) for name, (label, null) in self._over_layers.items()},
+            f"Most neurons pass Bonferroni in layer {self.data.layers[most]} ({share[most]:.1%}); on unseen words the "
+            f"best neuron is in layer {self.data.layers[best]} (AUROC {self.layers['auroc_heldout'][best]:.2f})",
             f"{self.measured}; dashed: the same with shuffled labels (share: mean; AUROC: 95 % quantile over shuffles)",
         )
 
-    def _heat(self):
-        top, bottom = extremes(self.neurons)
+    def _heat(self) -> list[tuple[str, list[str], np.ndarray, np.ndarray]]:
+        """A row for each of the two neurons: its title, and the excerpt's texts, activations and categories."""
         rows = []
-        for index, category in ((top, 1), (bottom, 0)):
+        for index, category in zip(extremes(self.neurons), (1, 0), strict=True):
             layer, neuron = int(self.neurons["layer"][index]), int(self.neurons["neuron"][index])
-            found = self.data.excerpt_of(layer, neuron)
-            assert found is not None
-            tokens, values, listed = found
+            excerpt = self.data.excerpt_of(layer, neuron)
+            assert excerpt is not None
+            auroc = self.neurons["auroc_text"][index]
+            share = auroc if category == 1 else 1 - auroc  # AUROC is the chance that category 1 is higher
+            score = f"higher on them in {share:.0%} of pairs" if np.isfinite(auroc) else "too few listed words"
             name = f"{self.data.site}_{layer}, neuron {neuron}"
-            score = self.neurons["auroc_text"][index]
-            right = score if category == 1 else 1 - score  # the chance in the neuron's own direction
-            told = f"higher on them in {right:.0%} of pairs" if np.isfinite(score) else "too few listed words"
-            rows.append((f"{name}: prefers {self.data.categories[category]} ({told})", tokens, values, listed))
+            rows.append((f"{name}: prefers {self.data.categories[category]} ({score})", *excerpt))
         return rows
 
     def _about_heat(self) -> str:
@@ -190,7 +194,7 @@ class Figures:
         assert text is not None
         joined = len(text.shown) < len(text.excerpt.words)
         return (
-            f"{self.data.label}; {len(text.found.words)} occurrences of listed words in the text, at most "
+            f"{self.data.label}; the text has {len(text.found.words)} occurrences of listed words, at most "
             f"{self.data.options.occurrences} of each; colour: the neuron's activation"
             f"{', the mean where one character is several tokens' if joined else ''}"
         )
@@ -199,10 +203,9 @@ class Figures:
         scores = [self.metrics[name] for name in ("top_auroc_text", "bottom_auroc_text") if name in self.metrics]
         if len(scores) < 2:
             return "The two neurons that differ most, over running text"
-        # bottom: category 0 should be higher, so the chance in its direction is 1 − AUROC
-        return (
+        return (  # AUROC is the chance that category 1 is higher
             f"In running text the neuron for {self.data.categories[1]} is right on {scores[0]:.0%} of pairs of listed "
-            f"words, the one for {self.data.categories[0]} on {1 - scores[1]:.0%}"
+            f"words, and the one for {self.data.categories[0]} on {1 - scores[1]:.0%}"
         )
 
     def heat_map(self):

@@ -1,6 +1,6 @@
-"""A contrast's report: tables, headlines and sentences from the analysis of its layers.
+"""A contrast's report: its tables and metrics, from the analysis of its layers.
 
-Computes nothing of its own but over layers; what a figure shows is said in `contrast_figures`.
+Computes only what needs all layers. Its sentences are in `findings`, and the texts of its figures in `figures`.
 """
 
 import json
@@ -9,7 +9,7 @@ import numpy as np
 
 from neurexp.console.progress import Progress
 from neurexp.experiments.contrast.analysis import Analyst, LayerAnalysis
-from neurexp.experiments.contrast.columns import columns_of
+from neurexp.experiments.contrast.columns import activations_column, columns_of
 from neurexp.experiments.contrast.data import ContrastData
 from neurexp.experiments.contrast.figures import Figures, extremes
 from neurexp.experiments.contrast.findings import findings_of
@@ -22,44 +22,27 @@ OF_THE_WORDS = frozenset(
     ("words", "words_empty", "words_duplicate", "words_shared", "words_skipped", "words_unaligned",
      "words_one_token", "text_occurrences", "text_occurrences_dropped", "text_occurrences_adjoining", "neurons_tested")
 )  # fmt: skip
-BOOTSTRAPS = 2000  # for the interval of an AUROC in running text
+BOOTSTRAPS = 2000  # draws for the interval of an AUROC in running text
 
 
 def write(data: ContrastData) -> Report:
-    """Analyses every layer of the contrast and says what was found."""
+    """Analyses every layer of the contrast, and reports what was found."""
     analyst = Analyst(data)
     analyses = _analyses(data, analyst)
     neurons = _neurons(data, analyses)
     layers = _layers(data, analyses, neurons)
     metrics = _metrics(data, layers, neurons)
-    labels = data.rows.category
-    tensors = {f"{data.site}_{layer}": data.activations["words"][layer] for layer in data.layers}
-    sizes = np.bincount(labels, minlength=len(data.categories))
-    if len(set(sizes)) == 1:  # the array of the documents: [categories, words, neurons]
-        order = np.argsort(labels, kind="stable")
-        as_they_are = bool((np.diff(order) > 0).all())  # then it is a view
-        tensors |= {
-            f"{name}_by_category": (rows if as_they_are else rows[order]).reshape(len(sizes), -1, rows.shape[1])
-            for name, rows in tensors.items()
-        }
-    tensors["labels"] = labels
-    definitions = columns_of(data.categories, {name: one.description for name, one in data.conditions.items()})
-    for name in tensors:
-        definitions[f"activations.{name}"] = (
-            "index of each word's category"
-            if name == "labels"
-            else "activations `[categories, words, neurons]`, words in the order of words.parquet"
-            if name.endswith("_by_category")
-            else "activations `[words, neurons]`, a row per word of words.parquet"
-        )
+    tensors = _tensors(data)
+    conditions = {name: condition.description for name, condition in data.conditions.items()}
+    columns = columns_of(data.categories, conditions)
+    columns |= {f"activations.{name}": activations_column(name) for name in tensors}
     notes = {"words": json.dumps(data.rows.words, ensure_ascii=False), "categories": json.dumps(data.categories)}
-    null = "auroc_heldout_shuffled_q95"
     report = Report(
         findings=findings_of(data, layers, metrics),
         metrics=metrics,
         layers=layers,
         neurons=neurons,
-        columns=definitions,
+        columns=columns,
         statistic="cohens_d" if data.two else "eta2",
         of_the_text=OF_THE_WORDS,
         tensors={"activations": tensors},
@@ -67,12 +50,30 @@ def write(data: ContrastData) -> Report:
         tables={"words": _words(analyst), "agreement": _agreement(neurons, data)},
         over_layers={
             "share_bonferroni": ("share of neurons that pass Bonferroni", "share_bonferroni_shuffled"),
-            "auroc_heldout": ("AUROC of the best neuron on unseen words", null),
+            "auroc_heldout": ("AUROC of the best neuron on unseen words", "auroc_heldout_shuffled_q95"),
         },
     )
-    drawn = Figures(data, analyses, layers, neurons, metrics, report.over_layers)
-    report.figures, report.pages = drawn.all(), drawn.pages()
+    figures = Figures(data, analyses, layers, neurons, metrics, report.over_layers)
+    report.figures, report.pages = figures.all(), figures.pages()
     return report
+
+
+def _tensors(data: ContrastData) -> dict[str, np.ndarray]:
+    """The activations of each layer, and the labels.
+
+    Where all categories have the same size, each layer's activations stand there as `[categories, words, neurons]` too.
+    """
+    labels, activations = data.labels, data.activations["words"]
+    tensors = {f"{data.site}_{layer}": activations[layer] for layer in data.layers}
+    sizes = np.bincount(labels, minlength=len(data.categories))
+    if len(set(sizes)) == 1:
+        order = np.argsort(labels, kind="stable")
+        sorted_already = bool((np.diff(order) > 0).all())  # then a view is enough, and no copy is made
+        tensors |= {
+            f"{name}_by_category": (rows if sorted_already else rows[order]).reshape(len(sizes), -1, rows.shape[1])
+            for name, rows in tensors.items()
+        }
+    return tensors | {"labels": labels}
 
 
 def _analyses(data: ContrastData, analyst: Analyst) -> list[LayerAnalysis]:
@@ -96,7 +97,7 @@ def _neurons(data: ContrastData, analyses: list[LayerAnalysis]) -> Table:
         table[name] = np.concatenate([one.neurons[name] for one in analyses])
         if name == "significant_bonferroni":
             table[f"{name}_all"] = table[f"p_{data.test}"] < LEVEL / (count * len(data.layers))
-        if name == "p_maxt":  # over all layers: the same shuffles were used in each
+        if name == "p_maxt":  # the same shuffles were used in every layer
             table["p_maxt_all"] = _p_over_layers(data, analyses)
         if name == f"q_{data.test}":
             table[f"{name}_all"] = q_values(table[f"p_{data.test}"])
@@ -188,9 +189,9 @@ def _text_score(data: ContrastData, neurons: Table, index: int, end: str) -> dic
     rows, text = data.text_rows(int(neurons["layer"][index])), data.text
     assert rows is not None
     assert text is not None
-    _, units = np.unique(text.found.words, return_inverse=True)
+    _, groups = np.unique(text.found.words, return_inverse=True)
     values = rows[0][:, int(neurons["neuron"][index])].astype(np.float64)
-    low, high = auroc_interval(values, text.found.category, units, BOOTSTRAPS, data.seed)
+    low, high = auroc_interval(values, text.found.category, groups, BOOTSTRAPS, data.seed)
     return {
         f"{end}_auroc_text": float(neurons["auroc_text"][index]),
         f"{end}_auroc_text_low": low,
@@ -214,23 +215,23 @@ def _words(analyst: Analyst) -> Table:
 
 
 def _agreement(neurons: Table, data: ContrastData) -> Table:
-    """How often two tests agree, for every pair of them."""
+    """How often two tests agree, for every pair of tests."""
     count = len(neurons["mean"]) // len(data.layers)
-    called = {
+    significant = {
         f"{data.test}_bonferroni": neurons["significant_bonferroni"],
         "max_t": neurons["p_maxt"] < LEVEL,
         f"{data.test}_bh": neurons[f"q_{data.test}"] < LEVEL,
         "replicated": neurons["replicated"] > 0.5,
     }
     if data.two and np.isfinite(neurons["p_paired"]).any():
-        called = {"paired_bonferroni": neurons["p_paired"] < LEVEL / count, **called}
-    names = list(called)
+        significant = {"paired_bonferroni": neurons["p_paired"] < LEVEL / count, **significant}
+    names = list(significant)
     both = [(a, b) for index, a in enumerate(names) for b in names[index + 1 :]]
     return {
         "first": np.array([a for a, _ in both]),
         "second": np.array([b for _, b in both]),
-        "both": np.array([int((called[a] & called[b]).sum()) for a, b in both]),
-        "only_first": np.array([int((called[a] & ~called[b]).sum()) for a, b in both]),
-        "only_second": np.array([int((~called[a] & called[b]).sum()) for a, b in both]),
-        "neither": np.array([int((~called[a] & ~called[b]).sum()) for a, b in both]),
+        "both": np.array([int((significant[a] & significant[b]).sum()) for a, b in both]),
+        "only_first": np.array([int((significant[a] & ~significant[b]).sum()) for a, b in both]),
+        "only_second": np.array([int((~significant[a] & significant[b]).sum()) for a, b in both]),
+        "neither": np.array([int((~significant[a] & ~significant[b]).sum()) for a, b in both]),
     }
