@@ -135,7 +135,7 @@ class _Runner:
             return self._run(planned, model, key, name)
         stored = _Stored(Store(cache_of(self.config)), planned, key)
         reuse = self.config.run.reuse
-        with self.clock("capture"):
+        with self.clock("track"):
             found = stored.load() if reuse else None
         if found is None:
             with ExitStack() as lock:

@@ -5,24 +5,21 @@ import json
 import os
 import sys
 from importlib import metadata
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from inprocess import small_model, text_of
+from inprocess import run_experiment, small_model, text_of
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
 from neurexp.errors import UserError
-from neurexp.experiments.base import Setting
 from neurexp.experiments.benchmark import cases, machine, peers
 from neurexp.experiments.benchmark.cases import Case
 from neurexp.experiments.benchmark.experiment import Benchmark, Options, _longest
 from neurexp.models.locations import MINI
 from neurexp.models.sites import find_sites
-from neurexp.runs.measure import capture_for
 
 CPU = torch.device("cpu")
 W, E = tiny.WIDTH, tiny.EXPANSION
@@ -356,24 +353,18 @@ def options(**changes):
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(changes, said):
     with pytest.raises(UserError) as caught:
-        Benchmark(options(**changes), Setting("model", "text"))
+        Benchmark(options(**changes))
     assert str(caught.value).startswith(said)
 
 
 def benchmark(tokenizer, tokens, monkeypatch, free=None, **changes):
     monkeypatch.setattr(machine, "free_memory", lambda device: free)
-    experiment = Benchmark(options(**changes), Setting("model", "text", batch_size=2))
-    monkeypatch.setattr(experiment, "inputs", lambda *arguments: tokens)
-    model = small_model(tokenizer)
-    for wanted in experiment.passes(model, SimpleNamespace(), None):
-        capture_for(wanted, model, tokens, 2)
-    report = experiment.analyse()
-    report.check()
-    return report, experiment
+    _, _, report = run_experiment(Benchmark(options(**changes)), small_model(tokenizer), tokens, batch_size=2)
+    return report
 
 
 def test_the_report_follows_from_the_rounds(tokenizer, tokens, monkeypatch):
-    report, experiment = benchmark(tokenizer, tokens, monkeypatch, bf16=True)
+    report = benchmark(tokenizer, tokens, monkeypatch, bf16=True)
     table, rounds, metrics = report.tables["benchmark"], report.tables["rounds"], report.metrics
     names = ["bare", "capture", "pass", "recipe", "pass_bf16"]
     assert table["case"].tolist() == names
@@ -414,12 +405,12 @@ def test_the_report_follows_from_the_rounds(tokenizer, tokens, monkeypatch):
     assert (report.layers, report.neurons) == ({}, {})
     assert report.findings[0].startswith("The whole of token_length, nulls and intervals included, takes ")
     report.figures["benchmark"]().savefig(os.devnull, format="png")
-    assert experiment.provenance()["peers"] == []
+    assert report.provenance == {"peers": []}
 
 
 @pytest.mark.slow
 def test_what_would_not_fit_into_memory_is_left_out_and_that_is_said(tokenizer, tokens, monkeypatch, caplog):
-    report, _ = benchmark(tokenizer, tokens, monkeypatch, free=1000, bf16=False, peers=True)
+    report = benchmark(tokenizer, tokens, monkeypatch, free=1000, bf16=False, peers=True)
     assert report.tables["benchmark"]["case"].tolist() == ["bare", "capture", "pass"]
     assert "ratio_recipe" not in report.metrics
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tiny import feed, matrix_of
 
 from neurexp.engine.reducers.gram import Gram
-from neurexp.experiments.profile.design import Design
+from neurexp.experiments.profile import Covariate
+from neurexp.experiments.profile.design import Design, _offsets
 from neurexp.text.tokens import UNDEFINED, Tokens
 from neurexp.text.vocabulary import shuffled_within_bands
 
@@ -33,6 +34,7 @@ class Case:
     length: int = 12
     last: int = 7  # valid tokens of the last sequence
     seed: int = 0
+    in_place: bool = False  # the value belongs to the token in its place, not to its type
 
     def __post_init__(self):
         rng = np.random.default_rng(self.seed)
@@ -44,25 +46,29 @@ class Case:
         ids[0, 0] = VOCABULARY - 2  # and at a first position
         ids[~valid] = VOCABULARY - 1  # in no place that counts
         self.tokens = Tokens(ids, valid, 1)
-        self.values = rng.integers(1, 9, VOCABULARY)
-        self.values[VOCABULARY - 2] = UNDEFINED
-        self.values[5] = UNDEFINED
+        values = rng.integers(1, 9, VOCABULARY)
+        values[VOCABULARY - 2] = UNDEFINED
+        values[5] = UNDEFINED
+        if self.in_place:
+            values = np.where(values[ids] == UNDEFINED, UNDEFINED, rng.integers(0, 9, ids.shape))
+        self.covariate = Covariate(values, "size", "size", "mm")
         self.reference = rng.integers(0, 1000, VOCABULARY)
         self.begins_word = rng.random(VOCABULARY) < 0.4
-        self.group = rng.integers(0, GROUPS - 1, VOCABULARY)
+        self.group_of_value = rng.integers(0, GROUPS - 1, 10)
         self.groups = GROUPS if self.skip else GROUPS - 1
         self.sequence, self.column = np.nonzero(valid)
         self.ids, self.position = ids[valid].astype(np.int64), self.column
+        self.value = self.covariate.of_tokens(ids)[valid]
         self.design = Design(
             self.tokens,
-            self.values,
+            self.covariate,
             self.reference,
             self.begins_word,
             DRAWS,
             self.blocks,
             self.skip,
             7,
-            self.group,
+            self.group_of_value,
             self.groups,
         )
 
@@ -78,10 +84,10 @@ class Case:
 def by_hand(case: Case) -> dict[str, np.ndarray]:
     """Every column of every token, `[tokens, columns]` float64 by name; nothing is looked up by cell or by table."""
     tokens = range(len(case.ids))
-    has_value = [case.values[case.ids[t]] != -1 for t in tokens]
+    has_value = [case.value[t] != -1 for t in tokens]
     counted = [has_value[t] and case.position[t] >= case.skip for t in tokens]
     skipped = [has_value[t] and case.position[t] < case.skip for t in tokens]
-    value = [float(case.values[case.ids[t]]) for t in tokens]
+    value = [float(one) for one in case.value]
     those = [t for t in tokens if counted[t]]
     counts = [sum(counted[t] and case.ids[t] == one for t in tokens) for one in range(VOCABULARY)]
     centre = sum(value[t] for t in those) / max(1, len(those))
@@ -94,8 +100,16 @@ def by_hand(case: Case) -> dict[str, np.ndarray]:
         load[block_of[one]] += counts[one]
     sequence_blocks = min(case.blocks, case.rows)
     early = [2 * case.sequence[t] < case.rows for t in tokens]
-    centred = np.array([0.0 if one == -1 else one - centre for one in case.values])
-    shuffled = shuffled_within_bands(centred, np.array(counts), DRAWS, 7)
+    if case.in_place:
+        offsets = _offsets(len(those), case.length, DRAWS, 7)
+        nulls = {
+            t: [value[those[(place + offset) % len(those)]] - centre for offset in offsets]
+            for place, t in enumerate(those)
+        }
+    else:
+        centred = np.array([0.0 if one == -1 else one - centre for one in case.covariate.values])
+        shuffled = shuffled_within_bands(centred, np.array(counts), DRAWS, 7)
+        nulls = {t: shuffled[:, case.ids[t]] for t in those}
     categories = sorted({int(value[t]) for t in those})
 
     def column(entry, width=1):
@@ -117,7 +131,7 @@ def by_hand(case: Case) -> dict[str, np.ndarray]:
         matrix = np.zeros((len(case.ids), DRAWS))
         for t in tokens:
             if counted[t] and where(t):
-                matrix[t] = shuffled[:, case.ids[t]]
+                matrix[t] = nulls[t]
         return matrix
 
     def if_counted(t, where, what=1.0):
@@ -142,7 +156,8 @@ def by_hand(case: Case) -> dict[str, np.ndarray]:
         "early": indicator(in_early),
         "skipped": indicator(lambda t: skipped[t]),
         "group": column(
-            lambda t: (case.groups - 1 if case.position[t] < case.skip else case.group[case.ids[t]], 1), case.groups
+            lambda t: (case.groups - 1 if case.position[t] < case.skip else case.group_of_value[case.value[t]], 1),
+            case.groups,
         ),
         "skipped_value": indicator_value(lambda t: skipped[t]),
         "sequence_block_value": column(lambda t: if_counted(t, sequence_block(t), value[t] - centre), sequence_blocks),
@@ -170,8 +185,9 @@ def assert_is(found, expected, columns, what=""):
     ("rows", "blocks"), [(1, 16), (2, 3), (3, 3), (5, 2), (7, 3), (7, 16), (8, 5), (9, 4)], ids=lambda value: f"{value}"
 )
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 9])
-def test_every_column_is_that_of_every_token(rows, blocks, skip, batch_size):
-    case = Case(rows, blocks, skip, seed=rows * 100 + blocks)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_every_column_is_that_of_every_token(rows, blocks, skip, batch_size, in_place):
+    case = Case(rows, blocks, skip, seed=rows * 100 + blocks, in_place=in_place)
     expected = by_hand(case)
     assert list(case.design.columns) == list(expected) == NAMES
     assert sum(len(part.T) for part in expected.values()) == case.design.width
@@ -189,11 +205,12 @@ def test_every_column_is_that_of_every_token(rows, blocks, skip, batch_size):
     skip=st.integers(0, 11),
     last=st.integers(1, 12),
     seed=st.integers(0, 10_000),
+    in_place=st.booleans(),
     data=st.data(),
 )
-def test_every_column_whatever_the_text_and_the_tokens_of_a_batch(rows, blocks, skip, last, seed, data):
+def test_every_column_whatever_the_text_and_the_tokens_of_a_batch(rows, blocks, skip, last, seed, in_place, data):
     """A batch may be any tokens in any order."""
-    case = Case(rows, blocks, skip, last=last, seed=seed)
+    case = Case(rows, blocks, skip, last=last, seed=seed, in_place=in_place)
     expected = by_hand(case)
     chosen = data.draw(st.lists(st.integers(0, len(case.ids) - 1), max_size=30))
     place = np.array(chosen, dtype=np.int64)
@@ -210,8 +227,8 @@ def test_the_texts_of_these_tests_have_what_they_should(skip):
         empty = {"first", "first_value"} if skip else {"skipped", "skipped_value"}
         assert expected[name].any() == (name not in empty), name
     rows_without = ~expected["category"].any(1)
-    assert (case.values[case.ids] == UNDEFINED).any()
-    assert rows_without.sum() == ((case.values[case.ids] == UNDEFINED) | (case.position < skip)).sum()
+    assert (case.value == UNDEFINED).any()
+    assert rows_without.sum() == ((case.value == UNDEFINED) | (case.position < skip)).sum()
     assert expected["group"].sum() == len(case.ids) == case.tokens.count
     assert 0 < expected["early"].sum() < expected["category"].sum()
     straddling = case.batches(3)[1]  # sequences 3 to 5: the half ends at 4, blocks change at 3 and 5
@@ -234,7 +251,8 @@ def test_tokens_of_one_type_in_one_block_are_one_cell():
     """One type over two blocks of three sequences: first positions apart, and the half that ends within none."""
     ids, valid = np.ones((6, 10), dtype=np.int32), np.ones((6, 10), dtype=bool)
     values, anything = np.array([3, 4]), np.ones(2)
-    design = Design(Tokens(ids, valid, 1), values, anything, anything > 0, DRAWS, 2, 0, 0, np.array([0, 0]), 1)
+    covariate, groups = Covariate(values, "size", "size", "mm"), np.zeros(6, dtype=int)
+    design = Design(Tokens(ids, valid, 1), covariate, anything, anything > 0, DRAWS, 2, 0, 0, groups, 1)
     sequence, position = np.nonzero(valid)
     by_cell, by_position = design(*(torch.from_numpy(of) for of in (ids[valid].astype(np.int64), position, sequence)))
     assert len(by_cell.design) == 4
@@ -271,8 +289,9 @@ def test_a_batch_without_tokens_is_no_matter(skip):
 
 @pytest.mark.parametrize("skip", [0, 3])
 @pytest.mark.parametrize("batch_size", [1, 3, 9])
-def test_a_gram_of_the_cells_is_that_of_the_columns(skip, batch_size):
-    case = Case(9, 4, skip, length=40, last=11)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_gram_of_the_cells_is_that_of_the_columns(skip, batch_size, in_place):
+    case = Case(9, 4, skip, length=40, last=11, in_place=in_place)
     design, group = case.design, case.design.columns["group"]
     rng = np.random.default_rng(1)
     values = torch.from_numpy(rng.normal(0.5, 1, (2, len(case.ids), 6)).astype(np.float32))
@@ -293,8 +312,45 @@ def test_a_gram_of_the_cells_is_that_of_the_columns(skip, batch_size):
 
 def test_another_seed_deals_the_values_out_otherwise_and_nothing_else_changes():
     case = Case(7, 3, 0)
-    other = Design(case.tokens, case.values, case.reference, case.begins_word, DRAWS, 3, 0, 8, case.group, case.groups)
+    given = case.covariate, case.reference, case.begins_word
+    other = Design(case.tokens, *given, DRAWS, 3, 0, 8, case.group_of_value, case.groups)
     arguments = [torch.from_numpy(of) for of in (case.ids, case.position, case.sequence)]
     one, two = (matrix_of(design(*arguments), len(case.ids), design.width) for design in (case.design, other))
     for name, columns in case.design.columns.items():
         assert torch.equal(one[:, columns], two[:, columns]) == (not name.startswith("null")), name
+
+
+@pytest.mark.parametrize(("count", "length", "least"), [(1000, 64, 64), (1000, 512, 250), (3, 8, 1), (1, 8, 1)])
+def test_shifts_stay_away_from_no_shift(count, length, least):
+    offsets = _offsets(count, length, 500, 0)
+    assert least <= offsets.min() <= offsets.max() <= max(least, count - least)
+    assert np.array_equal(offsets, _offsets(count, length, 500, 0))
+    if count > 3:
+        assert len(set(offsets)) > 200
+        assert offsets.min() < least + 0.02 * count
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "what"),
+    [
+        (np.array([1.0, 2.0]), "size", "must be whole numbers"),
+        (np.array([-2, 2]), "size", "must be whole numbers"),
+        (np.array([[[1]]]), "size", "must be whole numbers"),
+        (np.array([1, 2]), "frequency", "no statistic's name"),
+        (np.array([1, 2]), "Size of it", "a word in lower case"),
+    ],
+)
+def test_a_covariate_that_cannot_be_used_is_refused(values, name, what):
+    with pytest.raises(ValueError, match=what):
+        Covariate(values, name, "size", "mm")
+
+
+def test_values_of_other_sequences_and_too_many_values_are_refused():
+    case = Case(3, 2, 0)
+    given = case.reference, case.begins_word, DRAWS, 2, 0, 0
+    other = Covariate(np.zeros((2, 12), dtype=int), "size", "size", "mm")
+    with pytest.raises(ValueError, match=r"the values of size are \[2, 12\], the tokens \[3, 12\]"):
+        Design(case.tokens, other, *given, np.zeros(2, dtype=int), 1)
+    many = Tokens(np.zeros((1, 300), np.int32), np.ones((1, 300), bool), 1)
+    with pytest.raises(ValueError, match="size has 300 different values; bin them into 256 or fewer"):
+        Design(many, Covariate(np.arange(300)[None], "size", "size", "mm"), *given, np.zeros(302, dtype=int), 1)

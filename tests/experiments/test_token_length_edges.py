@@ -5,15 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from inprocess import measure, small_model, text_of
+from inprocess import measure, run_experiment, small_model, text_of
 
 from neurexp.config.schema import CONFIG_FOLDER, register_schema, typed_options
 from neurexp.errors import UserError
-from neurexp.experiments.base import Setting
 from neurexp.experiments.token_length import TokenLength
 from neurexp.models.load import load_model
 from neurexp.runs.driver import run
-from neurexp.runs.measure import capture_for
 from neurexp.text.tokens import token_lengths
 
 R_COLUMNS = ("r_length", "r_length_partial", "r_length_low", "r_length_high", "null_mean", "null_sd")
@@ -171,7 +169,7 @@ def test_types_that_no_shuffle_can_move_are_no_evidence(model, of_length):
 
 
 def test_special_tokens_alone_are_no_text(model):
-    with pytest.raises(UserError, match="no token of this text has a length"):
+    with pytest.raises(UserError, match="no token of this text has a token length"):
         measure(model, text_of([0] * 40))
 
 
@@ -230,7 +228,7 @@ def test_all_positions_but_one_left_out(model, prose):
 
 
 def test_a_text_shorter_than_what_is_left_out(model, prose):
-    with pytest.raises(UserError, match="no token of this text has a length"):
+    with pytest.raises(UserError, match="no token of this text has a token length"):
         measure(model, text_of(prose[:3]), skip_positions=5)
 
 
@@ -352,7 +350,7 @@ def test_a_bad_option_gets_one_clear_line(model, prose, option, would_work):
     name, _, value = option.partition("=")
     with pytest.raises(UserError) as caught:
         options, _ = typed_options(composed(f"experiment.{option}").experiment)
-        capture_for(TokenLength(options, Setting("model", "text")), model, text_of(prose), 4)
+        run_experiment(TokenLength(options), model, text_of(prose))
     message = str(caught.value)
     assert f"experiment.{name}" in message
     assert value in message

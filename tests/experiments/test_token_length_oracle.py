@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from by_hand import Text
-from inprocess import measure
+from inprocess import run_experiment
 from scipy import stats
 
 from neurexp.config.schema import DatasetConfig, Source
 from neurexp.engine.reducers.base import Keep
-from neurexp.experiments.base import Setting
 from neurexp.experiments.token_length import Options, TokenLength
 from neurexp.models.load import LanguageModel, load_model
 from neurexp.report.report import Report
+from neurexp.text.running_text import read_text
 from neurexp.text.tokens import Tokens
 
 FINE = 1e-5  # of correlations, absolute; of means and standard deviations in units of the neuron's spread
@@ -36,9 +36,15 @@ RUNS = {
 class Keeping(TokenLength):
     """The experiment, with one reducer more that keeps exactly what the others see."""
 
-    def reducers(self, model, tokens, layers):
-        self.keep = Keep(len(layers), *tokens.valid.shape, budget_bytes=2**30)
-        return [*super().reducers(model, tokens, layers), self.keep]
+    def prepare(self, inputs):
+        plan = super().prepare(inputs)
+        (planned,) = plan.passes
+
+        def reducers():
+            self.keep = Keep(len(plan.layers), *plan.tokens.valid.shape, budget_bytes=2**30)
+            return planned.reducers() | {"keep": self.keep}
+
+        return replace(plan, passes=(replace(planned, reducers=reducers),))
 
 
 @dataclass
@@ -80,7 +86,7 @@ class Measured:
 
 def pydoc(model: LanguageModel, folder, tokens: int, sequence_length: int) -> Tokens:
     dataset = DatasetConfig(source=Source.pydoc, tokens=tokens, sequence_length=sequence_length)
-    return TokenLength(Options("token_length", ""), Setting("mini", "pydoc")).inputs(model, dataset, folder)
+    return read_text(dataset, model.tokenizer, model.begins_with_bos, folder)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +105,10 @@ def runs(mini, tmp_path_factory):
         counts = np.random.default_rng(4).zipf(1.5, len(mini.tokenizer)).clip(max=10**6)
         model = replace(mini, token_counts=counts if name == "reference" else None)
         tokens = pydoc(model, folder, count, length)
-        experiment, report = measure(model, tokens, plugin=Keeping, **options)
+        batch_size = options.get("batch_size", 4)
+        others = {name: value for name, value in options.items() if name != "batch_size"}
+        experiment = Keeping(Options("token_length", "", **others))
+        plan, results, report = run_experiment(experiment, model, tokens, batch_size)
         text = Text(
             tokens,
             mini.tokenizer,
@@ -109,8 +118,8 @@ def runs(mini, tmp_path_factory):
             most_blocks=options.get("blocks", 32),
             reference=model.token_counts,
         )
-        kept = [experiment.keep.kept[index].numpy()[tokens.valid] for index in range(len(experiment.layers))]
-        return Measured(text, report, experiment.histogram.edges.numpy(), kept, options.get("correction", "bh"))
+        kept = [experiment.keep.kept[index].numpy()[tokens.valid] for index in range(len(plan.layers))]
+        return Measured(text, report, results["text"]["histogram"].edges.numpy(), kept, options.get("correction", "bh"))
 
     return run
 

@@ -12,10 +12,9 @@ from tokenizers.normalizers import Replace
 
 from neurexp.config.schema import DatasetConfig, Source
 from neurexp.errors import UserError
-from neurexp.experiments.base import Setting
-from neurexp.experiments.token_length import Options, TokenLength
 from neurexp.models.load import load_model
-from neurexp.text import sources, tokens
+from neurexp.text import sources
+from neurexp.text.running_text import read_text
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens, cached, pack
 
@@ -139,15 +138,16 @@ def test_tokens_that_could_not_be_made_leave_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch):
+def test_a_file_that_could_not_be_written_leaves_nothing_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
     def half(arrays, path, metadata=None):
         path.write_bytes(b"half of a")
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.numpy, "save_file", half)
-        with pytest.raises(OSError, match="no space left"):
-            cached(tmp_path, {}, Maker())
+        assert_same(cached(tmp_path, {}, Maker()), Maker().tokens)
+    assert "The tokens could not be kept for later runs" in caplog.text
+    assert "no space left" in caplog.text
     assert list(tmp_path.iterdir()) == []
     make = Maker()
     assert_same(cached(tmp_path, {}, make), make.tokens)
@@ -167,8 +167,7 @@ def packed(monkeypatch):
 
 def inputs(mini, folder, cache, **changes):
     chosen = {"source": Source.files, "path": str(folder), "tokens": 12, "sequence_length": 5} | changes
-    experiment = TokenLength(Options("token_length", ""), Setting("mini", "text"))
-    return experiment.inputs(mini, DatasetConfig(**chosen), cache)
+    return read_text(DatasetConfig(**chosen), mini.tokenizer, mini.begins_with_bos, cache)
 
 
 @pytest.fixture
@@ -245,7 +244,7 @@ def test_the_cache_holds_whole_files_only(mini, folder, tmp_path):
     (file,) = (tmp_path / "cache").iterdir()
     assert file.name.startswith("tokens_")
     assert file.suffix == ".safetensors"
-    assert tokens.load_file(file)["input_ids"].shape == (3, 5)
+    assert safetensors.numpy.load_file(file)["input_ids"].shape == (3, 5)
 
 
 def test_what_was_skipped_is_the_same_from_the_cache_and_another_share_is_checked_anew(mini, tmp_path, packed):
@@ -262,18 +261,6 @@ def test_what_was_skipped_is_the_same_from_the_cache_and_another_share_is_checke
     assert inputs(mini, file, tmp_path / "cache", tokens=25, bad_rows=1).hash == made.hash
     with pytest.raises(UserError, match=rf"documents, 1 skipped: {file}, row 2: a number in place of text\)"):
         inputs(mini, file, tmp_path / "cache", tokens=250, bad_rows=0.5)
-
-
-def test_an_experiment_names_what_its_text_lacks_beside_its_own_inputs(mini, tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in (3, TEXT)), "utf-8")
-    dataset = DatasetConfig(source=Source.files, path=str(file), tokens=12, sequence_length=5, bad_rows=0.5)
-    experiment = TokenLength(Options("token_length", ""), Setting("mini", "text"))
-    for _ in range(2):
-        experiment.inputs(mini, dataset, tmp_path / "cache")
-    own = Skipped("words.txt", 3, "no word")
-    experiment.tokens = replace(Maker().tokens, skipped=(own,))
-    assert experiment.skipped() == [own, Skipped(str(file), 1, "a number in place of text")]
 
 
 def test_a_run_over_a_folder_as_it_comes_says_and_writes_what_it_skipped_twice(quick_cli, tmp_path):

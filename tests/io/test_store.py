@@ -1,6 +1,7 @@
 """Stored rows: found by all that they depend on, whole or not at all, captured once however many ask at once."""
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from neurexp.io.store import RowStore, StateStore
+from neurexp.io.store import Entry, Store
 
 KEY = {"weights": "abc", "site": "MLP", "pooling": "mean", "batch_size": 4, "nested": {"a": 1, "b": [1, 2]}}
 
@@ -20,11 +21,20 @@ def rows(layer: int, shape: tuple[int, int] = (5, 7)) -> np.ndarray:
     return np.random.default_rng(layer).normal(size=shape).astype(np.float32)
 
 
-def filled(folder: Path, *layers: int, key=KEY) -> RowStore:
-    store = RowStore(folder, key)
+def entry_in(folder: Path, key=KEY, kind: str = "passes") -> Entry:
+    return Store(folder).entry(kind, key)
+
+
+def filled(folder: Path, *layers: int, key=KEY) -> Entry:
+    entry = entry_in(folder, key)
     for layer in layers:
-        store.save(layer, rows(layer))
-    return store
+        entry.save({"rows": rows(layer)}, str(layer))
+    return entry
+
+
+def stored(entry: Entry, layer: int) -> bytes | None:
+    found = entry.load(str(layer))
+    return None if found is None else found["rows"].tobytes()
 
 
 def files(folder: Path) -> list[Path]:
@@ -33,38 +43,50 @@ def files(folder: Path) -> list[Path]:
 
 def test_what_was_saved_is_loaded_bit_for_bit(tmp_path):
     filled(tmp_path / "cache", 0, 3, 11)
-    found = RowStore(tmp_path / "cache", KEY).load([3, 0])
-    assert list(found) == [3, 0]
-    for layer, values in found.items():
-        assert values.dtype == np.float32
-        assert values.tobytes() == rows(layer).tobytes()
+    for layer in (3, 0):
+        found = entry_in(tmp_path / "cache").load(str(layer))["rows"]
+        assert found.dtype == np.float32
+        assert found.tobytes() == rows(layer).tobytes()
 
 
-def test_nothing_is_loaded_unless_all_layers_are_there(tmp_path):
-    store = filled(tmp_path, 0, 1)
-    assert store.load([0, 2]) is None
-    assert store.load([2]) is None
-    assert set(store.load([0, 1])) == {0, 1}
-    store.save(2, rows(2))
-    assert set(store.load([0, 2])) == {0, 2}
+def test_every_type_of_number_is_kept(tmp_path):
+    arrays = {
+        name: np.arange(6, dtype=name).reshape(2, 3) for name in ("int32", "int64", "uint8", "float32", "float64")
+    }
+    arrays["bool"] = np.array([True, False])
+    entry_in(tmp_path).save(arrays)
+    found = entry_in(tmp_path).load()
+    assert set(found) == set(arrays)
+    for name, values in arrays.items():
+        assert found[name].dtype == values.dtype
+        assert np.array_equal(found[name], values)
+
+
+def test_a_part_is_there_or_not(tmp_path):
+    entry = filled(tmp_path, 0, 1)
+    assert entry.load() is None
+    assert entry.load("2") is None
+    assert stored(entry, 1) == rows(1).tobytes()
+    entry.save({"rows": rows(2)}, "2")
+    assert stored(entry_in(tmp_path), 2) == rows(2).tobytes()
 
 
 def test_an_empty_store_has_nothing_and_asking_makes_no_folder(tmp_path):
-    assert RowStore(tmp_path / "cache", KEY).load([0]) is None
+    assert entry_in(tmp_path / "cache").load() is None
     assert not list(tmp_path.iterdir())
 
 
 def test_not_finite_values_and_columns_in_another_order_are_kept(tmp_path):
     values = np.array([[np.nan, np.inf], [-0.0, 1e-40]], dtype=np.float32).T
-    store = RowStore(tmp_path, KEY)
-    store.save(0, values)
-    assert store.load([0])[0].tobytes() == np.ascontiguousarray(values).tobytes()
+    entry = entry_in(tmp_path)
+    entry.save({"rows": values})
+    assert entry.load()["rows"].tobytes() == np.ascontiguousarray(values).tobytes()
 
 
 def test_the_order_of_the_key_does_not_matter(tmp_path):
     filled(tmp_path, 0)
     turned = {name: KEY[name] for name in reversed(KEY)} | {"nested": {"b": [1, 2], "a": 1}}
-    assert RowStore(tmp_path, turned).load([0]) is not None
+    assert stored(entry_in(tmp_path, turned), 0) is not None
 
 
 @pytest.mark.parametrize(
@@ -82,42 +104,42 @@ def test_the_order_of_the_key_does_not_matter(tmp_path):
     ],
     ids=str,
 )
-def test_any_other_value_is_another_capture(tmp_path, change):
-    store = filled(tmp_path, 0)
-    other = RowStore(tmp_path, KEY | change)
-    assert other.load([0]) is None
-    other.save(0, rows(9))
-    assert store.load([0])[0].tobytes() == rows(0).tobytes()
-    assert other.load([0])[0].tobytes() == rows(9).tobytes()
+def test_any_other_value_is_another_entry(tmp_path, change):
+    entry, other = filled(tmp_path, 0), entry_in(tmp_path, KEY | change)
+    assert stored(other, 0) is None
+    other.save({"rows": rows(9)}, "0")
+    assert stored(entry, 0) == rows(0).tobytes()
+    assert stored(other, 0) == rows(9).tobytes()
 
 
-def test_a_key_without_one_of_its_names_is_another_capture(tmp_path):
+def test_another_kind_is_another_entry(tmp_path):
+    filled(tmp_path, 0)
+    assert stored(entry_in(tmp_path, kind="tokens"), 0) is None
+
+
+def test_a_key_without_one_of_its_names_is_another_entry(tmp_path):
     filled(tmp_path, 0)
     for name in KEY:
-        assert RowStore(tmp_path, {other: KEY[other] for other in KEY if other != name}).load([0]) is None
+        assert stored(entry_in(tmp_path, {other: KEY[other] for other in KEY if other != name}), 0) is None
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut in the header", "cut in the values", "no safetensors", "other names"])
-def test_a_torn_file_is_set_aside_and_captured_anew(tmp_path, damage):
-    store = filled(tmp_path, 0, 1)
-    torn = next(file for file in files(tmp_path) if file.stem == "1")
+@pytest.mark.parametrize("damage", ["empty", "cut in the header", "cut in the values", "no safetensors"])
+def test_a_torn_file_is_removed_and_made_anew(tmp_path, damage):
+    entry = filled(tmp_path, 0, 1)
+    torn = next(file for file in files(tmp_path) if file.stem.endswith("_1"))
     whole = torn.read_bytes()
-    if damage == "other names":
-        from safetensors.numpy import save_file
-
-        save_file({"columns": rows(1)}, torn)
-    else:
-        cut = {"empty": 0, "cut in the header": 20, "cut in the values": len(whole) - 4}
-        torn.write_bytes(b"no safetensors at all" if damage == "no safetensors" else whole[: cut[damage]])
-    assert store.load([0, 1]) is None
+    cut = {"empty": 0, "cut in the header": 20, "cut in the values": len(whole) - 4}
+    torn.write_bytes(b"no safetensors at all" if damage == "no safetensors" else whole[: cut[damage]])
+    assert entry.load("1") is None
     assert not torn.exists()
-    assert store.load([0])[0].tobytes() == rows(0).tobytes()
-    store.save(1, rows(1))
-    assert store.load([0, 1])[1].tobytes() == rows(1).tobytes()
+    assert stored(entry, 0) == rows(0).tobytes()
+    entry.save({"rows": rows(1)}, "1")
+    assert stored(entry, 1) == rows(1).tobytes()
 
 
-def test_a_save_that_fails_is_told_and_leaves_the_old_file(tmp_path, monkeypatch, caplog):
-    store = filled(tmp_path, 0)
+def test_a_save_that_fails_is_logged_and_leaves_the_old_file(tmp_path, monkeypatch, caplog):
+    entry = filled(tmp_path, 0)
+    before = files(tmp_path)
 
     def fail(tensors, path, metadata=None):
         Path(path).write_bytes(b"half")
@@ -125,36 +147,64 @@ def test_a_save_that_fails_is_told_and_leaves_the_old_file(tmp_path, monkeypatch
 
     monkeypatch.setattr("safetensors.numpy.save_file", fail)
     with caplog.at_level(logging.WARNING):
-        store.save(0, rows(5))
-    assert "The rows could not be kept for later runs" in caplog.text
-    assert store.load([0])[0].tobytes() == rows(0).tobytes()
-    assert [file.name for file in files(tmp_path)] == ["0.safetensors"]
+        entry.save({"rows": rows(5)}, "0")
+    assert "The passes could not be kept for later runs" in caplog.text
+    assert stored(entry, 0) == rows(0).tobytes()
+    assert files(tmp_path) == before
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_the_least_recently_used_make_room_but_nothing_of_the_newest(tmp_path):
+    size = len(files_of_one(tmp_path / "one"))
+    store = Store(tmp_path / "cache", largest=3 * size)
+    for age, name in ((300, "a"), (200, "b"), (100, "c")):
+        store.entry("tokens", {"name": name}).save({"rows": rows(0)})
+        (newest,) = set(files(tmp_path / "cache")) - {file for file in files(tmp_path / "cache") if old(file)}
+        os.utime(newest, (time.time() - age, time.time() - age))
+    store.entry("tokens", {"name": "a"}).load()  # used just now
+    large = store.entry("passes", {"name": "d"})
+    large.save({"rows": rows(0)}, "0")
+    assert store.entry("tokens", {"name": "b"}).load() is None
+    assert store.entry("tokens", {"name": "a"}).load() is not None
+    for part in ("1", "2", "3"):
+        large.save({"rows": rows(0)}, part)
+    assert all(large.load(part) is not None for part in ("0", "1", "2", "3"))
+    assert len(files(tmp_path / "cache")) == 4
+
+
+def old(file: Path) -> bool:
+    return time.time() - file.stat().st_mtime > 50
+
+
+def files_of_one(folder: Path) -> bytes:
+    filled(folder, 0)
+    return files(folder)[0].read_bytes()
+
+
 def test_the_lock_is_released_however_its_block_ends(tmp_path):
-    store = RowStore(tmp_path / "cache", KEY)
-    with pytest.raises(RuntimeError), store.lock():
+    entry = entry_in(tmp_path / "cache")
+    with pytest.raises(RuntimeError), entry.lock("it"):
         raise RuntimeError
-    with store.lock():
-        store.save(0, rows(0))
-    assert store.load([0]) is not None
+    assert not list(tmp_path.iterdir())  # and no folder that it made for nothing
+    with entry.lock("it"):
+        entry.save({"rows": rows(0)})
+    assert entry.load() is not None
 
 
 CAPTURE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from neurexp.io.store import RowStore, StateStore
+from neurexp.io.store import Entry, Store
 folder, who = Path(sys.argv[1]), sys.argv[2]
-store = RowStore(folder / "cache", {"what": "the same"})
+store = Store(folder / "cache").entry("passes", {"what": "the same"})
 (folder / f"ready{who}").touch()
 while not (folder / "go").exists():
     time.sleep(0.01)
-found = store.load([0])
+found = store.load()
 if found is None:
-    with store.lock():
-        found = store.load([0])
+    with store.lock("the same pass"):
+        found = store.load()
         if found is None:
             with (folder / "captured").open("a") as file:
                 file.write(who)
@@ -163,9 +213,9 @@ if found is None:
                 import os
                 os._exit(9)
             rows = np.full((2000, 500), float(who), dtype=np.float32)
-            store.save(0, rows)
-            found = {0: rows}
-print(found[0].shape, found[0].min(), found[0].max())
+            found = {"rows": rows}
+            store.save(found)
+print(found["rows"].shape, found["rows"].min(), found["rows"].max())
 """
 
 
@@ -207,26 +257,26 @@ def test_a_process_that_dies_while_it_captures_holds_nobody_up(tmp_path):
 
 def test_who_gives_up_waiting_takes_no_lock_away(tmp_path, monkeypatch):
     """Or a third process would begin the same pass beside the first."""
-    first, second = (StateStore(tmp_path, {"a": 1}) for _ in range(2))
-    with first.lock():
+    first, second = (entry_in(tmp_path, {"a": 1}) for _ in range(2))
+    with first.lock("the same pass"):
         (lock,) = tmp_path.glob(".*.lock")
         with monkeypatch.context() as patched:
             patched.setattr(FileLock, "acquire", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt), second.lock():
+            with pytest.raises(KeyboardInterrupt), second.lock("the same pass"):
                 raise AssertionError("two at once")
         assert lock.exists()
     assert not list(tmp_path.iterdir())
 
 
 def test_who_waits_says_so(tmp_path, caplog):
-    first, second = (StateStore(tmp_path, {"a": 1}) for _ in range(2))
+    first, second = (entry_in(tmp_path, {"a": 1}) for _ in range(2))
 
     def wait():
-        with second.lock():
+        with second.lock("the same pass"):
             pass
 
     thread = threading.Thread(target=wait)
-    with caplog.at_level(logging.INFO), first.lock():
+    with caplog.at_level(logging.INFO), first.lock("the same pass"):
         thread.start()
         while "Another run is at the same pass: waiting for it" not in caplog.text:
             time.sleep(0.01)

@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on_in_its_folder_and_its_mlflow_run(whole, quick_cli,
     assert "Going on with the run of 20" in process.stdout
     assert list(tmp_path.glob("outputs/token_length/*")) == [run]
     assert_same_bits(run, whole)
-    assert 0 < summary_of(run)["provenance"]["resumed"]["Text"] < 131
+    assert 0 < summary_of(run)["provenance"]["resumed"]["text"] < 131
     assert summary_of(whole)["provenance"]["resumed"] == {}
     (after,) = runs_in(tmp_path)
     assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")

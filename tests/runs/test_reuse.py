@@ -1,19 +1,13 @@
 """A pass is run once: the same command with other options of the analysis finds what the first one left."""
 
 import json
-import os
 
-import numpy as np
 import pytest
-import torch
 from conftest import FINISHED_ARGUMENTS
 from pyarrow.parquet import read_table
 
-from neurexp.engine.reducers.gram import Gram
-from neurexp.io.store import StateStore
-
 ARGUMENTS = (*FINISHED_ARGUMENTS, "tracking=off", "run.outputs=out")
-SAID = "the statistics are an earlier pass's"
+SAID = "taken from an earlier pass"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +41,7 @@ def test_another_analysis_of_the_same_pass_reuses_it_and_says_so(run):
 
     said, summary, two = run("experiment.correction=by")
     assert SAID in said
-    assert summary["provenance"]["reused"] == ["Text"]
+    assert summary["provenance"]["reused"] == ["text"]
     assert "capture" not in summary["timings"]  # what was not measured is not reported
     assert (two["q_length"] >= one["q_length"]).all()
     assert (two["q_length"] > one["q_length"]).any()
@@ -86,7 +80,7 @@ def test_a_reused_pass_and_its_control_give_the_same_report_to_the_bit(run):
     _, first, one = run()
     said, summary, two = run("experiment.control=random")
     assert said.count(SAID) == 2
-    assert summary["provenance"]["reused"] == ["Text", "control: Text"]
+    assert summary["provenance"]["reused"] == ["text", "control: text"]
     assert one.equals(two)
     assert first["metrics"] == summary["metrics"]
     assert first["findings"] == summary["findings"]
@@ -95,7 +89,7 @@ def test_a_reused_pass_and_its_control_give_the_same_report_to_the_bit(run):
 @pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: b"x" * 50], ids=["torn", "other"])
 def test_a_damaged_file_is_made_anew(run, first, damage):
     _, _, one = run()
-    kept = {file: file.read_bytes() for file in (first / "out" / "cache").glob("statistics_*.safetensors")}
+    kept = {file: file.read_bytes() for file in (first / "out" / "cache").glob("passes_*.safetensors")}
     for file, content in kept.items():
         file.write_bytes(damage(content))
     said, summary, two = run("experiment.control=off")
@@ -105,27 +99,3 @@ def test_a_damaged_file_is_made_anew(run, first, damage):
     assert sum(file.read_bytes() == content for file, content in kept.items()) == 1
     for file, content in kept.items():
         file.write_bytes(content)
-
-
-def gram(value):
-    reducer = Gram(3, 1, slice(0, 1), shift=torch.zeros(1, 50))
-    reducer.zx += value
-    return reducer
-
-
-def test_the_least_recently_used_make_room(tmp_path, monkeypatch):
-    store = [StateStore(tmp_path, {"number": number}) for number in range(3)]
-    store[0].save([gram(0)])
-    size = next(tmp_path.glob("statistics_*")).stat().st_size
-    monkeypatch.setattr(StateStore, "LARGEST", 2 * size)
-    for number in (1, 2):
-        for file in tmp_path.glob("statistics_*"):
-            os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns - 10**10))
-        if number == 2:
-            assert store[0].load([gram(9)])  # used last
-        store[number].save([gram(number)])
-    found = gram(9)
-    assert not store[1].load([found])
-    for number in (0, 2):
-        assert store[number].load([found])
-        assert np.all(found.zx.numpy() == number)

@@ -17,12 +17,11 @@ import neurexp
 from neurexp.config.schema import DatasetConfig, Source
 from neurexp.engine.reducers.base import Batch
 from neurexp.engine.reducers.gram import Gram
-from neurexp.experiments.base import Setting
 from neurexp.experiments.profile.design import Design
-from neurexp.experiments.token_length import Options, TokenLength
 from neurexp.models.load import load_model
 from neurexp.stats.association import Sums, permutation_p, q_values
 from neurexp.stats.profile import LayerProfile, ProfileSums, profile_layer
+from neurexp.text.running_text import read_text
 from neurexp.text.tokens import Tokens, token_lengths
 from neurexp.text.vocabulary import begins_word, shuffled_within_bands
 
@@ -89,9 +88,7 @@ def text(tmp_path_factory) -> Text:
     torch.set_num_threads(1)
     mini = load_model("mini", device="cpu")
     dataset = DatasetConfig(source=Source.pydoc, tokens=8192, sequence_length=256)
-    tokens = TokenLength(Options("token_length", ""), Setting("mini", "pydoc")).inputs(
-        mini, dataset, tmp_path_factory.mktemp("cache")
-    )
+    tokens = read_text(dataset, mini.tokenizer, mini.begins_with_bos, tmp_path_factory.mktemp("cache"))
     return Text(tokens, mini.tokenizer)
 
 

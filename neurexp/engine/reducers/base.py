@@ -330,6 +330,7 @@ class Rows(Reducer):
         self.kept[site][chosen] = pooled.cpu()
 
     def state(self) -> dict[str, torch.Tensor]:
+        """The rows themselves, not a copy: they may be as large as the machine's memory."""
         return {str(site): rows for site, rows in self.kept.items()}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
