@@ -28,6 +28,7 @@ from neurexp.console import terminal
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
+from neurexp.report.folder import CHECKPOINTS, HYDRA, LOCK, NOTE, TRACEBACK
 from neurexp.runs import sweep as sweeps
 from neurexp.runs.sweep_job import Membership
 
@@ -115,10 +116,10 @@ def _job(config: DictConfig) -> None:
             if processes.rank() > 0:
                 traceback.print_exc()  # its folder goes with it
             with suppress(OSError):  # a full disk
-                (folder / "traceback.txt").write_text(traceback.format_exc(), "utf-8")
+                (folder / TRACEBACK).write_text(traceback.format_exc(), "utf-8")
             message = f"unexpected {type(error).__name__}: {one_line(error)}"
-            if (folder / "traceback.txt").exists():
-                message += f" (see {folder / 'traceback.txt'})"
+            if (folder / TRACEBACK).exists():
+                message += f" (see {folder / TRACEBACK})"
         if sweep is not None:
             sweeps.note_failure(sweep, number, message)
         if _wants_traceback():
@@ -135,7 +136,7 @@ def _job(config: DictConfig) -> None:
 def _tell_how_to_go_on(folder: Path) -> None:
     from neurexp.runs import resume
 
-    if HydraConfig.get().mode is RunMode.RUN and any(folder.glob(resume.CHECKPOINTS)) and not resume.is_held(folder):
+    if HydraConfig.get().mode is RunMode.RUN and any(folder.glob(CHECKPOINTS)) and not resume.is_held(folder):
         print(f"The pass is kept up to its last checkpoint: add {resume.how(folder)} to go on", file=sys.stderr)
 
 
@@ -143,7 +144,7 @@ def _discard_if_empty(folder: Path) -> None:
     """Takes away a run folder in which nothing is but what was put there before the run began."""
     from neurexp.runs import resume
 
-    before = (".hydra", "neurexp.log", resume.NOTE, resume.LOCK)
+    before = (HYDRA, "neurexp.log", NOTE, LOCK)
     if all(entry.name in before for entry in folder.iterdir()) and not resume.is_held(folder):
         shutil.rmtree(folder)
 

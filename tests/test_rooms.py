@@ -11,7 +11,7 @@ import neurexp
 PACKAGE = Path(neurexp.__file__).parent
 # From the bottom to the top; rooms in one line do not import each other
 ORDER = [
-    {"errors"},
+    {"errors", "lazy"},
     {"console"},
     {"io"},
     {"config"},

@@ -1,1 +1,19 @@
-"""Experiments room: a question is one file here and one config; the engine, statistics and tracking serve it."""
+"""Experiments: a kind of question is a folder, a question is a file. Knows no hook, no run folder and no MLflow."""
+
+from typing import TYPE_CHECKING
+
+from neurexp.lazy import lazy
+
+if TYPE_CHECKING:
+    from neurexp.experiments.base import Experiment, Inputs, Options, Plan, Results
+
+__all__ = ["Experiment", "Inputs", "Options", "Plan", "Results"]
+
+_HOMES = {
+    "Experiment": "neurexp.experiments.base",
+    "Inputs": "neurexp.experiments.base",
+    "Options": "neurexp.experiments.base",
+    "Plan": "neurexp.experiments.base",
+    "Results": "neurexp.experiments.base",
+}
+__getattr__ = lazy(__name__, _HOMES)

@@ -1,1 +1,58 @@
-"""Figures room: arrays in, matplotlib figures out. Knows no model and no text; draws without a display."""
+"""Figures: arrays in, matplotlib figures out. Knows no model and no text; draws without a display."""
+
+from typing import TYPE_CHECKING
+
+from neurexp.lazy import lazy
+
+if TYPE_CHECKING:
+    from neurexp.figures.bars import ratio_bars
+    from neurexp.figures.contrasts import against_null, over_layers, values_by_word, volcano, words_by_neurons
+    from neurexp.figures.distributions import group_histograms, split_counts
+    from neurexp.figures.heat import heat_map, heat_page
+    from neurexp.figures.profiles import (
+        curves_by_layer,
+        densities_at_depths,
+        density_by_layer,
+        density_map,
+        over_depth,
+        quantiles_by_layer,
+    )
+
+__all__ = [
+    "against_null",
+    "curves_by_layer",
+    "densities_at_depths",
+    "density_by_layer",
+    "density_map",
+    "group_histograms",
+    "heat_map",
+    "heat_page",
+    "over_depth",
+    "over_layers",
+    "quantiles_by_layer",
+    "ratio_bars",
+    "split_counts",
+    "values_by_word",
+    "volcano",
+    "words_by_neurons",
+]
+
+_HOMES = {
+    "against_null": "neurexp.figures.contrasts",
+    "curves_by_layer": "neurexp.figures.profiles",
+    "densities_at_depths": "neurexp.figures.profiles",
+    "density_by_layer": "neurexp.figures.profiles",
+    "density_map": "neurexp.figures.profiles",
+    "group_histograms": "neurexp.figures.distributions",
+    "heat_map": "neurexp.figures.heat",
+    "heat_page": "neurexp.figures.heat",
+    "over_depth": "neurexp.figures.profiles",
+    "over_layers": "neurexp.figures.contrasts",
+    "quantiles_by_layer": "neurexp.figures.profiles",
+    "ratio_bars": "neurexp.figures.bars",
+    "split_counts": "neurexp.figures.distributions",
+    "values_by_word": "neurexp.figures.contrasts",
+    "volcano": "neurexp.figures.contrasts",
+    "words_by_neurons": "neurexp.figures.contrasts",
+}
+__getattr__ = lazy(__name__, _HOMES)

@@ -20,6 +20,7 @@ from neurexp.config.schema import Backend, TrackingConfig
 from neurexp.console import terminal
 from neurexp.errors import UserError, one_line, printable
 from neurexp.io import files
+from neurexp.report.folder import LAYERS, NEURONS, SUMMARY, definitions_in, write_figures, write_report
 from neurexp.report.report import Report
 from neurexp.runs.names import circumstances, names_of
 from neurexp.tracking import tracker as tracking
@@ -63,12 +64,12 @@ def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> Ru
         raise UserError(f"{given}: cannot be a run folder ({one_line(error)})") from error
     if not is_folder:
         folder = tracking.download(given, uri, outputs.resolve())
-    missing = [name for name in ("summary.json", "layers.parquet", "neurons.parquet") if not (folder / name).exists()]
+    missing = [name for name in (SUMMARY, LAYERS, NEURONS) if not (folder / name).exists()]
     if missing:
         hint = "; of a sweep give its jobs" if _is_sweep(folder) else ""
         raise UserError(f"{given}: not the folder of a finished run ({', '.join(missing)} missing){hint}")
     try:
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        summary = json.loads((folder / SUMMARY).read_text("utf-8"))
         tables = [files.read_table(folder / f"{name}.parquet") for name in ("layers", "neurons")]
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{given}: cannot be read ({one_line(error)})") from error
@@ -83,7 +84,7 @@ def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> Ru
 
 def _is_sweep(folder: Path) -> bool:
     with suppress(OSError, ValueError, AttributeError):
-        return json.loads((folder / "summary.json").read_text("utf-8")).get("experiment") == "sweep"
+        return json.loads((folder / SUMMARY).read_text("utf-8")).get("experiment") == "sweep"
     return (folder / "multirun.yaml").exists()
 
 
@@ -185,14 +186,6 @@ def compare(runs: list[Run]) -> Report:
     return Report(findings, metrics, layers, {}, columns, column, figures=figures, step_column=None)
 
 
-def definitions_in(folder: Path) -> dict[str, str]:
-    """The data dictionary of a run folder, read back."""
-    file = folder / "columns.md"
-    lines = file.read_text("utf-8", "replace").splitlines() if file.exists() else []
-    rows = (line.removeprefix("| ").removesuffix(" |").split(" | ", 1) for line in lines if line.startswith("| `"))
-    return {row[0].strip("`"): row[1].replace("\\|", "|") for row in rows if len(row) == 2}
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     terminal.prepare()
@@ -228,8 +221,8 @@ def _run(options: argparse.Namespace) -> None:
     name = " against ".join(names)
     tracker = tracking.start(TrackingConfig(backend, options.uri), outputs, "compare", name, parameters)
     try:
-        tracking.write_report(folder, report)
-        tracking.write_figures(folder, report)
+        write_report(folder, report)
+        write_figures(folder, report)
         summary = {
             "experiment": "compare",
             "of": runs[0].summary["experiment"],
@@ -242,7 +235,7 @@ def _run(options: argparse.Namespace) -> None:
             "mlflow_store": tracker.store,
             "timings": {"total": round(time.perf_counter() - started, 3)},
         }
-        files.write_json(folder / "summary.json", summary)
+        files.write_json(folder / SUMMARY, summary)
         tracker.log(report.metrics, report.layers, report.step_column, {"compared": name})
         tracker.log_folder(folder)
         tracker.finish("FINISHED")

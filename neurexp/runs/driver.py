@@ -20,6 +20,8 @@ from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.io import files
+from neurexp.report.clock import Stopwatch
+from neurexp.report.folder import HYDRA, SKIPPED, SUMMARY, TOKENS, forget, summary_of, write_figures, write_report
 from neurexp.runs import resume
 from neurexp.runs import sweep as sweeps
 from neurexp.runs.sweep_job import Membership
@@ -27,7 +29,7 @@ from neurexp.runs.sweep_job import Membership
 if TYPE_CHECKING:
     from neurexp.experiments.base import Experiment
     from neurexp.runs.measure import Measurement
-    from neurexp.tracking.tracker import Stopwatch, Tracker
+    from neurexp.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     from neurexp.text import sources
     from neurexp.tracking import tracker as tracking
 
-    clock = tracking.Stopwatch()
+    clock = Stopwatch()
     prepare_device(typed)
     experiment = plugin(options)
     if unreachable and experiment.reads_text:
@@ -73,15 +75,15 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
         processes.leave()
         return
     with resume.at_work(folder, config) as progress:
-        resume.redact(folder / ".hydra")
-        is_whole = (folder / "summary.json").exists()  # the process ended while it logged
+        resume.redact(folder / HYDRA)
+        is_whole = (folder / SUMMARY).exists()  # the process ended while it logged
         hearing_signals(processes.told, "" if is_whole else str(folder.resolve()))
         if is_whole:
             processes.leave()
             progress.results_are_whole()
             if typed.tracking.backend is not Backend.off:
                 hearing_signals(tracking.log_later, folder, typed.tracking.uri)
-            resume.forget(folder)
+            forget(folder)
             return
         text = hearing_signals(sources.identity, typed.dataset) if experiment.reads_text else {"source": "none"}
         facts = provenance.of_process() | {"dataset": text}
@@ -104,7 +106,7 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
                 hearing_signals(tracker.finish, how, why)
             raise
         if not untracked:
-            resume.forget(folder)
+            forget(folder)
     _print_result(written)
     if untracked:
         raise UserError(untracked)
@@ -139,7 +141,7 @@ class _Written:
     experiment: "Experiment"
     measured: "Measurement"
     folder: Path
-    clock: "Stopwatch"
+    clock: Stopwatch
     tracker: "Tracker"
 
 
@@ -151,21 +153,20 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
     from neurexp.io import provenance
     from neurexp.runs.measure import MOST_TOKENS_WRITTEN, batch_size_of
     from neurexp.text.skipped import table
-    from neurexp.tracking import tracker as tracking
 
     model, plan, report = run.measured.model, run.measured.plan, run.measured.report
     assert report is not None
     tokens, network, folder = plan.tokens, model.network, run.folder
     with run.clock("analyse"):
-        tracking.write_report(folder, report)
+        write_report(folder, report)
     with run.clock("figures"):
-        tracking.write_figures(folder, report)
+        write_figures(folder, report)
     with run.clock("track"):
         if tokens.count <= MOST_TOKENS_WRITTEN:
             arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
-            files.write_tensors(folder / "tokens.safetensors", arrays)
+            files.write_tensors(folder / TOKENS, arrays)
         if plan.skipped:
-            files.write_table(folder / "skipped.parquet", table(plan.skipped))
+            files.write_table(folder / SKIPPED, table(plan.skipped))
         dtype = str(network.dtype).removeprefix("torch.")
         facts = {
             **plan.provenance,  # first: an experiment's own facts replace none of these
@@ -207,18 +208,18 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
         "mlflow_store": run.tracker.store,
         "timings": run.clock.seconds(),
     }
-    files.write_json(folder / "summary.json", summary)
+    files.write_json(folder / SUMMARY, summary)
 
 
-def _log(folder: Path, tracker: "Tracker", clock: "Stopwatch") -> str | None:
+def _log(folder: Path, tracker: "Tracker", clock: Stopwatch) -> str | None:
     """The whole folder into MLflow. Where MLflow fails nothing is lost: what to do then."""
     from neurexp.tracking import tracker as tracking
 
     try:
         with clock("track"):
             tracking.log_run(tracker, folder)
-        files.write_json(folder / "summary.json", tracking.summary_of(folder) | {"timings": clock.seconds()})
-        tracker.log_folder(folder / "summary.json")
+        files.write_json(folder / SUMMARY, summary_of(folder) | {"timings": clock.seconds()})
+        tracker.log_folder(folder / SUMMARY)
         tracker.finish("FINISHED")
     except Exception as error:
         return (

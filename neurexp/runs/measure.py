@@ -28,10 +28,10 @@ from neurexp.io.provenance import hash_of_plugin
 from neurexp.io.store import Entry, Store
 from neurexp.models.load import LanguageModel, choose_device, load_model
 from neurexp.models.sites import find_sites
+from neurexp.report.clock import Stopwatch
 from neurexp.report.report import Report, with_control
 from neurexp.text.running_text import read_text
 from neurexp.text.skipped import Skipped, tell
-from neurexp.tracking.tracker import Stopwatch
 
 log = logging.getLogger(__name__)
 

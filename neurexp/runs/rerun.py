@@ -28,6 +28,7 @@ from neurexp.errors import UserError, one_line, without_secrets
 from neurexp.io import mlflow_stores as stores
 from neurexp.io.files import read_table
 from neurexp.io.provenance import ARITHMETIC
+from neurexp.report.folder import CONFIG, HYDRA
 from neurexp.tracking.tracker import download, summary_of
 
 # What may differ between two runs of the same: when and where, not what
@@ -107,7 +108,7 @@ def _store_of(folder: Path, before: dict[str, Any], wanted: DictConfig) -> str |
 
 def _config_of(folder: Path) -> DictConfig:
     try:
-        return DictConfig(OmegaConf.load(folder / ".hydra" / "config.yaml"))
+        return DictConfig(OmegaConf.load(folder / CONFIG))
     except (OSError, OmegaConfBaseException) as error:
         raise UserError(f"{folder}: no options of a run there ({one_line(error)})") from error
 
@@ -116,7 +117,7 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
     """The overrides that make today's configuration `wanted`, that of a run folder: those it was given, and more."""
     from hydra import compose, initialize_config_dir
 
-    file = folder / ".hydra" / "overrides.yaml"
+    file = folder / HYDRA / "overrides.yaml"
     arguments = list(OmegaConf.load(file)) if file.exists() else []
     pinned = {"run.reuse": False, "run.resume": False}
     pinned |= {f"device.{name}": facts[name] for name in ("threads", "batch_size")}
@@ -138,7 +139,7 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
 
 def _searched(folder: Path) -> list[str]:
     """The override that makes Hydra look for choices in the user's own folders of them, if the run had any."""
-    file = folder / ".hydra" / "hydra.yaml"
+    file = folder / HYDRA / "hydra.yaml"
     sources = OmegaConf.select(OmegaConf.load(file), "hydra.runtime.config_sources") if file.exists() else None
     own = [one for one in sources or [] if one.provider not in ("hydra", "main", "schema")]
     if gone := [one.path for one in own if one.schema == "file" and not Path(one.path).is_dir()]:

@@ -22,11 +22,10 @@ from neurexp.config.schema import flat, folder_of, quoted
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line, printable, without_secrets
 from neurexp.io.files import whole_file, write_json
+from neurexp.report.folder import CHECKPOINTS, LOCK, NOTE, SUMMARY, TRACEBACK
 
 log = logging.getLogger(__name__)
 
-NOTE, LOCK = "checkpoint.json", "checkpoint.lock"
-CHECKPOINTS = "checkpoint_*"
 # Options that change no result
 FREE = ("run.resume", "run.checkpoint_every", "run.outputs", "run.reuse")  # and where it is tracked
 SHOWN = 3  # differences that are named
@@ -69,13 +68,13 @@ def choose_folder(config: DictConfig) -> None:
         return
     note = read_note(folder)
     if note is None:
-        if (folder / "summary.json").exists():
+        if (folder / SUMMARY).exists():
             raise UserError(f"hydra.run.dir={folder}: holds a finished run; choose another folder")
         if resume:
             print(printable(f"run.resume=true: {folder} holds no unfinished run; a fresh run starts"))
     elif is_held(folder):
         raise UserError(f"hydra.run.dir={folder}: another process is at work in it")
-    elif not resume and (any(folder.glob(CHECKPOINTS)) or (folder / "summary.json").exists()):
+    elif not resume and (any(folder.glob(CHECKPOINTS)) or (folder / SUMMARY).exists()):
         raise UserError(f"hydra.run.dir={folder}: holds an unfinished run; run.resume=true goes on with it")
     elif resume:
         _check_same(folder, note, here)
@@ -89,12 +88,6 @@ def how(folder: Path, option: str = "hydra.run.dir") -> str:
 def is_unfinished(folder: Path) -> bool:
     """Whether there is something left to do in a run folder."""
     return (folder / NOTE).exists()
-
-
-def forget(folder: Path) -> None:
-    """All that is left to do in a run folder has been done."""
-    (folder / NOTE).unlink(missing_ok=True)
-    (folder / LOCK).unlink(missing_ok=True)
 
 
 def redact(folder: Path) -> None:
@@ -144,7 +137,7 @@ def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
             progress.remember()
         else:
             _check_same(folder, note, here)
-            for left in [*folder.glob(".*.tmp"), *folder.glob("figures/.*.tmp"), *folder.glob("traceback.txt")]:
+            for left in [*folder.glob(".*.tmp"), *folder.glob("figures/.*.tmp"), *folder.glob(TRACEBACK)]:
                 left.unlink()  # of a process that was killed, or failed
             log.info(
                 "Going on with the run of %s in %s", time.strftime("%F %T", time.localtime(note["started"])), folder

@@ -19,6 +19,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from neurexp.config.schema import Backend, TrackingConfig
 from neurexp.errors import UserError, one_line, printable, without_secrets
+from neurexp.report.folder import (
+    COLUMNS,
+    COLUMNS_TO_READ,
+    FIGURES,
+    HYDRA,
+    LAYERS,
+    SUMMARY,
+    write_figures,
+    write_report,
+)
 from neurexp.runs.sweep_job import Job, bare
 
 PARENT = "parent.json"
@@ -56,9 +66,9 @@ def begin(folder: Path, config: DictConfig) -> None:
         job.current = False
         _write(folder, job)
         run = folder / job.folder
-        if (run / "summary.json").exists() and not (run / SET_ASIDE).exists():
+        if (run / SUMMARY).exists() and not (run / SET_ASIDE).exists():
             with suppress(OSError):  # Hydra is about to write over the options of what was done
-                (run / ".hydra").rename(run / SET_ASIDE)
+                (run / HYDRA).rename(run / SET_ASIDE)
 
 
 def is_used(folder: Path) -> bool:
@@ -77,9 +87,9 @@ def begin_job(folder: Path, number: int, run: Path, overrides: list[str], config
     options = resume.options_of(config)
     told = [without_secrets(text) for text in overrides]
     _write(folder, Job(number, os.path.relpath(run, folder), told, options))
-    if not (run / "summary.json").exists():
+    if not (run / SUMMARY).exists():
         return False
-    there = json.loads((run / "summary.json").read_text("utf-8")).get("options", {})
+    there = json.loads((run / SUMMARY).read_text("utf-8")).get("options", {})
     if different := resume.differences(there, options):
         raise UserError(
             f"run.resume=true: job {number} was done with other options ({different}); give the same sweep, or "
@@ -153,8 +163,8 @@ def finish(folder: Path, status: str | None = None) -> None:
     from neurexp.runs import resume
 
     for kept in folder.rglob(SET_ASIDE):
-        shutil.rmtree(kept.parent / ".hydra", ignore_errors=True)
-        kept.rename(kept.parent / ".hydra")
+        shutil.rmtree(kept.parent / HYDRA, ignore_errors=True)
+        kept.rename(kept.parent / HYDRA)
     resume.redact(folder)
     jobs, known = _finished(folder), _read(folder / PARENT)
     if status is None:
@@ -189,7 +199,7 @@ def _log(folder: Path, known: dict[str, str], jobs: list[Job], report: Any, stat
         experiments = ", ".join(dict.fromkeys(job.run["experiment"] for job in jobs))
         numbers = {name: values for name, values in report.layers.items() if values.dtype.kind in "biuf"}
         tracker.log(report.metrics, numbers, report.step_column, {"experiment": experiments, "sweep": folder})
-        for name in ("summary.json", "layers.parquet", "columns.md", "figures", "multirun.yaml"):
+        for name in (SUMMARY, LAYERS, COLUMNS, COLUMNS_TO_READ, FIGURES, "multirun.yaml"):
             if (folder / name).exists():
                 tracker.log_folder(folder / name, "figures" if name == "figures" else None)
         print(f"MLflow:     parent run {tracker.run_id}; open with: {tracker.where}")
@@ -206,14 +216,13 @@ def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
     """Table, figure and `summary.json` of the finished jobs into the sweep's folder, and what they say."""
     from neurexp.io.files import write_json
     from neurexp.runs.sweep_table import report_of
-    from neurexp.tracking import tracker as tracking
 
     whole = {job.number for job in jobs}  # some of which MLflow may not have taken, which is a failure as well
     failed = [job for job in _failed(folder) if job.number not in whole]
     swept = _read(folder / JOBS / SWEPT) or []
     report = report_of(jobs, folder, swept, failed)
-    tracking.write_report(folder, report)
-    tracking.write_figures(folder, report)
+    write_report(folder, report)
+    write_figures(folder, report)
     summary = {
         "experiment": "sweep",
         "of": ", ".join(dict.fromkeys(job.run["experiment"] for job in jobs)),
@@ -231,7 +240,7 @@ def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
         "failed": failures(folder),
         "mlflow_run_id": run_id,
     }
-    write_json(folder / "summary.json", summary)
+    write_json(folder / SUMMARY, summary)
     print("\n" + "".join(f"  • {printable(line)}\n" for line in report.findings))
     print(f"Sweep:      {printable(str(folder))}: {len(jobs)} jobs finished, {len(failed)} failed")
     return report
@@ -241,7 +250,7 @@ def _finished(folder: Path) -> list[Job]:
     """The jobs whose folders hold a whole run of the options that they were started with, with its summary."""
     found = []
     for job in jobs_in(folder):
-        summary = _read(folder / job.folder / "summary.json") if job.current else None
+        summary = _read(folder / job.folder / SUMMARY) if job.current else None
         if summary is not None and summary.get("options") == job.options:
             job.run = summary
             found.append(job)

@@ -1,1 +1,52 @@
-"""Statistics room: arrays in, arrays out. Knows no model and no text."""
+"""Statistics: arrays in, arrays out. Knows no model and no text."""
+
+from typing import TYPE_CHECKING
+
+from neurexp.lazy import lazy
+
+if TYPE_CHECKING:
+    from neurexp.stats.association import partial_correlation, permutation_p, q_values
+    from neurexp.stats.contrast import auroc, cohens_d, compare, replicate
+    from neurexp.stats.groups import GroupSums, MedianSplit, median_split, overlap
+    from neurexp.stats.nulls import auroc_interval, permutation
+    from neurexp.stats.probe import neuron_probes
+    from neurexp.stats.profile import ProfileSums, profile_layer
+
+__all__ = [
+    "GroupSums",
+    "MedianSplit",
+    "ProfileSums",
+    "auroc",
+    "auroc_interval",
+    "cohens_d",
+    "compare",
+    "median_split",
+    "neuron_probes",
+    "overlap",
+    "partial_correlation",
+    "permutation",
+    "permutation_p",
+    "profile_layer",
+    "q_values",
+    "replicate",
+]
+
+_HOMES = {
+    "GroupSums": "neurexp.stats.groups",
+    "MedianSplit": "neurexp.stats.groups",
+    "ProfileSums": "neurexp.stats.profile",
+    "auroc": "neurexp.stats.contrast",
+    "auroc_interval": "neurexp.stats.nulls",
+    "cohens_d": "neurexp.stats.contrast",
+    "compare": "neurexp.stats.contrast",
+    "median_split": "neurexp.stats.groups",
+    "neuron_probes": "neurexp.stats.probe",
+    "overlap": "neurexp.stats.groups",
+    "partial_correlation": "neurexp.stats.association",
+    "permutation": "neurexp.stats.nulls",
+    "permutation_p": "neurexp.stats.association",
+    "profile_layer": "neurexp.stats.profile",
+    "q_values": "neurexp.stats.association",
+    "replicate": "neurexp.stats.contrast",
+}
+__getattr__ = lazy(__name__, _HOMES)

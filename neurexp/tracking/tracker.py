@@ -1,8 +1,7 @@
-"""A report → the run folder → MLflow. Knows no experiment.
+"""A run folder → MLflow. Knows no experiment.
 
-Every file appears whole or not at all, `summary.json` last: a folder without it is no result. MLflow gets what the
-folder holds, after the run or later, by `python -m neurexp.tracking RUN_FOLDER`. It is spoken to through a client of
-its own, so that nothing global is left behind between the jobs of a sweep.
+MLflow gets what the folder holds, after the run or later, by `python -m neurexp.tracking RUN_FOLDER`. Each run has a
+client of its own, so that nothing global is left behind between the jobs of a sweep.
 """
 
 import argparse
@@ -12,9 +11,8 @@ import os
 import re
 import shlex
 import sys
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -24,11 +22,13 @@ import numpy as np
 from omegaconf.errors import OmegaConfBaseException
 
 from neurexp.config.schema import Backend, TrackingConfig
+from neurexp.console import terminal
 from neurexp.errors import UserError, one_line, without_secrets
 from neurexp.io import mlflow_stores as stores
-from neurexp.io.files import read_table, whole_file, write_json, write_table, write_tensors
+from neurexp.io.files import read_table, write_json
 from neurexp.io.mlflow_stores import Store
-from neurexp.report.report import Report, Table
+from neurexp.report.folder import CHECKPOINT, CONFIG, LAYERS, SUMMARY, forget, summary_of
+from neurexp.report.report import Table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,32 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONGEST_NAME = 250  # characters of a run's name, as MLflow's databases have it
-
-
-def write_report(folder: Path, report: Report) -> None:
-    """Tables, tensors and the data dictionary into `folder`."""
-    report.check()
-    for name, table in {"layers": report.layers, "neurons": report.neurons, **report.tables}.items():
-        if table:
-            write_table(folder / f"{name}.parquet", table)
-    for name, tensors in report.tensors.items():
-        write_tensors(folder / f"{name}.safetensors", tensors, report.notes.get(name))
-    with whole_file(folder / "columns.md") as path:
-        present = report.names()
-        escaped = {name: text.replace("|", "\\|") for name, text in report.columns.items() if name in present}
-        rows = "".join(f"| `{name}` | {definition} |\n" for name, definition in escaped.items())
-        path.write_text(f"# Columns, metrics and tensors\n\n| name | definition |\n| --- | --- |\n{rows}", "utf-8")
-
-
-def write_figures(folder: Path, report: Report) -> None:
-    """Draws every figure, and writes every page, into `folder/figures`."""
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, draw in report.figures.items():
-        with whole_file(folder / "figures" / f"{name}.png") as path:
-            draw().savefig(path, format="png")
-    for name, write in report.pages.items():
-        with whole_file(folder / "figures" / f"{name}.html") as path:
-            path.write_text(write(), "utf-8")
 
 
 class Tracker:
@@ -233,23 +207,12 @@ def _say(line: str) -> None:
     log.info("MLflow:     %s", line)
 
 
-def summary_of(folder: Path) -> dict[str, Any]:
-    """What `summary.json` of a run folder says. Raises UserError where there is none, or it is that of a sweep."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no summary.json there, so no finished run ({one_line(error)})") from error
-    if not isinstance(summary, dict) or "provenance" not in summary:
-        raise UserError(f"{folder}: is no run of an experiment; give one of its runs")
-    return summary
-
-
 def log_run(tracker: Tracker, folder: Path) -> None:
     """Everything that a whole run folder holds: metrics, those of the layers, tags, dataset and files."""
     summary = summary_of(folder)
     facts, layers = summary["provenance"], {}
-    if summary["step_column"] is not None and (folder / "layers.parquet").exists():
-        layers = read_table(folder / "layers.parquet")
+    if summary["step_column"] is not None and (folder / LAYERS).exists():
+        layers = read_table(folder / LAYERS)
     dataset = facts["dataset"]
     entity = {
         "name": summary["dataset"],
@@ -262,7 +225,7 @@ def log_run(tracker: Tracker, folder: Path) -> None:
     tags["mlflow.note.content"] = "\n".join(f"- {line}" for line in summary["findings"])  # MLflow shows it first
     tracker.log(summary["metrics"], layers, summary["step_column"], tags, entity)
     for entry in sorted(folder.iterdir()):
-        if not entry.name.startswith("checkpoint"):  # what only a run that goes on needs
+        if not entry.name.startswith(CHECKPOINT):  # what only a run that goes on needs
             tracker.log_folder(entry, entry.name if entry.is_dir() else None)
 
 
@@ -317,7 +280,7 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
 
     summary = summary_of(folder)
     try:
-        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        config = OmegaConf.load(folder / CONFIG)
         typed_in = Path(OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.cwd)
         outputs = Path(typed_in, Path(config.run.outputs).expanduser()).resolve()
         kept, name = summary.get("mlflow_store") or config.tracking.uri, config.experiment.name
@@ -334,7 +297,7 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
     try:
         changed = {"mlflow_run_id": tracker.run_id, "mlflow_store": tracker.store}
         if summary | changed != summary:
-            write_json(folder / "summary.json", summary | changed)
+            write_json(folder / SUMMARY, summary | changed)
         log_run(tracker, folder)
         tracker.finish("FINISHED")
     except Exception as error:
@@ -366,32 +329,8 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
     return iter(lambda: list(islice(iterator, size)), [])
 
 
-class Stopwatch:
-    """Seconds by stage: `with clock("capture"): …`; `total` counts from its making."""
-
-    def __init__(self) -> None:
-        self._start, self.stages = time.perf_counter(), dict[str, float]()
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Adds the block's duration to `stage`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - start
-
-    def seconds(self) -> dict[str, float]:
-        """Every stage so far, and `total`, to the millisecond."""
-        return {name: round(value, 3) for name, value in self.stages.items()} | {
-            "total": round(time.perf_counter() - self._start, 3)
-        }
-
-
 def main() -> None:
     """`python -m neurexp.tracking RUN_FOLDER`."""
-    from neurexp.console import terminal
-    from neurexp.runs import resume
 
     terminal.prepare()
     parser = argparse.ArgumentParser("python -m neurexp.tracking", description="Logs finished runs into MLflow later.")
@@ -405,4 +344,4 @@ def main() -> None:
                 log_later(folder, arguments.uri)
             except UserError as error:
                 sys.exit(f"error: {error}")
-            resume.forget(folder)
+            forget(folder)

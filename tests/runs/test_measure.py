@@ -22,7 +22,7 @@ from neurexp.report.report import Report
 from neurexp.runs.measure import measure
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens
-from neurexp.tracking.tracker import Stopwatch
+from neurexp.report.clock import Stopwatch
 
 OPTIONS = ("model=mini", "dataset=pydoc", "device=cpu", "run.checkpoint_every=1e-9", "device.batch_size=1")
 

@@ -1,0 +1,27 @@
+"""The clock of a run: seconds by stage. Knows no stage."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Seconds by stage: `with clock("capture"): …`; `total` counts from its making."""
+
+    def __init__(self) -> None:
+        self._start, self.stages = time.perf_counter(), dict[str, float]()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Adds the block's duration to `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        """Every stage so far, and `total`, to the millisecond."""
+        return {name: round(value, 3) for name, value in self.stages.items()} | {
+            "total": round(time.perf_counter() - self._start, 3)
+        }
