@@ -1,3 +1,3 @@
 """The embedded model: a folder that `from_pretrained` loads, its card and token counts, and what trained it."""
 
-__all__: list[str] = []
+__all__ = ()

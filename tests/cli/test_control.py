@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from neurexp.config.schema import CONFIG_FOLDER, register_schema
 from neurexp.report.report import Report, with_control
+from neurexp.runs import driver
 from neurexp.runs.driver import run
-from neurexp.tracking import tracker as tracking
 
 OF_THE_TEXT = {
     *("tokens", "tokens_special", "types", "types_effective", "length_min", "length_max", "length_median"),
@@ -45,7 +45,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     register_schema()
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(tracking, "write_figures", lambda *_: None)  # not what is tested, and half of the time
+    monkeypatch.setattr(driver, "write_figures", lambda *_: None)  # not what is tested, and half of the time
     finished = {}
     for name, option in (
         ("alone", "experiment.control=off"),

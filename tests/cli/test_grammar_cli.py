@@ -114,6 +114,7 @@ def test_a_run_leaves_the_files_of_the_contract_and_nothing_else(base):
         ".hydra/overrides.yaml",
         "activations.safetensors",
         "agreement.parquet",
+        "columns.json",
         "columns.md",
         "figures/t_against_null.png",
         "figures/text_heat_map.html",

@@ -20,10 +20,10 @@ from neurexp.experiments.contrast import ContrastData
 from neurexp.experiments.contrast.analysis import Analyst
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.models.load import load_model
+from neurexp.report.clock import Stopwatch
 from neurexp.report.report import Report
 from neurexp.runs.measure import measure
 from neurexp.stats.parts import untold
-from neurexp.tracking.tracker import Stopwatch
 
 torch.set_num_threads(1)
 

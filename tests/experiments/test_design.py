@@ -58,7 +58,7 @@ class Case:
         self.groups = GROUPS if self.skip else GROUPS - 1
         self.sequence, self.column = np.nonzero(valid)
         self.ids, self.position = ids[valid].astype(np.int64), self.column
-        self.value = self.covariate.of_tokens(ids)[valid]
+        self.value = self.covariate.of_tokens(self.tokens)[valid]
         self.design = Design(
             self.tokens,
             self.covariate,

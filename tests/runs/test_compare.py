@@ -54,7 +54,9 @@ def test_headlines_are_tabulated_for_every_run_and_defined(pair):
 def test_the_command_leaves_figures_tables_and_an_mlflow_run(pair, tmp_path, capsys):
     main([*map(str, pair), "--outputs", str(tmp_path)])
     (folder,) = (tmp_path / "compare").iterdir()
-    assert {"summary.json", "layers.parquet", "columns.md", "figures"} == {file.name for file in folder.iterdir()}
+    assert {"summary.json", "layers.parquet", "columns.json", "columns.md", "figures"} == {
+        file.name for file in folder.iterdir()
+    }
     assert {file.name for file in (folder / "figures").iterdir()} == {
         "densities.png",
         "maps.png",
@@ -185,8 +187,15 @@ def test_each_row_line_and_definition_is_that_of_the_run_it_is_called_by(pair, t
         known = json.loads((folder / "summary.json").read_text())
         known["options"] |= {"run.seed": str(shift)}
         (folder / "summary.json").write_text(json.dumps(known))
-        text = (folder / "columns.md").read_text("utf-8")
-        (folder / "columns.md").write_text(text.replace("| `r_median_all` | ", f"| `r_median_all` | of {shift}: "))
+        if index < 2:
+            text = (folder / "columns.json").read_text("utf-8")
+            text = text.replace('"r_median_all": "', f'"r_median_all": "of {shift}: ')
+            (folder / "columns.json").write_text(text, "utf-8")
+        else:  # as a run left it before there was a columns.json
+            (folder / "columns.json").unlink()
+            text = (folder / "columns.md").read_text("utf-8")
+            text = text.replace("| `r_median_all` | ", f"| `r_median_all` | of {shift}: ")
+            (folder / "columns.md").write_text(text, "utf-8")
         folders.append(str(folder))
     report = compare([read_run(folder, None) for folder in folders])
     for name, median in zip(report.layers["name"], report.layers["median"], strict=True):

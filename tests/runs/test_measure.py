@@ -18,11 +18,11 @@ from neurexp.errors import UserError
 from neurexp.experiments import base
 from neurexp.io.provenance import of_arithmetic
 from neurexp.io.store import Entry
+from neurexp.report.clock import Stopwatch
 from neurexp.report.report import Report
 from neurexp.runs.measure import measure
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens
-from neurexp.report.clock import Stopwatch
 
 OPTIONS = ("model=mini", "dataset=pydoc", "device=cpu", "run.checkpoint_every=1e-9", "device.batch_size=1")
 

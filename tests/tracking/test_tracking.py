@@ -16,9 +16,11 @@ from pyarrow import parquet
 from neurexp.config.schema import Backend, TrackingConfig
 from neurexp.errors import UserError
 from neurexp.io.files import whole_file, write_json, write_table
+from neurexp.report.clock import Stopwatch
+from neurexp.report.folder import write_report
 from neurexp.report.report import Report
 from neurexp.runs.resume import redact
-from neurexp.tracking.tracker import Stopwatch, Tracker, log_later, start, write_report
+from neurexp.tracking.tracker import Tracker, log_later, start
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mlflow's own, about SQLAlchemy
@@ -271,7 +273,12 @@ def test_a_report_that_contradicts_itself_is_not_written(tmp_path, change, compl
         write_report(tmp_path, Report(**(sound | change)))
     assert not list(tmp_path.iterdir())
     write_report(tmp_path, Report(**sound))
-    assert {path.name for path in tmp_path.iterdir()} == {"layers.parquet", "neurons.parquet", "columns.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "layers.parquet",
+        "neurons.parquet",
+        "columns.json",
+        "columns.md",
+    }
 
 
 def test_the_stopwatch_adds_up_repeated_stages_and_stops_on_an_error():

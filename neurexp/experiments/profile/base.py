@@ -53,8 +53,8 @@ class Profile(Experiment[ProfilePlan]):
         skipped = options.skip_positions
         if not 0 <= skipped < length:
             raise UserError(f"experiment.skip_positions={skipped}: give a whole number from 0 to {length - 1}")
-        values = covariate.of_tokens(tokens.input_ids)
-        defined = tokens.valid & (values != UNDEFINED)
+        values = covariate.of_tokens(tokens)
+        defined = values != UNDEFINED
         counted = defined.copy()
         counted[:, :skipped] = False
         value_counts = np.bincount(values[counted], minlength=int(covariate.values.max()) + 1)

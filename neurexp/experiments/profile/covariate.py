@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-UNDEFINED = -1  # the value of a token that has none
+from neurexp.text.tokens import UNDEFINED, Tokens
+
 MOST_VALUES = 256  # each value that occurs is a category of η²
 
 
@@ -45,19 +46,19 @@ class Covariate:
         """Whether the value belongs to the token type."""
         return self.values.ndim == 1
 
-    def of_tokens(self, input_ids: np.ndarray) -> np.ndarray:
-        """The value of each token, shaped as `input_ids` `[sequences, length]`.
+    def of_tokens(self, tokens: Tokens) -> np.ndarray:
+        """The value of each token `[sequences, length]`; a pad has none.
 
         Raises:
             ValueError: the values are those of other sequences.
         """
         if self.by_type:
-            return self.values[input_ids]
-        if self.values.shape != input_ids.shape:
+            return np.where(tokens.valid, self.values[np.where(tokens.valid, tokens.input_ids, 0)], UNDEFINED)
+        if self.values.shape != tokens.valid.shape:
             raise ValueError(
-                f"the values of {self.name} are {list(self.values.shape)}, the tokens {list(input_ids.shape)}"
+                f"the values of {self.name} are {list(self.values.shape)}, the tokens {list(tokens.valid.shape)}"
             )
-        return self.values
+        return np.where(tokens.valid, self.values, UNDEFINED)
 
     @property
     def difference(self) -> str:

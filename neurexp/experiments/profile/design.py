@@ -48,8 +48,8 @@ class Design:
     columns: dict[str, slice] = field(init=False)
 
     def __post_init__(self) -> None:
-        values = self.covariate.of_tokens(self.tokens.input_ids)
-        counted = self.tokens.valid & (values != UNDEFINED)
+        values = self.covariate.of_tokens(self.tokens)
+        counted = values != UNDEFINED
         counted[:, : self.skip_positions] = False
         ids, seen = self.tokens.input_ids[counted], values[counted]
         self.counts = np.bincount(ids, minlength=len(self.reference_counts))  # [vocabulary]
@@ -133,7 +133,9 @@ class Design:
     def _shifted(self, position: np.ndarray, sequence: np.ndarray, counted: np.ndarray, early: np.ndarray) -> Cells:
         """The null's draws for each token: the values of the tokens that stand `offsets` further along in the text."""
         place = self._place[sequence, position]
-        draws = self._series[(place[:, None] + self._offsets) % max(1, len(self._series))]
+        draws = np.zeros((len(place), self.draws), np.float32)
+        if len(self._series):
+            draws = self._series[(place[:, None] + self._offsets) % len(self._series)]
         both = [draws * (counted & inside)[:, None] for inside in (early, ~early)]
         columns = np.arange(self.columns["null_early"].start, self.columns["null_late"].stop)
         design = np.concatenate(both, axis=1).astype(np.float32)
