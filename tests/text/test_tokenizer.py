@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from neurexp.errors import UserError
+from neurexp.experiments.profile import Covariate
 from neurexp.experiments.profile.design import Design
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.text.occurrences import occurrences
@@ -243,8 +244,8 @@ def check_any(tokenizer: PreTrainedTokenizerFast, documents: list[str], tokens: 
     assert occurring.tolist() == [one for row in rows for one in row][:tokens]
     counts = np.bincount(occurring, minlength=size)
     if (counts[lengths >= 0] > 0).any():
-        group = np.zeros(size, dtype=np.int64)
-        design = Design(packed, lengths, counts, begins, 2, 2, 0, 0, group, 1)
+        group = np.zeros(int(lengths.max()) + 2, dtype=np.int64)
+        design = Design(packed, Covariate(lengths, "size", "size", "mm"), counts, begins, 2, 2, 0, 0, group, 1)
         assert design.counts.sum() == (lengths[occurring] >= 0).sum()
     try:
         found = align(tokenizer, [place(word, 0, "a {word}") for word in ("ab", "cd", "é")], starts, required=False)
