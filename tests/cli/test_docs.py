@@ -10,15 +10,25 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "your_own_experiment.md").read_text("utf-8")
 
 
-def block(language: str) -> str:
-    (code,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-    return code
+MOST_LINES = 40  # of a profile, imports included
+
+
+def blocks(language: str) -> list[str]:
+    """The code on the page: the contrast's first, then the profile's."""
+    found = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    assert len(found) == 2
+    return found
+
+
+def written(folder: Path, name: str, config: str, index: int) -> None:
+    """A plugin of the page and its config, as the page says where they lie."""
+    (folder / f"{name}.py").write_text(blocks("python")[index], "utf-8")
+    (folder / "conf" / "experiment").mkdir(parents=True)
+    (folder / "conf" / "experiment" / f"{config}.yaml").write_text(blocks("yaml")[index], "utf-8")
 
 
 def test_the_plugin_of_the_page_runs_from_another_folder(quick_cli, tmp_path):
-    (tmp_path / "negation.py").write_text(block("python"), "utf-8")
-    (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    (tmp_path / "conf" / "experiment" / "negation_tuning.yaml").write_text(block("yaml"), "utf-8")
+    written(tmp_path, "negation", "negation_tuning", 0)
     command = "--config-dir conf experiment=negation_tuning model=mini"
     assert f"python -m neurexp {command}" in PAGE
     few = ("experiment.permutations=100", "experiment.splits=2", "experiment.shuffles=2", "experiment.layer=[1,3]")
@@ -45,3 +55,31 @@ def test_an_option_that_the_plugin_does_not_have_is_refused(quick_cli, tmp_path)
     assert process.returncode == 1
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: experiment.templat")
+
+
+def test_the_profile_of_the_page_is_short_and_runs_from_another_folder(quick_cli, tmp_path):
+    code = blocks("python")[1]
+    assert len(code.splitlines()) <= MOST_LINES
+    imports = re.findall(r"^from (neurexp[\w.]*) import", "".join(blocks("python")), re.MULTILINE)
+    assert set(imports) == {"neurexp", "neurexp.text"}  # no deep path
+    written(tmp_path, "sentences", "sentence_position", 1)
+    command = "--config-dir conf experiment=sentence_position model=mini dataset=pydoc"
+    assert f"python -m neurexp {command}" in PAGE
+    small = ("dataset.tokens=2000", "dataset.sequence_length=200", "experiment.layer=[1,3]")
+    process = quick_cli(*command.split(), "tracking=off", *small, "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    run = tmp_path / "run"
+    summary = json.loads((run / "summary.json").read_text("utf-8"))
+    assert summary["statistic"] == "r_sentence_position"
+    assert summary["metrics"]["sentence_position_min"] == 0
+    assert summary["findings"][0].startswith("The position in the sentence runs from 0 to 50 tokens, with a median of")
+    assert "the null of values shifted along the text" in summary["findings"][1]
+    neurons = read_table(run / "neurons.parquet").to_pandas()
+    assert {"mean_lower", "mean_higher", "d_higher_lower", "p_sentence_position", "r_sentence_position_partial"} <= set(
+        neurons.columns
+    )
+    columns = json.loads((run / "columns.json").read_text("utf-8"))
+    assert "shifted circularly along the text" in columns["null_mean"]
+    assert set(neurons.columns) <= set(columns)
+    figures = {file.name for file in (run / "figures").iterdir()}
+    assert {"activation_over_sentence_position.png", "sentence_position_and_frequency.png"} <= figures
