@@ -9,22 +9,30 @@ from matplotlib.figure import Figure
 from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
 
 
-def split_counts(histogram: np.ndarray, median: float, title: str, detail: str, xlabel: str) -> Figure:
+def split_counts(
+    histogram: np.ndarray,
+    median: float,
+    title: str,
+    detail: str,
+    xlabel: str,
+    groups: tuple[str, str, str] = ("shorter", "equal", "longer"),
+) -> Figure:
     """Bars of how many tokens have each value, coloured by their side of the median, which is marked.
 
     Args:
         histogram: `[values]`, how often each value 0, 1, 2, … occurs.
         median: of these values.
         title, detail, xlabel: texts.
+        groups: names of the values below, at and above the median.
     """
     figure = new_figure(8, 4.2)
     axes = figure.add_subplot()
     values = np.flatnonzero(histogram)
     shares = histogram / histogram.sum() * 100
     sides = (
-        (values < median, "shorter than the median", 0, ""),
-        (values == median, "equal", 1, "///"),
-        (values > median, "longer", 2, "..."),
+        (values < median, f"{groups[0]} than the median", 0, ""),
+        (values == median, groups[1], 1, "///"),
+        (values > median, groups[2], 2, "..."),
     )
     for chosen, label, style, hatch in sides:
         if chosen.any():
@@ -48,7 +56,7 @@ def split_counts(histogram: np.ndarray, median: float, title: str, detail: str, 
     if values.max() <= 40:
         axes.set_xticks(range(int(values.min()), int(values.max()) + 1))
     axes.set(xlabel=xlabel, ylabel="share of tokens (%)")
-    axes.legend(frameon=False)
+    axes.legend(framealpha=0.9, edgecolor="none")  # a bar may stand behind it
     bare(axes)
     set_title(figure, title, detail)
     return figure

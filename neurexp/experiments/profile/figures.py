@@ -47,6 +47,7 @@ class Figures:
             f"{equal:.0%} equal, {above:.0%} {high}",
             f"{self.measured} with a {self.noun}; {self.data.plan.special} special tokens left out",
             f"{self.noun} ({defined})",
+            self.covariate.groups,
         )
 
     def activation_histograms(self):
@@ -57,7 +58,7 @@ class Figures:
         finding = "Only one side of the median is occupied: nothing to compare"
         if np.isfinite(difference).any():
             finding = (
-                f"{high.capitalize()} and {low} tokens share {np.nanmin(shared):.0%} to {np.nanmax(shared):.0%} of "
+                f"Tokens above and below the median share {np.nanmin(shared):.0%} to {np.nanmax(shared):.0%} of "
                 "area; "
                 f"their means differ by {np.nanmin(difference):+.2f} to {np.nanmax(difference):+.2f} SD"
             )
