@@ -33,7 +33,7 @@ QUICK = (
 )
 TEXT = ("dataset=pydoc", "dataset.tokens=2048")
 ALONE = ("experiment.text=false", "tracking=off")
-TAKEN = "Taken from an earlier capture"
+TAKEN = "taken from an earlier pass"
 NEURONS = 768
 
 
@@ -253,7 +253,8 @@ def test_a_second_run_takes_the_capture_of_the_first_and_gives_the_same_to_the_b
     assert TAKEN not in base.process.stdout
     assert base.summary["provenance"]["reused"] == []
     again = run_in(where, commands, *TEXT, "tracking=off")
-    assert f"{TAKEN}: words, context, text" in again.process.stdout
+    taken = [line.partition(":")[0] for line in again.process.stdout.splitlines() if TAKEN in line]
+    assert taken == ["Words", "Context", "Text"]
     assert again.summary["provenance"]["reused"] == ["words", "context", "text"]
     for table in ("neurons", "layers", "words", "agreement"):
         assert again.bytes_of(table) == base.bytes_of(table)
@@ -281,7 +282,8 @@ def test_what_changes_the_activations_is_captured_anew(base, where, commands, ch
 @pytest.mark.slow
 def test_what_does_not_change_the_activations_takes_the_capture(base, where, commands):
     other = run_in(where, commands, *ALONE, "experiment.layer=4", "experiment.splits=5", "run.seed=3")
-    assert f"{TAKEN}: words, context" in other.process.stdout
+    assert other.process.stdout.count(TAKEN) == 2
+    assert other.summary["provenance"]["reused"] == ["words", "context"]
 
 
 # Options
@@ -342,7 +344,10 @@ def test_three_categories_have_f_and_eta_squared_in_place_of_t_and_d(quick, tmp_
     folder.mkdir()
     for name, words in {"verbs": own["verbs"], "nouns": own["nouns"][:40], "more": own["nouns"][40:]}.items():
         (folder / f"{name}.txt").write_text("\n".join(words))
-    done = quick("tracking=off", *TEXT, f"experiment.words={folder}", draws=True)
+    done = quick("tracking=off", "dataset=fineweb", f"experiment.words={folder}", draws=True)  # no Hub can be reached
+    assert (done.summary["dataset"], done.summary["setting"]) == ("words alone", "mini on words alone")
+    assert done.summary["provenance"]["dataset"] == {"source": "none"}
+    assert done.metrics["text_occurrences"] == 0
     neurons = done.table("neurons")
     assert {"f", "p_f", "q_f", "q_f_all", "eta2", "mean_0", "mean_1", "mean_2", "p_permutation"} <= set(neurons)
     assert not {"t_welch", "t_paired", "cohens_d", "auroc", "probe_accuracy"} & set(neurons)
@@ -379,14 +384,14 @@ def test_words_left_out_are_counted(quick, tmp_path):
     done = quick(*ALONE, f"experiment.words={folder}")
     assert (done.metrics["words_duplicate"], done.metrics["words_shared"]) == (1, 1)
     assert done.metrics["words"] == 10
-    assert done.summary["findings"][0].endswith("Left out: 1 duplicates, 1 words in several lists.")
+    assert done.summary["findings"][0].endswith("Left out: duplicates (1), words in several lists (1).")
 
 
 def test_a_text_in_which_no_listed_word_occurs_is_said_so(quick, tmp_path):
     (tmp_path / "book.txt").write_text("Nothing of that. " * 100)
     done = quick("tracking=off", "dataset=text", f"dataset.path={tmp_path / 'book.txt'}", "dataset.tokens=300")
     assert done.metrics["text_occurrences"] == 0
-    assert "None of the words occurs in the text" in done.summary["findings"][-1]
+    assert "No listed word occurs in the text" in done.summary["findings"][-1]
     assert not list(done.folder.glob("figures/text_heat_map.*"))
 
 

@@ -1,19 +1,22 @@
 """Grammar tuning on lists of other scripts, of sentences, and of lines that cannot be used."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from inprocess import run_experiment
 from made_tokenizers import decoded
 from pyarrow import parquet
 
 from neurexp.config.schema import DatasetConfig, Source
 from neurexp.errors import UserError
-from neurexp.experiments.base import Setting
+from neurexp.experiments.contrast import ContrastData, ContrastPlan
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.models.load import load_model
-from neurexp.runs.measure import capture_for
+from neurexp.report.report import Report
+from neurexp.text.running_text import read_text
 from neurexp.text.skipped import Skipped
 
 VERBS, NOUNS = ["学习", "吃饭", "回家", "走路"], ["学校", "苹果", "老师", "汽车"]
@@ -34,48 +37,60 @@ def folder_of(folder: Path, **lists: list[str]) -> str:
     return str(folder)
 
 
-def measured(model, folder: Path, words: str, text: str | None = None, **options) -> GrammarTuning:
-    experiment = GrammarTuning(
-        Options("grammar_tuning", "", words=words, text=text is not None, **SMALL, **options), Setting("mini", "text")
-    )
-    dataset = DatasetConfig(source=Source.pydoc)
+@dataclass(frozen=True)
+class Measured:
+    plan: ContrastPlan
+    data: ContrastData
+    report: Report
+
+
+def measured(model, folder: Path, words: str, text: str | None = None, **options) -> Measured:
+    chosen = Options("grammar_tuning", "", words=words, text=text is not None, **SMALL, **options)
+    tokens = None
     if text is not None:
         (corpus := folder / "corpus").mkdir(exist_ok=True)
         (corpus / "text.txt").write_text(text, "utf-8")
         dataset = DatasetConfig(source=Source.files, path=str(corpus), tokens=900, sequence_length=300, bad_rows=0.5)
-    for wanted in experiment.passes(model, dataset, folder / "cache"):
-        capture_for(wanted, model, wanted.tokens, 4)
-    return experiment
+        tokens = read_text(dataset, model.tokenizer, model.begins_with_bos, folder / "cache")
+    plan, results, report = run_experiment(GrammarTuning(chosen), model, tokens, model_name="mini")
+    return Measured(plan, ContrastData.of(chosen, plan, results), report)
 
 
 def test_chinese_words_are_found_in_unspaced_text_and_shown_as_characters(model, tmp_path):
     words = folder_of(tmp_path / "lists", verbs=VERBS, nouns=NOUNS)
-    experiment = measured(model, tmp_path, words, SENTENCE * 40, second_template=None, occurrences=3)
-    found = experiment.found
-    assert decoded(experiment.tokenizer, found) == found.words
+    run = measured(model, tmp_path, words, SENTENCE * 40, second_template=None, occurrences=3)
+    data, report = run.data, run.report
+    assert data.text is not None
+    found, excerpt = data.text.found, data.text.excerpt
+    assert decoded(model.tokenizer, found) == found.words
     assert sorted(found.words) == sorted([*VERBS, *NOUNS] * 3)
-    report = experiment.analyse()
-    report.check()
     assert report.metrics["text_occurrences"] == 24
     # 回家 and 老师 are followed or led by a comma, but have letters on the other side; all adjoin
     assert report.metrics["text_occurrences_adjoining"] == 24
-    assert any(line.startswith("24 of the 24 occurrences in the text stand in a script") for line in report.findings)
-    tokens, values, listed = experiment.excerpt_of(2, 5)
+    assert any(
+        line.startswith("24 of the 24 occurrences in the text stand directly beside other letters, in a script")
+        for line in report.findings
+    )
+    shown = data.excerpt_of(2, 5)
+    rows = data.text_rows(2)
+    assert shown is not None
+    assert rows is not None
+    tokens, values, listed = shown
     assert "".join(tokens) in SENTENCE * 40
-    assert len(tokens) < len(experiment.excerpt.words)
+    assert len(tokens) < len(excerpt.words)
     assert not any("\ufffd" in token for token in tokens)
     # The value of a character is the mean over its tokens, and its category that of its word
-    own, first = experiment.text_rows(2)[1][:, 5], int(experiment.excerpt.start[0])
-    ids, place, expected = experiment.found.tokens.input_ids[0].tolist(), 0, []
-    assert set(experiment.excerpt.sequence) == {0}  # which no other sequence's character goes over into
+    own, first = rows[1][:, 5], int(excerpt.start[0])
+    ids, place, expected = found.tokens.input_ids[0].tolist(), 0, []
+    assert set(excerpt.sequence) == {0}  # which no other sequence's character goes over into
     while len(expected) < len(tokens):
         stop = place + 1
-        while "\ufffd" in experiment.tokenizer.decode(ids[place:stop]):
+        while "\ufffd" in model.tokenizer.decode(ids[place:stop]):
             stop += 1
         if place >= first:
-            rows = slice(place - first, stop - first)
-            text = experiment.tokenizer.decode(ids[place:stop])
-            expected.append((text, own[rows].mean(), experiment.excerpt.category[rows].max()))
+            span = slice(place - first, stop - first)
+            text = model.tokenizer.decode(ids[place:stop])
+            expected.append((text, own[span].mean(), excerpt.category[span].max()))
         place = stop
     assert [text for text, _, _ in expected] == tokens
     np.testing.assert_allclose(values, [value for _, value, _ in expected], atol=1e-6)
@@ -85,15 +100,14 @@ def test_chinese_words_are_found_in_unspaced_text_and_shown_as_characters(model,
 def test_too_few_occurrences_to_compare_are_said_so(model, tmp_path):
     words = folder_of(tmp_path / "lists", verbs=VERBS, nouns=NOUNS)
     text = "学校在那里。" + "这是别的字。" * 200
-    experiment = measured(model, tmp_path, words, text, second_template=None)
-    report = experiment.analyse()
+    report = measured(model, tmp_path, words, text, second_template=None).report
     assert report.metrics["text_occurrences"] == 0  # at the very beginning: what goes before is not known
-    assert "None of the words occurs in the text as a whole word: nothing to generalise to." in report.findings
+    assert "No listed word occurs in the text as a whole word, so there is nothing to generalise to." in report.findings
     (tmp_path / "other").mkdir()
-    experiment = measured(model, tmp_path / "other", words, "在" + text, second_template=None)
+    report = measured(model, tmp_path / "other", words, "在" + text, second_template=None).report
     assert (
         "Too few of the words occur in the text to compare them there: 0 of verbs and 1 of nouns; give more text."
-        in experiment.analyse().findings
+        in report.findings
     )
 
 
@@ -101,26 +115,26 @@ def test_sentences_are_rows_as_a_whole(model, tmp_path):
     tail = "along the very long and winding road that leads from the hill down to the old harbour of the city"
     sentences = [f"He {verb}s {tail}" for verb in PLAIN["a"]]
     text = "and so. " + "".join(f"{sentence}. " for sentence in sentences) * 16
-    experiment = measured(
+    run = measured(
         model, tmp_path, folder_of(tmp_path / "lists", a=sentences, b=PLAIN["b"]), text, second_template=None
     )
-    assert decoded(experiment.tokenizer, experiment.rows) == sorted(sentences) + sorted(PLAIN["b"])
-    assert set(experiment.found.words) == set(sentences)
-    lines = experiment.analyse().findings
-    assert "4 of the rows are longer than 100 characters; the text was searched for each as a whole." in lines
+    assert decoded(model.tokenizer, run.data.rows) == sorted(sentences) + sorted(PLAIN["b"])
+    assert run.data.text is not None
+    assert set(run.data.text.found.words) == set(sentences)
+    assert "4 rows are longer than 100 characters. The text was searched for each as a whole." in run.report.findings
 
 
 def test_a_line_too_long_for_the_model_is_skipped_and_named(model, tmp_path):
     positions = model.network.config.max_position_embeddings
     words = PLAIN | {"a": [*PLAIN["a"], "long " * (positions + 9)]}
     folder = folder_of(tmp_path / "lists", **words)
-    experiment = measured(model, tmp_path, folder, bad_words=0.2)
-    assert sorted(experiment.rows.words) == sorted([*PLAIN["a"], *PLAIN["b"]])
-    assert experiment.rows.tokens.valid.shape[1] < 10
+    run = measured(model, tmp_path, folder, bad_words=0.2)
+    assert sorted(run.data.rows.words) == sorted([*PLAIN["a"], *PLAIN["b"]])
+    assert run.data.rows.tokens.valid.shape[1] < 10
     reason = f"as “{{word}}” it has more tokens than {model.name} has positions, {positions}"
-    assert experiment.skipped() == [Skipped(f"{folder}/a.txt", 5, reason)]
-    assert experiment.counts()["words_skipped"] == 1
-    assert "1 lines that cannot be used" in experiment.analyse().findings[0]
+    assert run.plan.skipped == (Skipped(f"{folder}/a.txt", 5, reason),)  # though it is too long in context as well
+    assert run.report.metrics["words_skipped"] == 1
+    assert run.report.findings[0].endswith(" Left out: lines that cannot be used (1).")
     with pytest.raises(
         UserError, match=r"^experiment\.bad_words=0\.05: 1 of 9 lines cannot be used \(.*a\.txt, row 5: as "
     ):
@@ -131,8 +145,8 @@ def test_what_the_running_text_skipped_is_named_too(model, tmp_path):
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "bad.txt").write_text("a\0b")
     folder = folder_of(tmp_path / "lists", a=[*PLAIN["a"], "x\x1b"], b=PLAIN["b"])
-    experiment = measured(model, tmp_path, folder, "nothing of that. " * 400, bad_words=0.2)
-    skipped = [(one.where, one.item) for one in experiment.skipped()]
+    run = measured(model, tmp_path, folder, "nothing of that. " * 400, bad_words=0.2)
+    skipped = [(one.where, one.item) for one in run.plan.skipped]
     assert skipped == [(f"{folder}/a.txt", 5), (f"{tmp_path}/corpus/bad.txt", 0)]
 
 

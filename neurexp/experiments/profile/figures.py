@@ -58,8 +58,7 @@ class Figures:
         finding = "Only one side of the median is occupied: nothing to compare"
         if np.isfinite(difference).any():
             finding = (
-                f"Tokens above and below the median share {np.nanmin(shared):.0%} to {np.nanmax(shared):.0%} of "
-                "area; "
+                f"Tokens above and below the median share {np.nanmin(shared):.0%} to {np.nanmax(shared):.0%} of area; "
                 f"their means differ by {np.nanmin(difference):+.2f} to {np.nanmax(difference):+.2f} SD"
             )
         site = self.data.site
