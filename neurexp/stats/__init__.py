@@ -6,11 +6,13 @@ from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
     from neurexp.stats.association import partial_correlation, permutation_p, q_values
-    from neurexp.stats.contrast import auroc, cohens_d, compare, replicate
+    from neurexp.stats.effect_sizes import auroc, cohens_d
     from neurexp.stats.groups import GroupSums, MedianSplit, median_split, overlap
+    from neurexp.stats.hypothesis_tests import compare
     from neurexp.stats.nulls import auroc_interval, permutation
     from neurexp.stats.probe import neuron_probes
     from neurexp.stats.profile import ProfileSums, profile_layer
+    from neurexp.stats.replication import replicate
 
 __all__ = [
     "GroupSums",
@@ -35,10 +37,10 @@ _HOMES = {
     "GroupSums": "neurexp.stats.groups",
     "MedianSplit": "neurexp.stats.groups",
     "ProfileSums": "neurexp.stats.profile",
-    "auroc": "neurexp.stats.contrast",
+    "auroc": "neurexp.stats.effect_sizes",
     "auroc_interval": "neurexp.stats.nulls",
-    "cohens_d": "neurexp.stats.contrast",
-    "compare": "neurexp.stats.contrast",
+    "cohens_d": "neurexp.stats.effect_sizes",
+    "compare": "neurexp.stats.hypothesis_tests",
     "median_split": "neurexp.stats.groups",
     "neuron_probes": "neurexp.stats.probe",
     "overlap": "neurexp.stats.groups",
@@ -47,6 +49,6 @@ _HOMES = {
     "permutation_p": "neurexp.stats.association",
     "profile_layer": "neurexp.stats.profile",
     "q_values": "neurexp.stats.association",
-    "replicate": "neurexp.stats.contrast",
+    "replicate": "neurexp.stats.replication",
 }
 __getattr__ = lazy(__name__, _HOMES)

@@ -10,10 +10,11 @@ from typing import Self
 import numpy as np
 from scipy import stats
 
+from neurexp.stats.rounding import varies
+
 LEVEL = 0.05  # of significance, and 1 − the level of intervals
 POWER = 0.8
 ROUNDING = 1e-6  # of an r from float32 products
-CONSTANT = 1e-7  # a standard deviation below this share of the mean is float32 rounding, not variation
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,6 @@ def partial_correlation(
     if left_z <= 1e-9 * (covariate @ zz @ covariate):
         return np.full(zx.shape[1], np.nan)
     return np.where(defined, np.clip(r, -1, 1), np.nan)
-
-
-def varies(of_x: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Whether a variance is more than the rounding of float32 numbers about such a mean."""
-    return of_x > (CONSTANT * mean) ** 2
 
 
 def eta_squared(counts: np.ndarray, sums: np.ndarray, xx: np.ndarray, shift: np.ndarray | float = 0.0) -> np.ndarray:

@@ -1,35 +1,43 @@
-"""What chance can do: labels dealt out anew, and rows drawn anew. Float64.
+"""Null distributions: what shuffled labels give, and resampled rows (bootstrap). Float64.
 
-Knows no word and no model. Labels are 0 … categories − 1. Work is done in `parts`: memory does not depend on the number
-of neurons, of labellings or of draws beyond one number of each.
+Knows no word and no model. The work is done in `chunks`: memory grows only by one number for each neuron and each draw.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy as np
 
 from neurexp.stats.association import LEVEL
-from neurexp.stats.contrast import FLAT, centred, f_over
-from neurexp.stats.parts import CELLS, LABELLINGS, Tick, in_float64, of_neurons, parts, untold
-from neurexp.stats.units import is_paired, shuffles
+from neurexp.stats.chunks import (
+    CHUNK_SIZE,
+    MOST_LABELLINGS,
+    Progress,
+    chunks,
+    ignore_progress,
+    in_float64,
+    neuron_chunks,
+)
+from neurexp.stats.hypothesis_tests import anova_of
+from neurexp.stats.rounding import FLAT, centred
+from neurexp.stats.shuffling import is_paired, shuffles
 
-DRAWN = 2000  # labellings whose statistics are counted for a picture of the null
-TIE = 1e-9  # relative and absolute: statistics as close as this are equal but for rounding
+PICTURED = 2000  # draws whose statistics are counted in the histogram
+TIE = 1e-9  # relative and absolute: statistics as close as this are taken as equal
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """Against relabelled rows: p per neuron, p corrected for all neurons by the largest statistic, and the null."""
+    """The result of a permutation test of every neuron."""
 
     p: np.ndarray  # [neurons]
-    p_max: np.ndarray  # [neurons]
-    observed: np.ndarray  # [neurons] |statistic|, by the same arithmetic as in the draws
+    p_max: np.ndarray  # [neurons] corrected for all neurons, by the largest statistic of each draw
+    observed: np.ndarray  # [neurons] |statistic|, computed in the same way as in the draws
     largest: np.ndarray  # [draws] the largest |statistic| of any neuron
-    counts: np.ndarray  # [bins] of all neurons' statistics over the first 2,000 draws, or some more
+    counts: np.ndarray  # [bins] histogram of all neurons' statistics over about the first 2,000 draws
     edges: np.ndarray  # [bins + 1]
-    exact: bool  # every distinct labelling was taken once, so that p needs no +1
+    exact: bool  # all distinct labellings were enumerated, and p has no + 1
 
 
 def permutation(
@@ -37,99 +45,106 @@ def permutation(
     labels: np.ndarray,
     draws: int,
     seed: int,
-    units: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     bins: int = 120,
-    tick: Tick = untold,
+    progress: Progress = ignore_progress,
 ) -> Permutation:
-    """Deals the labels out anew: how often is |Welch t| (more categories: F) as large as the one observed?
+    """How often is |Welch's t| (with more categories, F) of shuffled labels at least as large as the observed one?
 
     p = (1 + exceedances) / (draws + 1) (Phipson and Smyth 2010, Statistical Applications in Genetics 9). `p_max`
-    compares with the largest of all neurons in each draw (Westfall and Young 1993): it controls the chance of a single
-    false find in the layer under any dependence between neurons. Two categories with no more than `draws` distinct
-    labellings are enumerated, and p = exceedances / labellings, the observed one among them.
+    compares with the largest statistic of all neurons in each draw (Westfall and Young 1993). It controls the chance of
+    one or more false positives in the layer, however the neurons depend on each other. If two categories have at most
+    `draws` distinct labellings, all of them are enumerated, the observed one included, and p = exceedances /
+    labellings.
 
     Args:
         x: `[rows, neurons]`.
         labels: `[rows]`.
-        draws: of labellings.
-        seed: of the draws.
-        units: `[rows]`: rows of one unit (a word in two sentences) change labels among themselves only, if every unit
-            has as many rows of each category.
-        bins: of the null's histogram.
-        tick: is told of the progress.
+        draws: the number of shuffles.
+        seed: of the shuffles.
+        groups: `[rows]`: labels are shuffled within groups (a word in two sentences) if every group has the same number
+            of rows of each category.
+        bins: of the histogram.
+        progress: called with each share of the work that is done.
     """
-    make = f_over if labels.max() > 1 else _welch_over
-    columns = of_neurons(x, LABELLINGS)
-    only = make(in_float64(x, columns[0])) if len(columns) == 1 else None
+    statistic_of = anova_of if labels.max() > 1 else _welch_of
+    columns = neuron_chunks(x, MOST_LABELLINGS)
+    prepared = statistic_of(in_float64(x, columns[0])) if len(columns) == 1 else None
 
     def statistics(labellings: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        for part in columns:
-            yield part, (only or make(in_float64(x, part)))(labellings)
+        for chunk in columns:
+            yield chunk, (prepared or statistic_of(in_float64(x, chunk)))(labellings)
 
-    # By the same arithmetic as the draws, or the observed labelling might not be found as extreme as itself
-    observed = np.concatenate([np.abs(found[0]) for _, found in statistics(labels[None])])
+    # Computed in the same way as the draws: otherwise the observed labelling might not be as extreme as itself
+    observed = np.concatenate([np.abs(statistic[0]) for _, statistic in statistics(labels[None])])
     defined, threshold = np.isfinite(observed), _threshold(observed)
-    ones, within = int((labels == 1).sum()), units if is_paired(labels, units) else None
-    exact = labels.max() == 1 and within is None and _are_few(len(labels), ones, draws)
+    ones, strata = int((labels == 1).sum()), groups if is_paired(labels, groups) else None
+    exact = bool(labels.max() == 1 and strata is None and _are_few(len(labels), ones, draws))
     random = np.random.default_rng(seed)
     edges = np.linspace(-6.0, 6.0, bins + 1)
     exceed, counts, largest = np.zeros(x.shape[1], dtype=np.int64), np.zeros(bins, dtype=np.int64), []
     done = 0
-    for batch in _every_labelling(len(labels), ones) if exact else shuffles(labels, draws, random, within):
-        highest, first, pictured = np.zeros(len(batch)), done == 0, done < DRAWN
-        for part, drawn in statistics(batch):
+    for batch in _all_labellings(len(labels), ones) if exact else shuffles(labels, draws, random, strata):
+        highest, first, pictured = np.zeros(len(batch)), done == 0, done < PICTURED
+        for chunk, drawn in statistics(batch):
             magnitude = np.where(np.isfinite(drawn), np.abs(drawn), 0.0)
-            exceed[part] += (magnitude >= threshold[part]).sum(0)
+            exceed[chunk] += (magnitude >= threshold[chunk]).sum(0)
             np.maximum(highest, magnitude.max(1, initial=0.0), out=highest)
             if pictured and not first:
-                counts += np.histogram(drawn[:, defined[part]], edges)[0]
+                counts += np.histogram(drawn[:, defined[chunk]], edges)[0]
         if first:
-            top = 1.5 * max(float(highest.max()), 1.0)  # hardly a later draw lies beyond
+            top = 1.5 * max(float(highest.max()), 1.0)  # almost no later draw exceeds this
             edges = np.linspace(0.0 if labels.max() > 1 else -top, top, bins + 1)
-            for part, drawn in statistics(batch):
-                counts += np.histogram(drawn[:, defined[part]], edges)[0]
+            for chunk, drawn in statistics(batch):
+                counts += np.histogram(drawn[:, defined[chunk]], edges)[0]
         largest.append(highest)
         done += len(batch)
-        tick(len(batch) / draws)
-    every = np.concatenate(largest)
+        progress(len(batch) / draws)
+    all_largest = np.concatenate(largest)
     add = 0 if exact else 1
-    p = np.where(defined, (exceed + add) / (len(every) + add), 1.0)
-    return Permutation(p, p_of_largest(observed, every, exact), observed, every, counts, edges, bool(exact))
+    p = np.where(defined, (exceed + add) / (len(all_largest) + add), 1.0)
+    return Permutation(p, p_of_largest(observed, all_largest, exact), observed, all_largest, counts, edges, exact)
 
 
 def _are_few(rows: int, ones: int, most: int) -> bool:
-    """Whether there are no more than `most` ways to choose `ones` of `rows`."""
+    """Whether there are at most `most` ways to choose `ones` of `rows`."""
     ways = 1
     for chosen in range(min(ones, rows - ones)):
         ways = ways * (rows - chosen) // (chosen + 1)
-        if ways > most:  # it only grows
+        if ways > most:  # the number only grows
             return False
     return True
 
 
 def _threshold(observed: np.ndarray) -> np.ndarray:
-    """What counts as at least as large as each observed |statistic|; nothing does where it is undefined.
+    """The value from which a drawn |statistic| counts as at least as large as the observed one; inf where undefined.
 
-    A statistic of the same labelling differs by rounding only, but the larger it is the more: it divides by what
-    cancellation left of the variance.
+    Statistics of the same labelling differ by rounding only. The difference grows with the statistic, which divides by
+    the small variance that is left after a subtraction.
     """
     rounding = np.minimum(TIE + 1e-14 * observed**2, 0.5)
     return np.where(np.isfinite(observed), observed * (1 - rounding) - TIE, np.inf)
 
 
 def p_of_largest(observed: np.ndarray, largest: np.ndarray, exact: bool) -> np.ndarray:
-    """p of each |statistic| against the largest of all neurons in each draw `[draws]`; 1 where undefined."""
+    """p of each |statistic| against the largest one of all neurons in each draw; 1 where undefined.
+
+    Args:
+        observed: `[neurons]`.
+        largest: `[draws]`.
+        exact: whether the draws are all distinct labellings, as in `Permutation`.
+    """
     defined, add = np.isfinite(observed), 0 if exact else 1
     exceed = len(largest) - np.searchsorted(np.sort(largest), _threshold(np.abs(observed)), side="left")
     return np.where(defined, (exceed + add) / (len(largest) + add), 1.0)
 
 
-def _welch_over(x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Welch's t as a function of labels 0/1 `[draws, rows]`, all with the same numbers of each, in few operations.
+def _welch_of(x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Welch's t as a fast function of labels 0 and 1 `[draws, rows]`, all with the same number of each.
 
-    x is about its mean, so the groups' sums are each other's negative, and their sums of squares add up to the whole:
-    the squared error of the difference is linear in one group's sum of squares and in the square of its sum. With
-    groups of equal size the sums of squares fall out.
+    x is centred, so the sums of the two categories are each other's negative, and their sums of squares add up to the
+    total. The squared error of the difference is therefore linear in one category's sum of squares and in the square of
+    its sum. With categories of equal size the sum of squares cancels.
     """
     x, _ = centred(x)
     rows, x2 = len(x), x**2
@@ -155,53 +170,49 @@ def _welch_over(x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return statistic
 
 
-def _every_labelling(rows: int, ones: int):
-    chunk: list[np.ndarray] = []
-    for chosen in combinations(range(rows), ones):
-        labels = np.zeros(rows, dtype=np.int64)
-        labels[list(chosen)] = 1
-        chunk.append(labels)
-        if len(chunk) == LABELLINGS:
-            yield np.stack(chunk)
-            chunk = []
-    if chunk:
-        yield np.stack(chunk)
+def _all_labellings(rows: int, ones: int) -> Iterator[np.ndarray]:
+    """All ways to label `ones` of the rows 1 and the others 0, in batches `[some labellings, rows]`."""
+    chosen = combinations(range(rows), ones)
+    while batch := list(islice(chosen, MOST_LABELLINGS)):
+        labels = np.zeros((len(batch), rows), dtype=np.int64)
+        np.put_along_axis(labels, np.array(batch), 1, axis=1)
+        yield labels
 
 
-def auroc_interval(x: np.ndarray, labels: np.ndarray, units: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
-    """The 95 % percentile interval of one neuron's AUROC, by drawing units of each category anew (bootstrap).
+def auroc_interval(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
+    """The 95 % percentile interval of one neuron's AUROC, by a bootstrap of the groups of each category.
 
-    A draw counts each unit's rows as often as the unit was drawn. Its AUROC follows from one sum along the sorted rows,
-    so time and memory are linear in the rows.
+    A group's rows count as often as the group was drawn. The AUROC of a draw is computed from one cumulative sum over
+    the sorted rows, so time and memory are linear in the rows.
 
     Args:
         x: `[rows]`.
         labels: `[rows]`, 0 or 1.
-        units: `[rows]`: rows of one unit (a word that occurs several times) are drawn together.
-        draws: how many.
+        groups: `[rows]`: rows of one group (a word that occurs several times) are drawn together.
+        draws: the number of bootstrap samples.
         seed: of the draws.
     """
     random = np.random.default_rng(seed)
-    times = []  # each unit was drawn, `[draws, units]`, for category 0 and 1
-    of_row = np.zeros(len(x), dtype=np.int64)
+    times_drawn = []  # of each group, `[draws, groups]`, for category 0 and 1
+    group_of_row = np.zeros(len(x), dtype=np.int64)
     for category in (0, 1):
-        _, of_row[labels == category] = np.unique(units[labels == category], return_inverse=True)
-        count = int(of_row[labels == category].max()) + 1
+        _, group_of_row[labels == category] = np.unique(groups[labels == category], return_inverse=True)
+        count = int(group_of_row[labels == category].max()) + 1
         share, drawn = np.full(count, 1 / count), np.empty((draws, count), dtype=np.int32)
-        for part in parts(draws, CELLS // count):
-            drawn[part] = random.multinomial(count, share, size=part.stop - part.start)
-        times.append(drawn)
+        for chunk in chunks(draws, CHUNK_SIZE // count):
+            drawn[chunk] = random.multinomial(count, share, size=chunk.stop - chunk.start)
+        times_drawn.append(drawn)
     order = np.argsort(x, kind="stable")
     values, one = x[order], labels[order] == 1
-    zero_units, one_units = of_row[order][~one], of_row[order][one]
+    zero_groups, one_groups = group_of_row[order][~one], group_of_row[order][one]
     zeros_before = np.concatenate([[0], np.cumsum(~one)])
-    # Of each row of category 1: the rows of category 0 that lie below it, and those that do not lie above it
+    # For each row of category 1, the number of rows of category 0 below it, and below it or equal to it
     below = zeros_before[np.searchsorted(values, values[one], side="left")]
     not_above = zeros_before[np.searchsorted(values, values[one], side="right")]
     scores = []
-    for part in parts(draws, CELLS // len(x)):
-        sums = np.pad(times[0][part][:, zero_units].cumsum(1, dtype=np.float64), ((0, 0), (1, 0)))
-        weight = times[1][part][:, one_units].astype(np.float64)
+    for chunk in chunks(draws, CHUNK_SIZE // len(x)):
+        sums = np.pad(times_drawn[0][chunk][:, zero_groups].cumsum(1, dtype=np.float64), ((0, 0), (1, 0)))
+        weight = times_drawn[1][chunk][:, one_groups].astype(np.float64)
         above = np.einsum("br,br->b", weight, sums[:, below] + sums[:, not_above]) / 2  # ties count half
         scores.append(above / (weight.sum(1) * sums[:, -1]))
     low, high = np.quantile(np.concatenate(scores), (LEVEL / 2, 1 - LEVEL / 2))

@@ -1,7 +1,7 @@
-"""Probes: how well can held-out rows be told apart by one neuron, or by all of a layer? Cross-validated, float64.
+"""Cross-validated probes: how well does one neuron tell held-out rows of two categories apart? Float64.
 
-Knows no word and no model. Rows are split into folds, each category by itself; what is chosen or fitted on four fifths
-of them is scored on the fifth that it has not seen.
+The rows of each category are divided into folds. A probe is fitted on four fifths of the rows and scored on the fifth
+that it has not seen. Knows no word and no model. `layer_probe` has the probe on all neurons of a layer.
 """
 
 from dataclasses import dataclass
@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from neurexp.stats.contrast import compare_within
-from neurexp.stats.layer_probe import layer_accuracy as layer_accuracy  # the third probe, which has a file of its own
-from neurexp.stats.parts import Tick, in_float64, of_labellings, of_neurons, untold
-from neurexp.stats.units import kinds_of_units
+from neurexp.stats.chunks import Progress, ignore_progress, in_float64, labelling_chunks, neuron_chunks
+from neurexp.stats.hypothesis_tests import compare_within
+from neurexp.stats.shuffling import strata_of_groups
 
 FOLDS = 5
 ITERATIONS, HALVINGS = 50, 20
@@ -21,65 +20,94 @@ TOLERANCE = 1e-8  # of the largest step, on standardised neurons
 
 @dataclass(frozen=True)
 class NeuronProbes:
-    """A logistic regression on each neuron alone, `[neurons]` each."""
+    """The results of a logistic regression on each neuron alone, `[neurons]` each."""
 
-    accuracy: np.ndarray  # share of held-out rows that were told apart
-    separated: np.ndarray  # bool: in some fold the training rows were separated perfectly, and no maximum exists
-    converged: np.ndarray  # bool: in every fold, or separated
+    accuracy: np.ndarray  # share of held-out rows that were predicted correctly
+    separated: np.ndarray  # bool: in some fold the neuron separates the training rows perfectly
+    converged: np.ndarray  # bool: in every fold the fit converged, or the neuron separates the training rows
 
 
-def folds(labels: np.ndarray, seed: int, units: np.ndarray | None = None) -> np.ndarray:
-    """The fold of each row `[rows]`, 0 to 4: each kind of unit is dealt out evenly.
+def folds(labels: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """The fold of each row, `[rows]` integers from 0 to 4; the groups of each category are spread evenly.
 
-    Rows of one unit (a word in two sentences) share a fold. Unless `units` `[rows]` are given every row is one.
+    Args:
+        labels: `[rows]`.
+        seed: of the random assignment.
+        groups: `[rows]`: rows of one group (a word in two sentences) share a fold; None: every row is a group.
     """
-    units = np.arange(len(labels)) if units is None else units
+    groups = np.arange(len(labels)) if groups is None else groups
     random = np.random.default_rng(seed)
-    fold = np.zeros(int(units.max()) + 1, dtype=np.int64)
-    for kind in kinds_of_units(labels, units):
-        members = random.permutation(kind)
+    fold = np.zeros(int(groups.max()) + 1, dtype=np.int64)
+    for stratum in strata_of_groups(labels, groups):
+        members = random.permutation(stratum)
         fold[members] = np.arange(len(members)) % FOLDS
-    return fold[units]
+    return fold[groups]
 
 
-def neuron_probes(x: np.ndarray, labels: np.ndarray, fold: np.ndarray, tick: Tick = untold) -> NeuronProbes:
-    """Fits every neuron's own logistic regression at once, by Newton's method, and scores the held-out rows.
+def neuron_probes(
+    x: np.ndarray, labels: np.ndarray, fold: np.ndarray, progress: Progress = ignore_progress
+) -> NeuronProbes:
+    """Fits a logistic regression to every neuron at once, by Newton's method, and scores the held-out rows.
 
-    Where one neuron separates the training rows perfectly the likelihood has no maximum: its limit, the threshold
-    midway between the two nearest rows, is taken in its place, and said so.
+    If a neuron separates the training rows perfectly, the likelihood has no maximum. Its limit is used instead: the
+    threshold midway between the two nearest rows. `separated` marks these neurons.
 
     Args:
         x: `[rows, neurons]`.
         labels: `[rows]`, 0 or 1.
-        fold: `[rows]` of `folds`.
-        tick: is told of the progress.
+        fold: `[rows]`, as from `folds`.
+        progress: called with each share of the work that is done.
     """
-    right = np.zeros(x.shape[1])
+    correct = np.zeros(x.shape[1])
     separated, converged = np.zeros(x.shape[1], dtype=bool), np.ones(x.shape[1], dtype=bool)
-    columns, held_out = of_neurons(x), np.unique(fold)
-    for part in columns:
-        some = in_float64(x, part)
+    columns, held_out = neuron_chunks(x), np.unique(fold)
+    for chunk in columns:
+        values = in_float64(x, chunk)
         for held in held_out:
-            hits, apart, done = _scored(some, labels, fold != held)
-            right[part] += hits
-            separated[part] |= apart
-            converged[part] &= done | apart
-            tick(1 / len(columns) / len(held_out))
-    return NeuronProbes(right / len(labels), separated, converged)
+            hits, separates, done = _score(values, labels, fold != held)
+            correct[chunk] += hits
+            separated[chunk] |= separates
+            converged[chunk] &= done | separates
+            progress(1 / len(columns) / len(held_out))
+    return NeuronProbes(correct / len(labels), separated, converged)
 
 
-def _scored(x: np.ndarray, labels: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Held-out rows that each neuron's probe gets right, whether it separates the training rows, and converged."""
+def best_neuron_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Held-out accuracy of the best neuron of each fold, `[labellings]`.
+
+    The best neuron has the largest |Welch's t| among the training rows, so no row is used to both choose and test it.
+
+    Args:
+        x: `[rows, neurons]`.
+        labellings: `[labellings, rows]`, 0 or 1: the labels, and shuffles of them.
+        fold: `[rows]`, as from `folds`.
+    """
+    correct = np.zeros(len(labellings))
+    for held in np.unique(fold):
+        train = fold != held
+        for chunk in labelling_chunks(len(labellings), max(x.shape)):
+            labels_of_chunk = labellings[chunk]
+            t = compare_within(x, labels_of_chunk, np.broadcast_to(train, labels_of_chunk.shape)).statistic
+            best = np.argmax(np.nan_to_num(np.abs(t), nan=-1.0), axis=1)
+            correct[chunk] += [
+                _score(x[:, [neuron]].astype(np.float64), labels, train)[0][0]
+                for neuron, labels in zip(best, labels_of_chunk, strict=True)
+            ]
+    return correct / x.shape[0]
+
+
+def _score(x: np.ndarray, labels: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each neuron: correct held-out predictions, whether it separates the training rows, whether it converged."""
     y, spread = labels[train], x[train].std(0)
     z = (x - x[train].mean(0)) / np.where(spread > 0, spread, 1.0)
-    threshold, way, apart = _separation(z[train], y)
-    intercept, slope, done = _newton(z[train], y)
-    score = np.where(apart, way * (z[~train] - threshold), intercept + slope * z[~train])
-    return ((score > 0) == (labels[~train] == 1)[:, None]).sum(0), apart, done
+    threshold, sign, separates = _separation(z[train], y)
+    intercept, slope, converged = _newton(z[train], y)
+    score = np.where(separates, sign * (z[~train] - threshold), intercept + slope * z[~train])
+    return ((score > 0) == (labels[~train] == 1)[:, None]).sum(0), separates, converged
 
 
 def _separation(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where one threshold separates the categories: it, on which side category 1 lies, and whether there is one."""
+    """The threshold between the categories, the sign of category 1 relative to it, and whether it separates them."""
     one, zero = z[y == 1], z[y == 0]
     above, below = one.min(0) > zero.max(0), one.max(0) < zero.min(0)
     threshold = np.where(above, one.min(0) + zero.max(0), one.max(0) + zero.min(0)) / 2
@@ -87,29 +115,29 @@ def _separation(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _newton(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Intercepts and slopes of maximum likelihood, and whether the last step was negligible.
+    """Maximum-likelihood intercepts and slopes, and whether they converged: the last step was below `TOLERANCE`.
 
-    Newton's steps, halved as long as they lower the likelihood. A neuron that never varies keeps its intercept.
+    A Newton step is halved while it lowers the likelihood. A neuron that never varies has slope 0 and converged.
     """
     share = y.mean()
     intercept, slope = np.full(z.shape[1], np.log(share / (1 - share))), np.zeros(z.shape[1])
-    done = ~(np.ptp(z, axis=0) > 0)
-    active = np.flatnonzero(~done)
+    converged = ~(np.ptp(z, axis=0) > 0)
+    active = np.flatnonzero(~converged)
     x, one = z[:, active], (y == 1)[:, None]
     p = np.full(x.shape, share)
     likelihood = np.full(len(active), np.log(np.where(one, p[:, :1], 1 - p[:, :1])).sum())
     for _ in range(ITERATIONS):
         if len(active) == 0:
             break
-        weight, left = p * (1 - p), one - p
+        weight, residual = p * (1 - p), one - p
         weighted = weight * x
-        a, b, c = weight.sum(0), weighted.sum(0), np.einsum("rn,rn->n", weighted, x)
-        first, second = left.sum(0), np.einsum("rn,rn->n", left, x)
+        a, b, c = weight.sum(0), weighted.sum(0), np.einsum("rn,rn->n", weighted, x)  # the Hessian [[a, b], [b, c]]
+        first, second = residual.sum(0), np.einsum("rn,rn->n", residual, x)  # the gradient
         with np.errstate(invalid="ignore", divide="ignore"):
             steps = np.stack([c * first - b * second, a * second - b * first]) / (a * c - b * b)
-        lost = ~np.isfinite(steps).all(0)  # the weights underflowed: no maximum was found
-        steps[:, lost] = 0.0
-        finished = (np.abs(steps).max(0) < TOLERANCE) & ~lost
+        failed = ~np.isfinite(steps).all(0)  # the weights underflowed: no maximum was found
+        steps[:, failed] = 0.0
+        finished = (np.abs(steps).max(0) < TOLERANCE) & ~failed
         for _ in range(HALVINGS):
             p = expit(intercept[active] + steps[0] + (slope[active] + steps[1]) * x)
             with np.errstate(divide="ignore"):
@@ -120,31 +148,7 @@ def _newton(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
             steps[:, worse] /= 2
         intercept[active] += steps[0]
         slope[active] += steps[1]
-        done[active[finished]] = True
-        left_over = ~finished & ~lost
-        active, x, p, likelihood = active[left_over], x[:, left_over], p[:, left_over], reached[left_over]
-    return intercept, slope, done
-
-
-def best_neuron_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Held-out accuracy of the neuron that tells the training rows of each fold apart best, `[labellings]`.
-
-    The neuron is chosen by Welch's t among the training rows, so that choosing and testing share no row.
-
-    Args:
-        x: `[rows, neurons]`.
-        labellings: `[labellings, rows]`, 0 or 1: the labels, and shuffles of them.
-        fold: `[rows]` of `folds`.
-    """
-    right = np.zeros(len(labellings))
-    for held in np.unique(fold):
-        train = fold != held
-        for part in of_labellings(len(labellings), max(x.shape)):
-            some = labellings[part]
-            t = compare_within(x, some, np.broadcast_to(train, some.shape)).statistic
-            best = np.argmax(np.nan_to_num(np.abs(t), nan=-1.0), axis=1)
-            right[part] += [
-                _scored(x[:, [neuron]].astype(np.float64), labels, train)[0][0]
-                for neuron, labels in zip(best, some, strict=True)
-            ]
-    return right / x.shape[0]
+        converged[active[finished]] = True
+        rest = ~finished & ~failed
+        active, x, p, likelihood = active[rest], x[:, rest], p[:, rest], reached[rest]
+    return intercept, slope, converged

@@ -9,7 +9,7 @@ from neurexp.experiments.contrast import Condition, ContrastData, Options
 from neurexp.experiments.contrast import report as contrast_report
 from neurexp.experiments.contrast.analysis import Analyst
 from neurexp.experiments.contrast.data import TextRows
-from neurexp.stats import contrast, parts
+from neurexp.stats import chunks, effect_sizes
 from neurexp.text.spans import Selection
 from neurexp.text.tokens import Tokens
 
@@ -110,7 +110,7 @@ def test_a_shuffle_that_leaves_a_category_without_a_word_is_counted_and_left_out
     x, null = data.activations["words"][0].astype(float), []
     for one in shuffles:
         if len(set(one[single])) == 2:
-            both = contrast.cohens_d(x, one)[0], contrast.cohens_d(x[single], one[single])[0]
+            both = effect_sizes.cohens_d(x, one)[0], effect_sizes.cohens_d(x[single], one[single])[0]
             null.append(np.corrcoef(*both)[0, 1])
     assert report.layers["d_r_one_token_shuffled_q95"][0] == pytest.approx(np.quantile(null, 0.95), abs=1e-9)
     assert "not defined" in report.columns["d_r_one_token_shuffled_undefined"]
@@ -135,21 +135,26 @@ def test_one_word_in_both_categories_and_a_condition_without_rows_of_a_category(
     assert np.isnan(report.layers["share_bonferroni_context"]).all()
 
 
-def test_parts_of_any_size_give_the_same_numbers(monkeypatch):
-    """Every step again with a few numbers at a time: neurons, labellings, splits and rows in many parts."""
-    x, category = noise(60, 40), np.repeat([0, 1], [25, 35])
+def test_chunks_of_any_size_give_the_same_numbers(monkeypatch):
+    """Every step again with a few numbers at a time: neurons, labellings, splits and rows in many chunks.
+
+    The probe on all neurons stays in float64 (`layer_probe.FLOAT64_SIZE`): float32 may predict a row at the border
+    otherwise.
+    """
+    random = np.random.default_rng(0)  # the same numbers in any order of the tests
+    x, category = random.normal(size=(60, 40)), np.repeat([0, 1], [25, 35])
     x[:, :5] += category[:, None]
-    text = (noise(50, 40), [f"w{row}" for row in range(50)], category[:50])
-    condition = (noise(60, 40), [f"w{row}" for row in range(60)], category)
+    text = (random.normal(size=(50, 40)), [f"w{row}" for row in range(50)], category[:50])
+    condition = (random.normal(size=(60, 40)), [f"w{row}" for row in range(60)], category)
     whole = reported(made(x, category, text=text, condition=condition), drawn=False)
-    for name in ("parts", "nulls", "layer_probe"):
-        monkeypatch.setattr(f"neurexp.stats.{name}.CELLS", 500)
+    for name in ("chunks", "nulls", "layer_probe"):
+        monkeypatch.setattr(f"neurexp.stats.{name}.CHUNK_SIZE", 500)
     some = reported(made(x, category, text=text, condition=condition), drawn=False)
     for table in ("neurons", "layers"):
         for name, values in getattr(whole, table).items():
             other = getattr(some, table)[name]
             np.testing.assert_allclose(other, values, rtol=1e-6, atol=1e-9, err_msg=f"{table}: {name}")
-    assert parts.CELLS == 500
+    assert chunks.CHUNK_SIZE == 500
 
 
 def test_many_categories_are_told_and_drawn_in_few_words():

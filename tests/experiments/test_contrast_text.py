@@ -10,7 +10,7 @@ from neurexp.experiments.contrast import ContrastData
 from neurexp.experiments.contrast.analysis import Analyst
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.models.load import load_model
-from neurexp.stats import contrast
+from neurexp.stats import effect_sizes, replication
 from neurexp.text.running_text import read_text
 
 LAYER, SPLITS = 4, 6
@@ -49,7 +49,7 @@ def test_the_held_out_score_is_of_words_that_did_not_choose_the_neuron(analysed)
     x = data.activations["words"][LAYER].astype(np.float64)
     text, labels = data.text_rows(LAYER)[0].astype(np.float64), data.rows.category
     scores = []
-    for first in contrast.replicate(x, labels, SPLITS, 0, analyst.groups).first:
+    for first in replication.replicate(x, labels, SPLITS, 0, analyst.groups).first:
         chosen = {data.rows.words[row] for row in np.flatnonzero(first)}
         t = stats.ttest_ind(x[first & (labels == 1)], x[first & (labels == 0)], equal_var=False).statistic
         best = int(np.abs(t).argmax())
@@ -65,7 +65,7 @@ def test_agreement_is_held_against_the_same_shuffle_of_the_same_words(analysed):
     words = {word: row for row, word in enumerate(data.rows.words)}
     rows = [words[word] for word in data.conditions["context"].rows.words]
     null = [
-        np.corrcoef(contrast.cohens_d(x, labels)[0], contrast.cohens_d(other, labels[rows])[0])[0, 1]
+        np.corrcoef(effect_sizes.cohens_d(x, labels)[0], effect_sizes.cohens_d(other, labels[rows])[0])[0, 1]
         for labels in analyst.shuffles
     ]
     assert found.row["d_r_context_shuffled_q95"] == pytest.approx(np.quantile(null, 0.95), abs=1e-9)

@@ -7,7 +7,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from neurexp.stats import probe
+from neurexp.stats import layer_probe, probe
 
 
 def sample(sizes=(40, 40), neurons=8, seed=0, offset=0.8):
@@ -304,7 +304,7 @@ def test_a_layers_probe_is_sklearns_on_the_standardised_neurons(sizes, neurons):
     x[:, 2] = 0.0  # and may be dead
     fold = probe.folds(labels, 0)
     shuffled = np.random.default_rng(1).permutation(labels)
-    ours = probe.layer_accuracy(x, np.stack([labels, shuffled]), fold)
+    ours = layer_probe.layer_accuracy(x, np.stack([labels, shuffled]), fold)
     expected = [of_sklearn(x, one, fold, C=1.0, tol=1e-10, max_iter=10_000) for one in (labels, shuffled)]
     np.testing.assert_allclose(ours, expected, atol=0.5 / len(labels))  # to the row
     assert ours[0] > ours[1]
@@ -314,6 +314,6 @@ def test_a_layers_probe_of_shuffled_labels_is_near_chance():
     x, labels = sample((60, 60), 200, offset=0.5)
     random = np.random.default_rng(0)
     labellings = np.stack([labels, *(random.permutation(labels) for _ in range(20))])
-    accuracy = probe.layer_accuracy(x, labellings, probe.folds(labels, 0))
+    accuracy = layer_probe.layer_accuracy(x, labellings, probe.folds(labels, 0))
     assert accuracy[0] > 0.95
     assert abs(accuracy[1:].mean() - 0.5) < 0.08

@@ -4,7 +4,7 @@ The arithmetic is in `stats`, and `columns` defines each column. Knows no senten
 
 Time is linear in rows, neurons, layers, categories, permutations, splits and shuffles. Memory: one layer's rows in
 float32, mapped from a file; a float32 copy of them for the probe on all neurons; a byte for each row of each shuffle
-and of each split; and less than about 500 MB that depend on none of these (`stats.parts`).
+and of each split; and less than about 500 MB that depend on none of these (`stats.chunks`).
 """
 
 from collections.abc import Callable
@@ -15,9 +15,13 @@ import numpy as np
 
 from neurexp.experiments.contrast.data import FEWEST, ContrastData
 from neurexp.report.report import Table
-from neurexp.stats import contrast, nulls, probe, summary, units
+from neurexp.stats import effect_sizes, nulls, probe, summary
 from neurexp.stats.association import LEVEL, q_values
-from neurexp.stats.parts import Tick, of_labellings, untold
+from neurexp.stats.chunks import Progress, ignore_progress, labelling_chunks
+from neurexp.stats.hypothesis_tests import FEW_CATEGORIES, TestResult, compare, paired_t
+from neurexp.stats.layer_probe import layer_accuracy
+from neurexp.stats.replication import Replication, replicate
+from neurexp.stats.shuffling import is_paired, shuffle_within
 from neurexp.text.spans import Selection, pairs
 
 MANY_ROWS, FEW_SHUFFLES = 500, 5  # with more rows than this, a layer's probe is fitted to this many shuffles
@@ -49,7 +53,7 @@ class Analyst:
     def steps(self) -> dict[str, float]:
         """The steps of a layer and the time of each, relative to a product over the rows of one neuron; rough."""
         rows, categories = len(self.labels), 1 if self.two else len(self.data.categories)
-        several = min(categories, contrast.FEW_CATEGORIES)
+        several = min(categories, FEW_CATEGORIES)
         options, in_conditions = self.options, sum(len(one.rows.words) for one in self.data.conditions.values())
         unequal = len(set(np.bincount(self.labels))) > 1
         found = len(self.data.text.found.words) if self.data.text is not None else 0
@@ -65,13 +69,13 @@ class Analyst:
             "rest": 250 * (rows + in_conditions) + 1000 * found + 100_000,
         }
 
-    def layer(self, layer: int, progress: dict[str, Tick] | None = None) -> LayerAnalysis:
+    def layer(self, layer: int, progress: dict[str, Progress] | None = None) -> LayerAnalysis:
         """Every statistic of one layer. `progress` maps each of `steps` to a function that reports its progress."""
-        ticks = progress or dict.fromkeys(self.steps(), untold)
+        ticks = progress or dict.fromkeys(self.steps(), ignore_progress)
         x, labels = self.data.activations["words"][layer], self.labels
-        means, mean, deviation = contrast.moments(x, labels)
+        means, mean, deviation = effect_sizes.moments(x, labels)
         neurons: Table = {f"mean_{one}": values for one, values in enumerate(means)}
-        neurons |= {"mean": mean, "std": deviation, "band": contrast.bands(mean)}
+        neurons |= {"mean": mean, "std": deviation, "band": effect_sizes.bands(mean)}
         row: dict[str, float] = {
             "mean_offset": float(neurons["mean"].mean()),
             "share_mean_negative": float((neurons["mean"] < 0).mean()),
@@ -79,9 +83,7 @@ class Analyst:
             "std_median": float(np.median(neurons["std"])),
         }
         null = self._tests(x, neurons, ticks["permutation"])
-        replication = contrast.replicate(
-            x, labels, self.options.splits, self.seed, self.groups, tick=ticks["replication"]
-        )
+        replication = replicate(x, labels, self.options.splits, self.seed, self.groups, progress=ticks["replication"])
         row |= self._replication(x, neurons, replication, ticks["chance"])
         row |= self._chance(x)
         row |= self._probes(x, neurons, ticks["layer probe"], ticks["neuron probes"])
@@ -93,17 +95,18 @@ class Analyst:
         ticks["rest"](1)
         return LayerAnalysis(neurons, row, null)
 
-    def _tests(self, x: np.ndarray, neurons: Table, tick: Tick) -> nulls.Permutation:
+    def _tests(self, x: np.ndarray, neurons: Table, tick: Progress) -> nulls.Permutation:
         labels = self.labels
-        tested = contrast.compare(x, labels)
-        null = nulls.permutation(x, labels, self.options.permutations, self.seed, self.groups, tick=tick)
+        tested = compare(x, labels)
+        null = nulls.permutation(x, labels, self.options.permutations, self.seed, self.groups, progress=tick)
         if self.two:
             first, second = self.pairs
             missing = np.full(x.shape[1], np.nan)
-            t_paired, p_paired = contrast.paired_t(x, first, second) if len(first) else (missing, missing)
-            neurons |= {"t_paired": t_paired, "p_paired": p_paired, "t_welch": tested.statistic, "p_welch": tested.p}
+            paired = paired_t(x, first, second) if len(first) else TestResult(missing, missing)
+            neurons |= {"t_paired": paired.statistic, "p_paired": paired.p}
+            neurons |= {"t_welch": tested.statistic, "p_welch": tested.p}
         else:
-            neurons |= {"f": tested.statistic, "p_f": tested.p, "eta2": contrast.eta_squared(x, labels)}
+            neurons |= {"f": tested.statistic, "p_f": tested.p, "eta2": effect_sizes.eta_squared(x, labels)}
         neurons |= {
             "p_permutation": null.p,
             "p_maxt": null.p_max,
@@ -112,8 +115,8 @@ class Analyst:
         }
         if self.two:
             names = ("cohens_d", "cohens_d_low", "cohens_d_high")
-            neurons |= dict(zip(names, contrast.cohens_d(x, labels), strict=True))
-            neurons["auroc"] = contrast.auroc(x, labels)
+            neurons |= dict(zip(names, effect_sizes.cohens_d(x, labels), strict=True))
+            neurons["auroc"] = effect_sizes.auroc(x, labels)
         return null
 
     @cached_property
@@ -139,18 +142,18 @@ class Analyst:
             `[shuffles, rows]` in the smallest integer type that holds the categories.
         """
         random = np.random.default_rng(self.seed)
-        strata = self.groups if units.is_paired(self.labels, self.groups) else strata
+        strata = self.groups if is_paired(self.labels, self.groups) else strata
         small = self.labels.astype(np.min_scalar_type(len(self.data.categories)))
-        return np.stack([units.shuffled_within(small, strata, random) for _ in range(self.options.shuffles)])
+        return np.stack([shuffle_within(small, strata, random) for _ in range(self.options.shuffles)])
 
     @property
     def _fitted_shuffles(self) -> int:
         """The number of shuffles that a layer's probe is fitted to; this is the slowest step."""
         return self.options.shuffles if len(self.labels) <= MANY_ROWS else min(FEW_SHUFFLES, self.options.shuffles)
 
-    def _replication(self, x: np.ndarray, neurons: Table, found: contrast.Replication, tick: Tick) -> dict[str, float]:
+    def _replication(self, x: np.ndarray, neurons: Table, found: Replication, tick: Progress) -> dict[str, float]:
         shuffles = self.options.shuffles
-        chance = contrast.replicate(x, self.labels, SPLITS_PER_SHUFFLE, self.seed, self.groups, shuffles, tick)
+        chance = replicate(x, self.labels, SPLITS_PER_SHUFFLE, self.seed, self.groups, shuffles, tick)
         neurons["selected"], neurons["replicated"] = found.selected, found.replicated
         by_shuffle = chance.heldout.reshape(shuffles, -1).mean(1)
         return {
@@ -168,8 +171,8 @@ class Analyst:
     def _chance(self, x: np.ndarray) -> dict[str, float]:
         """The shares of significant neurons with shuffled labels, mean over shuffles."""
         significant, bonferroni = [], []
-        for part in of_labellings(len(self.shuffles), max(x.shape)):
-            for p in contrast.compare(x, self.shuffles[part]).p:
+        for part in labelling_chunks(len(self.shuffles), max(x.shape)):
+            for p in compare(x, self.shuffles[part]).p:
                 significant.append((q_values(p) < LEVEL).mean())
                 bonferroni.append((p < LEVEL / len(p)).mean())
         return {
@@ -177,12 +180,12 @@ class Analyst:
             "share_bonferroni_shuffled": float(np.mean(bonferroni)),
         }
 
-    def _probes(self, x: np.ndarray, neurons: Table, of_layer: Tick, of_neurons: Tick) -> dict[str, float]:
+    def _probes(self, x: np.ndarray, neurons: Table, of_layer: Progress, of_neurons: Progress) -> dict[str, float]:
         fold = probe.folds(self.labels, self.seed, self.groups)
         # Shuffled within the folds, so that the null's folds are as balanced as the real ones
         shuffles = self._shuffled(fold)
         labellings = np.concatenate([self.labels[None].astype(shuffles.dtype), shuffles])
-        accuracy = probe.layer_accuracy(x, labellings[: 1 + self._fitted_shuffles], fold, of_layer)
+        accuracy = layer_accuracy(x, labellings[: 1 + self._fitted_shuffles], fold, of_layer)
         row = {
             "probe_layer_accuracy": float(accuracy[0]),
             "probe_layer_accuracy_shuffled_q95": float(np.quantile(accuracy[1:], 1 - LEVEL)),
@@ -222,7 +225,7 @@ class Analyst:
             The correlation over neurons, `[shuffles]`; NaN where a shuffle leaves a category without a row in one set.
         """
         found = []
-        for part in of_labellings(len(self.shuffles), x.shape[1]):
+        for part in labelling_chunks(len(self.shuffles), x.shape[1]):
             both = zip(effect(x, self.shuffles[part]), effect(other, labels[part]), strict=True)
             found += [summary.correlation(*pair) for pair in both]
         return np.array(found)
@@ -250,7 +253,7 @@ class Analyst:
                 neurons[f"cohens_d_{name}"] = missing
                 row |= dict.fromkeys(agreement, np.nan)
             return row
-        tested = contrast.compare(other, labels)
+        tested = compare(other, labels)
         q = q_values(tested.p)
         neurons |= {f"{test}_{name}": tested.statistic, f"q_{name}": q}
         row |= {
@@ -258,16 +261,14 @@ class Analyst:
             f"share_bonferroni_{name}": float((tested.p < LEVEL / len(q)).mean()),
         }
         if self.two:
-            neurons[f"cohens_d_{name}"] = contrast.differences(other, labels[None])[0]
+            neurons[f"cohens_d_{name}"] = effect_sizes.cohens_d_of_labellings(other, labels[None])[0]
             # The words are the same, so the effects agree to some degree with any labels
-            null = self._agreement(contrast.differences, x, other, self._labels_of(rows))
+            null = self._agreement(effect_sizes.cohens_d_of_labellings, x, other, self._labels_of(rows))
             value = summary.correlation(neurons["cohens_d"], neurons[f"cohens_d_{name}"])
             row |= dict(zip(agreement, (value, *_quantile(null)), strict=True))
         return row
 
-    def _in_text(
-        self, layer: int, x: np.ndarray, neurons: Table, replication: contrast.Replication
-    ) -> dict[str, float]:
+    def _in_text(self, layer: int, x: np.ndarray, neurons: Table, replication: Replication) -> dict[str, float]:
         """Whether the effects on the rows hold for the labelled rows of running text."""
         if not self.data.reads_text:
             return {}
@@ -281,22 +282,22 @@ class Analyst:
         if rows is None or in_text is None or np.bincount(in_text.found.category, minlength=2).min() < FEWEST:
             return row
         text, found = rows[0], in_text.found
-        neurons["auroc_text"] = contrast.auroc(text, found.category)
+        neurons["auroc_text"] = effect_sizes.auroc(text, found.category)
         row["auroc_text_r"] = summary.correlation(neurons["auroc"], neurons["auroc_text"])
         known = set(zip(self.data.rows.words, self.labels.tolist(), strict=True))
         if not known.issuperset(zip(found.words, found.category.tolist(), strict=True)):
             return row  # not the same labelled words: none can be shuffled or held out together
-        null = self._agreement(contrast.auroc, x, text, self._labels_of(found))
+        null = self._agreement(effect_sizes.auroc, x, text, self._labels_of(found))
         row["auroc_text_r_shuffled_q95"], row["auroc_text_r_shuffled_undefined"] = _quantile(null)
         # The neuron is selected on half of the words, on their own; it is scored on the other half in running text
         group_of = dict(zip(self.data.rows.words, self.groups, strict=True))
         groups = np.array([group_of[word] for word in found.words])
         scores = []
-        for first, best, direction in zip(replication.first, replication.best, replication.best_way, strict=True):
+        for first, best, direction in zip(replication.first, replication.best, replication.best_direction, strict=True):
             selecting = np.zeros(len(group_of), dtype=bool)
             selecting[self.groups[first]] = True
             unseen = ~selecting[groups]
-            scores.append(contrast.one_against_rest(text[unseen, best], found.category[unseen], direction))
+            scores.append(effect_sizes.auroc_in_direction(text[unseen, best], found.category[unseen], direction))
         row["auroc_text_heldout"] = summary.mean(np.array(scores))
         row["auroc_text_heldout_undefined"] = int(np.isnan(scores).sum())
         return row
