@@ -46,7 +46,7 @@ def run_pass(
 ) -> None:
     """Runs every sequence once and lets each reducer see each site's activations of the valid tokens.
 
-    The first sequence runs alone where a reducer must fix something by it, so that what is fixed hangs on no batch.
+    If a reducer must be calibrated, the first sequence runs alone. Then the calibration does not depend on the batches.
 
     Args:
         network: a causal Hugging Face model, with or without its head; left as it was.
@@ -61,10 +61,10 @@ def run_pass(
         forecast: told once, after a batch (not the first, which is slower than all others), how many seconds the pass
             will take by the pace of that batch, and how many neurons it listens to. The hooks are in place then: it
             must not run the model.
-        part: the sequences to reduce, if not all: what is fixed by the first sequence is so whatever the part.
-        checkpoints: what an earlier process did of this pass is taken from there, and what this one does kept there.
-        lanes: so many batches run side by side, in threads of their own (`engine.lanes`), if every reducer has `lanes`:
-            hooks of others on the network, and `covariates`, are then called from there, and several at a time.
+        part: the sequences to reduce, if not all. The first sequence calibrates the reducers in any case.
+        checkpoints: where the pass goes on from, and where its progress is saved.
+        lanes: how many batches run side by side, each in a thread (`engine.lanes`), if every reducer is `concurrent`.
+            Other people's hooks on the network, and `covariates`, are then called in these threads, several at a time.
 
     Raises:
         NotFiniteError: a site put out NaN or infinity; told some batches later, so as not to wait for the device.
@@ -78,14 +78,14 @@ def run_pass(
 
     if not any(reducer.tells_not_finite for reducer in reducers):
         reducers = [*reducers, NotFinite(len(sites), device)]
-    to_fix = [reducer for reducer in reducers if not reducer.is_fixed]
+    to_calibrate = [reducer for reducer in reducers if not reducer.is_calibrated]
     batches = [range(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
-    if to_fix and len(ids):
+    if to_calibrate and len(ids):
         own = sequences[1:] if sequences and sequences[0] == 0 else sequences
         batches = [range(1), *(range(start, min(start + batch_size, own.stop)) for start in own[::batch_size])]
     done = checked = 0 if checkpoints is None else checkpoints.load(reducers)
     tokens_in = [int(mask[chosen.start : chosen.stop].sum()) if chosen[0] in sequences else 0 for chosen in batches]
-    together = lanes if len(batches) > 1 and all(reducer.lanes for reducer in reducers) else 1
+    together = lanes if len(batches) > 1 and all(reducer.concurrent for reducer in reducers) else 1
     side_by_side = Lanes(together, 1 + len(sites), first=done)
 
     @contextmanager
@@ -116,8 +116,8 @@ def run_pass(
         values = activations.flatten(0, 1)
         values = values if mine.rows is None else values[mine.rows]
         with side_by_side.turn(mine.index, 1 + site):
-            for reducer in to_fix if mine.index == 0 else []:  # an earlier process did so before it kept anything
-                reducer.fix(site, values)
+            for reducer in to_calibrate if mine.index == 0 else []:  # an earlier process did so before it kept anything
+                reducer.calibrate(site, values)
             for reducer in mine.seen:
                 reducer.update(site, values, mine.batch)
 

@@ -47,7 +47,7 @@ def connect() -> None:
     torch.distributed.init_process_group("gloo", timeout=PATIENCE)
 
 
-def told(text: str) -> str:
+def broadcast(text: str) -> str:
     """The text of process 0, in every process. Raises UserError if process 0 ended before."""
     if count() == 1:
         return text
@@ -73,7 +73,7 @@ def merge(reducers: "Sequence[Reducer]") -> None:
 
     Raises:
         UserError: another process ended before it had sent what it saw.
-        ValueError: processes fixed different shifts or edges: they did not run the same model on the same text.
+        ValueError: the processes were calibrated differently: they did not run the same model on the same text.
     """
     if count() == 1:
         return
@@ -93,7 +93,7 @@ def merge(reducers: "Sequence[Reducer]") -> None:
             reducer.merge(other)
 
 
-def leave() -> None:
+def shut_down() -> None:
     """Ends what `connect` opened."""
     if count() == 1:
         return

@@ -192,7 +192,7 @@ def _load(
     """`load_model`, of arguments that were checked."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity(logging.CRITICAL)  # what it logs of a load, we say in one line
-    place, speech = locate_parts(name, revision, tokenizer, weights, architecture is not None)
+    place, tokenizer_place = locate_parts(name, revision, tokenizer, weights, architecture is not None)
     if place is None:
         fields = dict(architecture or {})
         config = _guarded(name, lambda: AutoConfig.for_model(fields.pop("model_type"), **fields), "architecture")
@@ -220,25 +220,27 @@ def _load(
         assert place is not None
         identity = place.identity
         network = _load_weights(name, place, number_format)
-    spoken = tokenizer or name
-    speech_folder = fetched(speech, f"model.{'tokenizer' if tokenizer else 'name'}={spoken}")
-    contents.check_tokenizer(f"model.tokenizer={spoken}", Path(speech_folder))
-    encoder = _guarded(spoken, lambda: AutoTokenizer.from_pretrained(speech_folder, **SAFE), "tokenizer")
-    if len(encoder) < 2:  # what transformers makes of a folder without tokenizer files
+    tokenizer_name = tokenizer or name
+    tokenizer_folder = fetched(tokenizer_place, f"model.{'tokenizer' if tokenizer else 'name'}={tokenizer_name}")
+    contents.check_tokenizer(f"model.tokenizer={tokenizer_name}", Path(tokenizer_folder))
+    loaded = _guarded(tokenizer_name, lambda: AutoTokenizer.from_pretrained(tokenizer_folder, **SAFE), "tokenizer")
+    if len(loaded) < 2:  # what transformers makes of a folder without tokenizer files
         raise UserError(
-            f"model.tokenizer={spoken}: no tokenizer files there; give model.tokenizer=FOLDER, an id, or mini"
+            f"model.tokenizer={tokenizer_name}: no tokenizer files there; give model.tokenizer=FOLDER, an id, or mini"
         )
-    _tell_if_of_another_model(spoken, encoder, network)
-    begins_with_bos = own_first_token(encoder) is not None if bos is None else bos
+    _warn_if_of_another_model(tokenizer_name, loaded, network)
+    begins_with_bos = own_first_token(loaded) is not None if bos is None else bos
     if begins_with_bos:
-        first_token(encoder)
+        first_token(loaded)
     network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
     agrees = fast and _fast_agrees(network)
-    counts = _token_counts(speech, vocabulary_size(encoder))
-    return LanguageModel(network, encoder, name, identity, weights, counts, agrees, begins_with_bos)
+    counts = _token_counts(tokenizer_place, vocabulary_size(loaded))
+    return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos)
 
 
-def _tell_if_of_another_model(spoken: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel) -> None:
+def _warn_if_of_another_model(
+    tokenizer_name: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel
+) -> None:
     """Says what speaks against a tokenizer being that of the model: its number of tokens, its special tokens."""
     rows, size, config = embedding_rows(network), vocabulary_size(tokenizer), network.config
     odd = []
@@ -257,7 +259,7 @@ def _tell_if_of_another_model(spoken: str, tokenizer: PreTrainedTokenizerBase, n
         if own is not None and stated and own not in stated:
             odd.append(f"its {what} is {own}, the config says {', '.join(map(str, sorted(stated)))}")
     if odd:
-        log.warning("The tokenizer (%s) may be another model's: %s", spoken, "; ".join(odd))
+        log.warning("The tokenizer (%s) may be another model's: %s", tokenizer_name, "; ".join(odd))
 
 
 def _fast_agrees(network: PreTrainedModel) -> bool:

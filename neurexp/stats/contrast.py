@@ -14,8 +14,8 @@ from scipy import sparse, special, stats
 
 from neurexp.stats import association
 from neurexp.stats.association import LEVEL, varies
-from neurexp.stats.parts import Tick, by_neurons, of_labellings, untold
-from neurexp.stats.units import is_paired, kinds_of_units, shuffled_within
+from neurexp.stats.parts import Advance, by_neurons, no_progress, of_labellings
+from neurexp.stats.units import is_paired, shuffled_within, strata
 
 FLAT = 1e-13  # of a neuron's variance: what rounding can leave of no variance within the groups
 LARGE = 500.0  # |t| beyond which the noncentral t is not inverted, but approximated
@@ -24,7 +24,7 @@ FAR = 3.5  # robust standard deviations beyond which a neuron's mean is a band (
 
 
 @dataclass(frozen=True)
-class Welch:
+class TestResult:
     """Welch's t for two categories, or the one-way F for more, with its p; `[…, neurons]`."""
 
     statistic: np.ndarray
@@ -40,7 +40,7 @@ def centred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @by_neurons
-def welch(x: np.ndarray, first: np.ndarray, second: np.ndarray) -> Welch:
+def welch(x: np.ndarray, first: np.ndarray, second: np.ndarray) -> TestResult:
     """Welch's t, (mean of `second` − mean of `first`) over its standard error, and its two-sided p.
 
     Welch (1947, Biometrika 34); degrees of freedom by Welch and Satterthwaite. Many pairs of groups at once. A neuron
@@ -64,16 +64,16 @@ def welch(x: np.ndarray, first: np.ndarray, second: np.ndarray) -> Welch:
         t = (mean1 - mean0) / np.sqrt(error)
         degrees = error**2 / (error0**2 / (n0 - 1) + error1**2 / (n1 - 1))
         p = 2 * special.stdtr(degrees, -np.abs(t))
-    return Welch(t, np.where(np.isfinite(p), p, 1.0))
+    return TestResult(t, np.where(np.isfinite(p), p, 1.0))
 
 
 @by_neurons
-def anova(x: np.ndarray, labels: np.ndarray) -> Welch:
+def anova(x: np.ndarray, labels: np.ndarray) -> TestResult:
     """The one-way F of the categories and its p (Fisher's, equal variances). `labels` is `[…, rows]`."""
     f = f_over(x)(labels)
     count = int(labels.max()) + 1
     p = special.fdtrc(count - 1, x.shape[0] - count, np.nan_to_num(f, nan=0.0))
-    return Welch(f, np.where(np.isfinite(f), p, 1.0))
+    return TestResult(f, np.where(np.isfinite(f), p, 1.0))
 
 
 def f_over(x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -114,7 +114,7 @@ def _by_category(x: np.ndarray, labels: np.ndarray, inside: np.ndarray | None = 
         yield np.diff(own.indptr).reshape(*shape, 1), (own @ x).reshape(*shape, x.shape[1])
 
 
-def compare(x: np.ndarray, labels: np.ndarray) -> Welch:
+def compare(x: np.ndarray, labels: np.ndarray) -> TestResult:
     """Welch's t where there are two categories, the one-way F where there are more."""
     if labels.max() > 1:
         return anova(x, labels)
@@ -148,19 +148,19 @@ def _f_within(x: np.ndarray, labels: np.ndarray, inside: np.ndarray) -> Within:
     total, sums = within @ x**2, within @ x
     total -= sums**2 / rows
     between = -(sums**2) / rows
-    highest, way = np.full(sums.shape, -np.inf), np.zeros(sums.shape, dtype=np.int64)
+    highest, direction = np.full(sums.shape, -np.inf), np.zeros(sums.shape, dtype=np.int64)
     for category, (size, own) in enumerate(_by_category(x, labels, inside)):
         count, present = np.maximum(size, 1), present + (size > 0)
         between += own**2 / count
         higher = (own / count > highest) & (size > 0)
-        highest, way = np.where(higher, own / count, highest), np.where(higher, category, way)
+        highest, direction = np.where(higher, own / count, highest), np.where(higher, category, direction)
     degrees = present - 1, rows - present
     defined = varies(total / rows, mean + sums / rows) & (degrees[0] > 0) & (degrees[1] > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         f = (between / degrees[0]) / (np.maximum(total - between, FLAT * total) / degrees[1])
     f = np.where(defined, np.maximum(f, 0.0), np.nan)
     p = special.fdtrc(degrees[0], degrees[1], np.nan_to_num(f, nan=0.0))
-    return Within(f, np.where(np.isfinite(f), p, 1.0), way)
+    return Within(f, np.where(np.isfinite(f), p, 1.0), direction)
 
 
 @by_neurons
@@ -280,7 +280,7 @@ class Replication:
     heldout: np.ndarray  # [splits] AUROC in the second half, in the expected direction, of the first half's best neuron
     first: np.ndarray  # [splits, rows] bool: the first half
     best: np.ndarray  # [splits] the best neuron of the first half, by the largest |statistic|
-    best_way: np.ndarray  # [splits] its direction: the sign of the difference, or the highest category
+    best_direction: np.ndarray  # [splits] its direction: the sign of the difference, or the highest category
 
     @property
     def rate(self) -> float:
@@ -295,7 +295,7 @@ def replicate(
     seed: int,
     units: np.ndarray | None = None,
     shuffles: int = 0,
-    tick: Tick = untold,
+    tick: Advance = no_progress,
 ) -> Replication:
     """Selection on one half of the units of each category, test on the other half, over random splits.
 
@@ -317,7 +317,9 @@ def replicate(
     first = np.stack([half for one in dealt for half in _halves(one, units, splits, random)])
     count, neurons = len(first), x.shape[1]
     selected, replicated = np.zeros(neurons, dtype=np.int64), np.zeros(neurons, dtype=np.int64)
-    each: dict[str, list[np.ndarray]] = {name: [] for name in ("found", "kept", "chance", "heldout", "best", "way")}
+    each: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("found", "kept", "chance", "heldout", "best", "direction")
+    }
     for part in of_labellings(count, max(len(labels), neurons)):
         inside = first[part]
         given = np.stack([dealt[split // splits] for split in range(part.start, part.stop)])
@@ -325,20 +327,20 @@ def replicate(
         for one, half in zip(again_dealt, inside, strict=True):
             one[~half] = shuffled_within(one[~half], groups[~half], random)
         found = compare_within(x, given, inside)
-        chosen, way = stats.false_discovery_control(found.p, axis=1) < LEVEL, found.direction
+        chosen, direction = stats.false_discovery_control(found.p, axis=1) < LEVEL, found.direction
         best = np.argmax(np.nan_to_num(np.abs(found.statistic), nan=-1.0), axis=1)
-        best_way = way[np.arange(len(best)), best]
+        best_direction = direction[np.arange(len(best)), best]
         again = compare_within(x, given, ~inside)
-        kept = chosen & (again.p < LEVEL) & (way == again.direction)
+        kept = chosen & (again.p < LEVEL) & (direction == again.direction)
         again = compare_within(x, again_dealt, ~inside)
-        by_chance = chosen & (again.p < LEVEL) & (way == again.direction)
+        by_chance = chosen & (again.p < LEVEL) & (direction == again.direction)
         heldout = [
             one_against_rest(x[~half, index], one[~half], direction)
-            for one, half, index, direction in zip(given, inside, best, best_way, strict=True)
+            for one, half, index, direction in zip(given, inside, best, best_direction, strict=True)
         ]
         selected += chosen.sum(0)
         replicated += kept.sum(0)
-        counts = chosen.sum(1), kept.sum(1), by_chance.sum(1), np.array(heldout), best, best_way
+        counts = chosen.sum(1), kept.sum(1), by_chance.sum(1), np.array(heldout), best, best_direction
         for name, values in zip(each, counts, strict=True):
             each[name].append(values)
         tick(len(inside) / count)
@@ -352,13 +354,13 @@ def replicate(
         heldout=joined["heldout"],
         first=first,
         best=joined["best"],
-        best_way=joined["way"],
+        best_direction=joined["direction"],
     )
 
 
 def _halves(labels: np.ndarray, units: np.ndarray, splits: int, random: np.random.Generator) -> Iterator[np.ndarray]:
     """Half of the units of each kind, bool by row, for each split."""
-    kinds = kinds_of_units(labels, units)
+    kinds = strata(labels, units)
     for _ in range(splits):
         chosen = np.zeros(int(units.max()) + 1, dtype=bool)
         for kind in kinds:
@@ -367,7 +369,7 @@ def _halves(labels: np.ndarray, units: np.ndarray, splits: int, random: np.rando
         yield chosen[units]
 
 
-def one_against_rest(x: np.ndarray, labels: np.ndarray, way: float) -> float:
+def one_against_rest(x: np.ndarray, labels: np.ndarray, direction: float) -> float:
     """AUROC in the expected direction: of the higher category (two), or of the highest one against the rest (more).
 
     NaN where a category has no row.
@@ -375,6 +377,6 @@ def one_against_rest(x: np.ndarray, labels: np.ndarray, way: float) -> float:
     if len(labels) == 0:
         return float("nan")
     if labels.max() > 1:
-        return float(auroc(x[:, None], (labels == way).astype(int))[0])
+        return float(auroc(x[:, None], (labels == direction).astype(int))[0])
     value = float(auroc(x[:, None], labels)[0])
-    return value if way >= 0 else 1 - value
+    return value if direction >= 0 else 1 - value

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
-from neurexp.stats.parts import CELLS, Tick, of_neurons, parts, untold
+from neurexp.stats.parts import CELLS, Advance, no_progress, of_neurons, parts
 
 REGULARISATION = 1.0  # scikit-learn's C
 FEW_ROWS = 1000  # of which the matrix rows × rows is taken apart
@@ -21,7 +21,7 @@ EVALUATIONS = 2000  # of the loss, at most
 GRADIENT = {np.dtype(np.float64): 1e-5, np.dtype(np.float32): 3e-3}  # the largest that is left, of whitened weights
 
 
-def layer_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, tick: Tick = untold) -> np.ndarray:
+def layer_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, tick: Advance = no_progress) -> np.ndarray:
     """Held-out accuracy of an L2-regularised logistic regression on all neurons of a layer, `[labellings]`.
 
     Two categories or more. Neurons are standardised on the training rows, and the fit is that of scikit-learn with
@@ -42,7 +42,7 @@ def layer_accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, tick
     return _accuracy(x, labellings, fold, tick)
 
 
-def _accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, tick: Tick) -> np.ndarray:
+def _accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, tick: Advance) -> np.ndarray:
     right, held_out, categories = np.zeros(len(labellings)), np.unique(fold), int(labellings.max()) + 1
     columns = 1 if categories == 2 else categories  # of two, the first one's score is 0
     dtype = np.dtype(np.float64 if x.size * columns <= CELLS else np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 
 from neurexp.stats.association import LEVEL
 from neurexp.stats.contrast import FLAT, centred, f_over
-from neurexp.stats.parts import CELLS, LABELLINGS, Tick, in_float64, of_neurons, parts, untold
+from neurexp.stats.parts import CELLS, LABELLINGS, Advance, in_float64, no_progress, of_neurons, parts
 from neurexp.stats.units import is_paired, shuffles
 
 DRAWN = 2000  # labellings whose statistics are counted for a picture of the null
@@ -39,7 +39,7 @@ def permutation(
     seed: int,
     units: np.ndarray | None = None,
     bins: int = 120,
-    tick: Tick = untold,
+    tick: Advance = no_progress,
 ) -> Permutation:
     """Deals the labels out anew: how often is |Welch t| (more categories: F) as large as the one observed?
 

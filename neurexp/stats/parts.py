@@ -16,11 +16,11 @@ CELLS = 2**22  # numbers in one array of one step: 32 MiB in float64
 LABELLINGS = 500  # of the same rows, at once
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Tick = Callable[[float], None]  # is told the share of a call's work that was done since it was last told
+Advance = Callable[[float], None]  # is told the share of a call's work that was done since it was last told
 
 
-def untold(share: float) -> None:
-    """The `Tick` of a call whose progress nobody follows."""
+def no_progress(share: float) -> None:
+    """The `Advance` of a call whose progress nobody follows."""
 
 
 def parts(count: int, size: int) -> Iterator[slice]:

@@ -11,8 +11,8 @@ from scipy.special import expit
 
 from neurexp.stats.contrast import compare_within
 from neurexp.stats.layer_probe import layer_accuracy as layer_accuracy  # the third probe, which has a file of its own
-from neurexp.stats.parts import Tick, in_float64, of_labellings, of_neurons, untold
-from neurexp.stats.units import kinds_of_units
+from neurexp.stats.parts import Advance, in_float64, no_progress, of_labellings, of_neurons
+from neurexp.stats.units import strata
 
 FOLDS = 5
 ITERATIONS, HALVINGS = 50, 20
@@ -36,13 +36,13 @@ def folds(labels: np.ndarray, seed: int, units: np.ndarray | None = None) -> np.
     units = np.arange(len(labels)) if units is None else units
     random = np.random.default_rng(seed)
     fold = np.zeros(int(units.max()) + 1, dtype=np.int64)
-    for kind in kinds_of_units(labels, units):
+    for kind in strata(labels, units):
         members = random.permutation(kind)
         fold[members] = np.arange(len(members)) % FOLDS
     return fold[units]
 
 
-def neuron_probes(x: np.ndarray, labels: np.ndarray, fold: np.ndarray, tick: Tick = untold) -> NeuronProbes:
+def neuron_probes(x: np.ndarray, labels: np.ndarray, fold: np.ndarray, tick: Advance = no_progress) -> NeuronProbes:
     """Fits every neuron's own logistic regression at once, by Newton's method, and scores the held-out rows.
 
     Where one neuron separates the training rows perfectly the likelihood has no maximum: its limit, the threshold
@@ -72,9 +72,9 @@ def _scored(x: np.ndarray, labels: np.ndarray, train: np.ndarray) -> tuple[np.nd
     """Held-out rows that each neuron's probe gets right, whether it separates the training rows, and converged."""
     y, spread = labels[train], x[train].std(0)
     z = (x - x[train].mean(0)) / np.where(spread > 0, spread, 1.0)
-    threshold, way, apart = _separation(z[train], y)
+    threshold, direction, apart = _separation(z[train], y)
     intercept, slope, done = _newton(z[train], y)
-    score = np.where(apart, way * (z[~train] - threshold), intercept + slope * z[~train])
+    score = np.where(apart, direction * (z[~train] - threshold), intercept + slope * z[~train])
     return ((score > 0) == (labels[~train] == 1)[:, None]).sum(0), apart, done
 
 

@@ -50,7 +50,7 @@ def shuffles(
             yield np.stack([_dealt(labels, units, into, random) for _ in range(count)])
 
 
-def kinds_of_units(labels: np.ndarray, units: np.ndarray) -> list[np.ndarray]:
+def strata(labels: np.ndarray, units: np.ndarray) -> list[np.ndarray]:
     """The units by kind; units are of one kind if they have rows of the same categories. Any number of categories."""
     numbers, unit = np.unique(units, return_inverse=True)
     present = np.zeros((len(numbers), int(labels.max()) + 1), dtype=bool)

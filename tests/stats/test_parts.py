@@ -146,7 +146,7 @@ def test_each_of_many_categories_has_its_own_halves_and_folds(categories):
 
 def test_units_of_a_kind_have_rows_of_the_same_categories_by_hand():
     labels, unit = np.array([0, 1, 1, 0, 65, 1, 65]), np.array([4, 4, 7, 9, 2, 2, 3])
-    kinds = units.kinds_of_units(labels, unit)
+    kinds = units.strata(labels, unit)
     assert [kind.tolist() for kind in kinds] == [[9], [7], [4], [3], [2]]  # {0}, {1}, {0, 1}, {65}, {1, 65}
 
 

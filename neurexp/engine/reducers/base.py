@@ -3,7 +3,8 @@
 A reducer sees one site's activations `[tokens, neurons]` and the batch's covariates, updates its state, and the
 activations are gone. State is float64 (counts int64) whatever the model's dtype, does not grow with the number of
 tokens, and is mergeable: states of parts of a text add up to the state of the whole. What must not depend on how the
-pass is cut (shifts, edges) is fixed by the first sequence, alone. Knows neither models nor what the groups mean.
+pass is cut into batches (shifts, edges) is calibrated by the first sequence alone. Knows neither models nor what the
+groups mean.
 """
 
 import math
@@ -17,7 +18,7 @@ import torch
 from neurexp.models.kernels import fitting
 
 CPU = torch.device("cpu")
-PILOT_TOKENS = 64  # of the first sequence, that the edges of a histogram are laid by
+PILOT_TOKENS = 64  # of the first sequence: they set the edges of a histogram
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class Reducer(ABC):
     """Base of all reducers; a subclass lists in `summed` which of its tensors add up when two are merged."""
 
     summed: tuple[str, ...] = ()
-    fixed: tuple[str, ...] = ()  # by the first sequence, before all others; must be equal to be merged
-    is_fixed = True  # nothing has to be fixed, or it has been
+    calibrated: tuple[str, ...] = ()  # by the first sequence, before all others; must be equal to be merged
+    is_calibrated = True  # or there is nothing to calibrate
     by_site = False  # the state of each site stands alone, named by its number: more layers then serve fewer
-    lanes = False  # `begin` keeps nothing of a batch on the reducer, so that batches may run side by side
+    concurrent = False  # `begin` keeps nothing of a batch on the reducer, so that batches may run side by side
     tells_not_finite = True  # `check` does; or NaN and infinity are what this reducer is there to keep
     _device = CPU
 
-    def fix(self, site: int, activations: torch.Tensor) -> None:  # noqa: B027
+    def calibrate(self, site: int, activations: torch.Tensor) -> None:  # noqa: B027
         """One site's activations `[tokens, neurons]` of the first sequence alone, before any `update` of that site."""
 
     def check(self) -> None:  # noqa: B027
@@ -71,7 +72,7 @@ class Reducer(ABC):
     def begin(self, batch: Batch) -> None:  # noqa: B027
         """Once per batch, before any site: what all sites share is computed here, and put into `batch.shared[self]`.
 
-        Nowhere else if `lanes` is True: then several batches may be under way at once, at different sites. `begin`
+        Nowhere else if `concurrent` is True: then several batches may be under way at once, at different sites. `begin`
         comes in the batches' order, and so does `update` at each site.
         """
 
@@ -83,21 +84,21 @@ class Reducer(ABC):
         """Everything needed to go on or to merge, as copies on the CPU."""
         if not self.summed:
             raise NotImplementedError(f"{type(self).__name__} cannot be merged: it names nothing that adds up")
-        return {name: getattr(self, name).detach().cpu().clone() for name in self.summed + self.fixed}
+        return {name: getattr(self, name).detach().cpu().clone() for name in self.summed + self.calibrated}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Takes over a state of `state()`."""
-        for name in self.summed + self.fixed:
+        for name in self.summed + self.calibrated:
             there = getattr(self, name, None)
             setattr(self, name, state[name].to(self._device if there is None else there.device).clone())
-        self.is_fixed = True
+        self.is_calibrated = True
 
     def merge(self, other: Self) -> None:
         """Adds what `other` saw of other tokens. Raises ValueError if shifts, edges or groups differ."""
         for name in self.summed:
             if getattr(self, name).shape != getattr(other, name).shape:
                 raise ValueError(f"cannot merge: the two have {name} of different shapes")
-        for name in self.fixed:
+        for name in self.calibrated:
             if not torch.equal(getattr(self, name), getattr(other, name)):
                 raise ValueError(f"cannot merge: the two were taken with different {name}")
         for name in self.summed:
@@ -128,28 +129,28 @@ class Histogram(Reducer):
     counts are exactly those that float64 would give. The covariate `group` `[tokens]` says 0 … groups − 1.
     """
 
-    lanes = True
+    concurrent = True
     summed = ("counts",)
-    fixed = ("width", "start")
+    calibrated = ("width", "start")
     tells_not_finite = False
 
     def __init__(self, groups: int, sites: int, bins: int, device: torch.device | str = "cpu"):
-        """The bulk of a site, as `lay` learns it, gets `bins` / 2 to `bins` bins; as many again are margin."""
+        """The bulk of a site, as `set_edges` gets it, takes `bins` / 2 to `bins` bins; as many again are margin."""
         self.bins, self.groups, self._device = 2 * bins, groups, torch.device(device)
-        self.width = torch.zeros(sites, dtype=torch.float64)  # 0: not laid yet
+        self.width = torch.zeros(sites, dtype=torch.float64)  # 0: not set yet
         self.start = torch.zeros(sites, dtype=torch.int64)  # the first edge, in widths
         self.counts = torch.zeros(sites, groups, self.bins + 2, dtype=torch.int64, device=self._device)
-        self.is_fixed = False
+        self.is_calibrated = False
 
-    def lay(self, site: int, low: float, high: float) -> None:
-        """Lays a site's edges so that [low, high] is its bulk."""
+    def set_edges(self, site: int, low: float, high: float) -> None:
+        """Sets a site's edges so that [low, high] is its bulk."""
         # No narrower than 2⁻²² of the values: float32 has no finer steps there, and bin numbers stay exact in it
         least = max(abs(low), abs(high), 2.0**-100) * 2.0**-22
         width = 2.0 ** math.ceil(math.log2(max(2 * (high - low) / self.bins, least)))
         self.width[site], self.start[site] = width, math.floor((low + high) / 2 / width) - self.bins // 2
-        self.is_fixed = bool((self.width > 0).all())
+        self.is_calibrated = bool((self.width > 0).all())
 
-    def fix(self, site: int, activations: torch.Tensor) -> None:
+    def calibrate(self, site: int, activations: torch.Tensor) -> None:
         """The bulk lies between the 0.1 % and 99.9 % quantiles over all neurons and some tokens of the sequence."""
         flat = activations[:: max(1, len(activations) // PILOT_TOKENS)].float().flatten()
         if not bool(flat.isfinite().all()):
@@ -157,7 +158,7 @@ class Histogram(Reducer):
         rank = max(1, math.ceil(0.001 * flat.numel()))
         # The smallest of the largest, and the largest of the smallest: much quicker than `kthvalue`
         low, high = (flat.topk(rank, largest=largest, sorted=False).values for largest in (False, True))
-        self.lay(site, float(low.max()), float(high.min()))
+        self.set_edges(site, float(low.max()), float(high.min()))
 
     @property
     def edges(self) -> torch.Tensor:
@@ -223,7 +224,7 @@ class Histogram(Reducer):
 class NotFinite(Reducer):
     """Counts NaN and infinity: `counts` `[sites]` int64, of `values` `[sites]` activations."""
 
-    lanes = True
+    concurrent = True
     summed = ("counts", "values")
 
     def __init__(self, sites: int, device: torch.device | str = "cpu"):
@@ -245,7 +246,7 @@ class NotFinite(Reducer):
 class Keep(Reducer):
     """Keeps everything, within a memory budget: `kept[site]` is `[sequences, length, neurons]`, NaN where invalid."""
 
-    lanes = True
+    concurrent = True
 
     def __init__(self, sites: int, sequences: int, length: int, budget_bytes: int):
         self.kept: dict[int, torch.Tensor] = {}
@@ -276,7 +277,7 @@ class Rows(Reducer):
     """
 
     by_site = True
-    lanes = True
+    concurrent = True
     POOLINGS = ("mean", "first", "last", "max")
 
     def __init__(self, sequence: torch.Tensor, start: torch.Tensor, stop: torch.Tensor, pooling: str = "mean"):

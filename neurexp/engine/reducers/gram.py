@@ -41,9 +41,9 @@ class Gram(Reducer):
     up by cell, and only those sums are multiplied by Z, which costs less by as much as there are fewer cells.
     """
 
-    lanes = True
+    concurrent = True
     summed = ("zz", "zx", "qxx", "magnitudes")
-    fixed = ("shift",)
+    calibrated = ("shift",)
     shift: torch.Tensor
     zx: torch.Tensor
     qxx: torch.Tensor
@@ -63,8 +63,8 @@ class Gram(Reducer):
         self._parts = [range(*part.indices(columns)) for part in (squared, magnified)]
         self.zz = torch.zeros(columns, columns, dtype=torch.float64)
         self._total = torch.zeros(sites, device=self._device)  # finite as long as all that was seen is
-        self._fixed_sites = 0
-        self.is_fixed = shift is not None
+        self._calibrated_sites = 0
+        self.is_calibrated = shift is not None
         if shift is not None:
             self._allocate(shift.shape[1])
             self.shift = shift.to(self._device)
@@ -77,12 +77,12 @@ class Gram(Reducer):
                 for count in (self._columns, *map(len, self._parts))
             )
 
-    def fix(self, site: int, activations: torch.Tensor) -> None:
-        if self._fixed_sites == 0:
+    def calibrate(self, site: int, activations: torch.Tensor) -> None:
+        if self._calibrated_sites == 0:
             self._allocate(activations.shape[1])
         self.shift[site] = activations.double().mean(0).float()
-        self._fixed_sites += 1
-        self.is_fixed = self._fixed_sites == self._sites
+        self._calibrated_sites += 1
+        self.is_calibrated = self._calibrated_sites == self._sites
 
     def check(self) -> None:
         bad = (~self._total.isfinite()).nonzero()

@@ -17,7 +17,7 @@ from neurexp.experiments.contrast.data import FEWEST, ContrastData
 from neurexp.report.report import Table
 from neurexp.stats import contrast, nulls, probe, summary, units
 from neurexp.stats.association import LEVEL, q_values
-from neurexp.stats.parts import Tick, of_labellings, untold
+from neurexp.stats.parts import Advance, no_progress, of_labellings
 from neurexp.text.spans import Selection, pairs
 
 MANY_ROWS, FEW_SHUFFLES = 500, 5  # with more rows than this, a layer's probe is fitted to this many shuffles
@@ -65,9 +65,9 @@ class Analyst:
             "rest": 250 * (rows + in_conditions) + 1000 * found + 100_000,
         }
 
-    def layer(self, layer: int, progress: dict[str, Tick] | None = None) -> LayerAnalysis:
+    def layer(self, layer: int, progress: dict[str, Advance] | None = None) -> LayerAnalysis:
         """Every statistic of one layer. `progress` maps each of `steps` to a function that reports its progress."""
-        ticks = progress or dict.fromkeys(self.steps(), untold)
+        ticks = progress or dict.fromkeys(self.steps(), no_progress)
         x, labels = self.data.activations["words"][layer], self.labels
         means, mean, deviation = contrast.moments(x, labels)
         neurons: Table = {f"mean_{one}": values for one, values in enumerate(means)}
@@ -93,7 +93,7 @@ class Analyst:
         ticks["rest"](1)
         return LayerAnalysis(neurons, row, null)
 
-    def _tests(self, x: np.ndarray, neurons: Table, tick: Tick) -> nulls.Permutation:
+    def _tests(self, x: np.ndarray, neurons: Table, tick: Advance) -> nulls.Permutation:
         labels = self.labels
         tested = contrast.compare(x, labels)
         null = nulls.permutation(x, labels, self.options.permutations, self.seed, self.groups, tick=tick)
@@ -148,7 +148,9 @@ class Analyst:
         """The number of shuffles that a layer's probe is fitted to; this is the slowest step."""
         return self.options.shuffles if len(self.labels) <= MANY_ROWS else min(FEW_SHUFFLES, self.options.shuffles)
 
-    def _replication(self, x: np.ndarray, neurons: Table, found: contrast.Replication, tick: Tick) -> dict[str, float]:
+    def _replication(
+        self, x: np.ndarray, neurons: Table, found: contrast.Replication, tick: Advance
+    ) -> dict[str, float]:
         shuffles = self.options.shuffles
         chance = contrast.replicate(x, self.labels, SPLITS_PER_SHUFFLE, self.seed, self.groups, shuffles, tick)
         neurons["selected"], neurons["replicated"] = found.selected, found.replicated
@@ -177,7 +179,7 @@ class Analyst:
             "share_bonferroni_shuffled": float(np.mean(bonferroni)),
         }
 
-    def _probes(self, x: np.ndarray, neurons: Table, of_layer: Tick, of_neurons: Tick) -> dict[str, float]:
+    def _probes(self, x: np.ndarray, neurons: Table, of_layer: Advance, of_neurons: Advance) -> dict[str, float]:
         fold = probe.folds(self.labels, self.seed, self.groups)
         # Shuffled within the folds, so that the null's folds are as balanced as the real ones
         shuffles = self._shuffled(fold)
@@ -292,7 +294,7 @@ class Analyst:
         group_of = dict(zip(self.data.rows.words, self.groups, strict=True))
         groups = np.array([group_of[word] for word in found.words])
         scores = []
-        for first, best, direction in zip(replication.first, replication.best, replication.best_way, strict=True):
+        for first, best, direction in zip(replication.first, replication.best, replication.best_direction, strict=True):
             selecting = np.zeros(len(group_of), dtype=bool)
             selecting[self.groups[first]] = True
             unseen = ~selecting[groups]
