@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake: its text is the whole message, on one line."""
+"""The exception for a user's mistake. Its text is the whole message, on one line."""
 
 import difflib
 import logging
@@ -6,10 +6,12 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-HIDDEN = "***"  # in the place of a password
+HIDDEN = "***"  # replaces a password
 JOINERS = "\u200c\u200d"  # zero width non-joiner and joiner
-_FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f")  # of a region, as Scotland
-# Emoji and Chinese characters of a later Unicode than Python's are unassigned for it
+_FLAG = re.compile(
+    "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f"
+)  # flags of regions, such as Scotland's
+# Python's Unicode tables lack newer emoji and Chinese characters
 _NEWER = re.compile("[\U0001f300-\U0001faff\U00020000-\U0003fffd]")
 SECRET_IN_QUERY = re.compile(r"([?&](?:password|passwd|pwd|\w*token|\w*secret|api_?key|sig)=)[^&\s'\"]+", re.IGNORECASE)
 
@@ -22,17 +24,17 @@ class UserError(Exception):
 
 
 class PrintableFormatter(logging.Formatter):
-    """For the log on the terminal: names of models and files, and words, cannot steer it."""
+    """Formats log lines for the terminal: escape sequences in names and words have no effect."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         return printable(super().formatMessage(record))
 
 
 def printable(text: str) -> str:
-    """The text on one line, with every control, bidirectional or otherwise invisible character as its escape.
+    """The text on one line; control, bidirectional and other invisible characters become escapes.
 
-    What a message quotes comes from outside: an escape sequence in it must not reach a terminal, nor a second line.
-    What words of any script are written with stays as it is (`unseen`), a no-break space where it stands within them.
+    A message quotes text from outside. Neither an escape sequence nor a second line of it may reach the terminal. All
+    characters of words in any script stay (`unseen`), and so does a no-break space within words.
     """
     if text.isprintable():
         return text
@@ -41,10 +43,10 @@ def printable(text: str) -> str:
 
 
 def unseen(text: str) -> list[int]:
-    """The places of the characters that a reader would not see, or that would move or hide others.
+    """The indices of characters that a reader would not see, or that would move or hide others.
 
-    Letters of all scripts, their marks, and spaces of any width are seen. So is a joiner that follows what it joins:
-    Hindi, Persian and Sinhala words and emoji of several parts need it. The tags of a flag are seen as a part of it.
+    Letters of all scripts, their marks, and spaces of any width are visible. So is a joiner after a character that it
+    joins: Hindi, Persian and Sinhala words and composed emoji need it. The tags of a flag are part of the flag.
     """
     if text.isprintable():
         return []
@@ -64,7 +66,7 @@ def _seen(text: str, index: int) -> bool:
 
 
 def _is_loose_space(text: str, index: int) -> bool:
-    """Whether a space is not between two letters: there it would be taken for a plain one, or for nothing."""
+    """Whether a special space is not between two letters, where it would look like a plain one, or like nothing."""
     if unicodedata.category(text[index]) != "Zs":
         return False
     around = (text[index - 1] if index else " ", text[index + 1] if index + 1 < len(text) else " ")
@@ -72,19 +74,19 @@ def _is_loose_space(text: str, index: int) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """The text without the user and password of any address in it, whether before the host or in the query."""
+    """The text without the user and password of any address in it, before the host or in the query."""
     text = re.sub(r"://[^/\s]+@", f"://{HIDDEN}@", text)
     return SECRET_IN_QUERY.sub(rf"\1{HIDDEN}", text)
 
 
 def closest(given: str, choices: Iterable[str]) -> str:
-    """`"; did you mean X?"` for the nearest of `choices`, or nothing where none is near."""
+    """`"; did you mean X?"` for the nearest of `choices`, or an empty text if none is near."""
     near = difflib.get_close_matches(given, list(choices), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def one_line(error: BaseException) -> str:
-    """The first line with words of an exception's text (and the next while it ends with a colon), or its type."""
+    """The first line of an exception's text that is not empty (with the next, if it ends with a colon), or its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = next((index for index, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
     return printable(without_secrets(" ".join(lines[: told + 1]))) or type(error).__name__

@@ -1,6 +1,6 @@
-"""The environment's variables that a library would misread: what a command checks or settles before it imports one.
+"""Environment variables that a library would misread: checked or set before the library is imported.
 
-Knows no option and no experiment; imports nothing heavy. MLflow's own variables are in `stores`, the Hub's in `hub`.
+Knows no option and no experiment; imports nothing heavy. MLflow's variables are in `mlflow_stores`, the Hub's in `hub`.
 """
 
 import os
@@ -14,15 +14,15 @@ _COUNTS = re.compile(r"\s*0*[1-9]\d*\s*(,\s*0*[1-9]\d*\s*)*")
 
 
 def settle() -> None:
-    """Figures are drawn into files: the backend that a user has for windows is not needed, and may be missing here."""
+    """Selects matplotlib's backend for files. A user's backend for windows is not needed, and may be missing."""
     os.environ["MPLBACKEND"] = "agg"
 
 
 def check() -> None:
-    """That numbers of threads are numbers: PyTorch would go on with as many threads as it likes.
+    """Checks that numbers of threads are numbers. PyTorch would ignore other values.
 
     Raises:
-        UserError: one is no number.
+        UserError: a value is not a number.
     """
     for name in THREADS:
         value = os.environ.get(name, "")

@@ -1,9 +1,9 @@
-"""Signals that are heard while native code runs for long: a Ctrl-C within a second, whatever a run is in.
+"""Interrupts: a Ctrl-C ends a run within a second, also while native code is running.
 
-Python hands a signal to the main thread, and only between two steps of Python: in the middle of an eigendecomposition
-nothing is heard. So the work is done by a thread of its own, and the main thread only waits.
-Native code that keeps Python's lock for itself (scipy.linalg does, numpy.linalg does not) cannot be left in this way.
-Knows nothing of what the work is; imports nothing heavy.
+Python delivers a signal to the main thread, and only between two Python instructions. During an eigendecomposition it
+would wait. So the work runs in a thread of its own, and the main thread only waits for it. This does not help against
+native code that keeps Python's lock (scipy.linalg does, numpy.linalg does not). Knows nothing of the work; imports
+nothing heavy.
 """
 
 import contextvars
@@ -17,22 +17,22 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-GRACE = 0.5  # seconds that interrupted work has to put its things in order
-GLANCE = 0.2  # seconds; a signal that comes just before the main thread falls asleep does not wake it
+GRACE = 0.5  # seconds that interrupted work gets to clean up
+GLANCE = 0.2  # seconds between checks: a signal just before the main thread sleeps does not wake it
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _left: list["_Work"] = []  # interrupted, and perhaps still in native code
 
 
 def hearing_signals(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """`function(*arguments, **options)`, in a thread that the main thread waits for.
+    """Calls `function(*arguments, **options)` in a thread that the main thread waits for.
 
-    What a signal's handler raises meanwhile, as KeyboardInterrupt, is raised here at once. The work is sent a
-    KeyboardInterrupt too, which it gets at its next step of Python, and is waited for no longer than `GRACE`.
+    If a signal's handler raises an exception such as KeyboardInterrupt, it is raised here at once. The work gets a
+    KeyboardInterrupt too, at its next Python instruction, and `GRACE` seconds to end.
 
-    Context variables are the caller's, PyTorch's number of threads is the process's, and what else PyTorch holds for
-    each thread (`inference_mode`, `no_grad`) is as in a new thread. Outside of the main thread, where no signal comes,
-    the function is just called.
+    The thread has the caller's context variables and the process's number of PyTorch threads. PyTorch's other state of
+    a thread (`inference_mode`, `no_grad`) is that of a new thread. Outside the main thread, which gets no signals, the
+    function is called directly.
 
     Raises:
         BaseException: what the function raised.
@@ -51,7 +51,7 @@ def hearing_signals(function: Callable[P, T], *arguments: P.args, **options: P.k
 
 
 def work_is_left() -> bool:
-    """Whether work that was interrupted is still under way, in native code or because it took no notice."""
+    """Whether interrupted work is still running, in native code or because it ignored the interrupt."""
     return any(not work.ended.is_set() for work in _left)
 
 
@@ -69,7 +69,7 @@ class _Work:
         self._thread = threading.Thread(target=run, args=(self._run,), name="work", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread. A signal has to wait for so long: `Thread.start` cannot be left in the middle."""
+        """Starts the thread. Signals wait meanwhile, because `Thread.start` cannot be interrupted safely."""
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self._thread.start()
@@ -77,7 +77,9 @@ class _Work:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)  # or the commands that the work starts would be deaf
+        signal.pthread_sigmask(
+            signal.SIG_SETMASK, self._mask
+        )  # otherwise subprocesses of the work would ignore signals
         try:
             try:
                 self._result = self._function()
@@ -85,13 +87,13 @@ class _Work:
                 self._error = error
             with self._guard:
                 self._interruptible = False
-        except BaseException as error:  # an interrupt that came as the work was done
+        except BaseException as error:  # the interrupt came just after the work
             self._error = error
         finally:
             self.ended.set()
 
     def interrupt(self) -> None:
-        """Sends the work a KeyboardInterrupt, and gives it the time to end."""
+        """Sends the work a KeyboardInterrupt, and waits until it ends, for `GRACE` seconds at most."""
         with self._guard:
             if self._thread.ident is None or not self._interruptible:
                 return
@@ -102,7 +104,7 @@ class _Work:
             _left.remove(self)
 
     def outcome(self) -> Any:
-        """What the function returned; raises what it raised."""
+        """The function's result. Raises what the function raised."""
         error, self._error = self._error, None
         if error is None:
             return self._result

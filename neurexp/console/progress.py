@@ -1,6 +1,6 @@
-"""How far a long piece of work has come: a bar on a terminal, and in the log, once, how long it will take.
+"""Progress of long work: a bar on a terminal, and one line in the log with the expected time.
 
-Knows nothing of what the work is.
+Knows nothing of the work.
 """
 
 import logging
@@ -12,16 +12,16 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-WORTH_SAYING = 10.0  # seconds to go that are announced
-FIRST_LOOK = 0.5  # seconds, after which the pace is known well enough
+WORTH_SAYING = 10.0  # seconds left, from which on a line is logged
+FIRST_LOOK = 0.5  # seconds after which the speed is known well enough
 Item = TypeVar("Item")
 
 
 class Progress:
-    """A piece of work of a known size in any unit. `tick` is told how much of it was done; use it as a context."""
+    """Work of a known size, in any unit. Call `tick` with the amount that was done; use it as a context."""
 
     def __init__(self, what: str, size: float, detail: str = "", unit: str = ""):
-        """`what` begins the line in the log and the bar, `detail` ends the line; `unit` is that of the bar, if any."""
+        """`what` starts the log line and the bar, `detail` ends the line; `unit` is the unit of the bar, if any."""
         self._what, self._size, self._detail = what, size, detail
         self._done, self._begun, self._said = 0.0, monotonic(), False
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -34,7 +34,7 @@ class Progress:
         self._bar.close()
 
     def tick(self, amount: float) -> None:
-        """So much more is done."""
+        """Adds to the amount that was done."""
         self._done = min(self._done + amount, self._size)
         self._bar.update(self._done - self._bar.n)
         spent = monotonic() - self._begun
@@ -46,12 +46,12 @@ class Progress:
             log.info("%s: about %s to go%s", self._what, told(left), f" ({self._detail})" if self._detail else "")
 
     def part(self, size: float) -> "Part":
-        """The progress of a part of this size, which is told in shares of the part."""
+        """The progress of a part of this size, counted in shares of the part."""
         return Part(self, size)
 
 
 class Part:
-    """A part of a piece of work; called with the share of it that was done since the last call."""
+    """A part of the work. Call it with the share that was done since the last call."""
 
     def __init__(self, whole: Progress, size: float):
         self._whole, self._size = whole, size
@@ -61,14 +61,14 @@ class Part:
 
 
 def told(seconds: float) -> str:
-    """A duration as a person says it."""
+    """A duration in words."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def over(items: Iterable[Item], what: str, detail: str = "") -> Iterator[Item]:
-    """The items, of which each takes about as long."""
+    """Iterates over items that each take about the same time, and shows the progress."""
     every = list(items)
     with Progress(what, len(every), detail) as progress:
         for item in every:

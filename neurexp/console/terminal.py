@@ -1,7 +1,7 @@
-"""What reaches the terminal: text that it can show, and of the libraries' own warnings none.
+"""The terminal: text that it can show, and no warnings of libraries.
 
-A terminal or a pipe may know another encoding than UTF-8, be closed, or full: no run ends of that, and no traceback
-takes the place of a finding. Knows no experiment; imports nothing heavy.
+A terminal or a pipe may have another encoding than UTF-8, or be closed or full. That neither ends a run nor prints a
+traceback. Knows no experiment; imports nothing heavy.
 """
 
 import codecs
@@ -18,7 +18,7 @@ from typing import Any
 
 from neurexp.console import environment
 
-# Whose warnings go into the run's log. huggingface_hub is not among them: what it says of its tries, a user waits for
+# Libraries whose warnings go into the run's log. huggingface_hub is not one: users need to see its retries
 LIBRARIES = frozenset({
     "absl", "accelerate", "alembic", "datasets", "filelock", "fsspec", "httpcore", "httpx", "matplotlib", "mlflow",
     "numexpr", "numpy", "PIL", "pyarrow", "safetensors", "scipy", "sqlalchemy", "tokenizers", "torch", "transformers",
@@ -31,7 +31,7 @@ PLAIN = str.maketrans({
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
-    """For what an encoding has not: our own signs in ASCII, all else (words, names of files) as its escape."""
+    """Replaces what an encoding lacks: our own symbols by ASCII, everything else by its escape."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].translate(PLAIN)
@@ -42,12 +42,12 @@ codecs.register_error("neurexp", _replaced)
 
 
 def prepare() -> None:
-    """Standard streams that exist, and take every text; no library looks for a window."""
+    """Makes the standard streams exist and accept every text, and keeps libraries from opening windows."""
     environment.settle()
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
-        except OSError:  # closed: the next file that is opened would get what is printed
+        except OSError:  # closed: the next file that is opened would get the output
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("r" if number == 0 else "w"))  # noqa: SIM115
@@ -56,19 +56,19 @@ def prepare() -> None:
             stream.reconfigure(errors="neurexp")
 
 
-_refused: list[OSError] = []  # what kept lines of the log from where they should go
+_refused: list[OSError] = []  # why lines of the log were lost
 
 
 def flush() -> OSError | None:
-    """Writes out what is left to be printed; returns why standard output, or the log's file, took not all of it.
+    """Flushes the output. Returns why standard output or the log file did not take all of it.
 
-    A reader that went away, as `| head` does, is no reason.
+    A reader that closed the pipe, as `| head` does, is no reason.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError) as error:
-            with suppress(OSError, ValueError):  # or the interpreter, as it ends, would try once more
+            with suppress(OSError, ValueError):  # otherwise the interpreter tries again when it ends
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if stream is sys.stdout and isinstance(error, OSError):
                 _refused.append(error)
@@ -77,13 +77,13 @@ def flush() -> OSError | None:
 
 @contextmanager
 def warnings_in_the_log() -> Iterator[None]:
-    """Within the context, warnings of libraries go into the log's files and not to the terminal.
+    """Sends warnings of libraries to the log files instead of the terminal, within the context.
 
-    Nothing changes where a user asked for them: by `-W`, by PYTHONWARNINGS, or by `hydra.verbose=true`. So
-    PYTHONWARNINGS=error is taken at its word: a library's warning then ends the run as any unexpected error does.
+    Nothing changes if the user asked for warnings: by `-W`, PYTHONWARNINGS or `hydra.verbose=true`. With
+    PYTHONWARNINGS=error a library's warning ends the run like any unexpected error.
     """
     root, show = logging.getLogger(), warnings.showwarning
-    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # or its log would have a way of its own to the terminal
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # otherwise its log goes to the terminal
     for handler in root.handlers:
         handler.handleError = partial(_note_refused, handler)
         if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
@@ -100,14 +100,14 @@ def warnings_in_the_log() -> Iterator[None]:
 
 @contextmanager
 def without_a_log() -> Iterator[None]:
-    """As `warnings_in_the_log`, for the commands that keep none: warnings of libraries are shown to no one."""
+    """Like `warnings_in_the_log`, for commands without a log: warnings of libraries are dropped."""
     logging.basicConfig(format="%(message)s")
     with warnings_in_the_log():
         yield
 
 
 def _note_refused(handler: logging.Handler, record: logging.LogRecord) -> None:
-    """A line that a closed or full output does not take is no news by itself: logging would print a traceback."""
+    """Ignores lines that a closed or full output does not take: logging would print a traceback."""
     error = sys.exc_info()[1]
     if isinstance(error, OSError):
         _refused.append(error)

@@ -1,7 +1,8 @@
-"""A pass that goes on after whatever ended it: its reducers' states, and how far it came, every so often in a file.
+"""Checkpoints of a pass: its reducers' states and its progress, saved at intervals so that it can be resumed.
 
-The file's name carries the hash of its content, so that a torn or damaged one is known for what it is; the one before
-stays until a newer one is whole. Knows neither models nor text: what a checkpoint is of is a key that is given.
+The name of a checkpoint contains the hash of its content, which shows whether the file is damaged. The previous
+checkpoint is kept until the new one is complete. Knows neither models nor text: the caller gives the key that
+identifies the pass.
 """
 
 import hashlib
@@ -22,11 +23,11 @@ from neurexp.errors import one_line
 log = logging.getLogger(__name__)
 
 KEPT = 2
-LEAST_SHARE = 20  # a checkpoint is not begun before so many times what the last one cost
+LEAST_SHARE = 20  # a checkpoint waits at least this many times as long as the last one took to write
 
 
 class OtherPassError(Exception):
-    """A checkpoint that is whole, but of another pass; `differing` names the parts of the key that differ."""
+    """A complete checkpoint belongs to another pass. `differing` names the parts of the key that differ."""
 
     def __init__(self, file: Path, differing: list[str]):
         super().__init__(f"{file} differs in {', '.join(differing)}")
@@ -37,17 +38,17 @@ class Checkpoints:
     """The checkpoints of one pass, `checkpoint_NAME_BATCHES_HASH.safetensors` in the run folder."""
 
     def __init__(self, folder: Path, name: str, key: dict[str, Any], every: float):
-        """`key` is all that the states depend on, `every` so many seconds one is written; 0: never."""
+        """`key` holds everything that the states depend on. `every` is the interval in seconds; 0 means never."""
         self._folder, self._prefix, self._every = folder, f"checkpoint_{name}_", every
-        self._key = json.loads(json.dumps(key))  # as it is read back
+        self._key = json.loads(json.dumps(key))  # as JSON reads it back
         self._last, self._cost = time.monotonic(), 0.0
-        self.resumed_at = 0  # batches that need not be run again
+        self.resumed_at = 0  # batches that are already done
 
     def load(self, reducers: Sequence[Reducer]) -> int:
-        """Gives the reducers the states of the newest whole checkpoint; how many batches were done by then.
+        """Loads the newest complete checkpoint into the reducers. Returns how many batches it covers.
 
         Raises:
-            OtherPassError: that checkpoint is of another key.
+            OtherPassError: the checkpoint has another key.
         """
         for file in self._files():
             if _hash(file) != file.stem.rsplit("_", 1)[1]:
@@ -65,11 +66,11 @@ class Checkpoints:
         return self.resumed_at
 
     def due(self) -> bool:
-        """Whether it is time for another."""
+        """Whether it is time for the next checkpoint."""
         return self._every > 0 and time.monotonic() - self._last >= max(self._every, LEAST_SHARE * self._cost)
 
     def save(self, reducers: Sequence[Reducer], batches: int) -> None:
-        """Writes one after so many batches. Where that fails, a warning says so: the pass is worth more than it."""
+        """Writes a checkpoint after `batches` batches. Logs a warning if that fails, and the pass continues."""
         began = time.monotonic()
         pending = self._folder / f".{self._prefix}{os.getpid()}.tmp"
         try:
@@ -87,7 +88,7 @@ class Checkpoints:
         self._cost = self._last - began
 
     def _files(self) -> list[Path]:
-        """Those that are there, the newest first."""
+        """The existing checkpoints, newest first."""
         return sorted(self._folder.glob(f"{self._prefix}*.safetensors"), reverse=True)
 
 

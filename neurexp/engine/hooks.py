@@ -1,8 +1,9 @@
-"""Hooks on an unmodified model, for the length of a context: each chosen site hands over what it computed.
+"""Hooks on an unmodified model for the length of a context: each chosen site passes on its activations.
 
-Hooks are registered on entering and removed on leaving, whatever happens inside; hooks of the caller's own stay. Once
-every site has spoken the forward stops, so nothing beyond the last one is computed. Several threads may run the model
-at once: a context's hooks act in the forwards of that context only. Knows nothing of what is done with the activations.
+The context registers its hooks on entering and removes them on leaving, also after an error. Other hooks on the model
+stay. The forward stops after the last chosen site, so nothing beyond it is computed. Several threads may run the model
+at the same time: a context's hooks act only in the forwards of that context. Knows nothing of what happens to the
+activations.
 """
 
 import threading
@@ -15,30 +16,30 @@ from neurexp.models.sites import Site
 
 
 class _EverySiteSpoke(BaseException):
-    """Ends a forward early. Not an Exception, so that no handler inside a model takes it for a failure."""
+    """Ends a forward early. It is no Exception, so that no handler inside a model catches it as a failure."""
 
 
 class _Forward(threading.local):
-    """The sites that have not spoken yet in this thread's forward; None where the thread is in no forward of ours."""
+    """The sites that this thread's forward has not reached yet; None outside our own forwards."""
 
     silent: frozenset[int] | None = None
 
 
 @contextmanager
 def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) -> Iterator[Callable[..., None]]:
-    """Hooks `sites` and yields `forward`, which runs a module up to the last of them.
+    """Hooks `sites`, and yields `forward`, which runs a module up to the last of them.
 
         with hooked(sites, receive) as forward:
             forward(model.base_model, input_ids=batch, use_cache=False)
 
     Args:
-        sites: what to listen to; two parts of one module are two sites.
+        sites: whose activations to capture; two parts of one module are two sites.
         receive: called with the site's index in `sites` and its activations `[sequences, length, neurons]`, in the
             order in which the forward reaches them, by the thread that is in the forward. It may keep a view, but must
             not write into it.
 
-    The hooks lie on a model that others may run at the same time: the caller in another thread, or another context.
-    Such a forward is neither listened to nor stopped.
+    Other threads and other contexts may run the same model at the same time. The hooks ignore those forwards and do not
+    stop them.
     """
     here = _Forward()
 

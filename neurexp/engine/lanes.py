@@ -1,7 +1,7 @@
-"""Lanes: on a CPU several batches of a pass run side by side, each in a thread with its share of the cores.
+"""Lanes: on a CPU several batches of a pass run at the same time, each in a thread with its share of the cores.
 
-While one lane waits for memory, or for Python, another multiplies. What the lanes add up they add in the order of the
-batches, site by site, so that the sums are those of one lane, to the bit. Knows neither models nor reducers.
+While one lane waits for memory or for Python, another one computes. At each site the lanes add to the sums in the order
+of the batches, so the result equals that of one lane to the bit. Knows neither models nor reducers.
 """
 
 import queue
@@ -12,37 +12,37 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-LANES = 2  # more of them, on machines with more cores, were not measured
-GLANCE = 0.05  # seconds after which the thread that waits for the lanes looks whether it is to stop
+LANES = 2  # more lanes, on machines with more cores, were not measured
+GLANCE = 0.05  # seconds between two checks whether the lanes must stop
 
 
 class _OtherLaneFailed(BaseException):
-    """Ends a lane that is in the middle of a forward. No Exception, so that no handler inside a model takes it."""
+    """Ends a lane in the middle of a forward. It is no Exception, so that no handler inside a model catches it."""
 
 
 def lanes_on(device: torch.device) -> int:
-    """How many lanes suit the device and PyTorch's number of threads, which they share out evenly."""
+    """How many lanes to use for a device and PyTorch's number of threads, which the lanes share evenly."""
     return LANES if device.type == "cpu" and torch.get_num_threads() % LANES == 0 else 1
 
 
 class Lanes:
-    """Runs a piece of work for each of a row of numbers, several at a time, its steps in the order of the numbers."""
+    """Runs numbered jobs, several at a time. Each step of the jobs runs in the order of their numbers."""
 
     def __init__(self, count: int, steps: int, first: int = 0):
-        """`count` lanes; every piece of work has so many `steps`, and they begin with number `first`."""
+        """`count` lanes; each job has `steps` steps, and the first job has the number `first`."""
         self.count = count
-        self.begun = first  # the first number that no lane has begun with
-        self._turn = [first] * steps  # whose turn it is at each step
-        self._working = 0  # lanes that are in a piece of work
+        self.begun = first  # the number of the next job to start
+        self._turn = [first] * steps  # the job whose turn it is, for each step
+        self._working = 0  # lanes that are running a job
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
 
     @contextmanager
     def turn(self, number: int, step: int) -> Iterator[None]:
-        """A step of one piece of work: begins when all smaller numbers have done with it.
+        """One step of a job. It starts when all jobs with smaller numbers have finished this step.
 
         Raises:
-            RuntimeError: this piece of work has done the step before.
+            RuntimeError: this job has already done the step.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._turn[step] >= number or self._failure is not None)
@@ -50,20 +50,21 @@ class Lanes:
                 raise _OtherLaneFailed
             if self._turn[step] > number:
                 raise RuntimeError(f"step {step} of {number} came twice")
-        yield  # a step that fails leaves the turn with it: `run` lets no other go on
+        yield  # after a failure the turn stays here, and `run` stops the other lanes
         with self._changed:
             self._turn[step] = number + 1
             self._changed.notify_all()
 
     def run(self, work: Callable[[int], None], end: int, pause: Callable[[], bool] = lambda: False) -> None:
-        """Calls work(number) for the numbers up to `end`, or until `pause` says so: then `begun` is less than `end`.
+        """Calls work(number) for the numbers up to `end`, or until `pause` returns True; then `begun` is less than
+        `end`.
 
-        One number at least is worked off, and all that are begun with are done in the end. PyTorch's threads are shared
-        out among the lanes for as long. One lane is the calling thread itself; of several none is, so that a signal,
-        which Python hands to the main thread, cannot come while it holds what the lanes wait for.
+        At least one job runs, and every job that has started is finished. Meanwhile the lanes share PyTorch's threads.
+        A single lane runs in the calling thread. Several lanes run in threads of their own: Python delivers signals to
+        the main thread, which must not hold anything that the lanes wait for.
 
         Raises:
-            BaseException: what a piece of work raised first; the others are ended at their next step.
+            BaseException: the first error of a job; the other jobs are stopped at their next step.
         """
         first, paused = self.begun, False
         threads = torch.get_num_threads()
@@ -81,7 +82,7 @@ class Lanes:
         def lane() -> None:
             while (number := take()) is not None:
                 try:
-                    # However few numbers are left: the last bits of a product may hang on the number of threads
+                    # Also when few jobs are left: the last bits of a product may depend on the number of threads
                     torch.set_num_threads(threads // self.count)
                     work(number)
                 finally:
@@ -111,12 +112,12 @@ class Lanes:
             for _ in range(count):
                 while True:
                     with suppress(queue.Empty):
-                        ended.get(timeout=GLANCE)  # what `interrupts` sends is not heard in here
+                        ended.get(timeout=GLANCE)  # `interrupts` cannot reach this wait
                         break
-        except BaseException as error:  # an interrupt, at whatever point: perhaps in the middle of `start`
-            # whose own locks make another error of it
+        except BaseException as error:  # an interrupt, perhaps in the middle of `start`
+            # whose locks may turn it into another error
             self._fail(error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error)
-            # Who has no work yet gets none any more
+            # Idle lanes must not start another job
             while self._working:
                 time.sleep(0.001)
         finally:
@@ -126,6 +127,8 @@ class Lanes:
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
-            if self._failure is None or not isinstance(error, Exception):  # an interrupt outdoes a failure
+            if self._failure is None or not isinstance(
+                error, Exception
+            ):  # an interrupt takes precedence over a failure
                 self._failure = error
             self._changed.notify_all()

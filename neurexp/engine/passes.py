@@ -1,9 +1,9 @@
 """The one pass: batches of tokens through a model, each site's activations reduced inside its hook, nothing else kept.
 
-On a CPU batches may run side by side (`engine.lanes`); what they leave is what they leave one after the other.
+On a CPU batches may run at the same time (`engine.lanes`), with the same result as one after the other.
 
-`capture` is the public door that keeps the activations themselves. Knows neither token lengths nor words: what a
-reducer needs to know of the tokens comes as covariates.
+`capture` is the public function that returns the activations themselves. Knows neither token lengths nor words: what a
+reducer must know about the tokens comes as covariates.
 """
 
 import threading
@@ -26,7 +26,7 @@ from neurexp.models.sites import Site, find_sites, parse_layers
 
 Covariates = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, Any]]
 
-CHECKED_EVERY = 8  # batches, for NaN and infinity
+CHECKED_EVERY = 8  # batches between two checks for NaN and infinity
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
@@ -46,7 +46,7 @@ def run_pass(
 ) -> None:
     """Runs every sequence once and lets each reducer see each site's activations of the valid tokens.
 
-    The first sequence runs alone where a reducer must fix something by it, so that what is fixed hangs on no batch.
+    If a reducer must be calibrated, the first sequence runs alone. Then the calibration does not depend on the batches.
 
     Args:
         network: a causal Hugging Face model, with or without its head; left as it was.
@@ -58,16 +58,15 @@ def run_pass(
             on the CPU.
         batch_size: sequences in one forward.
         progress: show tokens per second and the time left, where standard error is a terminal.
-        forecast: told once, after a batch (not the first, which is slower than all others), how many seconds the pass
-            will take by the pace of that batch, and how many neurons it listens to. The hooks are in place then: it
-            must not run the model.
-        part: the sequences to reduce, if not all: what is fixed by the first sequence is so whatever the part.
-        checkpoints: what an earlier process did of this pass is taken from there, and what this one does kept there.
-        lanes: so many batches run side by side, in threads of their own (`engine.lanes`), if every reducer has `lanes`:
-            hooks of others on the network, and `covariates`, are then called from there, and several at a time.
+        forecast: called once, after the second batch (the first is slower than all others), with the estimated seconds
+            of the pass and the number of neurons. It must not run the model, because the hooks are in place.
+        part: the sequences to reduce, if not all. The first sequence calibrates the reducers in any case.
+        checkpoints: where the pass goes on from, and where its progress is saved.
+        lanes: how many batches run side by side, each in a thread (`engine.lanes`), if every reducer is `concurrent`.
+            Other people's hooks on the network, and `covariates`, are then called in these threads, several at a time.
 
     Raises:
-        NotFiniteError: a site put out NaN or infinity; told some batches later, so as not to wait for the device.
+        NotFiniteError: a site put out NaN or infinity; raised some batches later, so as not to wait for the device.
         OtherPassError: the checkpoints are of another pass.
     """
     device = network.device
@@ -78,26 +77,26 @@ def run_pass(
 
     if not any(reducer.tells_not_finite for reducer in reducers):
         reducers = [*reducers, NotFinite(len(sites), device)]
-    to_fix = [reducer for reducer in reducers if not reducer.is_fixed]
+    to_calibrate = [reducer for reducer in reducers if not reducer.is_calibrated]
     batches = [range(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
-    if to_fix and len(ids):
+    if to_calibrate and len(ids):
         own = sequences[1:] if sequences and sequences[0] == 0 else sequences
         batches = [range(1), *(range(start, min(start + batch_size, own.stop)) for start in own[::batch_size])]
     done = checked = 0 if checkpoints is None else checkpoints.load(reducers)
     tokens_in = [int(mask[chosen.start : chosen.stop].sum()) if chosen[0] in sequences else 0 for chosen in batches]
-    together = lanes if len(batches) > 1 and all(reducer.lanes for reducer in reducers) else 1
+    together = lanes if len(batches) > 1 and all(reducer.concurrent for reducer in reducers) else 1
     side_by_side = Lanes(together, 1 + len(sites), first=done)
 
     @contextmanager
     def telling_where(index: int) -> Iterator[None]:
-        """Names the sequences that NaN or infinity of batch `index` may be in: all that were not checked before."""
+        """Adds to the error the sequences that may contain NaN or infinity: all that were not checked before."""
         try:
             yield
         except NotFiniteError as error:
             fixes_only = batches[0][0] not in sequences  # the first batch is of another process's part
             first = last = 0
             if index > 0 or not fixes_only:
-                last = side_by_side.begun - 1  # another lane may have been the one that saw it
+                last = side_by_side.begun - 1  # it may have been in another lane's batch
                 first = min(max(checked, int(fixes_only)), last)
             error.sequences = slice(batches[first].start, batches[last].stop)
             raise
@@ -116,8 +115,10 @@ def run_pass(
         values = activations.flatten(0, 1)
         values = values if mine.rows is None else values[mine.rows]
         with side_by_side.turn(mine.index, 1 + site):
-            for reducer in to_fix if mine.index == 0 else []:  # an earlier process did so before it kept anything
-                reducer.fix(site, values)
+            for reducer in (
+                to_calibrate if mine.index == 0 else []
+            ):  # a resumed pass was calibrated before its first checkpoint
+                reducer.calibrate(site, values)
             for reducer in mine.seen:
                 reducer.update(site, values, mine.batch)
 
@@ -175,7 +176,7 @@ def count_not_finite(
 
 
 def _tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """A tensor of the array; a copy only where PyTorch would warn of sharing memory that must not be written."""
+    """The array as a tensor; a copy only if the array is read-only, because PyTorch would warn."""
     if isinstance(array, np.ndarray) and not array.flags.writeable:
         array = array.copy()
     return torch.as_tensor(array)
@@ -197,7 +198,7 @@ def _check_ids(network: PreTrainedModel, ids: torch.Tensor) -> None:
 
 
 def _batch(ids, valid, first: int, device: torch.device, covariates: Covariates | None) -> Batch:
-    ids = ids.long().where(valid, 0)  # a pad's own id need not be one that the model knows
+    ids = ids.long().where(valid, 0)  # a pad's id may be unknown to the model
     rows = None if bool(valid.all()) else valid.flatten().nonzero().squeeze(1)
     positions = (valid.cumsum(1) - 1).clamp(min=0)
     chosen = slice(None) if rows is None else rows
@@ -209,7 +210,7 @@ def _batch(ids, valid, first: int, device: torch.device, covariates: Covariates 
 
 
 def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    """Pads on the right are never attended to, by causality; others need a mask and positions that skip them."""
+    """A causal model never attends to pads on the right. Other pads need a mask and positions that skip them."""
     inputs = {"input_ids": batch.input_ids}
     right_padded = batch.rows is None or bool((batch.valid[:, :-1] >= batch.valid[:, 1:]).all())
     if not right_padded:
@@ -231,8 +232,8 @@ def capture(
         model = neurexp.load_model("mini")
         activations = neurexp.capture(model, model.tokenizer("Hello world", return_tensors="pt").input_ids)
 
-    Any number of threads may call it at once, on one model or on several, and run the same model themselves meanwhile:
-    each gets what it would get alone, and none waits for another.
+    Any number of threads may call it at the same time, on one model or on several, and may also run the model directly.
+    Each gets the same result as alone, and none waits for another.
 
     Args:
         model: of `load_model`, or any causal transformers model of a known family (put it in `eval()` yourself).
@@ -241,13 +242,13 @@ def capture(
         layers: `"all"`, one layer or a list.
         valid: `[sequences, length]` bool; where it is False the result is NaN, and the token is never attended to.
         batch_size: sequences in one forward; it does not change the result beyond the forward's own rounding.
-        budget_bytes: what the result may take at most.
+        budget_bytes: the largest size of the result.
 
     Raises:
         UserError: unknown family, site or layer.
         MemoryError: the result would not fit the budget; reduce inside a pass instead (`neurexp.engine`).
         ValueError: shapes do not match, or ids are not integers of the vocabulary, or sequences are too long.
-        TypeError: the model is none.
+        TypeError: `model` is not a model.
     """
     network = model.network if isinstance(model, LanguageModel) else model
     if not isinstance(network, PreTrainedModel):

@@ -1,7 +1,7 @@
-"""A pass split over the processes that `torchrun` started: each takes a stretch of the sequences, process 0 merges.
+"""Passes under `torchrun`: each process runs a part of the sequences, and process 0 merges the results.
 
-Only reducers' states travel, once, after the pass: through gloo and the CPU, whatever the device. Between processes of
-one machine our sockets are on loopback. Knows no experiment.
+Only the reducers' states are sent, once, after the pass, by gloo through the CPU. Processes of one machine talk over
+loopback. States travel as safetensors and not as pickles, so that a message can carry no code. Knows no experiment.
 """
 
 import copy
@@ -20,22 +20,22 @@ PATIENCE = timedelta(hours=6)  # for the slowest process
 
 
 def count() -> int:
-    """How many processes take part; 1 without `torchrun`, whatever else a scheduler has set."""
+    """The number of processes; 1 without `torchrun`, also if a scheduler has set WORLD_SIZE."""
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def rank() -> int:
-    """Which of them this one is; 0 does all that is done once."""
+    """The number of this process. Process 0 does everything that is done once."""
     return int(os.environ["RANK"]) if count() > 1 else 0
 
 
 def own_part(sequences: int) -> slice:
-    """This process's stretch of so many sequences; all stretches together are the whole, in the order of ranks."""
+    """This process's part of so many sequences; the parts are contiguous and in the order of ranks."""
     return slice(sequences * rank() // count(), sequences * (rank() + 1) // count())
 
 
 def connect() -> None:
-    """Meets the other processes, before there is anything to lose. Does nothing where there are none."""
+    """Connects to the other processes, before any work is done. Does nothing without `torchrun`."""
     if count() == 1:
         return
     import torch
@@ -47,8 +47,8 @@ def connect() -> None:
     torch.distributed.init_process_group("gloo", timeout=PATIENCE)
 
 
-def told(text: str) -> str:
-    """The text of process 0, in every process. Raises UserError if process 0 ended before."""
+def broadcast(text: str) -> str:
+    """Sends the text of process 0 to every process, and returns it. Raises UserError if process 0 has ended."""
     if count() == 1:
         return text
     with _together():
@@ -61,7 +61,7 @@ def told(text: str) -> str:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """What gloo says of a process that has ended is not what went wrong there."""
+    """Replaces gloo's error about a process that has ended: the cause is in that process's own message."""
     try:
         yield
     except RuntimeError as error:
@@ -69,11 +69,11 @@ def _together() -> Iterator[None]:
 
 
 def merge(reducers: "Sequence[Reducer]") -> None:
-    """Merges every process's reducers into those of process 0, in the order of ranks. Does nothing where there is one.
+    """Merges the reducers of all processes into those of process 0, in the order of ranks.
 
     Raises:
-        UserError: another process ended before it had sent what it saw.
-        ValueError: processes fixed different shifts or edges: they did not run the same model on the same text.
+        UserError: another process ended before it had sent its states.
+        ValueError: the processes were calibrated differently: they did not run the same model on the same text.
     """
     if count() == 1:
         return
@@ -93,8 +93,8 @@ def merge(reducers: "Sequence[Reducer]") -> None:
             reducer.merge(other)
 
 
-def leave() -> None:
-    """Ends what `connect` opened."""
+def shut_down() -> None:
+    """Closes the connection of `connect`."""
     if count() == 1:
         return
     import torch

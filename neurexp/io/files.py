@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all: every file that neurexp writes is written here. Knows no experiment.
+"""Files: every file that neurexp writes is written here, complete or not at all. Knows no experiment.
 
-Which files of a user's folder are data is decided here as well, for texts and for word lists alike.
+This module also decides which files of a user's folder are data, for texts and for word lists.
 """
 
 import errno
@@ -21,12 +21,12 @@ from neurexp.errors import UserError, one_line
 
 
 class NotWritableError(UserError, OSError):
-    """A file could not be written, which the user can mend, and whoever can do without the file may catch."""
+    """A file could not be written. A caller that can do without the file may catch it."""
 
 
-OLD = 24 * 3600  # seconds, after which a temporary file is that of a process which was killed
+OLD = 24 * 3600  # seconds: an older temporary file belongs to a process that was killed
 
-# Names, in small letters, that other programs give to what they keep beside a user's files
+# Lower-case names of files and folders that other programs put beside a user's files
 SIDECARS = {
     "__macosx", "desktop.ini", "thumbs.db", "ehthumbs.db", "icon\r", "$recycle.bin", "system volume information",
     "lost+found", "@eadir", "#recycle", "_delta_log", "_temporary",
@@ -34,7 +34,7 @@ SIDECARS = {
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, a backup copy, or another program's and so no data."""
+    """Whether a file or folder of this name is hidden, a backup copy, or another program's: then it is no data."""
     return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in SIDECARS
 
 
@@ -46,25 +46,25 @@ def data_files(
 ) -> list[Path]:
     """The data files of a folder, in an order that depends on their names alone.
 
-    Left out is what is hidden or belongs to another program (`is_hidden`). Links are followed, also those that lead
-    out of the folder. A file that several links lead to comes once: under its own name if that lies in the folder, else
-    under the first. A link to a folder that it lies in is a circle, and not entered.
+    Hidden files and those of other programs are left out (`is_hidden`). Links are followed, also out of the folder. A
+    file with several links is listed once: under its own name if that is in the folder, else under the first link. A
+    link to a folder that contains it is a circle, and is not entered.
 
     Args:
         folder: its own name may be hidden.
-        endings: such as `.txt` or `.jsonl.gz`; capital and small letters are the same.
+        endings: such as `.txt` or `.jsonl.gz`, in any case.
         recursive: whether folders within the folder are read too.
-        on_error: told of every folder that cannot be listed and every link that leads nowhere, as `filename` of the
-            error; what it is told of is left out.
+        on_error: called with an OSError, whose `filename` says where, for every folder that cannot be listed and every
+            broken link. These are left out.
 
     Returns:
         Paths that begin with `folder`.
 
     Raises:
-        OSError: such a folder or link, where there is no `on_error`.
+        OSError: such a folder or link, if `on_error` is not given.
     """
     wanted = tuple(ending.lower() for ending in endings)
-    files: dict[str, Path] = {}  # by where they really lie
+    files: dict[str, Path] = {}  # by their real paths
     entered: set[str] = set()
 
     def report(error: OSError) -> None:
@@ -73,7 +73,7 @@ def data_files(
         on_error(error)
 
     def enter(start: Path) -> list[tuple[Any, Path]]:
-        """Takes the files below a folder that are no links, and returns the links, with what they are sorted by."""
+        """Takes the files below a folder that are no links. Returns the links with their sort keys."""
         links, waiting = [], [(start, os.path.realpath(start))]
         while waiting:
             at, real = waiting.pop()
@@ -122,7 +122,7 @@ def data_files(
 
 
 def make_folder(folder: Path) -> None:
-    """The folder, if it is not there. Raises NotWritableError."""
+    """Makes the folder unless it exists. Raises NotWritableError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,7 +132,7 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_old(folder: Path) -> None:
-    """Temporary files that processes left which were killed a day ago or more."""
+    """Removes temporary files of processes that were killed at least a day ago."""
     for left in folder.glob(".*.tmp"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > OLD:
@@ -140,7 +140,7 @@ def remove_old(folder: Path) -> None:
 
 
 def remove_own(folder: Path) -> None:
-    """Temporary files of this process, in a folder and below it."""
+    """Removes temporary files of this process, in a folder and below it."""
     for left in folder.rglob(f".*.{os.getpid()}.tmp"):
         with suppress(OSError):
             left.unlink()
@@ -148,18 +148,18 @@ def remove_own(folder: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place when the block ends well and is gone when not.
+    """Yields a temporary path that replaces `path` if the block succeeds, and is removed if it fails.
 
     Raises:
-        NotWritableError: the file system takes no more: it is full, read-only, or not ours to write to.
+        NotWritableError: the file system is full or read-only, or permission is missing.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # or a machine that loses power keeps the name without the content
+            os.fsync(file.fileno())  # otherwise a power cut may leave the name without the content
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of the former
+    except (OSError, SafetensorError) as error:  # safetensors turns an OSError into its own
         raise NotWritableError(
             f"run.outputs: {path} cannot be written ({one_line(error)}); make room there, or choose another folder"
         ) from error
@@ -169,7 +169,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_table(path: Path, table: dict[str, np.ndarray]) -> None:
-    """A table as parquet."""
+    """Writes a table as parquet."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -178,7 +178,7 @@ def write_table(path: Path, table: dict[str, np.ndarray]) -> None:
 
 
 def read_table(path: Path) -> dict[str, np.ndarray]:
-    """What `write_table` wrote."""
+    """Reads a table of `write_table`."""
     from pyarrow import parquet
 
     table = parquet.read_table(path)
@@ -186,7 +186,7 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Arrays as safetensors, with texts that the file carries beside them."""
+    """Writes arrays as safetensors, with metadata texts."""
     from safetensors.numpy import save_file
 
     with whole_file(path) as temporary:
@@ -194,6 +194,6 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON for people: indented, text as it is; NaN is refused."""
+    """Writes JSON for people: indented and not escaped. Raises ValueError for NaN."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

@@ -1,7 +1,7 @@
-"""The Hugging Face Hub: is it there, may we, which commit, how large; and the files of a commit, all of them or none.
+"""The Hugging Face Hub: the commit of a revision, its size, and its files, all of them or none.
 
-A Hub that cannot be reached is told from one that says no, within seconds, and a copy in the cache serves in its place.
-One that is busy is waited for, as long as it asks and within bounds. Knows nothing of models or of text.
+Within seconds this module tells a Hub that cannot be reached from one that refuses. If it cannot be reached, the copy
+in the cache is used. If it is busy, requests wait as long as it asks, within limits. Knows nothing of models or text.
 """
 
 import fnmatch
@@ -22,14 +22,14 @@ from neurexp.io.files import whole_file
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 5.0  # seconds for the Hub's first answer
-BUSY = (408, 429, 500, 502, 503, 504)  # answers that another try may change
-WAITS = (1, 2, 4, 8, 16)  # seconds before each of the next tries, unless the Hub asks for more
-PATIENCE = 300  # seconds of waiting for one answer; the Hub counts requests over five minutes
+TIMEOUT = 5.0  # seconds to wait for the Hub's first answer
+BUSY = (408, 429, 500, 502, 503, 504)  # status codes after which another try may succeed
+WAITS = (1, 2, 4, 8, 16)  # seconds before each further try, unless the Hub asks for more
+PATIENCE = 300  # seconds to wait for one answer at most; the Hub counts requests over five minutes
 
 
 class HubBusyError(Exception):
-    """The Hub has put a request off until we gave up. No OSError: those are taken for a file that is not there."""
+    """The Hub stayed busy until we gave up. It is no OSError, because libraries read that as a missing file."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Repository:
     """A repository at a commit."""
 
     name: str
-    revision: str  # as asked for
+    revision: str  # as the user gave it
     kind: str  # `model` or `dataset`
     commit: str
-    files: tuple[str, ...] = ()  # those that were asked for and are there
-    listing: tuple[str, ...] = ()  # every file that is there, asked for or not, where the Hub was reached
-    unreachable: str = ""  # why the Hub was not reached: the cache has to do
+    files: tuple[str, ...] = ()  # requested files that exist
+    listing: tuple[str, ...] = ()  # every file of the repository, if the Hub was reached
+    unreachable: str = ""  # why the Hub was not reached; then the cache is used
 
     @property
     def folder(self) -> Path:
-        """Where the cache keeps the files of this commit."""
+        """The cache's folder for the files of this commit."""
         return _cache_folder(self.name, self.kind) / "snapshots" / self.commit
 
 
@@ -59,19 +59,19 @@ def is_repository_id(name: str) -> bool:
 def resolve(
     name: str, revision: str, kind: str, option: str, files: tuple[str, ...] | None, offline: str
 ) -> Repository:
-    """The commit that `revision` of a repository stands for; says what a download will bring, how large and where to.
+    """Resolves `revision` of a repository to a commit. Logs the size and the place of a download that will follow.
 
     Args:
         name: ORGANISATION/NAME.
         revision: branch, tag or commit.
         kind: `model` or `dataset`.
         option: the option that gave `name`, for messages.
-        files: patterns of what will be fetched, or None where nothing is kept but the card (a streamed dataset).
-        offline: what to type where there is no network.
+        files: patterns of the files that will be fetched, or None if only the card is kept (a streamed dataset).
+        offline: what works without a network, for messages.
 
     Returns:
-        The commit, and which of `files` it has. Where the Hub cannot be reached, the commit of the copy in the cache;
-        of a dataset the one that an earlier run was told, for its tokens may have been kept.
+        The commit, and which of `files` it has. If the Hub cannot be reached: the commit of the copy in the cache, or
+        for a dataset the commit of an earlier run, whose tokens may be stored.
 
     Raises:
         UserError: no such repository or revision, gated, or neither reachable nor in the cache.
@@ -106,30 +106,30 @@ def resolve(
             f"{given}: no such folder here and no such {kind} on the Hub (or it is private: `hf auth login`); "
             f"offline: {offline}"
         ) from None
-    except Exception as error:  # whichever HTTP library huggingface_hub brings has its own
+    except Exception as error:  # the HTTP library of huggingface_hub has its own exceptions
         return _cached_or_refuse(name, revision, kind, given, offline, one_line(error))
     wanted = [file for file in info.siblings or () if _is_among(file.rfilename, files or ("README.md",))]
     names, listing = (tuple(file.rfilename for file in some) for some in (wanted, info.siblings or ()))
     repository = Repository(name, revision, kind, info.sha, names, listing)
     if files is None:
-        _remember(repository)  # a run that finds its tokens kept will fetch nothing
+        _remember(repository)  # a run whose tokens are stored fetches nothing
     else:
         _announce(name, info, wanted, kind)
     return repository
 
 
 def fetch(repository: Repository, given: str) -> Path:
-    """The folder in the cache with all of the repository's files; those that are absent are downloaded.
+    """Downloads the repository's missing files. Returns the folder in the cache that has them all.
 
-    transformers by itself takes a file that it could not get for one that does not exist, and makes, say, another
-    tokenizer without it.
+    transformers on its own treats a file that it could not get as one that does not exist, and then builds, for
+    example, another tokenizer.
 
     Raises:
-        UserError: one could not be had; `given` is the option and its value.
+        UserError: a file could not be downloaded; `given` is the option and its value.
     """
     if repository.unreachable:
         return repository.folder
-    # The weights last: a copy that was broken off then lacks them, and so cannot be taken for a whole one offline
+    # Weights come last: an interrupted download lacks them, and cannot pass for a complete copy offline
     for file in sorted(repository.files, key=lambda name: (name.endswith(".safetensors"), name)):
         fetch_one(repository, file, given)
     _remember(repository)
@@ -137,10 +137,10 @@ def fetch(repository: Repository, given: str) -> Path:
 
 
 def fetch_one(repository: Repository, file: str, given: str) -> Path:
-    """One file of the repository; it is downloaded unless it is there.
+    """Downloads one file of the repository unless the cache has it.
 
     Raises:
-        UserError: it could not be had; `given` is the option and its value.
+        UserError: it could not be downloaded; `given` is the option and its value.
     """
     from huggingface_hub import hf_hub_download
 
@@ -156,7 +156,7 @@ def fetch_one(repository: Repository, file: str, given: str) -> Path:
 
 
 def explain(error: BaseException, name: str, kind: str) -> str:
-    """Why a request to the Hub failed, in a few words: the root of it, where libraries have wrapped it."""
+    """Why a request to the Hub failed, in a few words: the root cause, which libraries may have wrapped."""
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     if isinstance(error, GatedRepoError):
@@ -174,7 +174,7 @@ def _gated(name: str, kind: str) -> str:
 
 
 def _again_if_cut(ask: Any) -> Any:
-    """A connection that breaks at once is tried a second time; one that is silent has had its seconds."""
+    """Retries a connection that breaks at once; one that timed out is not tried again."""
     start = time.monotonic()
     try:
         return ask()
@@ -187,15 +187,15 @@ def _again_if_cut(ask: Any) -> Any:
 
 
 def _is_among(file: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a file is wanted; in the folders of a repository lie other layouts of the same."""
+    """Whether a file is needed. The folders of a repository hold other formats of the same weights."""
     return "/" not in file and any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
 
 
-_once = threading.Lock()  # or two threads that begin together would each wait in the place of the other
+_once = threading.Lock()  # otherwise two threads that start together would both install it
 
 
 def _be_patient() -> None:
-    """From here on every request of huggingface_hub, and so of datasets, waits for a busy Hub, but not for ever."""
+    """Makes every request of huggingface_hub, and so of datasets, wait for a busy Hub, within limits."""
     with _once:
         _patch_clients()
 
@@ -205,7 +205,7 @@ def _patch_clients() -> None:
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
 
-    logging.getLogger("huggingface_hub").handlers.clear()  # what it says of its tries goes where our log goes
+    logging.getLogger("huggingface_hub").handlers.clear()  # its messages about retries go into our log
     make = _http._GLOBAL_CLIENT_FACTORY
 
     def make_patient() -> Any:
@@ -217,10 +217,10 @@ def _patch_clients() -> None:
 
 
 def _patient(send: Any) -> Any:
-    """`send` of an HTTP client, that repeats a request which is put off, and gives each a time limit.
+    """Wraps `send` of an HTTP client: repeats requests to a busy Hub, and gives each a time limit.
 
-    huggingface_hub repeats some requests of its own accord, but not the first ones nor those for a file, waits any time
-    that it is told to, and gives lists of files no time limit.
+    huggingface_hub repeats some requests on its own, but neither the first ones nor those for a file. It waits for any
+    time that the Hub asks for, and sets no time limit for lists of files.
     """
     from huggingface_hub import constants
 
@@ -249,7 +249,7 @@ def _patient(send: Any) -> Any:
 
 
 def asked_to_wait(headers: Any) -> float | None:
-    """The seconds that a 429 or 503 asks for: of the Hub's own header, or Retry-After in either of its forms."""
+    """The seconds that a 429 or 503 asks to wait: from the Hub's own header, or from Retry-After in either form."""
     from huggingface_hub.utils._http import parse_ratelimit_headers
 
     limit = parse_ratelimit_headers(headers)
@@ -290,7 +290,7 @@ def _cache_folder(name: str, kind: str) -> Path:
 
 
 def _memory(name: str, revision: str, kind: str) -> Path:
-    """The file that holds the commit which a revision stood for when it was last asked, or last fetched whole."""
+    """The file with the commit of a revision when it was last resolved, or last fetched completely."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "neurexp" / _cache_folder(name, kind).name / quote(revision, safe="")
@@ -298,28 +298,28 @@ def _memory(name: str, revision: str, kind: str) -> Path:
 
 def _remember(repository: Repository) -> None:
     file = _memory(repository.name, repository.revision, repository.kind)
-    with suppress(OSError):  # a cache that others filled may be read-only
+    with suppress(OSError):  # a shared cache may be read-only
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as temporary:
             temporary.write_text(repository.commit)
 
 
 def _cached_or_refuse(name: str, revision: str, kind: str, given: str, offline: str, reason: str) -> Repository:
-    """A Hub that does not answer: the commit known from earlier, or one line that says what works offline."""
+    """The commit known from earlier, if the Hub does not answer. Raises UserError with what works offline."""
     from huggingface_hub import constants
 
     folder, memory = _cache_folder(name, kind), _memory(name, revision, kind)
     reference, commit = folder / "refs" / revision, None
     if memory.is_file():
         commit = memory.read_text().strip()
-    elif kind == "dataset":  # what the cache has of it is no text, but a commit stands for itself
+    elif kind == "dataset":  # the cache has no text of it, but a commit is its own revision
         commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else None
     elif reference.exists():
         commit = reference.read_text().strip()
     elif (folder / "snapshots" / revision).is_dir():
         commit = revision
     elif revision == "main" and (folder / "snapshots").is_dir():
-        # What was loaded at a commit leaves no reference behind: the copy that came last is the one meant
+        # A download of a commit leaves no reference: the latest copy is meant
         copies = sorted((folder / "snapshots").iterdir(), key=lambda copy: copy.stat().st_mtime)
         commit = copies[-1].name if copies else None
     repository = Repository(name, revision, kind, commit or "", unreachable=reason)

@@ -1,8 +1,9 @@
-"""Where MLflow keeps runs: the address that a user means, and a store that is opened so that others may do the same.
+"""MLflow stores: the address that a user means, and opening or making the store safely.
 
-MLflow makes a new SQLite store in many steps, which two processes, or one that is killed, leave broken. So a store is
-made beside its place, under a lock, and moved there when it is whole. What is wrong with a store is told before MLflow
-tries it for a minute. Knows neither runs nor experiments of ours. Imports MLflow only when a store is opened.
+MLflow makes a new SQLite store in many steps. Two processes at once, or one that is killed, would leave it broken. So a
+store is made at a temporary place, under a lock, and moved into place when it is complete. Problems with a store are
+reported before MLflow retries it for a minute. Knows neither our runs nor our experiments. Imports MLflow only when a
+store is opened.
 """
 
 import logging
@@ -27,16 +28,16 @@ from neurexp.io.files import whole_file
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# MLflow says in its log what it also raises, and what it does to a new database
+# MLflow logs what it also raises, and the migrations of a new database
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password in it
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 ADDRESS, EXPERIMENT, EXPERIMENT_ID = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
-SETTLED = 5  # seconds since a store's last change, after which nobody is making it
-PATIENCE = 120  # seconds for another process that makes the same store
+SETTLED = 5  # seconds without a change, after which no process is making the store
+PATIENCE = 120  # seconds to wait for another process that makes the same store
 SQLITE = re.compile(r"(sqlite(?:\+\w+)?):(.*)", re.DOTALL)
-# Like `make ui`: on this machine only, and nothing is reported
+# As `make ui`: on this machine only, without telemetry
 _UI = [
     *("env", "MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", sys.executable),
     *("-m", "mlflow", "ui", "--host", "127.0.0.1", "--workers", "1", "--backend-store-uri"),
@@ -49,27 +50,27 @@ class Store:
 
     uri: str  # as MLflow takes it, with the password if there is one; paths are absolute
     given: str  # how the user named it, OPTION=VALUE without a password, for messages
-    file: Path | None = None  # of an SQLite store: its one path without links, so that there is one lock
+    file: Path | None = None  # of an SQLite store: its real path, so that there is one lock
 
     @property
     def where(self) -> str:
-        """How a person opens it, without the password."""
+        """The command or address with which a person opens it, without the password."""
         shown = without_secrets(self.uri)
         return shown if self.is_server else f"{shlex.join(_UI)} {shlex.quote(shown)}"
 
     @property
     def is_server(self) -> bool:
-        """Whether a server decides where artifacts lie, rather than whoever opens the store."""
+        """Whether a server decides where artifacts are stored."""
         return not re.match(r"(sqlite|postgres|mysql|mssql|file:|[./\w-]+$)", self.uri) or self.uri == "databricks"
 
 
 def given_address(uri: str | None) -> str | None:
-    """The address that the option or else the environment gives, as it is given; None where neither does."""
+    """The address of the option, else of the environment, unchanged; None if neither is set."""
     return uri or os.environ.get(ADDRESS, "").strip() or None
 
 
 def from_environment(uri: str | None, experiment: str | None) -> list[str]:
-    """What MLflow's own variables decide, or could be thought to decide, a line each, without passwords."""
+    """Lines about MLflow's own environment variables and which of them are used, without passwords."""
 
     def of(*names: str) -> Iterator[str]:
         return (f"{name}={without_secrets(value)}" for name in names if (value := os.environ.get(name, "").strip()))
@@ -82,16 +83,16 @@ def from_environment(uri: str | None, experiment: str | None) -> list[str]:
 
 
 def store_of(uri: str | None, outputs: Path, folder: Path | None = None, option: str = "tracking.uri") -> Store:
-    """The store that is meant: by the option, else by MLFLOW_TRACKING_URI, else the one in the folder of all outputs.
+    """The store of the option, else of MLFLOW_TRACKING_URI, else the one in the folder of all outputs.
 
     Args:
         uri: the option's value.
         outputs: an absolute path.
-        folder: what relative paths in the address start from; the current folder if not given.
+        folder: the start of relative paths in the address; the current folder if not given.
         option: the option's name, for messages.
 
     Raises:
-        UserError: the address cannot be one of a store.
+        UserError: the address cannot be that of a store.
     """
     address = given_address(uri)
     if address is None:
@@ -100,7 +101,7 @@ def store_of(uri: str | None, outputs: Path, folder: Path | None = None, option:
     given = without_secrets(f"{option if uri else ADDRESS}={address}")
     if not (parts := SQLITE.fullmatch(address)):
         return Store(address, given)
-    if "file:" in parts[2]:  # SQLite's own way of writing an address
+    if "file:" in parts[2]:  # SQLite's own form of an address
         return Store(address, given)
     path, mark, query = unquote(parts[2]).partition("?")
     if not path.startswith("///") or path in ("///", "///:memory:"):
@@ -112,10 +113,10 @@ def store_of(uri: str | None, outputs: Path, folder: Path | None = None, option:
 
 
 def with_password(kept: str, folder: Path, given: str | None = None, option: str = "--uri") -> str:
-    """The address that `kept` in a run folder was before its password was taken out: `given`, or the environment's.
+    """The address `kept` of a run folder with its password, which is taken from `given` or from the environment.
 
     Raises:
-        UserError: neither is that address; the line asks for it by `option`.
+        UserError: neither is that address; the message asks for it by `option`.
     """
     if HIDDEN not in kept:
         return kept
@@ -126,10 +127,10 @@ def with_password(kept: str, folder: Path, given: str | None = None, option: str
 
 
 def open_store(store: Store, make: bool = True) -> "MlflowClient":
-    """A client of the store, which is made if it is an SQLite file that is not there yet.
+    """Opens the store, and makes it first if it is an SQLite file that does not exist.
 
     Raises:
-        UserError: it cannot be opened, for a reason that a user can mend.
+        UserError: it cannot be opened.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
@@ -143,7 +144,7 @@ def open_store(store: Store, make: bool = True) -> "MlflowClient":
                 with _locked(store, store.file) as lock:
                     if not _is_there(store.file):
                         _make(store.file)
-                    lock.unlink(missing_ok=True)  # from now on nobody asks for it
+                    lock.unlink(missing_ok=True)  # from now on nobody needs the lock
             _check_schema(store, store.file)
         client = MlflowClient(tracking_uri=store.uri)
         client.search_experiments(max_results=1)
@@ -156,7 +157,7 @@ def open_store(store: Store, make: bool = True) -> "MlflowClient":
 
 @contextmanager
 def _locked(store: Store, file: Path) -> Iterator[Path]:
-    """Nobody else makes this store as long as the block runs, which gets the lock's file."""
+    """Keeps other processes from making this store while the block runs. Yields the lock's file."""
     lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=PATIENCE)
     try:
         lock.acquire()
@@ -177,7 +178,7 @@ def _locked(store: Store, file: Path) -> Iterator[Path]:
 
 
 def experiment_of(client: "MlflowClient", store: Store, name: str, artifacts: Path) -> str:
-    """The id of MLflow's experiment of this name, which is made if it is not there.
+    """The id of MLflow's experiment of this name, which is made if it does not exist.
 
     Args:
         client: of the store.
@@ -195,7 +196,7 @@ def experiment_of(client: "MlflowClient", store: Store, name: str, artifacts: Pa
         try:
             location = None if store.is_server else artifacts.as_uri()
             return client.create_experiment(name, artifact_location=location)
-        except MlflowException as error:  # another process has made it in between
+        except MlflowException as error:  # another process has just made it
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(name)
@@ -213,7 +214,7 @@ def experiment_name(client: "MlflowClient", option: str | None, own: str) -> str
     """MLflow's name for the experiment: the option's, else the environment's, else the experiment's own.
 
     Raises:
-        UserError: MLFLOW_EXPERIMENT_ID is the id of no experiment there.
+        UserError: the store has no experiment with the id MLFLOW_EXPERIMENT_ID.
     """
     from mlflow.exceptions import MlflowException
 
@@ -234,14 +235,14 @@ def _is_there(file: Path) -> bool:
 
 
 def _check_file(store: Store, file: Path, make: bool) -> None:
-    """That the file can be a store, or can become one."""
+    """Checks that the file is a store or can become one. Raises UserError."""
     try:
         if not _is_there(file):
             if not make:
                 raise UserError(f"{store.given}: no MLflow store there")
             file.parent.mkdir(parents=True, exist_ok=True)
             return
-        with file.open("r+b" if make else "rb") as opened:  # what cannot be opened MLflow would try for a minute
+        with file.open("r+b" if make else "rb") as opened:  # MLflow would retry for a minute
             kind = opened.read(16)
     except OSError as error:
         raise UserError(
@@ -261,7 +262,7 @@ def _make(file: Path) -> None:
 
 
 def _check_schema(store: Store, file: Path) -> None:
-    """That the tables are those of this MLflow, which would change others' tables, or ours of then, unasked."""
+    """Checks that the tables belong to this version of MLflow, which would otherwise migrate them without asking."""
     from mlflow.store.db.utils import _get_alembic_config, _get_latest_schema_revision
 
     latest, end = _get_latest_schema_revision(), time.monotonic() + PATIENCE
@@ -271,7 +272,7 @@ def _check_schema(store: Store, file: Path) -> None:
             return
         if time.time() - file.stat().st_mtime > SETTLED or time.monotonic() > end:
             break
-        time.sleep(0.2)  # MLflow's own server may be making it at this moment
+        time.sleep(0.2)  # MLflow's own server may be making it
     if revision is None:
         raise UserError(
             f"{store.given}: {file} is a database of another program; give tracking.uri=sqlite:///FILE of a new one"
@@ -285,7 +286,7 @@ def _check_schema(store: Store, file: Path) -> None:
 
 
 def _revision_in(file: Path) -> str | None:
-    """The version of MLflow's schema that a database says it has; None where it is not MLflow's, or not yet whole."""
+    """The version of MLflow's schema in a database; None if it is not MLflow's, or not complete."""
     with closing(sqlite3.connect(file, timeout=20)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "experiments"} <= tables:

@@ -1,4 +1,4 @@
-"""What a run must say about itself so that it can be repeated: versions, code, command. Knows no model and no text."""
+"""Provenance: versions, code and command, with which a run can be repeated. Knows no model and no text."""
 
 import hashlib
 import os
@@ -23,15 +23,17 @@ PACKAGES = (
     "safetensors", "matplotlib",
 )  # fmt: skip
 
-ARITHMETIC = re.compile("OMP_|MKL_|KMP_|ONEDNN_|DNNL_|CUBLAS_|ATEN_")  # variables that change how numbers are added
-# As the user set them: libraries add some of their own in the middle of a sweep, too late to change anything
+ARITHMETIC = re.compile(
+    "OMP_|MKL_|KMP_|ONEDNN_|DNNL_|CUBLAS_|ATEN_"
+)  # environment variables that change the order of additions
+# As the user set them. Libraries add their own in the middle of a sweep, too late to change anything
 _ENVIRONMENT = {name: value for name, value in sorted(os.environ.items()) if ARITHMETIC.match(name)}
 
 
 def of_process() -> dict[str, Any]:
-    """Package versions, Python and machine, the code, the command line and the folder that it was typed in.
+    """Package versions, Python and machine, the code, the command line and the folder in which it was typed.
 
-    `git_diff` is what the checkout's package and configuration have that `git_commit` has not, for `git apply`.
+    `git_diff` is the difference between `git_commit` and the checkout's package and configuration, for `git apply`.
     """
     folder = Path(__file__).resolve().parents[2]
     commit = _git(folder, "rev-parse", "HEAD") if (folder / ".git").exists() else None
@@ -49,7 +51,7 @@ def of_process() -> dict[str, Any]:
 
 
 def of_arithmetic(device: "torch.device") -> dict[str, Any]:
-    """What the last bits of a result on a device hang on: it, PyTorch's threads and flags, and the environment."""
+    """What the last bits of a result depend on: the device, PyTorch's threads and flags, and the environment."""
     import torch
 
     of_device = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -66,7 +68,7 @@ def of_arithmetic(device: "torch.device") -> dict[str, Any]:
 
 @cache
 def hash_of_code() -> str:
-    """SHA-256 over the package's own modules: what was kept of a pass is another code's, once a line of it differs."""
+    """SHA-256 over the package's own modules. A stored pass is used only by the code that made it."""
     digest, package = hashlib.sha256(), Path(__file__).resolve().parents[1]
     for file in sorted(package.rglob("*.py")):
         digest.update(str(file.relative_to(package)).encode() + file.read_bytes())
@@ -74,9 +76,10 @@ def hash_of_code() -> str:
 
 
 def hash_of_plugin(plugin: type) -> str | None:
-    """SHA-256 over the modules outside this package that a class comes from; None where there are none.
+    """SHA-256 over the modules outside this package that a class comes from; None if there are none.
 
-    Those are its own and its bases', what else of their packages is imported, and modules in the same folders.
+    These are its own module and those of its bases, other imported modules of their packages, and modules in the same
+    folders.
     """
     roots = {one.__module__.split(".")[0] for one in plugin.__mro__} - {"neurexp", *sys.stdlib_module_names}
     if not roots:
@@ -109,12 +112,12 @@ def hash_of_tokenizer(tokenizer) -> str:
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
-    except metadata.PackageNotFoundError:  # a checkout that runs without being installed
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
         return None
 
 
 def _difference(folder: Path) -> str:
-    """From the commit to what lies there, new files included."""
+    """The difference between the commit and the files, new files included."""
     where = ("--", "neurexp/*.py", "conf")
     new = (_git(folder, "ls-files", "-z", "--others", "--exclude-standard", *where) or "").split("\0")
     parts = [_git(folder, "diff", "HEAD", *where)]

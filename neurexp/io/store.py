@@ -22,12 +22,12 @@ from neurexp.io.files import NotWritableError, make_folder, remove_old, write_te
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # raised when the content of an entry comes to mean something else
+FORMAT = 2  # increased when the meaning of an entry's content changes
 LARGEST = 4 * 2**30  # bytes of a store
 
 
 class Store:
-    """A folder of entries. The least recently used files make room when it grows beyond `largest` bytes."""
+    """A folder of entries. When it exceeds `largest` bytes, the least recently used files are removed."""
 
     def __init__(self, folder: Path, largest: int = LARGEST):
         self.folder, self.largest = folder, largest
@@ -41,7 +41,7 @@ class Store:
         remove_old(self.folder)
         size = 0
         for file in sorted(self.folder.glob("*.safetensors"), key=_age):
-            with suppress(OSError):  # another process makes room as well
+            with suppress(OSError):  # another process may also make room
                 size += file.stat().st_size
                 if size > self.largest and not file.name.startswith(newest):
                     file.unlink()
@@ -61,24 +61,24 @@ class Entry:
     def load(self, part: str = "") -> dict[str, np.ndarray] | None:
         """The arrays of a part, or None unless it is there and whole.
 
-        The arrays are mapped from the file: what is not looked at takes no memory.
+        The arrays are mapped from the file, so unused ones take no memory.
         """
         from safetensors.torch import load_file
 
         file = self._file(part)
         try:
             found = {name: values.numpy() for name, values in load_file(file).items()}
-            os.utime(file)  # the least recently used goes first
-        except SafetensorError:  # not whole
+            os.utime(file)  # for `make_room`
+        except SafetensorError:  # damaged
             with suppress(OSError):
                 file.unlink()
             return None
-        except OSError:  # not there, or not readable
+        except OSError:  # missing or not readable
             return None
         return found
 
     def save(self, arrays: Mapping[str, np.ndarray], part: str = "") -> None:
-        """Stores the arrays of a part. Logs a warning where that fails: the content is worth more than its copy."""
+        """Stores the arrays of a part. Logs a warning if that fails: the run can go on without the copy."""
         try:
             make_folder(self._store.folder)
             write_tensors(self._file(part), dict(arrays))
@@ -88,10 +88,10 @@ class Entry:
 
     @contextmanager
     def lock(self, work: str) -> Iterator[None]:
-        """Held by the process that makes the entry: others that want the same wait, and find it done.
+        """Locks the entry while this process makes it. Other processes that need it wait, and then find it.
 
         Args:
-            work: what the process is doing, for the log line of those that wait.
+            work: what the process does, for the log line of waiting processes.
 
         Raises:
             NotWritableError: the store's folder cannot be made.
@@ -108,7 +108,7 @@ class Entry:
         try:
             yield
         finally:
-            file.unlink(missing_ok=True)  # while it is held: whoever waits for it notices, and makes it anew
+            file.unlink(missing_ok=True)  # while it is held: a waiting process notices, and makes a new one
             lock.release()
             if made:
                 with suppress(OSError):  # the folder is not empty

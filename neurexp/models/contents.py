@@ -1,7 +1,7 @@
-"""What lies in a model's folder or repository beside what will be measured.
+"""Checks of a model's folder or repository before anything is loaded.
 
-Whatever would make the measured model another than the saved one is refused: an adapter, quantised weights, code of the
-repository. What is merely not used, such as a second set of weights, is said. Imports nothing heavy, and loads nothing.
+Whatever would make the measured model differ from the saved one is refused: an adapter, quantised weights, code of the
+repository. Files that are merely unused, such as a second set of weights, are logged. Imports nothing heavy.
 """
 
 import fnmatch
@@ -17,17 +17,17 @@ from neurexp.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers takes the first that is there
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers takes the first that exists
 ADAPTER = "adapter_config.json"
 ADAPTERS = (ADAPTER, "adapter_model.*", "adapters.safetensors", "pytorch_adapter.bin", "pytorch_lora_weights.*")
 WEIGHTS = (
     "*.safetensors", "pytorch_model*.bin", "*.gguf", "*.ggml", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx",
     "consolidated*", "model*.bin", "model*.pt", "*.npz", "rust_model.ot",
 )  # fmt: skip
-COUNTS = "token_counts.safetensors"  # no weights: how often each token occurs in the tokenizer's training text
-SHOWN = 4  # files that one line names
-DEPTH = 2  # folders below the model's own, in which files are looked for
-MOST = 5000  # files of a folder that are looked at
+COUNTS = "token_counts.safetensors"  # no weights: token counts of the tokenizer's training text
+SHOWN = 4  # files named in one message
+DEPTH = 2  # depth of subfolders that are searched
+MOST = 5000  # files that are looked at
 
 
 def names_in(folder: Path) -> list[str]:
@@ -48,7 +48,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object that a JSON file holds; an empty one where it holds none, or is not there."""
+    """The object in a JSON file; an empty one if the file has none, or does not exist."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -72,10 +72,10 @@ def refuse_adapter(given: str, found: str, config: dict[str, Any]) -> None:
 
 
 def check_weights(given: str, names: Sequence[str]) -> None:
-    """Whether there are weights in the one format that is loaded, in the files where transformers looks for them.
+    """Checks that there are safetensors weights in the files that transformers reads.
 
     Raises:
-        UserError: there are none; the line names those of other formats.
+        UserError: there are none; the message names weights of other formats.
     """
     own = [name for name in names if "/" not in name]
     if SINGLE in own or INDEX in own:
@@ -93,10 +93,10 @@ def check_weights(given: str, names: Sequence[str]) -> None:
 
 
 def check_config(given: str, config: dict[str, Any], known: Sequence[str]) -> None:
-    """Whether what `config.json` asks for can be measured as it is asked for. Says what of it is not done.
+    """Checks that the model of `config.json` can be measured as saved. Logs what is ignored.
 
     Raises:
-        UserError: quantised weights, or an architecture that is none of `known` and comes as code.
+        UserError: the weights are quantised, or the architecture is not `known` and comes as code.
     """
     kind = config.get("model_type")
     code = config.get("auto_map")
@@ -121,9 +121,9 @@ def check_config(given: str, config: dict[str, Any], known: Sequence[str]) -> No
 
 
 def tell_unused(folder: Path, names: Sequence[str], used: Sequence[str]) -> None:
-    """Says which of the files `names` look like weights or an adapter, but are not `used`, and which of them are newer.
+    """Logs which of the files `names` look like weights or an adapter but are not `used`, and which are newer.
 
-    A model that was saved a second time in another format lies beside the first one, and the first one may be used.
+    A model that was saved again in another format may lie beside an older copy, which transformers may prefer.
     """
     unused = [
         name
@@ -141,7 +141,7 @@ def tell_unused(folder: Path, names: Sequence[str], used: Sequence[str]) -> None
 
 
 def _changed(file: Path) -> float:
-    """When a file was last written, in seconds; 0 where it is not there, as on the Hub."""
+    """When a file was last written, in seconds; 0 if it is not on this machine."""
     try:
         return file.stat().st_mtime
     except OSError:
@@ -149,10 +149,10 @@ def _changed(file: Path) -> float:
 
 
 def check_tokenizer(given: str, folder: Path) -> None:
-    """Whether a tokenizer that lies in a folder can be read with the packages that are installed.
+    """Checks that a folder's tokenizer can be read with the installed packages.
 
     Raises:
-        UserError: it is one file of SentencePiece's or tiktoken's, and that package is missing.
+        UserError: it is a file of SentencePiece or tiktoken, and that package is missing.
     """
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     models = sorted(name for name in names if name.endswith(".model"))

@@ -1,9 +1,9 @@
 """A faster GPT-Neo forward that computes what transformers' eager one does, up to rounding.
 
-transformers has no `sdpa` for GPT-Neo and composes `gelu_new` of several operations. `fast_forward` swaps, inside a
-context, the attention, the GELU and the products with the weights, and puts the originals back, so a model that a
-caller owns is never left changed; `difference_from_eager` says whether it may be used. Assumes right-padded batches
-without a KV cache, which is all that a run of neurexp has.
+transformers has no `sdpa` for GPT-Neo, and computes `gelu_new` in several operations. Inside a context `fast_forward`
+replaces the attention, the GELU and the products with the weights. Afterwards it restores the originals, so a caller's
+model is never left changed. `difference_from_eager` measures whether it may be used. Assumes right-padded batches
+without a KV cache, as in every run of neurexp.
 """
 
 import threading
@@ -26,7 +26,7 @@ ALIGNED = 16  # keys; widths that are multiples of it multiply faster
 
 
 def _fused_attention(module: GPTNeoSelfAttention, query, key, value, attention_mask=None):
-    """GPT-Neo attends without the usual 1/√d, and its local layers see the last `window_size` tokens only."""
+    """GPT-Neo's attention: without the usual 1/√d, and its local layers see only the last `window_size` tokens."""
     length = query.size(-2)
     if module.attention_type == "local" and length > module.config.window_size:
         mask = module.bias[:, :, :length, :length]
@@ -35,9 +35,9 @@ def _fused_attention(module: GPTNeoSelfAttention, query, key, value, attention_m
 
 
 class _BlockedAttention:
-    """The same on a CPU: some queries at a time against no more keys than they may see, in memory that is used again.
+    """The same on a CPU: some queries at a time, only against the keys that they may see, in reused memory.
 
-    PyTorch's own fused attention multiplies in tiles too small for a CPU's cores, and skips nothing of a window.
+    PyTorch's own fused attention uses tiles that are too small for a CPU, and does not skip keys outside a window.
     """
 
     def __init__(self) -> None:
@@ -45,12 +45,12 @@ class _BlockedAttention:
         self._blocks = cache(_query_blocks)
 
     def __call__(self, module: GPTNeoSelfAttention, query, key, value, attention_mask=None):
-        if torch.is_grad_enabled():  # what is written in place has no gradient
+        if torch.is_grad_enabled():  # in-place results have no gradient
             return _fused_attention(module, query, key, value)
         sequences, heads, length, width = query.shape
         window = module.config.window_size if module.attention_type == "local" else length
         out = query.new_empty(sequences, length, heads, width).transpose(1, 2)
-        for index in range(sequences):  # in float32 whatever the format: eager's scores are, and it is quicker
+        for index in range(sequences):  # in float32 for every format: eager does so too, and it is faster
             queries, keys, values = (part[index].float() for part in (query, key, value))
             for start, stop, first, hidden in self._blocks(length, window):
                 scores = self._memory((heads, stop - start, stop - first))
@@ -91,7 +91,7 @@ def _linear(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 class _FastGelu(nn.Module):
-    """GPT-Neo's `gelu_new` in one go: a module, because the site `ACT` is its output."""
+    """GPT-Neo's `gelu_new` in one operation: a module, because the site `ACT` is its output."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return kernels.gelu_tanh(x)
@@ -99,7 +99,7 @@ class _FastGelu(nn.Module):
 
 @contextmanager
 def _attributes(changes: list[tuple[nn.Module, str, Any]]) -> Iterator[None]:
-    """Gives each module the attribute, and takes it back, whatever happens inside."""
+    """Sets an attribute of each module, and restores it on leaving, also after an error."""
     kept = [(module, name, module.__dict__.get(name)) for module, name, _ in changes]
     try:
         for module, name, value in changes:
@@ -115,14 +115,14 @@ def _attributes(changes: list[tuple[nn.Module, str, Any]]) -> Iterator[None]:
 
 @contextmanager
 def fast_forward(model: PreTrainedModel) -> Iterator[None]:
-    """Within the context, `model`'s GPT-Neo blocks attend, multiply and take their GELU by faster kernels."""
+    """Within the context, the GPT-Neo blocks of `model` use faster kernels for attention, products and GELU."""
     attend = _attention_for(model.device)
     changes, mlps = [], []
     for block in (module for module in model.modules() if isinstance(module, GPTNeoBlock)):
         for module in block.modules():
             if isinstance(module, GPTNeoSelfAttention):
                 changes.append((module, "_attn", MethodType(attend, module)))
-            elif type(module).forward is nn.Linear.forward and "forward" not in module.__dict__:  # not a caller's own
+            elif type(module).forward is nn.Linear.forward and "forward" not in module.__dict__:  # not the caller's
                 changes.append((module, "forward", MethodType(_linear, module)))
             elif isinstance(module, GPTNeoMLP) and model.config.activation_function == "gelu_new":
                 mlps.append(module)
@@ -140,7 +140,7 @@ def fast_forward(model: PreTrainedModel) -> Iterator[None]:
 def difference_from_eager(model: PreTrainedModel) -> float | None:
     """‖fast − eager‖ / ‖eager‖ of the hidden states after a global and a local block, on tokens beyond the window.
 
-    None where the model is no GPT-Neo, so that there is no fast forward. Only the blocks up to the first of each kind
+    None if the model is no GPT-Neo: then there is no fast forward. Only the blocks up to the first of each kind
     of attention are run: the others are the same code.
     """
     blocks = [block for block in model.modules() if isinstance(block, GPTNeoBlock)]

@@ -1,7 +1,7 @@
-"""Matrix products and sums over rows, each by the fastest way that PyTorch has on the device at hand.
+"""Matrix products and sums over rows, each by PyTorch's fastest way on the device.
 
-On a CPU float32 products with weights go through oneDNN, which PyTorch brings, in place of MKL, its own choice: on
-processors that are not Intel's it multiplies faster (docs/benchmarks.md has by how much). Knows no model and no text.
+On a CPU, float32 products with weights use PyTorch's oneDNN instead of MKL, which PyTorch would choose. It is faster on
+processors that are not Intel's (docs/benchmarks.md has numbers). Knows no model and no text.
 """
 
 import math
@@ -13,11 +13,12 @@ from torch.nn import functional
 
 ONEDNN = torch.backends.mkldnn.is_available()
 
-CACHE = 2**22  # bytes of float32 that several operations in a row find in the caches of a CPU's cores
+CACHE = 2**22  # bytes of float32 that stay in a CPU's caches over several operations
 
 
 def fitting(count: int, each: int, device: torch.device) -> list[slice]:
-    """`count` rows or columns of `each` float32 numbers in stretches that fit a CPU's caches; elsewhere all at once."""
+    """Splits `count` rows or columns of `each` float32 numbers so that they fit a CPU's caches; no split on other
+    devices."""
     step = max(16, CACHE // (4 * max(1, each)) // 16 * 16) if device.type == "cpu" else max(1, count)
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
@@ -47,9 +48,9 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a `[m, k]` @ b `[k, n]`, in the whole precision of its number format whatever the model's products have.
+    """a `[m, k]` @ b `[k, n]`, in the full precision of its number format, also with `device.tf32`.
 
-    Not through oneDNN, which makes a kernel for each new shape and keeps it: here k is another in every batch.
+    It does not use oneDNN, which builds and keeps a kernel for each shape: k differs in every batch.
     """
     with whole_precision():
         return a @ b
@@ -57,7 +58,7 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def whole_precision() -> Iterator[None]:
-    """Within the context no float32 product is rounded to TensorFloat-32 (`device.tf32`)."""
+    """Within the context, no float32 product is rounded to TensorFloat-32 (`device.tf32`)."""
     before = torch.get_float32_matmul_precision()
     if before == "highest":
         yield

@@ -1,4 +1,4 @@
-"""From a name to a language model with its tokenizer, on a device, in a number format, ready to be measured.
+"""Loading: from a name to a language model with its tokenizer, on a device, in a number format.
 
 Weights come from safetensors files only, and no code of a repository is ever run. Knows nothing of text or experiments.
 """
@@ -31,22 +31,22 @@ from neurexp.text.tokenizer import first_token, own_first_token, vocabulary_size
 
 log = logging.getLogger(__name__)
 
-# Largest ‖fast − eager‖ / ‖eager‖: rounding of each number format
+# Largest accepted ‖fast − eager‖ / ‖eager‖: the rounding of each number format
 AGREEMENT = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 NOT_COMPUTED = ("_name_or_path", "transformers_version", "dtype", "architectures")  # in a config, but not in a forward
-FEWEST_USED = 0.9  # of a model's embeddings, by its tokenizer: what is left over is padding to a round number
+FEWEST_USED = 0.9  # of a model's embeddings that its tokenizer uses; the rest is padding to a round number
 # Constants that older versions of transformers saved with the weights
 BUFFER = re.compile(r"\.(attn|attention|self_attn)(\.attention)?\.(bias|masked_bias)$|\.inv_freq$|\.masked_bias$")
-SAFE = {"trust_remote_code": False}  # said each time: left unset, transformers asks on the terminal
+SAFE = {"trust_remote_code": False}  # always given: otherwise transformers asks on the terminal
 
-# transformers sets PyTorch's default dtype while it loads, and random weights come from the process's one generator:
-# two loads at once would get each other's format or numbers
+# transformers sets PyTorch's default dtype while it loads, and random weights use the process's one generator. Two
+# loads at the same time would mix up formats or numbers
 _one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model in evaluation mode, its tokenizer, and where both came from."""
+    """A causal language model in evaluation mode, its tokenizer, and the origin of both."""
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -54,12 +54,12 @@ class LanguageModel:
     revision: str  # the commit on the Hub; for a local folder its path
     weights: str  # "pretrained" or "random"
     token_counts: np.ndarray | None = None  # [vocabulary] in the text that the tokenizer's model was trained on
-    fast: bool = False  # the fast forward was asked for, and agrees with the eager one
+    fast: bool = False  # the fast forward is wanted, and agrees with the eager one
     begins_with_bos: bool = False  # whether a sequence begins with the tokenizer's BOS
 
     @property
     def family(self) -> Family:
-        """Where this architecture keeps its neurons."""
+        """The sites of this architecture."""
         return family_of(self.network.config.model_type)
 
     @property
@@ -69,19 +69,19 @@ class LanguageModel:
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over config and parameters as they were when it was first asked for."""
+        """SHA-256 over config and parameters, computed on first use."""
         return hash_of_weights(self.network)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return self.network.device
 
     def check_ids(self, ids: np.ndarray) -> None:
-        """Whether the model has an embedding for each of the token ids that occur, `ids` of any shape.
+        """Checks that the model has an embedding for each token id in `ids`, of any shape.
 
         Raises:
-            UserError: it has none for one of them, which the message names.
+            UserError: an id has no embedding; the message names it.
         """
         rows = embedding_rows(self.network)
         beyond = ids[ids >= rows]
@@ -143,11 +143,11 @@ def load_model(
 ) -> LanguageModel:
     """Loads a causal language model for measuring: evaluation mode, no gradients.
 
-    Any number of threads may call it: one of them loads, the others wait for it.
+    Any number of threads may call it; one loads at a time.
 
     Args:
         name: `mini` (ships with neurexp), a local folder, or a Hub id.
-        revision: branch, tag or commit on the Hub; the commit it stands for is in the result.
+        revision: branch, tag or commit on the Hub; the result has the resolved commit.
         tokenizer: another tokenizer than the model's: `mini`, a folder, or a Hub id.
         weights: `pretrained`, or `random`: the same architecture, freshly initialised from `seed`.
         architecture: `model_type` and dimensions; with `weights="random"` nothing of the model is then downloaded.
@@ -155,11 +155,11 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`.
         seed: of random weights.
         fast: verify that the fast forward (`models.fast`) agrees with transformers' own; the network stays as it is.
-        bos: whether sequences begin with BOS; None: exactly where the tokenizer by itself puts one before a text.
+        bos: whether sequences begin with BOS; None: if the tokenizer itself puts one before a text.
 
     Raises:
-        UserError: not there, not reachable, gated, of an unknown family, damaged, or not what would be measured: an
-            adapter, quantised weights, a config that asks for code, weights that the architecture has no place for.
+        UserError: the model does not exist, cannot be reached, is gated, damaged, or of an unknown family; or it is an
+            adapter, has quantised weights, asks for code, or has weights that the architecture does not use.
     """
     target = choose_device(device)
     if dtype not in ("float32", "bfloat16", "float16"):
@@ -189,10 +189,10 @@ def _load(
     fast: bool,
     bos: bool | None,
 ) -> LanguageModel:
-    """`load_model`, of arguments that were checked."""
+    """`load_model` with checked arguments."""
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity(logging.CRITICAL)  # what it logs of a load, we say in one line
-    place, speech = locate_parts(name, revision, tokenizer, weights, architecture is not None)
+    transformers_logging.set_verbosity(logging.CRITICAL)  # our own line replaces its log
+    place, tokenizer_place = locate_parts(name, revision, tokenizer, weights, architecture is not None)
     if place is None:
         fields = dict(architecture or {})
         config = _guarded(name, lambda: AutoConfig.for_model(fields.pop("model_type"), **fields), "architecture")
@@ -220,26 +220,28 @@ def _load(
         assert place is not None
         identity = place.identity
         network = _load_weights(name, place, number_format)
-    spoken = tokenizer or name
-    speech_folder = fetched(speech, f"model.{'tokenizer' if tokenizer else 'name'}={spoken}")
-    contents.check_tokenizer(f"model.tokenizer={spoken}", Path(speech_folder))
-    encoder = _guarded(spoken, lambda: AutoTokenizer.from_pretrained(speech_folder, **SAFE), "tokenizer")
-    if len(encoder) < 2:  # what transformers makes of a folder without tokenizer files
+    tokenizer_name = tokenizer or name
+    tokenizer_folder = fetched(tokenizer_place, f"model.{'tokenizer' if tokenizer else 'name'}={tokenizer_name}")
+    contents.check_tokenizer(f"model.tokenizer={tokenizer_name}", Path(tokenizer_folder))
+    loaded = _guarded(tokenizer_name, lambda: AutoTokenizer.from_pretrained(tokenizer_folder, **SAFE), "tokenizer")
+    if len(loaded) < 2:  # transformers makes an empty tokenizer of a folder without files
         raise UserError(
-            f"model.tokenizer={spoken}: no tokenizer files there; give model.tokenizer=FOLDER, an id, or mini"
+            f"model.tokenizer={tokenizer_name}: no tokenizer files there; give model.tokenizer=FOLDER, an id, or mini"
         )
-    _tell_if_of_another_model(spoken, encoder, network)
-    begins_with_bos = own_first_token(encoder) is not None if bos is None else bos
+    _warn_if_of_another_model(tokenizer_name, loaded, network)
+    begins_with_bos = own_first_token(loaded) is not None if bos is None else bos
     if begins_with_bos:
-        first_token(encoder)
+        first_token(loaded)
     network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
     agrees = fast and _fast_agrees(network)
-    counts = _token_counts(speech, vocabulary_size(encoder))
-    return LanguageModel(network, encoder, name, identity, weights, counts, agrees, begins_with_bos)
+    counts = _token_counts(tokenizer_place, vocabulary_size(loaded))
+    return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos)
 
 
-def _tell_if_of_another_model(spoken: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel) -> None:
-    """Says what speaks against a tokenizer being that of the model: its number of tokens, its special tokens."""
+def _warn_if_of_another_model(
+    tokenizer_name: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel
+) -> None:
+    """Warns if the number of tokens or the special tokens suggest that the tokenizer is another model's."""
     rows, size, config = embedding_rows(network), vocabulary_size(tokenizer), network.config
     odd = []
     if size > rows:
@@ -257,7 +259,7 @@ def _tell_if_of_another_model(spoken: str, tokenizer: PreTrainedTokenizerBase, n
         if own is not None and stated and own not in stated:
             odd.append(f"its {what} is {own}, the config says {', '.join(map(str, sorted(stated)))}")
     if odd:
-        log.warning("The tokenizer (%s) may be another model's: %s", spoken, "; ".join(odd))
+        log.warning("The tokenizer (%s) may be another model's: %s", tokenizer_name, "; ".join(odd))
 
 
 def _fast_agrees(network: PreTrainedModel) -> bool:
@@ -282,7 +284,7 @@ def _token_counts(place: Place, vocabulary: int) -> np.ndarray | None:
     if counts.ndim != 1 or len(counts) > vocabulary:
         log.warning("%s is of another tokenizer: not used, frequencies are those of the text", file)
         return None
-    return np.pad(counts, (0, vocabulary - len(counts)))  # tokens that were added since do not occur
+    return np.pad(counts, (0, vocabulary - len(counts)))  # tokens that were added later do not occur
 
 
 def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedModel:
@@ -304,7 +306,7 @@ def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedMode
     if report["mismatched_keys"]:
         raise UserError(f"{given}: its weights have other shapes than its config says; fetch it again")
     if report["missing_keys"]:
-        # transformers would fill them with random numbers and go on
+        # transformers would fill them with random numbers
         absent = sorted(report["missing_keys"])
         there = sorted(report["unexpected_keys"])
         beside = f"; they hold {len(there)} others, {there[0]} the first" if there else ""
@@ -317,7 +319,7 @@ def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedMode
 
 
 def _check_tensors(given: str, files: list[Path]) -> None:
-    """What transformers takes without a word: a tensor that is in two files, numbers that are codes of others."""
+    """Refuses what transformers loads silently: a tensor in two files, and quantised numbers."""
     seen: dict[str, Path] = {}
     for file in files:
         with safe_open(file, "np") as tensors:
@@ -337,7 +339,7 @@ def _check_tensors(given: str, files: list[Path]) -> None:
 
 
 def _check_unexpected(given: str, names: list[str], network: PreTrainedModel) -> None:
-    """Weights that the architecture has no place for: within its blocks they would have changed what is measured."""
+    """Refuses weights inside the blocks that the architecture does not use: they would change the activations."""
     names = [name for name in names if not BUFFER.search(name)]
     blocks = re.compile(rf"(^|\.){re.escape(family_of(network.config.model_type).blocks)}\.\d+\.")
     within = [name for name in names if blocks.search(name)]
@@ -351,7 +353,7 @@ def _check_unexpected(given: str, names: list[str], network: PreTrainedModel) ->
 
 
 def _guarded(name: str, load: Callable[[], Any], what: str = "name") -> Any:
-    """Runs one of transformers' loaders; what it raises for a damaged or incomplete folder becomes one line."""
+    """Runs one of transformers' loaders. Its errors about a damaged or incomplete folder become one line."""
     try:
         return load()
     except UserError:

@@ -1,6 +1,6 @@
-"""Where a model lies: the embedded one, a local folder, or a repository on the Hub at a commit.
+"""Locations of models: the embedded one, a local folder, or a repository on the Hub at a commit.
 
-Loads nothing and imports nothing heavy, so that a name that leads nowhere is told within seconds.
+Loads nothing and imports nothing heavy, so that a wrong name is reported within seconds.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from neurexp.models import contents
 
 MINI = Path(__file__).resolve().parent.parent / "mini"
 CONFIG_FILES = ["config.json"]
-# Beside those that transformers reads a repository may have the same weights in another layout
+# A repository may have the same weights in other formats, which are not downloaded
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "generation_config.json"]
 TOKENIZER_FILES = [
     "tokenizer*.json",
@@ -37,7 +37,7 @@ class Place:
 
     @property
     def names(self) -> list[str]:
-        """Every file that lies there, as a path below the folder; on the Hub whether or not it will be downloaded."""
+        """Every file of the location, as a path below the folder; on the Hub also those that are not downloaded."""
         if self.repository is not None and self.repository.listing:
             return sorted(self.repository.listing)
         return contents.names_in(Path(self.path))
@@ -51,12 +51,12 @@ def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
     """Finds `name` without loading anything: the embedded model, a local folder, or a repository on the Hub."""
     if name == "mini":
         return Place(str(MINI))
-    if not name.strip():  # or it would be the current folder
+    if not name.strip():  # otherwise it would be the current folder
         raise UserError(f"{option} is empty: give {option}=ORGANISATION/MODEL, a local folder, or mini")
     try:
         folder = Path(name).expanduser()
         is_folder, exists = folder.is_dir(), folder.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long for a file, or the home of a user that is none
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, or an unknown user's home
         raise UserError(
             f"{option}={name}: cannot be a folder ({one_line(error)}); give the path of one, a Hub id, or mini"
         ) from error
@@ -71,7 +71,7 @@ def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
 
 
 def _check_model(place: Place, given: str, weights: str) -> None:
-    """Refuses a folder or repository from which not the model that was meant would be loaded.
+    """Refuses a folder or repository from which another model than the saved one would be loaded.
 
     Raises:
         UserError: it holds an adapter, or no weights that can be read.
@@ -92,14 +92,14 @@ def fetched(place: Place, given: str) -> str:
 
 
 def check_reachable(name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool) -> None:
-    """Asks only whether what `load_model` will need is there. Raises UserError where it is not."""
+    """Checks that everything that `load_model` needs exists. Raises UserError if not."""
     locate_parts(name, revision, tokenizer, weights, has_architecture)
 
 
 def locate_parts(
     name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool
 ) -> tuple[Place | None, Place]:
-    """Where the config and weights lie (None: built from the named architecture), and where the tokenizer lies."""
+    """The locations of config and weights (None: built from the named architecture) and of the tokenizer."""
     files = TOKENIZER_FILES if tokenizer is None else []
     place = None
     if weights != "random" or not has_architecture:

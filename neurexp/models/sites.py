@@ -1,7 +1,7 @@
-"""Where a model family keeps its neurons: *site* → the module in block i whose output holds them.
+"""Sites: for each model family, the module in block i whose output holds the activations of a *site*.
 
-`MLP` is what the documents hook: the MLP's expansion before its non-linearity. In a gated MLP that is the gate
-projection, the one that passes the non-linearity; `UP` is its other projection. Knows nothing of hooks or statistics.
+`MLP` is the MLP's expansion before its non-linearity. In a gated MLP that is the gate projection, whose output passes
+the non-linearity; `UP` is the other projection. Knows nothing of hooks or statistics.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from neurexp.errors import UserError, closest
 
 @dataclass(frozen=True)
 class Address:
-    """A module inside a block, and which of the equal parts of its output is meant (GPT-2 fuses Q, K and V)."""
+    """A module inside a block, and one of the equal parts of its output (GPT-2 fuses Q, K and V)."""
 
     module: str
     part: int = 0
@@ -80,7 +80,7 @@ FAMILIES = {
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a config's `model_type`. Raises UserError, naming those that are known, for another."""
+    """The family of a config's `model_type`. Raises UserError for an unknown one, and names the known ones."""
     if model_type not in FAMILIES:
         raise UserError(
             f"model.name: the architecture {model_type!r} is not known to neurexp; known are {', '.join(FAMILIES)}; "
@@ -91,7 +91,7 @@ def family_of(model_type: str) -> Family:
 
 @dataclass(frozen=True)
 class Site:
-    """One site of one layer of one model, found: its key (`MLP_0`), its module and the width it yields."""
+    """One site of one layer of a model: its key (`MLP_0`), its module and its number of neurons."""
 
     key: str
     layer: int
@@ -121,7 +121,7 @@ def parse_layers(layers: object, count: int) -> list[int]:
     """`"all"`, one layer or a list of layers → sorted indices without repeats.
 
     Raises:
-        UserError: not of that form, or beyond the model's `count` layers.
+        UserError: another form, or a layer beyond the model's `count` layers.
     """
     what = f"experiment.layer={layers}: this model has layers 0 to {count - 1}; give all, one of them, or a list"
     if isinstance(layers, str) and layers == "all":

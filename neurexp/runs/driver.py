@@ -69,17 +69,17 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     other_layers = job is not None and job.varies("experiment.layer")
     hearing_signals(processes.connect)
     if processes.rank() > 0:
-        shared = hearing_signals(processes.told, "")
+        shared = hearing_signals(processes.broadcast, "")
         if shared and plugin.distributed:
             hearing_signals(measure, typed, experiment, names, Path(shared), clock)
-        processes.leave()
+        processes.shut_down()
         return
     with resume.at_work(folder, config) as progress:
         resume.redact(folder / HYDRA)
         is_whole = (folder / SUMMARY).exists()  # the process ended while it logged
-        hearing_signals(processes.told, "" if is_whole else str(folder.resolve()))
+        hearing_signals(processes.broadcast, "" if is_whole else str(folder.resolve()))
         if is_whole:
-            processes.leave()
+            processes.shut_down()
             progress.results_are_whole()
             if typed.tracking.backend is not Backend.off:
                 hearing_signals(tracking.log_later, folder, typed.tracking.uri)
@@ -92,7 +92,7 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
         progress.remember(run_id=tracker.run_id or progress.note.get("run_id"))
         try:
             measured = hearing_signals(measure, typed, experiment, names, folder, clock, other_layers)
-            processes.leave()
+            processes.shut_down()
             written = _Written(typed, experiment, measured, folder, clock, tracker)
             hearing_signals(_write, written, resume.options_of(config), facts)
             progress.results_are_whole()

@@ -16,11 +16,11 @@ CHUNK_SIZE = 2**22  # numbers in one array of one step: 32 MiB in float64
 MOST_LABELLINGS = 500  # in one chunk
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Progress = Callable[[float], None]  # called after each step with the share of the work that the step was
+ProgressCallback = Callable[[float], None]  # called after each step with the share of the work that the step was
 
 
-def ignore_progress(share: float) -> None:
-    """The default `Progress`: does nothing."""
+def no_progress(share: float) -> None:
+    """The default `ProgressCallback`: does nothing."""
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

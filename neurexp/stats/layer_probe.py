@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
-from neurexp.stats.chunks import CHUNK_SIZE, Progress, chunks, ignore_progress, neuron_chunks
+from neurexp.stats.chunks import CHUNK_SIZE, ProgressCallback, chunks, neuron_chunks, no_progress
 
 REGULARISATION = 1.0  # scikit-learn's C
 FLOAT64_SIZE = 2**22  # rows × neurons × categories, above which the arithmetic is float32
@@ -23,7 +23,7 @@ GRADIENT = {np.dtype(np.float64): 1e-5, np.dtype(np.float32): 3e-3}  # tolerance
 
 
 def layer_accuracy(
-    x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, progress: Progress = ignore_progress
+    x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, progress: ProgressCallback = no_progress
 ) -> np.ndarray:
     """Held-out accuracy of an L2-regularised logistic regression on all neurons of a layer, `[labellings]`.
 
@@ -47,7 +47,7 @@ def layer_accuracy(
     return _accuracy(x, labellings, fold, progress)
 
 
-def _accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, progress: Progress) -> np.ndarray:
+def _accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, progress: ProgressCallback) -> np.ndarray:
     correct, held_out, categories = np.zeros(len(labellings)), np.unique(fold), int(labellings.max()) + 1
     dtype = np.dtype(np.float64 if x.size * _score_columns(categories) <= FLOAT64_SIZE else np.float32)
     for held in held_out:

@@ -13,11 +13,11 @@ from neurexp.stats.association import LEVEL
 from neurexp.stats.chunks import (
     CHUNK_SIZE,
     MOST_LABELLINGS,
-    Progress,
+    ProgressCallback,
     chunks,
-    ignore_progress,
     in_float64,
     neuron_chunks,
+    no_progress,
 )
 from neurexp.stats.hypothesis_tests import anova_of
 from neurexp.stats.rounding import FLAT, centred
@@ -47,7 +47,7 @@ def permutation(
     seed: int,
     groups: np.ndarray | None = None,
     bins: int = 120,
-    progress: Progress = ignore_progress,
+    progress: ProgressCallback = no_progress,
 ) -> Permutation:
     """How often is |Welch's t| (with more categories, F) of shuffled labels at least as large as the observed one?
 

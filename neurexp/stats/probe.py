@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from neurexp.stats.chunks import Progress, ignore_progress, in_float64, labelling_chunks, neuron_chunks
+from neurexp.stats.chunks import ProgressCallback, in_float64, labelling_chunks, neuron_chunks, no_progress
 from neurexp.stats.hypothesis_tests import compare_within
 from neurexp.stats.shuffling import strata_of_groups
 
@@ -45,7 +45,7 @@ def folds(labels: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np
 
 
 def neuron_probes(
-    x: np.ndarray, labels: np.ndarray, fold: np.ndarray, progress: Progress = ignore_progress
+    x: np.ndarray, labels: np.ndarray, fold: np.ndarray, progress: ProgressCallback = no_progress
 ) -> NeuronProbes:
     """Fits a logistic regression to every neuron at once, by Newton's method, and scores the held-out rows.
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from neurexp.stats.association import LEVEL
-from neurexp.stats.chunks import Progress, ignore_progress, labelling_chunks
+from neurexp.stats.chunks import ProgressCallback, labelling_chunks, no_progress
 from neurexp.stats.effect_sizes import auroc_in_direction
 from neurexp.stats.hypothesis_tests import compare_within
 from neurexp.stats.shuffling import is_paired, shuffle_within, strata_of_groups
@@ -47,7 +47,7 @@ def replicate(
     seed: int,
     groups: np.ndarray | None = None,
     shuffles: int = 0,
-    progress: Progress = ignore_progress,
+    progress: ProgressCallback = no_progress,
 ) -> Replication:
     """Splits the groups of each category at random into halves, selects neurons on the first, tests on the second.
 

@@ -1,4 +1,4 @@
-"""The characters of a token sequence, and which of them each token covers.
+"""The characters of a token sequence, and those that each token covers.
 
 A token is not always a whole number of characters: byte-level tokenizers and those with byte fallback cut a character
 of another script, or an emoji, into several tokens. The bytes are joined here before they are read as characters. Knows
@@ -67,7 +67,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], spell_sp
     found: dict[int, bytes] = {}
     decoder = backend.decoder
     kind, suffix = str(decoder), getattr(decoder, "suffix", "")
-    if decoder is None:  # what made the pieces says how they are spelled
+    if decoder is None:  # the model type says how pieces are spelled
         kind, suffix = str(backend.pre_tokenizer), getattr(backend.model, "end_of_word_suffix", None) or ""
     left = []
     for index, piece in pieces.items():
@@ -83,7 +83,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], spell_sp
             found[index] = bytes([int(byte[1], 16)])
         elif _SPACE in kind:  # SentencePiece
             found[index] = piece.replace(_SPACE, " ").encode()
-        else:  # the first GPT's, whose words end with a sign
+        else:  # the first GPT's, whose words end with a marker
             found[index] = piece.replace(suffix, " ").encode()
     found |= _within_text(tokenizer, left)
     if not spell_special:
@@ -106,12 +106,12 @@ def _of_byte_level(piece: str) -> bytes:
     letters = _alphabet()
     try:
         return bytes(letters[letter] for letter in piece)
-    except KeyError:  # a piece that is spelled as it is
+    except KeyError:  # a piece that is spelled as plain text
         return piece.encode()
 
 
 def _within_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> dict[int, bytes]:
-    """What tokens of other kinds add to a text that goes before: decoded alone, some would lose a space before them."""
+    """The text that tokens of other kinds add to a text: decoded alone, some would lose a leading space."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     alone = dict(zip(ids, backend.decode_batch([[index] for index in ids], skip_special_tokens=False), strict=True))
     # Letters, if there are any: of other texts a decoder may tidy the end
@@ -129,7 +129,7 @@ def _within_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> dict
 
 
 def shown_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[str, int, int]]:
-    """Tokens as a reader can see them: (text, first token, last token + 1), joined where one character spans several.
+    """Tokens as readable texts: (text, first token, last token + 1); tokens of one character are joined.
 
     A character is what a reader takes for one: a letter with its marks, an emoji of several parts. One that was cut
     where the sequence begins or ends is left out.

@@ -1,7 +1,7 @@
-"""Where listed words stand in running text, as whole words by the rules of their script.
+"""Occurrences of listed words in running text, as whole words by the rules of their script.
 
-The text is read as characters, in which words are found; then the tokens that cover a word are taken. Knows nothing of
-models, and no language: only what Unicode says of a script.
+Words are searched in the characters of the text; an occurrence consists of the tokens that cover it. Knows nothing of
+models, and no language: only the rules of Unicode for a script.
 
 - Most scripts set words apart by spaces and punctuation. A word that an apostrophe, a hyphen or an underscore ties to
   other letters is part of a longer one.
@@ -30,13 +30,13 @@ _Trie = dict[str, Any]  # folded part → the parts that may follow; `_LEAF` →
 
 
 def _capitalised(word: str) -> set[str]:
-    """The word as it begins a sentence. Turkish has a dot on its capital İ."""
+    """The word at the beginning of a sentence. Turkish has a dot on its capital İ."""
     forms = {word[:1].title() + word[1:]}
     return forms | {"İ" + word[1:]} if word.startswith("i") else forms
 
 
 def _trie(words: list[str]) -> _Trie:
-    """All words by their parts. A word as it is listed goes before another's capitalised form."""
+    """All words by their parts. A listed form takes precedence over another word's capitalised form."""
     root: _Trie = {}
     forms = [(word, number) for number, word in enumerate(words)]
     forms += [(form, number) for number, word in enumerate(words) for form in sorted(_capitalised(word) - {word})]
@@ -52,18 +52,18 @@ def _trie(words: list[str]) -> _Trie:
 def occurrences(
     tokens: Tokens, tokenizer: PreTrainedTokenizerBase, words: Iterable[tuple[str, int]], most: int
 ) -> Selection:
-    """Where listed words stand in running text as whole words, as listed or capitalised, in any Unicode spelling.
+    """Finds listed words in running text as whole words, as listed or capitalised, in any Unicode spelling.
 
-    The tokens of an occurrence are those that cover it; a space before it may be part of the first. Where one of them
-    covers another character as well, the occurrence is dropped and counted (`dropped`). One at the edge of a sequence
-    is none, nor is one that a token for unknown text touches: what stands there is not known. Time grows with the text
-    and with the words, not their product.
+    The tokens of an occurrence are those that cover it; a space before it may be part of the first. If one of them also
+    covers another character, the occurrence is dropped and counted (`dropped`). Words at the edge of a sequence, or
+    next to a token for unknown text, do not count, because their surroundings are unknown. Time grows with the text
+    plus the words, not with their product.
 
     Args:
         tokens: the text.
         tokenizer: of the text, one with a backend in Rust.
         words: (word, category) pairs.
-        most: of each word so many occurrences at most, the first ones: no frequent word decides alone.
+        most: the largest number of occurrences of a word; the first ones count, so no frequent word dominates.
     """
     listed = list(words)
     root, seen = _trie([word for word, _ in listed]), np.zeros(len(listed), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A row of a text or table, and the text that it stands for, or the reason why it stands for none.
+"""A row of a text or table: its text, or the reason why it has none.
 
 Knows nothing of files.
 """
@@ -12,7 +12,7 @@ from neurexp.errors import closest
 # Usual names of the text column: the first that a table has is suggested
 TEXT_COLUMNS = ("content", "messages", "conversations", "body", "document", "article", "story", "sentence", "prompt")
 BINARY = "binary, not text: it has a NUL character"
-_CONTENTS = ("content", "value", "text")  # of a chat message, by whose custom it may be
+_CONTENTS = ("content", "value", "text")  # names of the text in a chat message
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +25,20 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A row that cannot be used, or, with number 0, the whole file or the rest of it."""
+    """A row that cannot be used; number 0 means the whole file or the rest of it."""
 
     number: int
     reason: str
-    no_column: bool = False  # it is a good row or table, but has no text column
+    no_column: bool = False  # the row or table is good, but has no text column
 
 
 def text_of(value: Any) -> str:
-    """The text that a value of the text column stands for; empty where it is null.
+    """The text of a value of the text column; empty if it is null.
 
     Chat messages, a list of objects with a `content` (or `value`), are their contents in order, joined by blank lines.
 
     Raises:
-        ValueError: it is no text; the message says why.
+        ValueError: the value is no text; the message says why.
     """
     if value is None:
         return ""
@@ -57,7 +57,7 @@ def text_of(value: Any) -> str:
             value.encode()
         except UnicodeEncodeError as error:
             half = value[error.start]
-            if "\udc80" <= half <= "\udcff":  # how a byte that is no UTF-8 was read
+            if "\udc80" <= half <= "\udcff":  # a byte that was no UTF-8
                 raise ValueError(f"not UTF-8 text (byte 0x{ord(half) - 0xDC00:02x})") from None
             raise ValueError(f"half a character (\\u{ord(half):04x})") from None
     return value
@@ -69,7 +69,7 @@ def is_chat(value: Any) -> bool:
 
 
 def _content(message: dict[str, Any]) -> str:
-    """The text of one chat message; empty where it is null, as beside a call of a tool."""
+    """The text of a chat message; empty if it is null, as with tool calls."""
     key = next((key for key in _CONTENTS if key in message), None)
     if key is None:
         raise ValueError("a list of objects without content, in place of text")
@@ -82,7 +82,7 @@ def _content(message: dict[str, Any]) -> str:
 
 
 def no_column(column: str, there: Iterable[str]) -> str:
-    """The reason why a row or table has no text, with the column that was perhaps meant."""
+    """Why a row or table has no text, with the column that was perhaps meant."""
     names = [str(name) for name in there]
     known = next((f"; did you mean {name}?" for name in TEXT_COLUMNS if name in names), "")
     return f"no column {column}; there are {', '.join(names) or 'none'}{closest(column, names) or known}"

@@ -1,4 +1,4 @@
-"""What Unicode says of words in each script: their parts, their spellings, and what ties them to longer words.
+"""Words by the rules of Unicode: their parts, their spellings, and what joins them into longer words.
 
 Most scripts set words apart by spaces and punctuation. Chinese, Japanese, Thai, Lao, Khmer, Burmese and a few others do
 not; Tibetan sets syllables apart. No language is known here, and no dictionary.
@@ -15,11 +15,11 @@ _WITHOUT_SPACES = "".join(
         "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Ahom", "Javanese", "Balinese",
     )
 )  # fmt: skip
-_KATAKANA = r"\p{Script=Katakana}ーﾞﾟ"  # a run of it is one word, most often a loan word
+_KATAKANA = r"\p{Script=Katakana}ーﾞﾟ"  # a run of katakana is one word, usually a loan word
 _LETTER = r"[[\p{L}\p{N}\p{M}\u200c\u200d\u00ad]--[ʼ\ufe0e\ufe0f]]"  # what words consist of, soft hyphens included
 _SPACED = rf"[{_LETTER}--[{_WITHOUT_SPACES}{_KATAKANA}]]"
-_BETWEEN = r"['’ʼ·‧׳״_]"  # ties two parts of a word where letters stand on both sides
-_HYPHEN = r"[-‐‑]"  # ties what goes before it to what follows; two of them are a dash
+_BETWEEN = r"['’ʼ·‧׳״_]"  # joins two parts of a word between letters
+_HYPHEN = r"[-‐‑]"  # joins two parts of a word; two hyphens are a dash
 _CUT = "[\udc80-\udcff]"  # a byte of a character whose other bytes are in another sequence
 
 # The text in parts: a run of letters, of katakana, or else one character as a reader sees it
@@ -55,7 +55,7 @@ def parts_of(word: str) -> list[str]:
 
 
 def stands_alone(text: str, start: int, stop: int) -> bool:
-    """Whether text[start:stop], which begins and ends with whole parts, is not tied to what stands around it."""
+    """Whether text[start:stop], which begins and ends with whole parts, is not joined to its surroundings."""
     if start == 0 or stop == len(text) or _IS_CUT.match(text, start - 1) or _IS_CUT.match(text, stop):
         return False
     first, last = text[start], text[stop - 1]
@@ -70,7 +70,7 @@ def stands_alone(text: str, start: int, stop: int) -> bool:
 
 
 def adjoins(text: str, start: int, stop: int) -> bool:
-    """Whether letters stand right beside the word, as in a script without spaces: it may be part of a longer one."""
+    """Whether the word is next to letters, as in a script without spaces: it may be part of a longer word."""
     return (
         any(
             _IS_LETTER.match(text, place - 1) is not None and _IS_LETTER.match(text, place) is not None

@@ -1,4 +1,4 @@
-"""What a text or a word list held that could not be used: every item is named, counted, and limited to a share.
+"""Parts of a text or a word list that could not be used: each is named and counted, and their share is limited.
 
 Knows nothing of files, tokens or models.
 """
@@ -13,28 +13,28 @@ from neurexp.errors import UserError, printable
 
 log = logging.getLogger(__name__)
 
-SHOWN = 3  # items that the log and a message name; `skipped.parquet` names them all
+SHOWN = 3  # items named in the log and in messages; `skipped.parquet` names all
 
 
-EARLY = 1000  # bad items from which on a reading may be stopped before its end
+EARLY = 1000  # bad items after which reading may stop early
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """One item that was left out."""
 
-    where: str  # the file, as the user would find it
-    item: int  # the row or line within it, counted from 1; 0 where it is the file as a whole
+    where: str  # the file
+    item: int  # the row or line in it, from 1; 0 for the whole file
     reason: str
 
     def __post_init__(self) -> None:
-        """Names of files need not be text, and reasons quote what was found: both are made printable."""
+        """Makes names and reasons printable: they quote what was found."""
         for name in ("where", "reason"):
             object.__setattr__(self, name, printable(getattr(self, name)))
 
 
 def tell(skipped: Sequence[Skipped]) -> None:
-    """Says in the log how many items were skipped, and names the first few."""
+    """Logs how many items were skipped, and names the first few."""
     if skipped:
         log.warning("Skipped %d, all listed in skipped.parquet: %s", len(skipped), named(skipped))
 
@@ -62,10 +62,10 @@ def check_share(skipped: Sequence[Skipped], seen: int, most: float, option: str,
 
 
 class Share:
-    """How many of the rows, or of the files, of a source are bad, while it is read.
+    """Counts the bad rows or files of a source while it is read.
 
-    The share is checked when the reading ends. Before that a reading is stopped only where its end is hardly in doubt:
-    after 1000 bad items and at twice the accepted share. With `most` 0 the first bad item stops it.
+    The share is checked when the reading ends. Reading stops earlier only if the outcome is clear: after 1000 bad items
+    and at twice the accepted share. With `most` 0 the first bad item stops it.
     """
 
     def __init__(self, most: float, option: str, what: str) -> None:
@@ -76,11 +76,11 @@ class Share:
 
     @property
     def needed(self) -> float:
-        """The least `most` with which what was read until now is accepted."""
+        """The smallest `most` that accepts what was read so far."""
         return max(self._early, len(self.bad) / max(self.seen, 1))
 
     def add_bad(self, one: Skipped) -> None:
-        """Counts an item that was seen before. Raises UserError where so many are bad that reading on is no use."""
+        """Counts a bad item. Raises UserError if so many are bad that reading on is pointless."""
         self.bad.append(one)
         if len(self.bad) >= EARLY:
             self._early = max(self._early, len(self.bad) / (2 * self.seen))
@@ -88,7 +88,7 @@ class Share:
             self.check()
 
     def check(self) -> None:
-        """Raises UserError where more than `most` are bad."""
+        """Raises UserError if more than `most` are bad."""
         check_share(self.bad, self.seen, self.most, self.option, self.what)
 
 

@@ -1,7 +1,7 @@
-"""Labelled words as rows: where a word's tokens are in a text, and a stretch of running text to look at.
+"""Labelled words as rows: the tokens of a word in a text, and an excerpt of running text to look at.
 
-A word is found again by character offsets, so that tokens of a template around it never count as its own. Knows
-nothing of models.
+A word's tokens are found by character offsets, so the tokens of a template around it never count. Knows nothing of
+models.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from neurexp.text.tokens import Tokens
 
 @dataclass(frozen=True)
 class Example:
-    """A text, and the characters [start, stop) of it that are the word."""
+    """A text whose characters [start, stop) are the word."""
 
     text: str
     start: int
@@ -36,8 +36,8 @@ class Selection:
     stop: np.ndarray  # [rows] int
     category: np.ndarray  # [rows] int
     words: list[str]  # [rows]
-    dropped: int = 0  # words that share a token with what stands around them
-    adjoining: int = 0  # rows beside which letters stand without a space, as in Chinese: maybe parts of longer words
+    dropped: int = 0  # words that share a token with the characters around them
+    adjoining: int = 0  # rows next to other letters without a space, as in Chinese: perhaps parts of longer words
 
     def ids(self, row: int) -> list[int]:
         """The token ids of a row."""
@@ -55,7 +55,7 @@ class Selection:
 
 
 def place(word: str, category: int, template: str) -> Example:
-    """The word inside `template`, whose `{word}` it takes the place of."""
+    """The word in the place of `{word}` in `template`."""
     before, _, after = template.partition("{word}")
     return Example(before + word + after, len(before), len(before) + len(word), word, category)
 
@@ -65,9 +65,9 @@ def align(
 ) -> Selection:
     """Tokenises each example as a sequence of its own, padded on the right, and finds its word's tokens.
 
-    A token belongs to the word if it covers any of its characters; a space before the word may be part of it. A word
-    whose tokens cover other characters of the text as well cannot be told from them, and one that the tokenizer does
-    not know in all of its characters is another word to the model: both are dropped, and counted.
+    A token belongs to the word if it covers any of its characters; a space before the word may be part of it. Words are
+    dropped and counted if one of their tokens also covers other characters of the text, or if the tokenizer does not
+    know all of their characters.
 
     Raises:
         UserError: the tokenizer gives no offsets, or no word is left and one is `required`.
@@ -109,7 +109,7 @@ def align(
 
 
 def fitting(selection: Selection, positions: int | None) -> tuple[Selection, list[str]]:
-    """The rows whose whole sequence has at most `positions` tokens, each a sequence of its own; the others' words.
+    """The rows whose sequence has at most `positions` tokens, and the words of the other rows.
 
     Raises:
         UserError: no row is left.
@@ -135,9 +135,9 @@ def fitting(selection: Selection, positions: int | None) -> tuple[Selection, lis
 
 
 def excerpt(selection: Selection, length: int) -> Selection:
-    """Every token, as a row, of the stretch of `length` tokens where most words stand, of every category if possible.
+    """The stretch of `length` tokens with most words, of every category if possible; each token is a row.
 
-    The rows' categories are −1, but those of tokens of the selection's words; `words` are the tokens' numbers.
+    The category of a row is −1 unless the token belongs to a word of the selection; `words` are the tokens' numbers.
     """
     tokens = selection.tokens
     length = min(length, tokens.valid.shape[1])
@@ -168,7 +168,7 @@ def excerpt(selection: Selection, length: int) -> Selection:
 
 
 def pairs(tokenizer_ids: Sequence[Sequence[int]], words: Sequence[str]) -> list[int]:
-    """The order in which a category's words are paired with another's: number of tokens, frequency, alphabet.
+    """The order in which words of two categories are paired: by number of tokens, frequency, alphabet.
 
     The frequency rank is that of the word's rarest token in the tokenizer's vocabulary: byte-pair encodings number
     their tokens in the order of merging, frequent ones first.

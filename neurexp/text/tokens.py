@@ -1,4 +1,4 @@
-"""From documents to token sequences `[sequences, length]`, packed to exactly the number of tokens that was asked for.
+"""From documents to token sequences `[sequences, length]` with exactly the requested number of tokens.
 
 Documents are joined by the tokenizer's end-of-text token, which counts as a token and is special. A last partial
 sequence is padded on the right; validity is by position, never by token id. Arrays over the vocabulary are indexed by
@@ -31,11 +31,11 @@ from neurexp.text.tokenizer import (
     vocabulary_size,
 )
 
-UNDEFINED = -1  # the length of a special token, and of an id that no token has
+UNDEFINED = -1  # the length of special tokens, and of ids without a token
 # After a letter, before a space or a newline that a letter follows, or before the end of a clause
 _CUT = re.compile(r"(?<=[^\W\d_])(?:(?=[ \n][^\W\d_])|(?=[.,;。，、；！？]))")
-PIECE = 100_000  # characters of a long document that are tokenised at once
-LONGEST_PIECE = 1_000_000  # where there is no such place: no text that a person would read
+PIECE = 100_000  # characters of a long document that are tokenised at a time
+LONGEST_PIECE = 1_000_000  # if there is no such place: the text is no prose
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Tokens:
 
     input_ids: np.ndarray  # [sequences, length] int32
     valid: np.ndarray  # [sequences, length] bool: False where a sequence is padded
-    documents: int  # begun, the last one usually cut
-    skipped: tuple[Skipped, ...] = ()  # what of the text could not be used
+    documents: int  # number of documents; the last one is usually cut
+    skipped: tuple[Skipped, ...] = ()  # parts of the text that could not be used
     bad_share: float = 0.0  # the least dataset.bad_rows that accepts the text, as far as it was read
 
     @property
@@ -67,7 +67,7 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens], bad_ro
 
     The accepted share of bad rows is no part of the key, because it does not change the tokens. If `bad_rows` is less
     than what the stored tokens need, `make` is called, which explains why it refuses the text.
-    Of processes that start at once one tokenises, and the others wait for it.
+    If several processes start at the same time, one tokenises and the others wait for it.
     """
     entry = Store(folder).entry("tokens", key)
     found = _load(entry, bad_rows)
@@ -117,11 +117,11 @@ def pack(
 
     Args:
         documents: read only as far as needed.
-        tokenizer: adds nothing of its own; a special token's spelling inside a text is text.
-        tokens: of the result, special ones included.
+        tokenizer: adds no tokens of its own; the spelling of a special token inside a text is plain text.
+        tokens: number of tokens of the result, special ones included.
         sequence_length: of each sequence but a last partial one.
         begin_with_bos: every sequence begins with `first_token` of the tokenizer.
-        skipped: what could not be used of the source; it may grow while `documents` are read.
+        skipped: parts of the source that could not be used; the list may grow while `documents` are read.
 
     Raises:
         UserError: the documents end before, the tokenizer lacks a token that is needed, or it cannot read the text.

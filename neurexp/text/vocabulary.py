@@ -1,4 +1,4 @@
-"""What is known of a token by its id alone: how often it occurs in a reference text, whether it begins a word.
+"""Properties of a token type: its frequency in a reference text, and whether it begins a word.
 
 Every array `[vocabulary]` is indexed by token id and is as long as `tokens.vocabulary_size` says: ids may have gaps.
 Knows no model and no sequence; `tokens.token_lengths` gives the lengths.
@@ -24,7 +24,7 @@ def log_frequency(counts: np.ndarray) -> np.ndarray:
 
 
 def shuffled_within_bands(values: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """`[draws, vocabulary]`: the values of the tokens that occur, dealt out anew among those about as frequent.
+    """`[draws, vocabulary]`: the values of the types that occur, shuffled among types of similar frequency.
 
     The unit is the token type, not the token: all occurrences of a type get the same value. A band is one octave of the
     count (1, 2–3, 4–7, …). Types that do not occur keep their value.
@@ -42,7 +42,7 @@ def shuffled_within_bands(values: np.ndarray, counts: np.ndarray, draws: int, se
 def balanced_blocks(counts: np.ndarray, blocks: int) -> np.ndarray:
     """`[vocabulary]` int: types dealt into at most `blocks` blocks of about equal numbers of tokens.
 
-    The most frequent first, each to the block that is emptiest, the lowest index among equals.
+    Types are assigned in the order of frequency, each to the block with fewest tokens, the lowest index among equals.
     """
     order = np.argsort(-counts, kind="stable")
     order = order[counts[order] > 0]

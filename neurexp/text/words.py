@@ -17,14 +17,14 @@ from neurexp.text.scripts import folded
 from neurexp.text.skipped import Skipped, check_share
 
 OWN_LISTS = Path(__file__).resolve().parent / "words"
-FIRST = ("verbs", "nouns")  # the order of the source documents; other categories follow the alphabet
+FIRST = ("verbs", "nouns")  # the first two labels; other categories follow in alphabetical order
 ENDING = ".txt"
-LONGEST_LINE = 10_000  # characters: no sentence is so long; it is a text, or a file of another kind
-FEWEST = 2  # words of a category, for it to be a list at all; what an analysis needs is its own affair
-NOTES = ("readme", "license", "licence", "copying", "notice", "changelog")  # files about a list, in its folder
+LONGEST_LINE = 10_000  # characters: a longer line is no sentence but another kind of file
+FEWEST = 2  # words of a category; an analysis may need more
+NOTES = ("readme", "license", "licence", "copying", "notice", "changelog")  # files that describe the lists
 WHAT = "a folder with a CATEGORY.txt of words for each category"  # in a message
 SHOWN = 5  # names of files in a message
-_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins so as well
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins the same way
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _too_few(folder: Path, option: str, file: Path, left: int, any_there: bool) 
 
 
 def _files(folder: Path, option: str) -> tuple[dict[str, Path], list[Path]]:
-    """Category → its file, in the order of the labels; and the files that are only about the lists."""
+    """Category → its file, in the order of the labels, and the files that only describe the lists."""
     try:
         is_folder = folder.is_dir()
     except OSError as error:  # a name too long for a file
@@ -162,13 +162,13 @@ def _lines(file: Path, option: str) -> tuple[list[_Line], list[Skipped], int]:
                 bad.append(Skipped(str(file), number, reason))
             else:
                 words.append(_Line(number, word))
-        elif number < len(lines) or line:  # what follows the last line's end is no line
+        elif number < len(lines) or line:  # there is no line after the last line break
             empty += 1
     return words, bad, empty
 
 
 def _why_not(line: str) -> str:
-    """Why a line is no word and no sentence; nothing where it is one."""
+    """Why a line is neither a word nor a sentence; an empty text if it is one."""
     if len(line) > LONGEST_LINE:
         return f"“{printable(line[:30])}…” has {len(line)} characters; a line has at most {LONGEST_LINE}"
     hidden = unseen(line)

@@ -197,7 +197,7 @@ def test_a_checkpoint_of_another_pass_is_refused_by_what_differs(text, tmp_path)
     with pytest.raises(OtherPassError) as caught:
         text.run(reducers, checkpoints=Checkpoints(tmp_path, "text", KEY | {"tokens": "c", "more": 1}, OFTEN))
     assert caught.value.differing == ["more", "tokens"]
-    assert not reducers[0].is_fixed  # nothing was taken from it
+    assert not reducers[0].is_calibrated  # nothing was taken from it
 
 
 def test_passes_of_one_run_do_not_take_one_anothers(text, tmp_path):

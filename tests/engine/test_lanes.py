@@ -195,7 +195,7 @@ def test_a_step_that_comes_twice_is_refused():
 class Order(Reducer):
     """Which sequence each site sees, in the order in which it does, and in which threads."""
 
-    lanes = True
+    concurrent = True
 
     def __init__(self, sites: int):
         self.begun, self.seen, self.threads = [], [[] for _ in range(sites)], set()
@@ -267,7 +267,7 @@ def small(sequences: int):
 def test_a_reducer_that_does_not_say_so_has_one_batch_at_a_time():
     network, sites, ids = small(9)
     order = Order(2)
-    order.lanes = False
+    order.concurrent = False
     run_pass(network, sites, ids, None, [order, NotFinite(2)], batch_size=2, lanes=2)
     assert order.threads == {threading.main_thread()}
 
@@ -275,7 +275,7 @@ def test_a_reducer_that_does_not_say_so_has_one_batch_at_a_time():
 class Fails(Reducer):
     """Fails with one batch, once the next has been begun with."""
 
-    lanes = True
+    concurrent = True
 
     def __init__(self, bad: int):
         self._bad, self._next_begun = bad, threading.Event()
@@ -318,10 +318,10 @@ def test_nor_when_nothing_has_been_checked_yet():
     failed = threading.Event()
 
     class Fixing(Reducer):
-        lanes = True
-        is_fixed = False
+        concurrent = True
+        is_calibrated = False
 
-        def fix(self, site, activations):
+        def calibrate(self, site, activations):
             assert site == 0 or failed.wait(30)
 
         def update(self, site, activations, batch):

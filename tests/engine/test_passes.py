@@ -41,16 +41,16 @@ class Spy(Reducer):
 class Fixing(Spy):
     """A spy that has to be shown the first sequence alone before it may see anything."""
 
-    is_fixed = False
+    is_calibrated = False
 
     def __init__(self):
         super().__init__()
         self.fixed_by = []
 
-    def fix(self, site, activations):
+    def calibrate(self, site, activations):
         assert not any(index == site for index, _ in self.seen)
         self.fixed_by.append((site, activations.clone()))
-        self.is_fixed = len(self.fixed_by) == len(SITES)
+        self.is_calibrated = len(self.fixed_by) == len(SITES)
 
 
 def by_id(ids, *_):
@@ -111,7 +111,7 @@ def test_the_pass_against_everything_that_was_captured(fixed_before):
     if fixed_before:
         for reducer, measured in zip((gram, histogram), reduce(ids[:1], valid[:1], 1), strict=True):
             state = measured.state()
-            reducer.load({name: state[name] if name in reducer.fixed else 0 * state[name] for name in state})
+            reducer.load({name: state[name] if name in reducer.calibrated else 0 * state[name] for name in state})
     run_pass(MODEL, SITES, ids, valid, [gram, histogram, keep], by_id, 2)
     group = ids[valid].numpy() % GROUPS
     assert counts_of(gram) == np.bincount(group, minlength=GROUPS).tolist()
@@ -192,7 +192,7 @@ def test_what_is_fixed_is_so_by_the_first_sequence_alone(batch_size):
     for layer in range(LAYERS):
         values = captured[f"MLP_{layer}"].flatten(0, 1)
         assert difference(gram.shift[layer], values.double().mean(0)) <= 1e-6
-        expected.lay(layer, values.min().item(), values.max().item())  # 0.1 % of 640 values is the first of them
+        expected.set_edges(layer, values.min().item(), values.max().item())  # 0.1 % of 640 values is the first of them
     assert torch.equal(histogram.edges, expected.edges)
 
 
@@ -216,7 +216,7 @@ def test_the_first_sequence_runs_alone_where_something_must_be_fixed(batch_size,
 
 def test_what_is_fixed_already_is_not_fixed_again_and_the_first_batch_is_whole():
     ids, spy = token_ids(5, 8), Fixing()
-    spy.is_fixed = True
+    spy.is_calibrated = True
     run_pass(MODEL, SITES, ids, None, [spy], batch_size=2)
     assert [batch.first for batch in spy.batches] == [0, 2, 4]
     assert spy.fixed_by == []
@@ -225,10 +225,10 @@ def test_what_is_fixed_already_is_not_fixed_again_and_the_first_batch_is_whole()
 def test_a_second_pass_goes_on_with_what_the_first_one_fixed():
     ids = token_ids(4, 8)
     gram, histogram = reduce(ids[:3], None, 1)
-    fixed = gram.shift.clone(), histogram.edges.clone()
+    before = gram.shift.clone(), histogram.edges.clone()
     run_pass(MODEL, SITES, ids[3:], None, [gram, histogram], by_id, 1)
-    assert torch.equal(gram.shift, fixed[0])
-    assert torch.equal(histogram.edges, fixed[1])
+    assert torch.equal(gram.shift, before[0])
+    assert torch.equal(histogram.edges, before[1])
     assert all(map(same, (gram, histogram), reduce(ids, None, 1)))
 
 
@@ -236,7 +236,7 @@ def test_the_reducers_of_a_pass_hold_ordinary_tensors():
     """They can be added to after it: what was made inside the pass's inference mode could not be."""
     ids = token_ids(2, 8)
     for reducer in reduce(ids, None, 1):
-        for name in reducer.summed + reducer.fixed:
+        for name in reducer.summed + reducer.calibrated:
             assert not getattr(reducer, name).is_inference(), name
     gram, histogram = reduce(ids, None, 1)
     gram.merge(reduce(ids, None, 1)[0])

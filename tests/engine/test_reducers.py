@@ -45,7 +45,7 @@ def new_gram(shift=0.0, groups=GROUPS):
 def new_histogram(low=-3.0, high=3.0, bins=16, groups=GROUPS, sites=SITES):
     histogram = Histogram(groups, sites, bins)
     for site in range(sites):
-        histogram.lay(site, low, high)
+        histogram.set_edges(site, low, high)
     return histogram
 
 
@@ -136,7 +136,7 @@ def test_a_neuron_far_from_zero_loses_no_digits(design):
     values, group = sample(tokens=4000, scale=1e-2, offset=1e4)
     gram = Gram(GROUPS, SITES, slice(None), slice(None))
     for site in range(SITES):
-        gram.fix(site, values[site, :100])
+        gram.calibrate(site, values[site, :100])
     for start in range(0, 4000, 1000):
         show(gram, values[:, start : start + 1000], group[start : start + 1000], design)
     exact, found = values.double().numpy(), summary_of(gram)
@@ -338,11 +338,11 @@ def test_the_shift_is_the_mean_of_the_first_sequence(dtype):
     values, _ = sample(tokens=2000, scale=3.0, offset=1.0)
     values = values.to(dtype)
     gram = Gram(GROUPS, SITES)
-    assert not gram.is_fixed
+    assert not gram.is_calibrated
     for site in range(SITES):
-        assert not gram.is_fixed
-        gram.fix(site, values[site])
-    assert gram.is_fixed
+        assert not gram.is_calibrated
+        gram.calibrate(site, values[site])
+    assert gram.is_calibrated
     assert gram.shift.dtype is torch.float32
     np.testing.assert_allclose(gram.shift.numpy(), values.double().numpy().mean(1), rtol=1e-7)
     assert not any(gram.state()[name].any() for name in ("zz", "zx", "qxx", "magnitudes"))
@@ -350,7 +350,7 @@ def test_the_shift_is_the_mean_of_the_first_sequence(dtype):
 
 def test_a_shift_that_is_given_is_not_measured():
     gram = Gram(GROUPS, SITES, shift=torch.full((SITES, NEURONS), 0.5))
-    assert gram.is_fixed
+    assert gram.is_calibrated
     assert (gram.shift == 0.5).all()
 
 
@@ -361,15 +361,15 @@ def test_edges_are_laid_by_the_quantiles_of_the_first_sequence(dtype, tokens, ev
     values = torch.from_numpy(rng.normal(1, 3, (SITES, tokens, 200)).astype(np.float32)).to(dtype)
     histogram = Histogram(GROUPS, SITES, 4096)
     for site in range(SITES):
-        assert not histogram.is_fixed
-        histogram.fix(site, values[site])
-    assert histogram.is_fixed
+        assert not histogram.is_calibrated
+        histogram.calibrate(site, values[site])
+    assert histogram.is_calibrated
     exact = values.double().numpy()
     for site in range(SITES):
         ordered = np.sort(exact[site, ::every].ravel())
         rank = -(-len(ordered) // 1000)  # 0.1 % of 10,000 values are 10
         expected = Histogram(GROUPS, 1, 4096)  # so fine that the edges tell one value from the next
-        expected.lay(0, ordered[rank - 1], ordered[-rank])
+        expected.set_edges(0, ordered[rank - 1], ordered[-rank])
         assert torch.equal(histogram.edges[site], expected.edges[0])
         inside = (exact[site] >= histogram.edges[site, 0].item()) & (exact[site] < histogram.edges[site, -1].item())
         assert inside.mean() > 0.998
@@ -379,7 +379,7 @@ def test_edges_are_laid_by_the_quantiles_of_the_first_sequence(dtype, tokens, ev
 def test_what_a_single_value_fixes():
     gram, histogram = Gram(GROUPS, 1), Histogram(GROUPS, 1, 16)
     for reducer in (gram, histogram):
-        reducer.fix(0, torch.tensor([[-2.5]]))
+        reducer.calibrate(0, torch.tensor([[-2.5]]))
     assert gram.shift.item() == -2.5
     expected = new_histogram(-2.5, -2.5, sites=1)
     assert torch.equal(histogram.edges, expected.edges)
@@ -393,13 +393,13 @@ def test_a_first_sequence_that_is_not_finite_is_told_with_its_site(bad):
     values, group = sample(tokens=64)
     values[1, 40, 2] = bad
     histogram = Histogram(GROUPS, SITES, 16)
-    histogram.fix(0, values[0])
+    histogram.calibrate(0, values[0])
     with pytest.raises(NotFiniteError) as raised:
-        histogram.fix(1, values[1])
+        histogram.calibrate(1, values[1])
     assert raised.value.site == 1
     gram = Gram(GROUPS, SITES)
     for site in range(SITES):
-        gram.fix(site, values[site])
+        gram.calibrate(site, values[site])
     show(gram, values, group)
     with pytest.raises(NotFiniteError) as raised:
         gram.check()
@@ -540,9 +540,9 @@ def test_loading_takes_over_what_was_fixed_before_the_pass(make, design, was_fix
     values, group = sample()
     otherwise, unfixed = OTHERS[make]
     first, second = otherwise(), make() if was_fixed else unfixed()
-    assert second.is_fixed is was_fixed
+    assert second.is_calibrated is was_fixed
     second.load(show(first, values, group, design).state())
-    assert second.is_fixed
+    assert second.is_calibrated
     assert same(second.state(), first.state())
     assert same(show(second, values, group, design).state(), show(first, values, group, design).state())
 

@@ -23,7 +23,7 @@ from neurexp.models.load import load_model
 from neurexp.report.clock import Stopwatch
 from neurexp.report.report import Report
 from neurexp.runs.measure import measure
-from neurexp.stats.chunks import ignore_progress
+from neurexp.stats.chunks import no_progress
 
 torch.set_num_threads(1)
 
@@ -479,7 +479,7 @@ def test_of_neurons_without_information_one_in_twenty_passes_the_probes_null(tmp
     for seed in range(12):
         neurons = {}
         row = Analyst(replace(data, seed=seed))._probes(
-            random.normal(size=(200, 400)), neurons, ignore_progress, ignore_progress
+            random.normal(size=(200, 400)), neurons, no_progress, no_progress
         )
         above.append((neurons["probe_accuracy"] > row["probe_accuracy_shuffled_q95"]).mean())
     assert np.mean(above) < 0.08  # with folds that deal out the shuffled labels evenly: 0.045 ± 0.004

@@ -3,7 +3,8 @@
 A reducer sees one site's activations `[tokens, neurons]` and the batch's covariates, updates its state, and the
 activations are gone. State is float64 (counts int64) whatever the model's dtype, does not grow with the number of
 tokens, and is mergeable: states of parts of a text add up to the state of the whole. What must not depend on how the
-pass is cut (shifts, edges) is fixed by the first sequence, alone. Knows neither models nor what the groups mean.
+pass is cut into batches (shifts, edges) is calibrated by the first sequence alone. Knows neither models nor what the
+groups mean.
 """
 
 import math
@@ -17,15 +18,15 @@ import torch
 from neurexp.models.kernels import fitting
 
 CPU = torch.device("cpu")
-PILOT_TOKENS = 64  # of the first sequence, that the edges of a histogram are laid by
+PILOT_TOKENS = 64  # of the first sequence: they set the edges of a histogram
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a reducer may know of the tokens it sees. `rows` are the flat places of the valid ones (None: all are).
+    """What a reducer may know about the tokens of a batch. `rows` are the flat indices of the valid ones (None: all).
 
-    Ids, places and covariates lie on the CPU, wherever the model is: what follows from them is computed there, once for
-    all sites, while an accelerator is busy.
+    Ids, indices and covariates are on the CPU, whatever the model's device. What follows from them is computed there,
+    once for all sites, while an accelerator is busy.
     """
 
     input_ids: torch.Tensor  # [sequences, length] int64
@@ -35,7 +36,7 @@ class Batch:
     first: int  # index of the batch's first sequence in the whole
     covariates: dict[str, Any] = field(default_factory=dict)  # name → [tokens, …], ordered as `rows`
     device: torch.device = CPU  # where the activations are
-    shared: dict["Reducer", Any] = field(default_factory=dict)  # what a reducer made of the batch for all sites
+    shared: dict["Reducer", Any] = field(default_factory=dict)  # what a reducer has computed for all sites
 
     @property
     def tokens(self) -> int:
@@ -52,27 +53,27 @@ class NotFiniteError(ArithmeticError):
 
 
 class Reducer(ABC):
-    """Base of all reducers; a subclass lists in `summed` which of its tensors add up when two are merged."""
+    """Base of all reducers. A subclass lists in `summed` the tensors that are added when two reducers are merged."""
 
     summed: tuple[str, ...] = ()
-    fixed: tuple[str, ...] = ()  # by the first sequence, before all others; must be equal to be merged
-    is_fixed = True  # nothing has to be fixed, or it has been
-    by_site = False  # the state of each site stands alone, named by its number: more layers then serve fewer
-    lanes = False  # `begin` keeps nothing of a batch on the reducer, so that batches may run side by side
-    tells_not_finite = True  # `check` does; or NaN and infinity are what this reducer is there to keep
+    calibrated: tuple[str, ...] = ()  # set by the first sequence; must be equal in reducers that are merged
+    is_calibrated = True  # or there is nothing to calibrate
+    by_site = False  # `state` has an entry for each site, named by its number; a pass over more layers serves fewer
+    concurrent = False  # `begin` stores nothing on the reducer itself, so batches may run at the same time
+    tells_not_finite = True  # `check` finds NaN and infinity, or the reducer is meant to keep them
     _device = CPU
 
-    def fix(self, site: int, activations: torch.Tensor) -> None:  # noqa: B027
+    def calibrate(self, site: int, activations: torch.Tensor) -> None:  # noqa: B027
         """One site's activations `[tokens, neurons]` of the first sequence alone, before any `update` of that site."""
 
     def check(self) -> None:  # noqa: B027
         """Raises NotFiniteError if a site put out NaN or infinity since the start. Waits for the device."""
 
     def begin(self, batch: Batch) -> None:  # noqa: B027
-        """Once per batch, before any site: what all sites share is computed here, and put into `batch.shared[self]`.
+        """Called once per batch, before any site: computes what all sites share, and puts it into `batch.shared[self]`.
 
-        Nowhere else if `lanes` is True: then several batches may be under way at once, at different sites. `begin`
-        comes in the batches' order, and so does `update` at each site.
+        If `concurrent` is True it must put it nowhere else, because several batches may then run at the same time.
+        `begin` is called in the order of the batches, and so is `update` at each site.
         """
 
     @abstractmethod
@@ -80,24 +81,24 @@ class Reducer(ABC):
         """One site's activations `[tokens, neurons]` of the batch's valid tokens."""
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything needed to go on or to merge, as copies on the CPU."""
+        """Everything that resuming and merging need, as copies on the CPU."""
         if not self.summed:
             raise NotImplementedError(f"{type(self).__name__} cannot be merged: it names nothing that adds up")
-        return {name: getattr(self, name).detach().cpu().clone() for name in self.summed + self.fixed}
+        return {name: getattr(self, name).detach().cpu().clone() for name in self.summed + self.calibrated}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes over a state of `state()`."""
-        for name in self.summed + self.fixed:
+        """Replaces the state by one of `state()`."""
+        for name in self.summed + self.calibrated:
             there = getattr(self, name, None)
             setattr(self, name, state[name].to(self._device if there is None else there.device).clone())
-        self.is_fixed = True
+        self.is_calibrated = True
 
     def merge(self, other: Self) -> None:
-        """Adds what `other` saw of other tokens. Raises ValueError if shifts, edges or groups differ."""
+        """Adds the state of `other`, which saw other tokens. Raises ValueError if shifts, edges or groups differ."""
         for name in self.summed:
             if getattr(self, name).shape != getattr(other, name).shape:
                 raise ValueError(f"cannot merge: the two have {name} of different shapes")
-        for name in self.fixed:
+        for name in self.calibrated:
             if not torch.equal(getattr(self, name), getattr(other, name)):
                 raise ValueError(f"cannot merge: the two were taken with different {name}")
         for name in self.summed:
@@ -105,13 +106,13 @@ class Reducer(ABC):
 
 
 def joined_states(reducers: Sequence[Reducer]) -> dict[str, torch.Tensor]:
-    """All their states as one, for a file."""
+    """The states of all reducers as one dictionary, for a file."""
     states = enumerate(reducer.state() for reducer in reducers)
     return {f"{index}.{name}": value for index, state in states for name, value in state.items()}
 
 
 def take_over(joined: dict[str, torch.Tensor], reducers: Sequence[Reducer]) -> None:
-    """Gives each reducer its own of `joined_states`. Raises KeyError where something is missing."""
+    """Loads each reducer's part of `joined_states`. Raises KeyError if something is missing."""
     states: list[dict[str, torch.Tensor]] = [{} for _ in reducers]
     for name, value in joined.items():
         index, _, own = name.partition(".")
@@ -128,28 +129,28 @@ class Histogram(Reducer):
     counts are exactly those that float64 would give. The covariate `group` `[tokens]` says 0 … groups − 1.
     """
 
-    lanes = True
+    concurrent = True
     summed = ("counts",)
-    fixed = ("width", "start")
+    calibrated = ("width", "start")
     tells_not_finite = False
 
     def __init__(self, groups: int, sites: int, bins: int, device: torch.device | str = "cpu"):
-        """The bulk of a site, as `lay` learns it, gets `bins` / 2 to `bins` bins; as many again are margin."""
+        """The bulk of a site, as `set_edges` gets it, takes `bins` / 2 to `bins` bins; as many again are margin."""
         self.bins, self.groups, self._device = 2 * bins, groups, torch.device(device)
-        self.width = torch.zeros(sites, dtype=torch.float64)  # 0: not laid yet
+        self.width = torch.zeros(sites, dtype=torch.float64)  # 0: not set yet
         self.start = torch.zeros(sites, dtype=torch.int64)  # the first edge, in widths
         self.counts = torch.zeros(sites, groups, self.bins + 2, dtype=torch.int64, device=self._device)
-        self.is_fixed = False
+        self.is_calibrated = False
 
-    def lay(self, site: int, low: float, high: float) -> None:
-        """Lays a site's edges so that [low, high] is its bulk."""
+    def set_edges(self, site: int, low: float, high: float) -> None:
+        """Sets a site's edges so that [low, high] is its bulk."""
         # No narrower than 2⁻²² of the values: float32 has no finer steps there, and bin numbers stay exact in it
         least = max(abs(low), abs(high), 2.0**-100) * 2.0**-22
         width = 2.0 ** math.ceil(math.log2(max(2 * (high - low) / self.bins, least)))
         self.width[site], self.start[site] = width, math.floor((low + high) / 2 / width) - self.bins // 2
-        self.is_fixed = bool((self.width > 0).all())
+        self.is_calibrated = bool((self.width > 0).all())
 
-    def fix(self, site: int, activations: torch.Tensor) -> None:
+    def calibrate(self, site: int, activations: torch.Tensor) -> None:
         """The bulk lies between the 0.1 % and 99.9 % quantiles over all neurons and some tokens of the sequence."""
         flat = activations[:: max(1, len(activations) // PILOT_TOKENS)].float().flatten()
         if not bool(flat.isfinite().all()):
@@ -157,7 +158,7 @@ class Histogram(Reducer):
         rank = max(1, math.ceil(0.001 * flat.numel()))
         # The smallest of the largest, and the largest of the smallest: much quicker than `kthvalue`
         low, high = (flat.topk(rank, largest=largest, sorted=False).values for largest in (False, True))
-        self.lay(site, float(low.max()), float(high.min()))
+        self.set_edges(site, float(low.max()), float(high.min()))
 
     @property
     def edges(self) -> torch.Tensor:
@@ -192,11 +193,11 @@ class Histogram(Reducer):
         for some in fitting(len(values), values.shape[1], values.device):
             numbers = self._number(values[some], start, inverse)
             if small:
-                # PyTorch converts to int8 several times as fast as to uint8; seen as that, what is below 0 comes last
+                # PyTorch converts to int8 much faster than to uint8. Viewed as uint8, negative numbers come last
                 whole[some] = numbers.sub_(128)
-            else:  # NaN becomes a negative number, which bincount refuses; to tell of it is for others
+            else:  # NaN becomes a negative number, which bincount refuses; another reducer reports NaN
                 whole[some] = numbers.to(torch.int32).clamp_(0, self.bins + 1)
-        words = torch.int64 if small and whole.shape[1] % 8 == 0 else whole.dtype  # eight at once are moved faster
+        words = torch.int64 if small and whole.shape[1] % 8 == 0 else whole.dtype  # moving eight at once is faster
         whole = whole.view(words).index_select(0, order).view(torch.uint8 if small else torch.int32)
         counts, first = [], 0
         for stop in stops:
@@ -208,8 +209,9 @@ class Histogram(Reducer):
     def _count_on_device(
         self, values: torch.Tensor, start: float, inverse: float, order: torch.Tensor, stops: list[int]
     ) -> torch.Tensor:
-        """The same where `bincount` would wait for the device: `histc` is told its range, and counts in float32."""
-        rows, counts, first = max(1, 2**24 // values.shape[1]), [], 0  # no bin can pass 2²⁴, where float32 stops
+        """The same without `bincount`, which would wait for the device: `histc` counts in float32."""
+        # No bin can exceed 2²⁴, up to which float32 counts exactly
+        rows, counts, first = max(1, 2**24 // values.shape[1]), [], 0
         numbers = self._number(values, start, inverse).add_(0.5)[order]
         for stop in stops:
             parts = [numbers[at : min(at + rows, stop)] for at in range(first, stop, rows)]
@@ -223,7 +225,7 @@ class Histogram(Reducer):
 class NotFinite(Reducer):
     """Counts NaN and infinity: `counts` `[sites]` int64, of `values` `[sites]` activations."""
 
-    lanes = True
+    concurrent = True
     summed = ("counts", "values")
 
     def __init__(self, sites: int, device: torch.device | str = "cpu"):
@@ -236,7 +238,7 @@ class NotFinite(Reducer):
             raise NotFiniteError(int(bad[0]))
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
-        # A sum says in a fraction of the time that there is none; of numbers near the format's end it may say too much
+        # A sum is finite if all values are, and takes a fraction of the time; near the format's limit it may overflow
         if activations.device.type != "cpu" or not bool(activations.sum(dtype=torch.float32).isfinite()):
             self.counts[site] += activations.numel() - activations.isfinite().sum()
         self.values[site] += activations.numel()
@@ -245,7 +247,7 @@ class NotFinite(Reducer):
 class Keep(Reducer):
     """Keeps everything, within a memory budget: `kept[site]` is `[sequences, length, neurons]`, NaN where invalid."""
 
-    lanes = True
+    concurrent = True
 
     def __init__(self, sites: int, sequences: int, length: int, budget_bytes: int):
         self.kept: dict[int, torch.Tensor] = {}
@@ -258,7 +260,7 @@ class Keep(Reducer):
             needed = self._sites * math.prod(shape) * activations.element_size()
             if needed > self._budget:
                 raise MemoryError(f"keeping {self._sites} × {list(shape)} takes {needed:,} bytes of {self._budget:,}")
-            with torch.inference_mode(False):  # an ordinary tensor, for whoever gets it
+            with torch.inference_mode(False):  # an ordinary tensor, for the caller
                 self.kept[site] = torch.full(shape, torch.nan, dtype=activations.dtype)
         place = self.kept[site][batch.first : batch.first + sequences].view(sequences * length, -1)
         if batch.rows is None:
@@ -270,13 +272,13 @@ class Keep(Reducer):
 class Rows(Reducer):
     """Chosen tokens only: the activations of each span of tokens, pooled into a row.
 
-    Row i are the tokens at columns [start, stop) of one sequence; `rows(site)` is `[rows, neurons]` float32, whatever
-    the model's dtype (the mean is taken in float64). Its memory grows with the number of rows that were asked for, not
-    with the number of tokens.
+    Row i is the span of columns [start, stop) of one sequence. `rows(site)` is `[rows, neurons]` float32 for every
+    dtype of the model; the mean is taken in float64. Memory grows with the number of rows, not with the number of
+    tokens.
     """
 
     by_site = True
-    lanes = True
+    concurrent = True
     POOLINGS = ("mean", "first", "last", "max")
 
     def __init__(self, sequence: torch.Tensor, start: torch.Tensor, stop: torch.Tensor, pooling: str = "mean"):
@@ -293,7 +295,7 @@ class Rows(Reducer):
         self.kept: dict[int, torch.Tensor] = {}
 
     def rows(self, site: int) -> torch.Tensor:
-        """`[rows, neurons]` float32 on the CPU; NaN where the pass has not come to a row."""
+        """`[rows, neurons]` float32 on the CPU; NaN in rows that the pass has not reached."""
         return self.kept[site]
 
     def begin(self, batch: Batch) -> None:
@@ -302,7 +304,7 @@ class Rows(Reducer):
         chosen = here.nonzero().squeeze(1)
         start, stop = self._start[chosen], self._stop[chosen]
         flat = (self._sequence[chosen] - batch.first) * length + start
-        # Every token of every span: its place among the batch's valid tokens, and the row it belongs to
+        # For every token of every span: its index among the batch's valid tokens, and its row
         of_row = torch.arange(len(flat)).repeat_interleave(stop - start)
         within = torch.arange(len(of_row)) - (torch.cumsum(stop - start, 0) - (stop - start))[of_row]
         places = flat[of_row] + within
@@ -334,11 +336,11 @@ class Rows(Reducer):
         return {str(site): rows for site, rows in self.kept.items()}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes the rows over without a copy: those of a stored pass are mapped from a file."""
+        """Uses the given rows without a copy: those of a stored pass are mapped from a file."""
         self.kept = {int(site): rows for site, rows in state.items()}
 
     def merge(self, other: Self) -> None:
-        """Takes over the rows that `other` saw."""
+        """Adds the rows that `other` saw."""
         for name in ("_sequence", "_start", "_stop"):
             if not torch.equal(getattr(self, name), getattr(other, name)):
                 raise ValueError("cannot merge: the two look for different rows")

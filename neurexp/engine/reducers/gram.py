@@ -1,7 +1,7 @@
-"""Gram: sums of products of covariates with the activations, by way of tokens that have all their covariates in common.
+"""Gram: sums of products of covariates with activations, computed over cells of tokens with equal covariates.
 
-What makes it quick is here: tokens are added up by cell, and mostly empty columns are added up rather than multiplied.
-Knows neither models nor what the covariates mean.
+It is fast for two reasons: tokens of a cell are added up first, and columns that are mostly zero are added up instead
+of multiplied. Knows neither models nor what the covariates mean.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ import torch
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.models.kernels import fitting, product, sum_rows
 
-SPARSE = 4  # a column with an entry in every fourth cell or fewer is added up rather than multiplied
+SPARSE = 4  # a column with entries in at most every fourth cell is added up instead of multiplied
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Tokens that have all their covariates in common, so that their activations can be added up first.
+    """Cells of tokens with equal covariates, whose activations can be added up first.
 
-    `of_token` `[tokens]` int64 says which cell a token is in, `design` `[cells, columns given]` float32 what the cells'
-    covariates are, and `columns` which of the reducer's columns those are: in all others these tokens have zeros.
+    `of_token` `[tokens]` int64 is the cell of each token, `design` `[cells, columns given]` float32 the covariates of
+    each cell, and `columns` the reducer's columns that these are. In all other columns the tokens have zeros.
     """
 
     of_token: torch.Tensor
@@ -34,16 +34,16 @@ class Gram(Reducer):
 
     With Z `[tokens, K]` the covariates and X the activations about their fixed shift, `zz` is ΣZᵀZ `[K, K]`, `zx` is
     ΣZᵀX `[sites, K, neurons]`, `qxx` is ΣQᵀX² and `magnitudes` is ΣPᵀ|X + shift| `[sites, columns, neurons]`, where Q
-    are the columns `squared` of Z and P the columns `magnified`: indicators of tokens whose variance, or mean
-    magnitude, is wanted apart. About the shift, a neuron that sits far from zero loses no digits.
+    are the columns `squared` of Z and P the columns `magnified`: indicators of groups of tokens whose variance, or mean
+    magnitude, is wanted. Because of the shift, a neuron whose mean is far from zero loses no digits.
 
-    The covariate `design` is Z itself, or a list of `Cells`, each with columns of its own: activations are then added
-    up by cell, and only those sums are multiplied by Z, which costs less by as much as there are fewer cells.
+    The covariate `design` is Z itself, or a list of `Cells`, each with columns of its own. Activations are then added
+    up by cell, and only these sums are multiplied by Z: the fewer the cells, the lower the cost.
     """
 
-    lanes = True
+    concurrent = True
     summed = ("zz", "zx", "qxx", "magnitudes")
-    fixed = ("shift",)
+    calibrated = ("shift",)
     shift: torch.Tensor
     zx: torch.Tensor
     qxx: torch.Tensor
@@ -58,13 +58,13 @@ class Gram(Reducer):
         shift: torch.Tensor | None = None,
         device: torch.device | str = "cpu",
     ):
-        """`shift` `[sites, neurons]` if it is known; otherwise it is each neuron's mean over the first sequence."""
+        """`shift` is `[sites, neurons]`; if it is None, it becomes each neuron's mean over the first sequence."""
         self._columns, self._sites, self._device = columns, sites, torch.device(device)
         self._parts = [range(*part.indices(columns)) for part in (squared, magnified)]
         self.zz = torch.zeros(columns, columns, dtype=torch.float64)
-        self._total = torch.zeros(sites, device=self._device)  # finite as long as all that was seen is
-        self._fixed_sites = 0
-        self.is_fixed = shift is not None
+        self._total = torch.zeros(sites, device=self._device)  # finite as long as all activations are
+        self._calibrated_sites = 0
+        self.is_calibrated = shift is not None
         if shift is not None:
             self._allocate(shift.shape[1])
             self.shift = shift.to(self._device)
@@ -77,12 +77,12 @@ class Gram(Reducer):
                 for count in (self._columns, *map(len, self._parts))
             )
 
-    def fix(self, site: int, activations: torch.Tensor) -> None:
-        if self._fixed_sites == 0:
+    def calibrate(self, site: int, activations: torch.Tensor) -> None:
+        if self._calibrated_sites == 0:
             self._allocate(activations.shape[1])
         self.shift[site] = activations.double().mean(0).float()
-        self._fixed_sites += 1
-        self.is_fixed = self._fixed_sites == self._sites
+        self._calibrated_sites += 1
+        self.is_calibrated = self._calibrated_sites == self._sites
 
     def check(self) -> None:
         bad = (~self._total.isfinite()).nonzero()
@@ -113,7 +113,7 @@ class Gram(Reducer):
         tokens, neurons = activations.shape
         wanted = [(kind, block) for kind in range(3) for block in batch.shared[self] if not block.products[kind].empty]
         parts: list[list[torch.Tensor]] = [[] for _ in wanted]
-        for some in fitting(neurons, tokens, activations.device):  # some neurons at a time, so as to stay in the cache
+        for some in fitting(neurons, tokens, activations.device):  # some neurons at a time, to stay in the cache
             values = activations[:, some].float()
             changed, of_kind = values - self.shift[site, some], 0
             for (kind, block), part in zip(wanted, parts, strict=True):
@@ -131,7 +131,7 @@ class Gram(Reducer):
 
 
 class _Block:
-    """One batch's `Cells` as the device needs them: which tokens to add up, and what to multiply the sums by."""
+    """One batch's `Cells` on the device: which tokens to add up, and what to multiply the sums by."""
 
     def __init__(self, cells: Cells, wanted: Sequence[range], device: torch.device):
         count, tokens = len(cells.design), len(cells.of_token)
@@ -146,14 +146,14 @@ class _Block:
             self.products.append(_Columns(cells.design.T[inside], cells.columns[inside] - part.start, device))
 
     def by_cell(self, values: torch.Tensor) -> torch.Tensor:
-        """Sums of values `[tokens, neurons]` over the tokens of each cell, `[cells, neurons]`; no view of them."""
+        """Sums of values `[tokens, neurons]` over the tokens of each cell, `[cells, neurons]`; never a view."""
         return values.clone() if self._tokens is None else sum_rows(values, *self._tokens)
 
 
 class _Columns:
-    """Columns of a design as rows `[columns, cells]`: the mostly zero ones are added up, the others multiplied.
+    """Columns of a design as rows `[columns, cells]`: mostly zero ones are added up, the others multiplied.
 
-    `runs` says which rows of a product, dense ones first, are which of the reducer's columns.
+    `runs` maps the rows of a product, dense ones first, to the reducer's columns.
     """
 
     def __init__(self, design: torch.Tensor, columns: torch.Tensor, device: torch.device):
@@ -179,7 +179,7 @@ class _Columns:
 
 
 def _runs(columns: torch.Tensor) -> list[tuple[slice, slice]]:
-    """Whole numbers as runs, within which each is one more than the last: their places, and what stands there."""
+    """Splits whole numbers into runs of consecutive ones: the place of each run, and its numbers."""
     breaks = [0, *((columns.diff() != 1).nonzero().flatten() + 1).tolist(), len(columns)]
     starts = [(at, int(columns[at]), stop - at) for at, stop in pairwise(breaks) if stop > at]
     return [(slice(at, at + count), slice(first, first + count)) for at, first, count in starts]

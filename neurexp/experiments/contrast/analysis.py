@@ -17,7 +17,7 @@ from neurexp.experiments.contrast.data import FEWEST, ContrastData
 from neurexp.report.report import Table
 from neurexp.stats import effect_sizes, nulls, probe, summary
 from neurexp.stats.association import LEVEL, q_values
-from neurexp.stats.chunks import Progress, ignore_progress, labelling_chunks
+from neurexp.stats.chunks import ProgressCallback, labelling_chunks, no_progress
 from neurexp.stats.hypothesis_tests import FEW_CATEGORIES, TestResult, compare, paired_t
 from neurexp.stats.layer_probe import layer_accuracy
 from neurexp.stats.replication import Replication, replicate
@@ -69,9 +69,9 @@ class Analyst:
             "rest": 250 * (rows + in_conditions) + 1000 * found + 100_000,
         }
 
-    def layer(self, layer: int, progress: dict[str, Progress] | None = None) -> LayerAnalysis:
+    def layer(self, layer: int, progress: dict[str, ProgressCallback] | None = None) -> LayerAnalysis:
         """Every statistic of one layer. `progress` maps each of `steps` to a function that reports its progress."""
-        ticks = progress or dict.fromkeys(self.steps(), ignore_progress)
+        ticks = progress or dict.fromkeys(self.steps(), no_progress)
         x, labels = self.data.activations["words"][layer], self.labels
         means, mean, deviation = effect_sizes.moments(x, labels)
         neurons: Table = {f"mean_{one}": values for one, values in enumerate(means)}
@@ -95,7 +95,7 @@ class Analyst:
         ticks["rest"](1)
         return LayerAnalysis(neurons, row, null)
 
-    def _tests(self, x: np.ndarray, neurons: Table, tick: Progress) -> nulls.Permutation:
+    def _tests(self, x: np.ndarray, neurons: Table, tick: ProgressCallback) -> nulls.Permutation:
         labels = self.labels
         tested = compare(x, labels)
         null = nulls.permutation(x, labels, self.options.permutations, self.seed, self.groups, progress=tick)
@@ -151,7 +151,9 @@ class Analyst:
         """The number of shuffles that a layer's probe is fitted to; this is the slowest step."""
         return self.options.shuffles if len(self.labels) <= MANY_ROWS else min(FEW_SHUFFLES, self.options.shuffles)
 
-    def _replication(self, x: np.ndarray, neurons: Table, found: Replication, tick: Progress) -> dict[str, float]:
+    def _replication(
+        self, x: np.ndarray, neurons: Table, found: Replication, tick: ProgressCallback
+    ) -> dict[str, float]:
         shuffles = self.options.shuffles
         chance = replicate(x, self.labels, SPLITS_PER_SHUFFLE, self.seed, self.groups, shuffles, tick)
         neurons["selected"], neurons["replicated"] = found.selected, found.replicated
@@ -180,7 +182,9 @@ class Analyst:
             "share_bonferroni_shuffled": float(np.mean(bonferroni)),
         }
 
-    def _probes(self, x: np.ndarray, neurons: Table, of_layer: Progress, of_neurons: Progress) -> dict[str, float]:
+    def _probes(
+        self, x: np.ndarray, neurons: Table, of_layer: ProgressCallback, of_neurons: ProgressCallback
+    ) -> dict[str, float]:
         fold = probe.folds(self.labels, self.seed, self.groups)
         # Shuffled within the folds, so that the null's folds are as balanced as the real ones
         shuffles = self._shuffled(fold)

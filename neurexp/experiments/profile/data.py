@@ -112,4 +112,4 @@ class ProfileData:
 
 def _arrays(reducer: Reducer) -> dict[str, np.ndarray]:
     """A reducer's state; on a CPU not a copy, which would be the peak of the whole pass."""
-    return {name: getattr(reducer, name).detach().cpu().numpy() for name in reducer.summed + reducer.fixed}
+    return {name: getattr(reducer, name).detach().cpu().numpy() for name in reducer.summed + reducer.calibrated}
