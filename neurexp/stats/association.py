@@ -1,7 +1,8 @@
 """Association of every neuron with a covariate, from sums over tokens: r, partial r, intervals, p and q. Float64.
 
-Knows no token: `x` is a neuron, `z` the covariate, and arrays end in the axis of the neurons. Where a quantity is not
-defined (a neuron or a covariate that never varies) it is NaN, and its p and q are 1.
+`x` is a neuron's activation, `z` the covariate, and the last axis of an array is that of the neurons. A statistic is
+NaN where it is not defined (the neuron or the covariate never varies), and its p and q are 1. Knows no text and no
+model.
 """
 
 from dataclasses import dataclass
@@ -12,16 +13,18 @@ from scipy import stats
 
 from neurexp.stats.rounding import varies
 
-LEVEL = 0.05  # of significance, and 1 − the level of intervals
+LEVEL = 0.05  # of significance; intervals have the level 1 − LEVEL
 POWER = 0.8
-ROUNDING = 1e-6  # of an r from float32 products
+ROUNDING = 1e-6  # the rounding error of an r from float32 products
+NEAR_ONE = 1 - 1e-12  # the largest |r| whose Fisher z is computed
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over tokens of one covariate and of neurons: count, Σz, Σz² `[…]`, and Σx, Σx², Σzx `[…, neurons]`.
+    """Sums over tokens: the count, Σz and Σz² `[…]`, and Σx, Σx² and Σzx `[…, neurons]`.
 
-    x is taken about any fixed shift, z about any constant: correlations do not notice.
+    A constant (the shift) may have been subtracted from each neuron's x, and another from z: correlations stay the
+    same.
     """
 
     n: np.ndarray
@@ -36,41 +39,45 @@ class Sums:
         return type(self)(*(getattr(self, name).sum(0) for name in self.__dataclass_fields__))
 
     def __add__(self, other: Self) -> Self:
-        """Sums with the tokens of `other`."""
+        """The sums over the tokens of both."""
         names = self.__dataclass_fields__
         return type(self)(*(getattr(self, name) + getattr(other, name) for name in names))
 
     def __sub__(self, other: Self) -> Self:
-        """Sums without the tokens of `other`."""
+        """The sums without the tokens of `other`."""
         names = self.__dataclass_fields__
         return type(self)(*(getattr(self, name) - getattr(other, name) for name in names))
 
     def pearson(self, shift: np.ndarray | float = 0.0) -> np.ndarray:
-        """Pearson's r `[…, neurons]`; `shift` is what x was taken about, to tell rounding from variation."""
+        """Pearson's r `[…, neurons]`.
+
+        Args:
+            shift: what was subtracted from x, `[neurons]`. It gives the mean, which shows what is only rounding.
+        """
         n, z = self.n[..., None], self.z[..., None]
         with np.errstate(invalid="ignore", divide="ignore"):
-            of_z = self.zz[..., None] - z**2 / n
-            of_x = self.xx - self.x**2 / n
-            r = (self.zx - z * self.x / n) / np.sqrt(of_z * of_x)
-            defined = varies(of_x / n, shift + self.x / n) & (of_z > 1e-12 * self.zz[..., None])
+            zz = self.zz[..., None] - z**2 / n
+            xx = self.xx - self.x**2 / n
+            r = (self.zx - z * self.x / n) / np.sqrt(zz * xx)
+            defined = varies(xx / n, shift + self.x / n) & (zz > 1e-12 * self.zz[..., None])
         return np.where(defined, np.clip(r, -1, 1), np.nan)
 
 
 def partial_correlation(
     zz: np.ndarray, zx: np.ndarray, xx: np.ndarray, covariate: np.ndarray, controls: np.ndarray, shift: np.ndarray
 ) -> np.ndarray:
-    """The correlation of x with z that is left once both were regressed on the controls, `[neurons]`.
+    """The correlation of x and z after both were regressed on the controls, `[neurons]`.
 
     Args:
         zz: ΣZᵀZ `[K, K]`.
         zx: ΣZᵀX `[K, neurons]`.
-        xx: ΣX² `[neurons]`, over the tokens that the controls' intercept covers.
-        covariate: weights `[K]`: z = Z @ covariate.
-        controls: columns of Z whose span holds the intercept; they may depend on each other.
-        shift: what x was taken about, `[neurons]`.
+        xx: ΣX² `[neurons]`, over the tokens whose intercept (in the controls) is 1.
+        covariate: weights `[K]`; z = Z @ covariate.
+        controls: indices of columns of Z. Their span contains the intercept; they may be linearly dependent.
+        shift: what was subtracted from x, `[neurons]`.
     """
     within = zz[np.ix_(controls, controls)]
-    scale = np.sqrt(np.where(np.diag(within) > 0, np.diag(within), 1))  # so that the cut-off of pinv means something
+    scale = np.sqrt(np.where(np.diag(within) > 0, np.diag(within), 1))  # makes the cut-off of pinv meaningful
     inverse = np.linalg.pinv(within / np.outer(scale, scale), rcond=1e-10, hermitian=True) / np.outer(scale, scale)
     with_z = (zz @ covariate)[controls]
     fitted_z = inverse @ with_z
@@ -90,27 +97,28 @@ def eta_squared(counts: np.ndarray, sums: np.ndarray, xx: np.ndarray, shift: np.
     """The share of a neuron's variance that lies between categories, `[…, neurons]`.
 
     Args:
-        counts: `[categories]`.
-        sums: Σx by category `[…, categories, neurons]`, about any shift.
-        xx: Σx² over all of them `[…, neurons]`.
+        counts: the number of tokens of each category, `[categories]`.
+        sums: Σx of each category, `[…, categories, neurons]`.
+        xx: Σx² over all categories, `[…, neurons]`.
         shift: as in `Sums.pearson`.
     """
     total, n = sums.sum(-2), counts.sum()
-    within = (sums**2 / np.maximum(counts, 1)[:, None]).sum(-2)
-    of_x = xx - total**2 / n
+    between = (sums**2 / np.maximum(counts, 1)[:, None]).sum(-2) - total**2 / n
+    whole = xx - total**2 / n
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = (within - total**2 / n) / of_x
-    return np.where(varies(of_x / n, shift + total / n), np.clip(share, 0, 1), np.nan)
+        share = between / whole
+    return np.where(varies(whole / n, shift + total / n), np.clip(share, 0, 1), np.nan)
 
 
 def jackknife_error(blocks: Sums, shift: np.ndarray | float = 0.0) -> np.ndarray:
-    """The standard error of Fisher's z of r, by deleting one block of tokens at a time, `[neurons]`.
+    """The standard error of Fisher's z of r, by a jackknife that deletes one block of tokens at a time, `[neurons]`.
 
-    Blocks may be of unequal size: the delete-m_j jackknife of Busing, Meijer and van der Leeden (1999, Statistics and
-    Computing 9), whose pseudo-values weigh each block by its share of the tokens.
+    Blocks may have unequal sizes: this is the delete-m_j jackknife of Busing, Meijer and van der Leeden (1999,
+    Statistics and Computing 9), whose pseudo-values weight each block by its share of the tokens. NaN with fewer than
+    two blocks that have tokens.
 
     Args:
-        blocks: sums with a leading axis of two or more blocks.
+        blocks: sums with a leading axis of blocks.
         shift: as in `Sums.pearson`.
     """
     used = Sums(*(getattr(blocks, name)[blocks.n > 0] for name in Sums.__dataclass_fields__))
@@ -118,70 +126,97 @@ def jackknife_error(blocks: Sums, shift: np.ndarray | float = 0.0) -> np.ndarray
     if count < 2:
         return np.full(blocks.x.shape[-1], np.nan)
     whole = used.total()
-    limit = 1 - 1e-12
-    estimate = np.arctanh(np.clip(whole.pearson(shift), -limit, limit))
-    deleted = np.arctanh(np.clip((_expand(whole) - used).pearson(shift), -limit, limit))  # [blocks, neurons]
+    estimate = _fisher_z(whole.pearson(shift))
+    every = Sums(*(np.asarray(getattr(whole, name))[None] for name in Sums.__dataclass_fields__))
+    deleted = _fisher_z((every - used).pearson(shift))  # [blocks, neurons]
     inverse_share = (whole.n / used.n)[:, None]
     mean = count * estimate - ((1 - 1 / inverse_share) * deleted).sum(0)
     pseudo = inverse_share * estimate - (inverse_share - 1) * deleted
     return np.sqrt(((pseudo - mean) ** 2 / (inverse_share - 1)).mean(0))
 
 
-def _expand(sums: Sums) -> Sums:
-    return Sums(*(np.asarray(getattr(sums, name))[None] for name in Sums.__dataclass_fields__))
+def _fisher_z(r: np.ndarray) -> np.ndarray:
+    return np.arctanh(np.clip(r, -NEAR_ONE, NEAR_ONE))
 
 
 def interval(r: np.ndarray, error: np.ndarray, degrees: int) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of r from the standard error of its Fisher z, by t with `degrees` degrees of freedom."""
+    """The ends of the 95 % interval of r, from Student's t with `degrees` degrees of freedom.
+
+    Args:
+        r: `[neurons]`.
+        error: the standard error of its Fisher z, `[neurons]`.
+        degrees: of freedom.
+    """
     half = stats.t.ppf(1 - LEVEL / 2, degrees) * error
-    z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
+    z = _fisher_z(r)
     return np.tanh(z - half), np.tanh(z + half)
 
 
 def permutation_p(r: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two-sided p of r against draws of its null, their mean, and their standard deviation, `[…, neurons]`.
+    """Two-sided p of r against draws from its null, `[…, neurons]`.
 
-    p is parametric in the null's shape and non-parametric in its place and width: the draws give a mean and a spread,
-    and r is held against a prediction interval of Student's t: (r − mean) / (sd · √(1 + 1/draws)), draws − 1 degrees of
-    freedom. So it is not bounded below by 1 / (draws + 1), and is exact where the null is normal.
+    The draws give the null's mean and standard deviation, and its shape is taken as normal: p is that of Student's t,
+    (r − mean) / (sd · √(1 + 1/draws)), with draws − 1 degrees of freedom. It is exact if the null is normal, and it can
+    be smaller than 1 / (draws + 1).
 
     Args:
         r: `[…, neurons]`.
-        null: `[…, draws, neurons]`, two draws or more.
+        null: `[…, draws, neurons]`, with two draws or more.
+
+    Returns:
+        p, and the mean and the standard deviation of the draws.
     """
     draws = null.shape[-2]
     mean, spread = null.mean(-2), null.std(-2, ddof=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         t = (r - mean) / (spread * np.sqrt(1 + 1 / draws))
         p = 2 * stats.t.sf(np.abs(t), draws - 1)
-    # Draws that differ by rounding only are no null: where no shuffle changes anything there is no evidence
+    # If the draws differ by rounding only, the shuffles changed nothing, and r is no evidence
     return np.where(np.isfinite(p) & (spread > ROUNDING), p, 1.0), mean, spread
 
 
 def largest_by_chance(null: np.ndarray) -> float:
-    """The largest |r − null mean| over neurons in a draw of `[draws, neurons]`: its 95 % quantile over the draws."""
+    """The 95 % quantile over draws of the largest |r − null mean| of any neuron; NaN if no neuron is defined.
+
+    Args:
+        null: `[draws, neurons]`.
+    """
     centred = np.abs(null - null.mean(0))
     defined = np.isfinite(centred).all(0)
     return float(np.quantile(centred[:, defined].max(1), 1 - LEVEL)) if defined.any() else float("nan")
 
 
 def q_values(p: np.ndarray, dependent: bool = False) -> np.ndarray:
-    """Benjamini and Hochberg's adjusted p over all of `p`; Benjamini and Yekutieli's, for any dependence, if asked."""
+    """Adjusted p over all values of `p`, of any shape: Benjamini and Hochberg's, or Benjamini and Yekutieli's.
+
+    Args:
+        p: the p-values.
+        dependent: use Benjamini and Yekutieli's, which is valid under any dependence.
+    """
     return stats.false_discovery_control(p.ravel(), method="by" if dependent else "bh").reshape(p.shape)
 
 
 def smallest_detectable(spread: np.ndarray, draws: int, level: float = LEVEL) -> np.ndarray:
-    """The smallest |r| found with 80 % power by a two-sided test at `level`, given the null's spread."""
+    """The smallest |r| that a two-sided test finds with 80 % power.
+
+    Args:
+        spread: the null's standard deviation, of any shape.
+        draws: the number of draws that gave it.
+        level: of the test.
+    """
     return spread * (stats.t.ppf(1 - level / 2, draws - 1) + stats.t.ppf(POWER, draws - 1))
 
 
 def second_peak(counts: np.ndarray) -> np.ndarray:
-    """How far a histogram `[…, bins]` is from having one peak, from 0 (one) towards 1 (two equal ones, apart).
+    """The relative prominence of a histogram's second peak, `[…]`: 0 for one peak, near 1 for two equal ones far apart.
 
-    An effect size and no test: with millions of dependent values any test of unimodality rejects. The histogram is
-    smoothed by a Gaussian of one bin; of the peaks other than the highest, the largest prominence (height above the
-    higher of the two valleys beside it) is given relative to the highest peak. Of peaks of equal height the last counts
-    as the highest, so that the other's prominence is its height above the valley between them.
+    This is an effect size and not a test: with millions of dependent values, every test of unimodality rejects. The
+    histogram is smoothed by a Gaussian of one bin. The result is the second largest prominence of a peak (its height
+    above the higher of the two valleys beside it) over the height of the highest peak. If two peaks have the same
+    height, the last one counts as the highest.
+
+    Args:
+        counts: `[…, bins]`.
     """
     from scipy.ndimage import gaussian_filter1d
     from scipy.signal import find_peaks

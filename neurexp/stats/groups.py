@@ -1,4 +1,4 @@
-"""The median split, and what sums over groups say about neurons and layers. Float64 throughout."""
+"""Groups of tokens: values split at their median, and each neuron's mean and spread in a group. Float64."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,31 @@ SHORTER, EQUAL, LONGER = range(3)
 
 @dataclass(frozen=True)
 class MedianSplit:
-    """Values split at their median into three groups; they rarely come out half and half."""
+    """Integer values split at their median into three groups: below, at and above it.
+
+    Many values may equal the median, so the groups below and above rarely have half of the values each.
+    """
 
     median: float
     counts: tuple[int, int, int]  # shorter, equal, longer
 
     @property
     def shares(self) -> tuple[float, float, float]:
-        """Of all values, in the order shorter, equal, longer."""
+        """The share of each group, in the order shorter, equal, longer."""
         total = sum(self.counts)
         shorter, equal, longer = (count / total for count in self.counts)
         return shorter, equal, longer
 
     def group(self, values: np.ndarray) -> np.ndarray:
-        """`SHORTER`, `EQUAL` or `LONGER` for each value, int64."""
+        """The group of each value, int64: `SHORTER`, `EQUAL` or `LONGER`. Same shape as `values`."""
         return np.where(values < self.median, SHORTER, np.where(values > self.median, LONGER, EQUAL)).astype(np.int64)
 
 
 def median_split(histogram: np.ndarray) -> MedianSplit:
-    """Splits integer values that occur `histogram[value]` times; an even number of them has the mean of the middle two.
+    """Splits integer values at their median (the mean of the middle two, for an even number of values).
+
+    Args:
+        histogram: `[values]`: the value v occurs `histogram[v]` times.
 
     Raises:
         ValueError: there are no values.
@@ -45,20 +51,16 @@ def median_split(histogram: np.ndarray) -> MedianSplit:
 
 @dataclass(frozen=True)
 class GroupSums:
-    """Sums over the tokens of each group, as an `engine.gram.Gram` with indicators of the groups leaves them.
+    """Sums of each neuron's activation x over the tokens of each group."""
 
-    `count` `[groups]`; `sums` and `squares` of x − shift and `magnitudes` of x, `[layers, groups, neurons]`; `shift`
-    `[layers, neurons]`.
-    """
+    count: np.ndarray  # [groups] number of tokens
+    sums: np.ndarray  # [layers, groups, neurons] Σ(x − shift)
+    squares: np.ndarray  # [layers, groups, neurons] Σ(x − shift)²
+    magnitudes: np.ndarray  # [layers, groups, neurons] Σ|x|
+    shift: np.ndarray  # [layers, neurons]
 
-    count: np.ndarray
-    sums: np.ndarray
-    squares: np.ndarray
-    magnitudes: np.ndarray
-    shift: np.ndarray
-
-    def of(self, *groups: int) -> "Summary":
-        """Mean, standard deviation and mean magnitude per layer and neuron over the tokens of `groups` (none: all)."""
+    def summary(self, *groups: int) -> "Summary":
+        """Each neuron's mean, standard deviation and mean magnitude over the tokens of `groups` (default: all)."""
         chosen = list(groups) or list(range(len(self.count)))
         count = self.count[chosen].sum()
         with np.errstate(invalid="ignore", divide="ignore"):  # a group without tokens has no mean
@@ -70,7 +72,7 @@ class GroupSums:
 
 @dataclass(frozen=True)
 class Summary:
-    """Per layer and neuron, `[layers, neurons]`; NaN where there was no token. `std` is of the population (ddof 0)."""
+    """Statistics of each neuron, `[layers, neurons]`; NaN if there are no tokens. `std` has ddof 0."""
 
     tokens: int
     mean: np.ndarray
@@ -78,7 +80,7 @@ class Summary:
     mean_abs: np.ndarray
 
     def per_layer(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, standard deviation and mean magnitude `[layers]` over all tokens and neurons of a layer.
+        """The mean, standard deviation and mean magnitude over all tokens and neurons of each layer, `[layers]`.
 
         The variance is the mean of the neurons' variances plus the variance of their means (law of total variance).
         """
@@ -87,9 +89,13 @@ class Summary:
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The share `[…]` that two histograms `[…, bins]` of counts have in common: 1 equal, 0 apart (overlap coefficient).
+    """The overlap coefficient of two histograms of counts: 1 if they are proportional, 0 if they share no bin.
 
-    NaN where one of them is empty.
+    Args:
+        first, second: `[…, bins]`.
+
+    Returns:
+        `[…]`; NaN where a histogram is empty.
     """
     with np.errstate(invalid="ignore"):
         first = first / first.sum(-1, keepdims=True)

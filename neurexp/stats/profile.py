@@ -1,7 +1,7 @@
-"""A profile's statistics from its sums: every neuron's association with a covariate, null, interval, replication.
+"""The statistics of a profile, one layer at a time: every neuron's association with a covariate of the tokens.
 
-The arithmetic of `association` applied to the columns of a design matrix, a layer at a time. Knows no token and no
-activation: only which columns of ΣZᵀZ and ΣZᵀX are the categories, the confounds, the null draws and the blocks.
+Applies `association` to the sums ΣZᵀZ and ΣZᵀX of a design matrix Z, whose columns are the covariate's categories, the
+confounds, the draws of the null and blocks of tokens. Knows no token and no activation.
 """
 
 from dataclasses import dataclass
@@ -14,27 +14,30 @@ from neurexp.stats.association import Sums
 
 @dataclass(frozen=True)
 class ProfileSums:
-    """What a `Gram` reducer left of a pass, and the design's columns.
+    """Sums over the tokens of a text, and the meaning of the design's columns."""
 
-    `categories` are the values that the columns `category` stand for, `centre` what the value columns are taken about.
-    """
-
-    zz: np.ndarray  # [K, K]
-    zx: np.ndarray  # [layers, K, neurons]
-    qxx: np.ndarray  # [layers, squared columns, neurons]
-    shift: np.ndarray  # [layers, neurons]
-    columns: dict[str, slice]
-    squared_from: int
-    categories: np.ndarray
-    centre: float
+    zz: np.ndarray  # [K, K] ΣZᵀZ
+    zx: np.ndarray  # [layers, K, neurons] ΣZᵀX
+    qxx: np.ndarray  # [layers, squared columns, neurons] ΣX² over the tokens of each of the last columns
+    shift: np.ndarray  # [layers, neurons] what was subtracted from X
+    columns: dict[str, slice]  # name → columns of Z
+    squared_from: int  # the first column that has a row in qxx
+    categories: np.ndarray  # the covariate's value for each of the columns `category`
+    centre: float  # what was subtracted from the covariate in the columns of values
 
     @property
     def tokens(self) -> int:
-        """How many took part."""
+        """The number of tokens in the analysis."""
         return round(np.diag(self.zz)[self.columns["category"]].sum())
 
-    def _indicator_sums(self, layer: int, name: str) -> Sums:
-        """Sums of the covariate and the neurons over the tokens of each indicator column `name`."""
+    def by_indicator(self, layer: int, name: str) -> Sums:
+        """The sums over the tokens of each of several indicator columns; the first axis is that of the columns.
+
+        Args:
+            layer: its place in the arrays.
+            name: of the columns: `type_block` (blocks of token types), `sequence_block` (blocks of sequences), `early`
+                (the first half of the sequences), `first` (position 0) or `skipped` (skipped positions).
+        """
         inside, value = self.columns[name], self.columns[f"{name}_value"]
         squares = slice(inside.start - self.squared_from, inside.stop - self.squared_from)
         within = self.zz[inside, value].diagonal()
@@ -47,40 +50,32 @@ class ProfileSums:
             self.zx[layer, value],
         )
 
-    def blocks(self, layer: int, name: str) -> Sums:
-        """By `type_block` or `sequence_block`, with a leading axis of blocks."""
-        return self._indicator_sums(layer, name)
+    def with_columns(self, layer: int, over: Sums, *names: str) -> Sums:
+        """The sums with each column of `names` as the covariate; the first axis is that of the columns.
 
-    def first_position(self, layer: int) -> Sums:
-        """Over the tokens at position 0."""
-        return self._indicator_sums(layer, "first").total()
-
-    def skipped(self, layer: int) -> Sums:
-        """Over the tokens at skipped positions, which take part in nothing else."""
-        return self._indicator_sums(layer, "skipped").total()
-
-    def first_half(self, layer: int) -> Sums:
-        """Over the tokens of the first half of the sequences."""
-        return self._indicator_sums(layer, "early").total()
-
-    def of_columns(self, layer: int, over: Sums, *names: str) -> Sums:
-        """Each column taken as a covariate, over the tokens that `over` covers; leading axis: columns.
-
-        Of several names, whose columns are those of apart tokens, the sums are added.
+        Args:
+            layer: its place in the arrays.
+            over: the neurons' sums over the tokens in which the columns are not 0.
+            names: of columns. Several names have the same number of columns and no token in common; they are added.
         """
-        parts, everything = [self.columns[name] for name in names], self.columns["category"]
-        count = parts[0].stop - parts[0].start
+        chosen, categories = [self.columns[name] for name in names], self.columns["category"]
+        count = chosen[0].stop - chosen[0].start
         return Sums(
             np.full(count, over.n),
-            np.sum([self.zz[everything, columns].sum(0) for columns in parts], axis=0),
-            np.sum([np.diag(self.zz)[columns] for columns in parts], axis=0),
+            np.sum([self.zz[categories, columns].sum(0) for columns in chosen], axis=0),
+            np.sum([np.diag(self.zz)[columns] for columns in chosen], axis=0),
             np.broadcast_to(over.x, (count, len(over.x))),
             np.broadcast_to(over.xx, (count, len(over.xx))),
-            np.sum([self.zx[layer, columns] for columns in parts], axis=0),
+            np.sum([self.zx[layer, columns] for columns in chosen], axis=0),
         )
 
     def partial(self, layer: int, xx: np.ndarray) -> np.ndarray:
-        """The covariate's correlation with each neuron given frequency, position (in bins) and word beginning."""
+        """Each neuron's partial correlation with the covariate, given frequency, position (in bins) and word beginning.
+
+        Args:
+            layer: its place in the arrays.
+            xx: ΣX² `[neurons]` over all tokens.
+        """
         covariate = np.zeros(len(self.zz))
         covariate[self.columns["category"]] = self.categories - self.centre
         names = ("position", "log_frequency", "begins_word")  # the position bins span the intercept
@@ -90,7 +85,7 @@ class ProfileSums:
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """Of one layer, `[neurons]` each: see the data dictionary of the experiment that reports them."""
+    """The statistics of one layer, `[neurons]` unless stated. The columns of a profile define each of them."""
 
     r: np.ndarray
     low: np.ndarray
@@ -107,27 +102,27 @@ class LayerProfile:
     excess_halves: tuple[np.ndarray, np.ndarray]  # r − null_mean in each half
     p_halves: tuple[np.ndarray, np.ndarray]
     largest_by_chance: float
-    curve: np.ndarray  # [categories] mean over neurons and the tokens of a category
+    curve: np.ndarray  # [categories] mean activation over the neurons and the tokens of a category
 
 
 def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
-    """Every statistic of one layer."""
+    """Computes every statistic of one layer."""
     shift = sums.shift[layer]
-    by_sequence, by_type = sums.blocks(layer, "sequence_block"), sums.blocks(layer, "type_block")
+    by_sequence, by_type = sums.by_indicator(layer, "sequence_block"), sums.by_indicator(layer, "type_block")
     whole = by_sequence.total()
     r = whole.pearson(shift)
 
-    early = sums.first_half(layer)
+    early = sums.by_indicator(layer, "early").total()
     late = whole - early
-    null = sums.of_columns(layer, whole, "null_early", "null_late")
-    null_early, null_late = sums.of_columns(layer, early, "null_early"), sums.of_columns(layer, late, "null_late")
+    null = sums.with_columns(layer, whole, "null_early", "null_late")
+    null_early, null_late = sums.with_columns(layer, early, "null_early"), sums.with_columns(layer, late, "null_late")
     draws = null.pearson(shift)
     p, null_mean, null_sd = association.permutation_p(r, draws)
     r_halves = early.pearson(shift), late.pearson(shift)
-    of_early = association.permutation_p(r_halves[0], null_early.pearson(shift))
-    of_late = association.permutation_p(r_halves[1], null_late.pearson(shift))
+    early_p = association.permutation_p(r_halves[0], null_early.pearson(shift))
+    late_p = association.permutation_p(r_halves[1], null_late.pearson(shift))
 
-    # Two dependencies: tokens of a type are alike, and so are neighbours in a text. The wider interval counts.
+    # Tokens of one type are alike, and so are tokens of one sequence: the wider of the two intervals is reported
     bounds = []
     for blocks in (by_type, by_sequence):
         used = int((blocks.n > 0).sum())
@@ -146,17 +141,17 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
         r=r,
         low=low,
         high=high,
-        r_frequency=sums.of_columns(layer, whole, "log_frequency").pearson(shift)[0],
+        r_frequency=sums.with_columns(layer, whole, "log_frequency").pearson(shift)[0],
         r_partial=sums.partial(layer, whole.xx),
-        r_without_first=(whole - sums.first_position(layer)).pearson(shift),
-        r_with_skipped=(whole + sums.skipped(layer)).pearson(shift),
+        r_without_first=(whole - sums.by_indicator(layer, "first").total()).pearson(shift),
+        r_with_skipped=(whole + sums.by_indicator(layer, "skipped").total()).pearson(shift),
         eta2=association.eta_squared(counts, category_sums, whole.xx, shift),
         p=p,
         null_mean=null_mean,
         null_sd=null_sd,
         r_halves=r_halves,
-        excess_halves=(r_halves[0] - of_early[1], r_halves[1] - of_late[1]),
-        p_halves=(of_early[0], of_late[0]),
+        excess_halves=(r_halves[0] - early_p[1], r_halves[1] - late_p[1]),
+        p_halves=(early_p[0], late_p[0]),
         largest_by_chance=association.largest_by_chance(draws),
         curve=curve,
     )

@@ -73,7 +73,9 @@ def summary_of(gram, *groups):
     state = {name: tensor.numpy() for name, tensor in gram.state().items()}
     count = np.diag(state["zz"])
     assert np.array_equal(state["zz"], np.diag(count.round()))  # no token is in two groups
-    return GroupSums(count.astype(np.int64), state["zx"], state["qxx"], state["magnitudes"], state["shift"]).of(*groups)
+    return GroupSums(count.astype(np.int64), state["zx"], state["qxx"], state["magnitudes"], state["shift"]).summary(
+        *groups
+    )
 
 
 def counts_by_numpy(values, edges):

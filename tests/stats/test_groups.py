@@ -103,7 +103,7 @@ def test_no_values_have_no_median(histogram):
 def test_a_groups_mean_spread_and_magnitude(sample):
     values, group, sums = sample
     for index in range(GROUPS):
-        summary, chosen = sums.of(index), values[:, group == index]
+        summary, chosen = sums.summary(index), values[:, group == index]
         assert summary.tokens == chosen.shape[1]
         np.testing.assert_allclose(summary.mean, chosen.mean(1), rtol=1e-12)
         np.testing.assert_allclose(summary.std, chosen.std(1), rtol=1e-12)
@@ -112,7 +112,7 @@ def test_a_groups_mean_spread_and_magnitude(sample):
 
 def test_several_groups_and_all_of_them(sample):
     values, group, sums = sample
-    for found, chosen in ((sums.of(0, 2), values[:, group != 1]), (sums.of(), values)):
+    for found, chosen in ((sums.summary(0, 2), values[:, group != 1]), (sums.summary(), values)):
         assert found.tokens == chosen.shape[1]
         np.testing.assert_allclose(found.mean, chosen.mean(1), rtol=1e-12)
         np.testing.assert_allclose(found.std, chosen.std(1), rtol=1e-12)
@@ -122,18 +122,18 @@ def test_several_groups_and_all_of_them(sample):
 def test_a_neuron_far_from_zero():
     rng = np.random.default_rng(5)
     values, group = rng.normal(1e6, 1e-3, size=(1, 500, 3)), rng.integers(0, GROUPS, 500)
-    summary = group_sums(values, group, shift=values[:, 0]).of()
+    summary = group_sums(values, group, shift=values[:, 0]).summary()
     np.testing.assert_allclose(summary.std, values.std(1), rtol=1e-6)
     assert np.abs(summary.mean - values.mean(1)).max() < 1e-8
 
 
 def test_a_constant_neuron_has_no_spread():
     values = np.full((1, 7, 2), 0.1)
-    summary = group_sums(values, np.arange(7) % GROUPS, shift=np.full((1, 2), 0.3)).of()
+    summary = group_sums(values, np.arange(7) % GROUPS, shift=np.full((1, 2), 0.3)).summary()
     np.testing.assert_allclose(summary.mean, 0.1)
     assert np.isfinite(summary.std).all()
     assert summary.std.max() < 1e-7
-    exact = group_sums(values, np.arange(7) % GROUPS, shift=np.full((1, 2), 0.1)).of()
+    exact = group_sums(values, np.arange(7) % GROUPS, shift=np.full((1, 2), 0.1)).summary()
     assert not exact.std.any()
 
 
@@ -141,17 +141,17 @@ def test_an_empty_group_is_nan_and_warns_of_nothing(sample):
     values, group, _ = sample
     group = np.where(group == 1, 0, group)
     sums = group_sums(values, group, shift=np.zeros((LAYERS, NEURONS)))
-    empty = sums.of(1)
+    empty = sums.summary(1)
     assert empty.tokens == 0
     assert all(np.isnan(each).all() for each in (empty.mean, empty.std, empty.mean_abs, *empty.per_layer()))
-    assert sums.of(0, 1).tokens == sums.of(0).tokens
-    np.testing.assert_array_equal(sums.of(0, 1).mean, sums.of(0).mean)
+    assert sums.summary(0, 1).tokens == sums.summary(0).tokens
+    np.testing.assert_array_equal(sums.summary(0, 1).mean, sums.summary(0).mean)
 
 
 def test_the_law_of_total_variance(sample):
     """Over all tokens and neurons of a layer at once, by numpy, against what per-neuron summaries give."""
     values, group, sums = sample
-    for summary, chosen in ((sums.of(), values), (sums.of(2), values[:, group == 2])):
+    for summary, chosen in ((sums.summary(), values), (sums.summary(2), values[:, group == 2])):
         mean, std, mean_abs = summary.per_layer()
         flat = chosen.reshape(LAYERS, -1)
         np.testing.assert_allclose(mean, flat.mean(1), rtol=1e-12)

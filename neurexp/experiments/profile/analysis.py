@@ -37,7 +37,7 @@ def analyse(data: ProfileData) -> Analysis:
 
 def _neuron_table(data: ProfileData, profiles: list[LayerProfile]) -> Table:
     name, (low, _, high) = data.covariate.name, data.covariate.groups
-    everything, by_group = _everything(data), [data.groups.of(group) for group in (SHORTER, EQUAL, LONGER)]
+    everything, by_group = _everything(data), [data.groups.summary(group) for group in (SHORTER, EQUAL, LONGER)]
     count = everything.mean.shape[1]
     by_yekutieli = data.options.correction == "by"
     p = np.stack([profile.p for profile in profiles])
@@ -77,7 +77,7 @@ def _neuron_table(data: ProfileData, profiles: list[LayerProfile]) -> Table:
 
 def _everything(data: ProfileData) -> Summary:
     """Over all tokens but those at skipped positions."""
-    return data.groups.of(SHORTER, EQUAL, LONGER, SPECIAL)
+    return data.groups.summary(SHORTER, EQUAL, LONGER, SPECIAL)
 
 
 def _layer_table(data: ProfileData, profiles: list[LayerProfile], neurons: Table) -> Table:
@@ -86,7 +86,7 @@ def _layer_table(data: ProfileData, profiles: list[LayerProfile], neurons: Table
     table: Table = {"layer": np.array(data.layers)}
     table["mean"], table["std"], table["mean_abs"] = everything.per_layer()
     for group, name in enumerate((*names, "special")):
-        of_group = data.groups.of(group)
+        of_group = data.groups.summary(group)
         table[f"mean_{name}"], table[f"std_{name}"], table[f"mean_abs_{name}"] = of_group.per_layer()
     with np.errstate(invalid="ignore", divide="ignore"):
         table[data.covariate.difference] = (table[f"mean_{high}"] - table[f"mean_{low}"]) / table["std"]
@@ -94,10 +94,10 @@ def _layer_table(data: ProfileData, profiles: list[LayerProfile], neurons: Table
     for group, name in enumerate(names):
         table[f"second_peak_{name}"] = association.second_peak(histogram[:, group, 1:-1])
     table["constant_neurons"] = (~association.varies(everything.std**2, everything.mean)).sum(1)
-    table["special_distance"] = _distance(data.groups.of(SPECIAL).mean, everything)
+    table["special_distance"] = _distance(data.groups.summary(SPECIAL).mean, everything)
     if data.options.skip_positions:
-        table["skipped_distance"] = _distance(data.groups.of(SKIPPED).mean, everything)
-    first = [sums.first_position(index) for index in range(len(data.layers))]
+        table["skipped_distance"] = _distance(data.groups.summary(SKIPPED).mean, everything)
+    first = [sums.by_indicator(index, "first").total() for index in range(len(data.layers))]
     with np.errstate(invalid="ignore", divide="ignore"):
         of_first = np.stack([sums.shift[index] + one.x / one.n for index, one in enumerate(first)])
     table["first_distance"] = _distance(of_first, everything)
