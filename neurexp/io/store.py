@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,8 +47,8 @@ class Store:
         size = 0
         for _, bytes_of_file, file in sorted(ages, reverse=True):
             size += bytes_of_file
-            name = _NAME.match(file.name)
-            if size > self.max_bytes and name and name[0] != newest and not _is_locked(self.lock_file(name[0])):
+            name = _name_of(file)
+            if size > self.max_bytes and name != newest and not _is_locked(self.lock_file(name)):
                 with suppress(OSError):
                     file.unlink()
 
@@ -126,7 +125,9 @@ class Entry:
                     self._store.folder.rmdir()
 
 
-_NAME = re.compile(r"[a-z]+_[0-9a-f]{32}")  # of an entry, at the beginning of its files' names
+def _name_of(file: Path) -> str:
+    """The name of the file's entry: its own name without the part."""
+    return "_".join(file.stem.split("_")[:2])
 
 
 def _is_locked(file: Path) -> bool:
