@@ -22,7 +22,7 @@ OFTEN = 1e-9  # seconds: after every batch
 
 @pytest.fixture(autouse=True)
 def no_least_share(monkeypatch):
-    monkeypatch.setattr(checkpoint, "LEAST_SHARE", 0)
+    monkeypatch.setattr(checkpoint, "MIN_WAIT", 0)
 
 
 class CutError(Exception):
@@ -143,7 +143,7 @@ def test_none_is_written_before_its_time(text, tmp_path, every):
 
 
 def test_writing_them_takes_a_small_share_of_the_time(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "LEAST_SHARE", 1e9)
+    monkeypatch.setattr(checkpoint, "MIN_WAIT", 1e9)
     text.run(text.reducers(), checkpoints=Checkpoints(tmp_path, "text", KEY, OFTEN))
     assert len(list(tmp_path.iterdir())) == 1  # what the first cost is known only then
 
@@ -245,7 +245,7 @@ def test_activations_that_are_not_finite_stop_the_pass_and_are_counted_by_layer(
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["gram", "histogram alone"])
-def test_where_they_come_late_the_sequences_that_hold_them_are_told(kind):
+def test_values_that_are_not_finite_late_in_the_pass_are_reported_with_their_sequences(kind):
     text = Text(sequences=60)
     text.ids[text.ids == 17] = 1
     text.ids[50, 5] = 17

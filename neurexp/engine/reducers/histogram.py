@@ -10,15 +10,15 @@ import torch
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.models.kernels import fitting
 
-PILOT_TOKENS = 64  # of the first sequence: they set the edges
+PILOT_TOKENS = 64  # of the first sequence: so many at least set the edges, if it has them
 
 
 class Histogram(Reducer):
-    """Per group of tokens: how many activations of a site fall into each bin, all neurons together.
+    """How many activations of a site fall into each bin, for each group of tokens, over all neurons together.
 
-    `counts` is `[sites, groups, bins + 2]`: underflow first, overflow last. A bin is [edge, next edge). Its width is a
-    power of two and its edges are multiples of it, so that x / width and its floor are exact in any binary float: the
-    counts are exactly those that float64 would give. The covariate `group` `[tokens]` says 0 … groups − 1.
+    `counts` is `[sites, groups, bins + 2]` int64: underflow first, overflow last. A bin is [edge, next edge). Its width
+    is a power of two and its edges are multiples of it, so that x / width and its floor are exact in any binary float:
+    the counts are exactly those that float64 would give. The covariate `group` `[tokens]` int64 holds 0 … groups − 1.
     """
 
     concurrent = True
@@ -43,12 +43,12 @@ class Histogram(Reducer):
         self.is_calibrated = bool((self.width > 0).all())
 
     def calibrate(self, site: int, activations: torch.Tensor) -> None:
-        """The bulk lies between the 0.1 % and 99.9 % quantiles over all neurons and some tokens of the sequence."""
+        """Sets the edges from the 0.1 % and 99.9 % quantiles over all neurons and 64 to 127 tokens of the sequence."""
         flat = activations[:: max(1, len(activations) // PILOT_TOKENS)].float().flatten()
         if not bool(flat.isfinite().all()):
             raise NotFiniteError(site)
         rank = max(1, math.ceil(0.001 * flat.numel()))
-        # The smallest of the largest, and the largest of the smallest: much quicker than `kthvalue`
+        # The largest of the smallest values, and the smallest of the largest: much faster than `kthvalue`
         low, high = (flat.topk(rank, largest=largest, sorted=False).values for largest in (False, True))
         self.set_edges(site, float(low.max()), float(high.min()))
 

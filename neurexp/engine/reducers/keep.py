@@ -13,6 +13,7 @@ class Keep(Reducer):
     concurrent = True
 
     def __init__(self, sites: int, sequences: int, length: int, budget_bytes: int):
+        """`update` raises MemoryError if all sites together would take more than `budget_bytes`."""
         self.kept: dict[int, torch.Tensor] = {}
         self._sites, self._shape, self._budget = sites, (sequences, length), budget_bytes
 

@@ -8,9 +8,9 @@ from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 
 
 class Rows(Reducer):
-    """Chosen tokens only: the activations of each span of tokens, pooled into a row.
+    """The activations of chosen spans of tokens, each pooled into a row.
 
-    Row i is the span of columns [start, stop) of one sequence. `rows(site)` is `[rows, neurons]` float32 for every
+    Row i comes from the columns [start, stop) of one sequence. `rows(site)` is `[rows, neurons]` float32 for every
     dtype of the model; the mean is taken in float64. Memory grows with the number of rows, not with the number of
     tokens.
     """
@@ -20,11 +20,11 @@ class Rows(Reducer):
     POOLINGS = ("mean", "first", "last", "max")
 
     def __init__(self, sequence: torch.Tensor, start: torch.Tensor, stop: torch.Tensor, pooling: str = "mean"):
-        """Spans `[rows]` int64 each, none of them empty."""
+        """`sequence`, `start` and `stop` are `[rows]` int64. Raises ValueError if a span is empty."""
         if pooling not in self.POOLINGS:
             raise ValueError(f"pooling is {pooling}; give one of {', '.join(self.POOLINGS)}")
         if bool((stop <= start).any()):
-            raise ValueError("a row without tokens")
+            raise ValueError("a row has no tokens: stop must be greater than start")
         if pooling == "first":
             stop = start + 1
         elif pooling == "last":
@@ -38,8 +38,8 @@ class Rows(Reducer):
 
     def begin(self, batch: Batch) -> None:
         sequences, length = batch.valid.shape
-        here = (self._sequence >= batch.first) & (self._sequence < batch.first + sequences)
-        chosen = here.nonzero().squeeze(1)
+        in_batch = (self._sequence >= batch.first) & (self._sequence < batch.first + sequences)
+        chosen = in_batch.nonzero().squeeze(1)
         start, stop = self._start[chosen], self._stop[chosen]
         flat = (self._sequence[chosen] - batch.first) * length + start
         # For every token of every span: its index among the batch's valid tokens, and its row
@@ -78,7 +78,7 @@ class Rows(Reducer):
         self.kept = {int(site): rows for site, rows in state.items()}
 
     def merge(self, other: Self) -> None:
-        """Adds the rows that `other` saw."""
+        """Adds the rows that `other` saw. Raises ValueError if its spans or its pooling are others."""
         for name in ("_sequence", "_start", "_stop"):
             if not torch.equal(getattr(self, name), getattr(other, name)):
                 raise ValueError("cannot merge: the two look for different rows")
