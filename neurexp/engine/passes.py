@@ -20,7 +20,9 @@ from transformers import PreTrainedModel
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.hooks import hooked
 from neurexp.engine.lanes import Lanes
-from neurexp.engine.reducers.base import Batch, Keep, NotFinite, NotFiniteError, Reducer
+from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
+from neurexp.engine.reducers.keep import Keep
+from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites, parse_layers
 
@@ -75,7 +77,7 @@ def run_pass(
     sequences = range(*part.indices(len(ids)))
     widths: dict[int, int] = {}
 
-    if not any(reducer.tells_not_finite for reducer in reducers):
+    if not any(reducer.handles_not_finite for reducer in reducers):
         reducers = [*reducers, NotFinite(len(sites), device)]
     to_calibrate = [reducer for reducer in reducers if not reducer.is_calibrated]
     batches = [range(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
@@ -169,8 +171,7 @@ def count_not_finite(
     batch_size: int = 4,
 ) -> tuple[list[int], list[int]]:
     """How many activations of each site are NaN or infinite over the sequences of `part`, and of how many."""
-    counted = NotFinite(len(sites), network.device)
-    counted.tells_not_finite, counted.check = True, lambda: None
+    counted = NotFinite(len(sites), network.device, raises=False)
     run_pass(network, sites, input_ids, valid, [counted], batch_size=batch_size, part=part)
     return counted.counts.tolist(), counted.values.tolist()
 

@@ -1,7 +1,8 @@
 """Passes under `torchrun`: each process runs a part of the sequences, and process 0 merges the results.
 
 Only the reducers' states are sent, once, after the pass, by gloo through the CPU. Processes of one machine talk over
-loopback. States travel as safetensors and not as pickles, so that a message can carry no code. Knows no experiment.
+loopback. Messages are texts and safetensors: PyTorch's own functions for objects (`broadcast_object_list`,
+`gather_object`) unpickle what arrives, and a pickle can carry code. Knows no experiment.
 """
 
 import copy
@@ -35,7 +36,7 @@ def own_part(sequences: int) -> slice:
 
 
 def connect() -> None:
-    """Connects to the other processes, before any work is done. Does nothing without `torchrun`."""
+    """Connects to the other processes. Does nothing without `torchrun`, or if the connection exists."""
     if count() == 1:
         return
     import torch
@@ -107,7 +108,8 @@ def _send(content: bytes, target: int) -> None:
     import torch
 
     torch.distributed.send(torch.tensor([len(content)]), target)
-    torch.distributed.send(torch.frombuffer(bytearray(content), dtype=torch.uint8), target)
+    if content:
+        torch.distributed.send(torch.frombuffer(bytearray(content), dtype=torch.uint8), target)
 
 
 def _receive(source: int) -> bytes:
@@ -115,6 +117,7 @@ def _receive(source: int) -> bytes:
 
     size = torch.zeros(1, dtype=torch.int64)
     torch.distributed.recv(size, source)
-    content = torch.zeros(int(size), dtype=torch.uint8)
-    torch.distributed.recv(content, source)
+    content = torch.empty(int(size), dtype=torch.uint8)
+    if len(content):
+        torch.distributed.recv(content, source)
     return content.numpy().tobytes()

@@ -10,8 +10,10 @@ from tiny import VOCABULARY, build, token_ids
 from neurexp.engine import checkpoint
 from neurexp.engine.checkpoint import Checkpoints, OtherPassError
 from neurexp.engine.passes import count_not_finite, run_pass
-from neurexp.engine.reducers.base import Histogram, NotFiniteError, Rows
+from neurexp.engine.reducers.base import NotFiniteError
 from neurexp.engine.reducers.gram import Gram
+from neurexp.engine.reducers.histogram import Histogram
+from neurexp.engine.reducers.rows import Rows
 from neurexp.models.sites import find_sites
 
 KEY = {"weights": "a", "tokens": "b"}

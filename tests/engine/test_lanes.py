@@ -15,8 +15,12 @@ from tiny import CONFIGS, build
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.lanes import LANES, Lanes, lanes_on
 from neurexp.engine.passes import run_pass
-from neurexp.engine.reducers.base import Histogram, Keep, NotFinite, NotFiniteError, Reducer, Rows
+from neurexp.engine.reducers.base import NotFiniteError, Reducer
 from neurexp.engine.reducers.gram import Gram
+from neurexp.engine.reducers.histogram import Histogram
+from neurexp.engine.reducers.keep import Keep
+from neurexp.engine.reducers.not_finite import NotFinite
+from neurexp.engine.reducers.rows import Rows
 from neurexp.models.fast import fast_forward
 from neurexp.models.sites import find_sites
 

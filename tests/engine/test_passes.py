@@ -9,8 +9,10 @@ from tiny import EXPANSION, LAYERS, VOCABULARY, build, difference, token_ids
 
 import neurexp
 from neurexp.engine.passes import CHECKED_EVERY, run_pass
-from neurexp.engine.reducers.base import Histogram, Keep, NotFiniteError, Reducer
+from neurexp.engine.reducers.base import NotFiniteError, Reducer
 from neurexp.engine.reducers.gram import Gram
+from neurexp.engine.reducers.histogram import Histogram
+from neurexp.engine.reducers.keep import Keep
 from neurexp.models.sites import find_sites
 
 MODEL = build("gpt_neo")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tiny import batch_of, feed
 
-from neurexp.engine.reducers.base import Histogram, NotFiniteError
+from neurexp.engine.reducers.base import NotFiniteError
 from neurexp.engine.reducers.gram import Cells, Gram
+from neurexp.engine.reducers.histogram import Histogram
 from neurexp.stats.groups import GroupSums
 
 SITES, GROUPS, NEURONS = 2, 3, 5

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from tiny import CONFIGS, EXPANSION, LAYERS, build, difference, token_ids
 
 from neurexp.engine.passes import run_pass
-from neurexp.engine.reducers.base import Batch, Keep, NotFiniteError, Rows
+from neurexp.engine.reducers.base import Batch, NotFiniteError
+from neurexp.engine.reducers.keep import Keep
+from neurexp.engine.reducers.rows import Rows
 from neurexp.models.sites import find_sites
 
 MODEL = build("gpt_neo")

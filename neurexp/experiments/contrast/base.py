@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from neurexp.engine.plan import Pass
-from neurexp.engine.reducers.base import Rows
+from neurexp.engine.reducers.rows import Rows
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
 from neurexp.experiments.contrast.data import FEWEST, Condition, ContrastData, ContrastPlan, Options, TextRows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neurexp.engine.reducers.base import Rows
+from neurexp.engine.reducers.rows import Rows
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
 from neurexp.text.characters import shown_tokens

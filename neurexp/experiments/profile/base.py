@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from neurexp.engine.plan import Pass
-from neurexp.engine.reducers.base import Histogram
 from neurexp.engine.reducers.gram import Gram
+from neurexp.engine.reducers.histogram import Histogram
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
 from neurexp.experiments.profile.columns import check_names
