@@ -386,16 +386,16 @@ def test_the_variables_of_mlflow_are_taken_and_said(quick_cli, made, tmp_path):
     assert [file for file in files if b"x1y2z3" in file.read_bytes()] == []
 
 
-def test_an_experiment_id_of_the_environment_is_taken_or_refused(store, tmp_path, monkeypatch):
+def test_an_experiment_id_of_the_environment_is_used_or_refused(store, tmp_path, monkeypatch):
     client = open_store(store)
     made = experiment_of(client, store, "by id", tmp_path)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", made)
     assert stores.experiment_name(client, None, "own") == "by id"
-    assert stores.from_environment(None, None)[0].startswith(f"MLFLOW_EXPERIMENT_ID={made} is taken")
+    assert stores.from_environment(None, None)[0].startswith(f"MLFLOW_EXPERIMENT_ID={made} is used")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by name")
     assert stores.experiment_name(client, None, "own") == "by name"
-    (said,) = stores.from_environment(None, None)  # and not that the id is taken as well
-    assert said.startswith("MLFLOW_EXPERIMENT_NAME=by name is taken")
+    (said,) = stores.from_environment(None, None)  # only the name is used
+    assert said.startswith("MLFLOW_EXPERIMENT_NAME=by name is used")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     assert stores.experiment_name(client, "option", "own") == "option"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7777")
