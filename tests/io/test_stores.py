@@ -210,8 +210,8 @@ def test_runs_that_reach_a_fresh_server_at_once_are_all_logged_and_the_password_
         runs = client.search_runs([experiment.experiment_id])
         assert len(runs) == 6 + 3
         assert "secret" not in process.stdout
-        assert f"MLFLOW_TRACKING_URI=http://***@127.0.0.1:{port} is taken" in process.stdout
-        assert "MLFLOW_EXPERIMENT_NAME=new is taken" in process.stdout
+        assert f"MLFLOW_TRACKING_URI=http://***@127.0.0.1:{port} is used" in process.stdout
+        assert "MLFLOW_EXPERIMENT_NAME=new is used" in process.stdout
         files = [file for file in tmp_path.rglob("*") if file.is_file()]
         assert [file for file in files if b"me:secret" in file.read_bytes()] == []
     finally:
