@@ -61,7 +61,7 @@ class Planned(base.Experiment):
 
 @pytest.fixture(autouse=True)
 def no_least_share(monkeypatch):
-    monkeypatch.setattr(checkpoint, "LEAST_SHARE", 0)
+    monkeypatch.setattr(checkpoint, "MIN_WAIT", 0)
 
 
 def measured(folder, *passes: Pass, skipped=(), overrides=(), other_layers=False, **options):
