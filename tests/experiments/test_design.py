@@ -13,8 +13,8 @@ from tiny import feed, matrix_of
 from neurexp.engine.reducers.gram import Gram
 from neurexp.experiments.profile import Covariate
 from neurexp.experiments.profile.design import Design, _offsets
-from neurexp.text.tokens import UNDEFINED, Tokens
-from neurexp.text.vocabulary import shuffled_within_bands
+from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import UNDEFINED, shuffled_within_bands
 
 VOCABULARY, GROUPS, DRAWS = 40, 4, 5
 NAMES = [

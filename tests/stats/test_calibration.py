@@ -22,8 +22,8 @@ from neurexp.models.load import load_model
 from neurexp.stats.association import Sums, permutation_p, q_values
 from neurexp.stats.profile import LayerProfile, ProfileSums, profile_layer
 from neurexp.text.running_text import read_text
-from neurexp.text.tokens import Tokens, token_lengths
-from neurexp.text.vocabulary import begins_word, shuffled_within_bands
+from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import begins_word, shuffled_within_bands, token_lengths
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
-from neurexp.models.kernels import fitting, product, sum_rows
+from neurexp.models.kernels import cache_sized_slices, product, sum_rows
 
 SPARSE = 4  # a column with entries in a quarter of the cells or fewer is added up instead of multiplied
 
@@ -119,7 +119,7 @@ class Gram(Reducer):
         tokens, neurons = activations.shape
         wanted = [(kind, block) for kind in range(3) for block in batch.shared[self] if not block.products[kind].empty]
         parts: list[list[torch.Tensor]] = [[] for _ in wanted]
-        for some in fitting(neurons, tokens, activations.device):  # some neurons at a time, to stay in the cache
+        for some in cache_sized_slices(neurons, tokens, activations.device):
             values = activations[:, some].float()
             changed, current = values - self.shift[site, some], 0
             for (kind, block), part in zip(wanted, parts, strict=True):

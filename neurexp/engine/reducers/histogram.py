@@ -8,7 +8,7 @@ import math
 import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
-from neurexp.models.kernels import fitting
+from neurexp.models.kernels import cache_sized_slices
 
 PILOT_TOKENS = 64  # of the first sequence: so many at least set the edges, if it has them
 
@@ -82,7 +82,7 @@ class Histogram(Reducer):
         """How many values fall into each bin in each group, `[groups, bins + 2]`; `order` has the groups' tokens."""
         small = self.bins + 2 <= 256
         whole = torch.empty(values.shape, dtype=torch.int8 if small else torch.int32)
-        for some in fitting(len(values), values.shape[1], values.device):
+        for some in cache_sized_slices(len(values), values.shape[1], values.device):
             numbers = self._number(values[some], start, inverse)
             if small:
                 # PyTorch converts to int8 much faster than to uint8. Viewed as uint8, negative numbers come last

@@ -21,7 +21,8 @@ from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites
 from neurexp.report.report import Report
 from neurexp.stats.groups import median_split
-from neurexp.text.tokens import Tokens, token_lengths
+from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import token_lengths
 
 BINS = 96  # of the basic statistics' histograms, as many as token_length has at least
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurexp.text.tokens import UNDEFINED, Tokens
+from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import UNDEFINED
 
 MOST_VALUES = 256  # each value that occurs is a category of η²
 LARGEST_VALUE = 1_000_000  # tables have a row for each value up to the largest
