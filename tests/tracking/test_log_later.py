@@ -22,10 +22,10 @@ import os, shutil
 from neurexp.experiments.token_length import TokenLength
 
 class Breaking(TokenLength):
-    def analyse(self):
+    def analyse(self, plan, results):
         shutil.copy("outputs/mlflow.db", "saved.db")
         os.truncate("outputs/mlflow.db", 100)
-        return super().analyse()
+        return super().analyse(plan, results)
 """
 
 
