@@ -2,6 +2,7 @@
 
 import ast
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,14 @@ def test_a_room_says_what_it_is_for_and_what_it_offers(file):
     tree = ast.parse(file.read_text("utf-8"))
     assert len(ast.get_docstring(tree) or "") > 40
     assert "__all__" in [ast.unparse(node.targets[0]) for node in tree.body if isinstance(node, ast.Assign)]
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("__init__.py")), ids=lambda file: file.parent.name)
+def test_public_names_exist_and_are_no_names_of_modules(file):
+    """`from package import name` gives the module of that name once it is imported, not the function."""
+    package = import_module(".".join(("neurexp", *file.parent.relative_to(PACKAGE).parts)))
+    assert all(getattr(package, name) is not None for name in package.__all__)
+    assert not set(package.__all__) & {path.stem for path in file.parent.iterdir()}
 
 
 def test_the_package_says_that_it_is_typed():

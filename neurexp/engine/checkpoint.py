@@ -22,8 +22,8 @@ from neurexp.errors import one_line
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
-LEAST_SHARE = 20  # a checkpoint waits at least this many times as long as the last one took to write
+KEPT = 2  # checkpoints of a pass: the second one serves if the newest is damaged
+MIN_WAIT = 20  # a checkpoint waits at least this many times as long as the last one took to write
 
 
 class OtherPassError(Exception):
@@ -67,7 +67,7 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether it is time for the next checkpoint."""
-        return self._every > 0 and time.monotonic() - self._last >= max(self._every, LEAST_SHARE * self._cost)
+        return self._every > 0 and time.monotonic() - self._last >= max(self._every, MIN_WAIT * self._cost)
 
     def save(self, reducers: Sequence[Reducer], batches: int) -> None:
         """Writes a checkpoint after `batches` batches. Logs a warning if that fails, and the pass continues."""

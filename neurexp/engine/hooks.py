@@ -15,14 +15,14 @@ import torch
 from neurexp.models.sites import Site
 
 
-class _EverySiteSpoke(BaseException):
+class _AllSitesReached(BaseException):
     """Ends a forward early. It is no Exception, so that no handler inside a model catches it as a failure."""
 
 
 class _Forward(threading.local):
-    """The sites that this thread's forward has not reached yet; None outside our own forwards."""
+    """What each thread's forward has still to do."""
 
-    silent: frozenset[int] | None = None
+    pending: frozenset[int] | None = None  # sites that are not reached yet; None outside the context's own forwards
 
 
 @contextmanager
@@ -41,32 +41,32 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
     Other threads and other contexts may run the same model at the same time. The hooks ignore those forwards and do not
     stop them.
     """
-    here = _Forward()
+    current = _Forward()
 
     def hook_for(index: int, site: Site):
         def hook(module, arguments, output):
-            if here.silent is None:
+            if current.pending is None:
                 return
             activations = output[0] if isinstance(output, tuple) else output
             if site.address.parts > 1:
                 activations = activations.chunk(site.address.parts, dim=-1)[site.address.part]
             receive(index, activations)
-            here.silent -= {index}
-            if not here.silent:
-                raise _EverySiteSpoke
+            current.pending -= {index}
+            if not current.pending:
+                raise _AllSitesReached
 
         return hook
 
     def forward(module: torch.nn.Module, **inputs) -> None:
-        here.silent = frozenset(range(len(sites)))
+        current.pending = frozenset(range(len(sites)))
         try:
-            with suppress(_EverySiteSpoke):
+            with suppress(_AllSitesReached):
                 module(**inputs)
-            silent = here.silent
+            unreached = current.pending
         finally:
-            here.silent = None
-        if silent:
-            missing = ", ".join(sites[index].key for index in sorted(silent))
+            current.pending = None
+        if unreached:
+            missing = ", ".join(sites[index].key for index in sorted(unreached))
             raise RuntimeError(f"the forward never reached {missing}")
 
     handles = []

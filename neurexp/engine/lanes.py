@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 LANES = 2  # more lanes, on machines with more cores, were not measured
-GLANCE = 0.05  # seconds between two checks whether the lanes must stop
+POLL = 0.05  # seconds between two checks whether the lanes must stop
 
 
 class _OtherLaneFailed(BaseException):
@@ -112,10 +112,10 @@ class Lanes:
             for _ in range(count):
                 while True:
                     with suppress(queue.Empty):
-                        ended.get(timeout=GLANCE)  # `interrupts` cannot reach this wait
+                        ended.get(timeout=POLL)  # `interrupts` cannot reach this wait
                         break
-        except BaseException as error:  # an interrupt, perhaps in the middle of `start`
-            # whose locks may turn it into another error
+        except BaseException as error:
+            # An interrupt in the middle of `start` may come as another error of its locks
             self._fail(error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error)
             # Idle lanes must not start another job
             while self._working:
@@ -127,8 +127,7 @@ class Lanes:
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
-            if self._failure is None or not isinstance(
-                error, Exception
-            ):  # an interrupt takes precedence over a failure
+            # An interrupt takes precedence over a failure
+            if self._failure is None or not isinstance(error, Exception):
                 self._failure = error
             self._changed.notify_all()

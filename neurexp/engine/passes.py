@@ -20,7 +20,9 @@ from transformers import PreTrainedModel
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.hooks import hooked
 from neurexp.engine.lanes import Lanes
-from neurexp.engine.reducers.base import Batch, Keep, NotFinite, NotFiniteError, Reducer
+from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
+from neurexp.engine.reducers.keep import Keep
+from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites, parse_layers
 
@@ -52,22 +54,23 @@ def run_pass(
         network: a causal Hugging Face model, with or without its head; left as it was.
         sites: of `find_sites`, on that model.
         input_ids: `[sequences, length]`.
-        valid: `[sequences, length]` bool, or None for all; a pad is excluded by its position, whatever its id.
+        valid: `[sequences, length]` bool, or None for all. Pads are excluded by position, whatever their ids.
         reducers: updated in place.
         covariates: (ids, positions, sequences) `[tokens]` of a batch's valid tokens → name → `[tokens, …]`, all of it
             on the CPU.
         batch_size: sequences in one forward.
-        progress: show tokens per second and the time left, where standard error is a terminal.
+        progress: whether to show tokens per second and the time left, if standard error is a terminal.
         forecast: called once, after the second batch (the first is slower than all others), with the estimated seconds
             of the pass and the number of neurons. It must not run the model, because the hooks are in place.
         part: the sequences to reduce, if not all. The first sequence calibrates the reducers in any case.
-        checkpoints: where the pass goes on from, and where its progress is saved.
-        lanes: how many batches run side by side, each in a thread (`engine.lanes`), if every reducer is `concurrent`.
-            Other people's hooks on the network, and `covariates`, are then called in these threads, several at a time.
+        checkpoints: the pass resumes from them, and saves its progress in them.
+        lanes: how many batches run at the same time, each in a thread (`engine.lanes`), if every reducer is
+            `concurrent`. Other hooks on the network, and `covariates`, are then called in these threads, several at a
+            time.
 
     Raises:
-        NotFiniteError: a site put out NaN or infinity; raised some batches later, so as not to wait for the device.
-        OtherPassError: the checkpoints are of another pass.
+        NotFiniteError: a site put out NaN or infinity. Raised some batches later: the check waits for the device.
+        OtherPassError: the checkpoints belong to another pass.
     """
     device = network.device
     ids = _tensor(input_ids).cpu()
@@ -75,7 +78,7 @@ def run_pass(
     sequences = range(*part.indices(len(ids)))
     widths: dict[int, int] = {}
 
-    if not any(reducer.tells_not_finite for reducer in reducers):
+    if not any(reducer.handles_not_finite for reducer in reducers):
         reducers = [*reducers, NotFinite(len(sites), device)]
     to_calibrate = [reducer for reducer in reducers if not reducer.is_calibrated]
     batches = [range(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
@@ -84,26 +87,26 @@ def run_pass(
         batches = [range(1), *(range(start, min(start + batch_size, own.stop)) for start in own[::batch_size])]
     done = checked = 0 if checkpoints is None else checkpoints.load(reducers)
     tokens_in = [int(mask[chosen.start : chosen.stop].sum()) if chosen[0] in sequences else 0 for chosen in batches]
-    together = lanes if len(batches) > 1 and all(reducer.concurrent for reducer in reducers) else 1
-    side_by_side = Lanes(together, 1 + len(sites), first=done)
+    count = lanes if len(batches) > 1 and all(reducer.concurrent for reducer in reducers) else 1
+    workers = Lanes(count, 1 + len(sites), first=done)
 
     @contextmanager
-    def telling_where(index: int) -> Iterator[None]:
+    def adding_sequences(index: int) -> Iterator[None]:
         """Adds to the error the sequences that may contain NaN or infinity: all that were not checked before."""
         try:
             yield
         except NotFiniteError as error:
-            fixes_only = batches[0][0] not in sequences  # the first batch is of another process's part
+            only_calibrates = batches[0][0] not in sequences  # the first batch is of another process's part
             first = last = 0
-            if index > 0 or not fixes_only:
-                last = side_by_side.begun - 1  # it may have been in another lane's batch
-                first = min(max(checked, int(fixes_only)), last)
+            if index > 0 or not only_calibrates:
+                last = workers.begun - 1  # it may have been in another lane's batch
+                first = min(max(checked, int(only_calibrates)), last)
             error.sequences = slice(batches[first].start, batches[last].stop)
             raise
 
     def check(index: int) -> None:
         nonlocal checked
-        with telling_where(index):
+        with adding_sequences(index):
             for reducer in reducers:
                 reducer.check()
         checked = index + 1
@@ -114,34 +117,33 @@ def run_pass(
         widths[site] = activations.shape[-1]
         values = activations.flatten(0, 1)
         values = values if mine.rows is None else values[mine.rows]
-        with side_by_side.turn(mine.index, 1 + site):
-            for reducer in (
-                to_calibrate if mine.index == 0 else []
-            ):  # a resumed pass was calibrated before its first checkpoint
-                reducer.calibrate(site, values)
-            for reducer in mine.seen:
+        with workers.turn(mine.index, 1 + site):
+            if mine.index == 0:  # a resumed pass was calibrated before its first checkpoint
+                for reducer in to_calibrate:
+                    reducer.calibrate(site, values)
+            for reducer in mine.reducers:
                 reducer.update(site, values, mine.batch)
 
     def run_batch(index: int) -> None:
         began, chosen = time.perf_counter(), batches[index]
         here = slice(chosen.start, chosen.stop)
         with torch.inference_mode():
-            with side_by_side.turn(index, 0):
+            with workers.turn(index, 0):
                 batch = _batch(ids[here], mask[here], chosen.start, device, covariates)
-                seen = list(reducers) if chosen[0] in sequences else []
-                for reducer in seen:
+                updated = list(reducers) if chosen[0] in sequences else []
+                for reducer in updated:
                     reducer.begin(batch)
-            mine.index, mine.batch, mine.seen = index, batch, seen
+            mine.index, mine.batch, mine.reducers = index, batch, updated
             mine.rows = None if batch.rows is None else batch.rows.to(device, non_blocking=True)
-            with telling_where(index):
+            with adding_sequences(index):
                 forward(network.base_model, use_cache=False, **_inputs(batch))
             if index % CHECKED_EVERY == 0:
                 check(index)
         bar.update(tokens_in[index])
-        if forecast is not None and index == min(done + side_by_side.count, len(batches) - 1) > done:
+        if forecast is not None and index == min(done + workers.count, len(batches) - 1) > done:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            pace = (time.perf_counter() - began) / len(chosen) / side_by_side.count
+            pace = (time.perf_counter() - began) / len(chosen) / workers.count
             forecast(pace * sum(map(len, batches[done:])), sum(widths.values()))
 
     bar = tqdm(
@@ -153,11 +155,11 @@ def run_pass(
         leave=False,
     )
     with bar, hooked(sites, receive) as forward:
-        while side_by_side.begun < len(batches):
-            side_by_side.run(run_batch, len(batches), pause=lambda: checkpoints is not None and checkpoints.due())
-            check(side_by_side.begun - 1)
+        while workers.begun < len(batches):
+            workers.run(run_batch, len(batches), pause=lambda: checkpoints is not None and checkpoints.due())
+            check(workers.begun - 1)
             if checkpoints is not None and checkpoints.due():
-                checkpoints.save(reducers, side_by_side.begun)
+                checkpoints.save(reducers, workers.begun)
 
 
 def count_not_finite(
@@ -168,9 +170,12 @@ def count_not_finite(
     part: slice,
     batch_size: int = 4,
 ) -> tuple[list[int], list[int]]:
-    """How many activations of each site are NaN or infinite over the sequences of `part`, and of how many."""
-    counted = NotFinite(len(sites), network.device)
-    counted.tells_not_finite, counted.check = True, lambda: None
+    """Counts the activations of each site that are NaN or infinite over the sequences of `part`.
+
+    Returns:
+        Those counts, and the numbers of all activations, one for each site.
+    """
+    counted = NotFinite(len(sites), network.device, raises=False)
     run_pass(network, sites, input_ids, valid, [counted], batch_size=batch_size, part=part)
     return counted.counts.tolist(), counted.values.tolist()
 
@@ -210,7 +215,7 @@ def _batch(ids, valid, first: int, device: torch.device, covariates: Covariates 
 
 
 def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    """A causal model never attends to pads on the right. Other pads need a mask and positions that skip them."""
+    """The forward's arguments. Only pads that are not all on the right need a mask, and positions that skip them."""
     inputs = {"input_ids": batch.input_ids}
     right_padded = batch.rows is None or bool((batch.valid[:, :-1] >= batch.valid[:, 1:]).all())
     if not right_padded:

@@ -1,7 +1,8 @@
 """Passes under `torchrun`: each process runs a part of the sequences, and process 0 merges the results.
 
 Only the reducers' states are sent, once, after the pass, by gloo through the CPU. Processes of one machine talk over
-loopback. States travel as safetensors and not as pickles, so that a message can carry no code. Knows no experiment.
+loopback. Messages are texts and safetensors: PyTorch's own functions for objects (`broadcast_object_list`,
+`gather_object`) unpickle what arrives, and a pickle can carry code. Knows no experiment.
 """
 
 import copy
@@ -25,17 +26,17 @@ def count() -> int:
 
 
 def rank() -> int:
-    """The number of this process. Process 0 does everything that is done once."""
+    """The number of this process, from 0. Process 0 does everything that is done once."""
     return int(os.environ["RANK"]) if count() > 1 else 0
 
 
 def own_part(sequences: int) -> slice:
-    """This process's part of so many sequences; the parts are contiguous and in the order of ranks."""
+    """The part of the sequences that this process runs. Parts are contiguous and in the order of ranks."""
     return slice(sequences * rank() // count(), sequences * (rank() + 1) // count())
 
 
 def connect() -> None:
-    """Connects to the other processes, before any work is done. Does nothing without `torchrun`."""
+    """Connects to the other processes. Does nothing without `torchrun`, or if the connection exists."""
     if count() == 1:
         return
     import torch
@@ -48,10 +49,17 @@ def connect() -> None:
 
 
 def broadcast(text: str) -> str:
-    """Sends the text of process 0 to every process, and returns it. Raises UserError if process 0 has ended."""
+    """Sends the text of process 0 to every process.
+
+    Returns:
+        The text of process 0, in every process.
+
+    Raises:
+        UserError: another process has ended.
+    """
     if count() == 1:
         return text
-    with _together():
+    with _explaining_lost_process():
         if rank() > 0:
             return _receive(0).decode()
         for other in range(1, count()):
@@ -60,8 +68,8 @@ def broadcast(text: str) -> str:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Replaces gloo's error about a process that has ended: the cause is in that process's own message."""
+def _explaining_lost_process() -> Iterator[None]:
+    """Replaces gloo's error about a process that has ended. That process has printed the cause."""
     try:
         yield
     except RuntimeError as error:
@@ -80,14 +88,14 @@ def merge(reducers: "Sequence[Reducer]") -> None:
     from safetensors.torch import load, save
 
     if rank() > 0:
-        with _together():
+        with _explaining_lost_process():
             for reducer in reducers:
                 _send(save(reducer.state()), 0)
         return
     for source in range(1, count()):
         for reducer in reducers:
             other = copy.copy(reducer)
-            with _together():
+            with _explaining_lost_process():
                 state = _receive(source)
             other.load(load(state))
             reducer.merge(other)
@@ -107,7 +115,8 @@ def _send(content: bytes, target: int) -> None:
     import torch
 
     torch.distributed.send(torch.tensor([len(content)]), target)
-    torch.distributed.send(torch.frombuffer(bytearray(content), dtype=torch.uint8), target)
+    if content:
+        torch.distributed.send(torch.frombuffer(bytearray(content), dtype=torch.uint8), target)
 
 
 def _receive(source: int) -> bytes:
@@ -115,6 +124,7 @@ def _receive(source: int) -> bytes:
 
     size = torch.zeros(1, dtype=torch.int64)
     torch.distributed.recv(size, source)
-    content = torch.zeros(int(size), dtype=torch.uint8)
-    torch.distributed.recv(content, source)
+    content = torch.empty(int(size), dtype=torch.uint8)
+    if len(content):
+        torch.distributed.recv(content, source)
     return content.numpy().tobytes()

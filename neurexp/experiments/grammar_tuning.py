@@ -14,7 +14,7 @@ from neurexp.errors import UserError
 from neurexp.experiments import contrast
 from neurexp.models.load import LanguageModel
 from neurexp.text.skipped import Skipped, check_share
-from neurexp.text.spans import Selection, align, fitting, place
+from neurexp.text.spans import Selection, align, drop_too_long, place
 from neurexp.text.words import OWN_LISTS, read_lists
 
 
@@ -81,7 +81,7 @@ class GrammarTuning(contrast.Contrast):
             for word in words
         ]
         positions = contrast.positions_of(model)
-        rows, too_long = fitting(align(model.tokenizer, examples, model.begins_with_bos), positions)
+        rows, too_long = drop_too_long(align(model.tokenizer, examples, model.begins_with_bos), positions)
         reason = f"as “{template}” it has more tokens than {model.name} has positions, {positions}"
         skipped = [Skipped(*self._lists.places[word], reason) for word in too_long]
         all_lines = _lines([*self._lists.skipped, *skipped])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from neurexp.experiments import profile
 from neurexp.experiments.base import Inputs
-from neurexp.text.tokens import token_lengths
+from neurexp.text.vocabulary import token_lengths
 
 
 @dataclass

@@ -93,7 +93,7 @@ def resolve(
         return info
 
     try:
-        info = _again_if_cut(ask)
+        info = _retry_if_cut(ask)
     except GatedRepoError:
         raise UserError(f"{given}: {_gated(name, kind)}") from None
     except RevisionNotFoundError:
@@ -108,7 +108,7 @@ def resolve(
         ) from None
     except Exception as error:  # the HTTP library of huggingface_hub has its own exceptions
         return _cached_or_refuse(name, revision, kind, given, offline, one_line(error))
-    wanted = [file for file in info.siblings or () if _is_among(file.rfilename, files or ("README.md",))]
+    wanted = [file for file in info.siblings or () if _is_needed(file.rfilename, files or ("README.md",))]
     names, listing = (tuple(file.rfilename for file in some) for some in (wanted, info.siblings or ()))
     repository = Repository(name, revision, kind, info.sha, names, listing)
     if files is None:
@@ -173,8 +173,8 @@ def _gated(name: str, kind: str) -> str:
     return f"gated; ask for access at {page}, then run `hf auth login`"
 
 
-def _again_if_cut(ask: Any) -> Any:
-    """Retries a connection that breaks at once; one that timed out is not tried again."""
+def _retry_if_cut(ask: Any) -> Any:
+    """Calls `ask` a second time if the connection broke at once. A connection that timed out is not tried again."""
     start = time.monotonic()
     try:
         return ask()
@@ -186,8 +186,8 @@ def _again_if_cut(ask: Any) -> Any:
     return ask()
 
 
-def _is_among(file: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a file is needed. The folders of a repository hold other formats of the same weights."""
+def _is_needed(file: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a file is needed. Files in folders are not: they hold the same weights in other formats."""
     return "/" not in file and any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
 
 
@@ -206,7 +206,7 @@ def _patch_clients() -> None:
     from huggingface_hub.utils import _http
 
     logging.getLogger("huggingface_hub").handlers.clear()  # its messages about retries go into our log
-    make = _http._GLOBAL_CLIENT_FACTORY
+    make = _http._GLOBAL_CLIENT_FACTORY  # the user's own, or the default one: neither has a public name
 
     def make_patient() -> Any:
         client = make()
@@ -219,8 +219,9 @@ def _patch_clients() -> None:
 def _patient(send: Any) -> Any:
     """Wraps `send` of an HTTP client: repeats requests to a busy Hub, and gives each a time limit.
 
-    huggingface_hub repeats some requests on its own, but neither the first ones nor those for a file. It waits for any
-    time that the Hub asks for, and sets no time limit for lists of files.
+    huggingface_hub has a back-off of its own, but not for the first requests nor for those for a file. It waits for any
+    time that the Hub asks for, and sets no time limit for lists of files. A retry around our own calls would not do:
+    datasets makes its requests itself, in the middle of a file.
     """
     from huggingface_hub import constants
 
@@ -250,7 +251,7 @@ def _patient(send: Any) -> Any:
 
 def asked_to_wait(headers: Any) -> float | None:
     """The seconds that a 429 or 503 asks to wait: from the Hub's own header, or from Retry-After in either form."""
-    from huggingface_hub.utils._http import parse_ratelimit_headers
+    from huggingface_hub.utils import parse_ratelimit_headers
 
     limit = parse_ratelimit_headers(headers)
     if limit is not None and limit.remaining == 0:
@@ -312,14 +313,14 @@ def _cached_or_refuse(name: str, revision: str, kind: str, given: str, offline: 
     reference, commit = folder / "refs" / revision, None
     if memory.is_file():
         commit = memory.read_text().strip()
-    elif kind == "dataset":  # the cache has no text of it, but a commit is its own revision
+    elif kind == "dataset":  # the cache holds no text, but a revision may be a commit itself
         commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else None
     elif reference.exists():
         commit = reference.read_text().strip()
     elif (folder / "snapshots" / revision).is_dir():
         commit = revision
     elif revision == "main" and (folder / "snapshots").is_dir():
-        # A download of a commit leaves no reference: the latest copy is meant
+        # A download by commit leaves no reference, so the latest copy is taken
         copies = sorted((folder / "snapshots").iterdir(), key=lambda copy: copy.stat().st_mtime)
         commit = copies[-1].name if copies else None
     repository = Repository(name, revision, kind, commit or "", unreachable=reason)

@@ -72,27 +72,27 @@ def given_address(uri: str | None) -> str | None:
 def from_environment(uri: str | None, experiment: str | None) -> list[str]:
     """Lines about MLflow's own environment variables and which of them are used, without passwords."""
 
-    def of(*names: str) -> Iterator[str]:
+    def given(*names: str) -> Iterator[str]:
         return (f"{name}={without_secrets(value)}" for name in names if (value := os.environ.get(name, "").strip()))
 
-    lines = [] if uri else [f"{text} is taken; tracking.uri=ADDRESS takes another" for text in of(ADDRESS)]
+    lines = [] if uri else [f"{text} is used; tracking.uri=ADDRESS chooses another" for text in given(ADDRESS)]
     if not experiment:
-        named = list(of(EXPERIMENT, EXPERIMENT_ID))[:1]  # as `experiment_name` does
-        lines += [f"{text} is taken; tracking.experiment=NAME takes another" for text in named]
-    return lines + [f"{text} is not taken: every run is one of its own" for text in of("MLFLOW_RUN_ID")]
+        named = list(given(EXPERIMENT, EXPERIMENT_ID))[:1]  # as `experiment_name` does
+        lines += [f"{text} is used; tracking.experiment=NAME chooses another" for text in named]
+    return lines + [f"{text} is not used: every run makes an MLflow run of its own" for text in given("MLFLOW_RUN_ID")]
 
 
 def store_of(uri: str | None, outputs: Path, folder: Path | None = None, option: str = "tracking.uri") -> Store:
-    """The store of the option, else of MLFLOW_TRACKING_URI, else the one in the folder of all outputs.
+    """The store that the option names, else MLFLOW_TRACKING_URI, else the one in the folder of all outputs.
 
     Args:
         uri: the option's value.
-        outputs: an absolute path.
-        folder: the start of relative paths in the address; the current folder if not given.
+        outputs: the folder of all outputs, an absolute path.
+        folder: relative paths in the address start here; the current folder if not given.
         option: the option's name, for messages.
 
     Raises:
-        UserError: the address cannot be that of a store.
+        UserError: the address names no store.
     """
     address = given_address(uri)
     if address is None:
@@ -112,18 +112,18 @@ def store_of(uri: str | None, outputs: Path, folder: Path | None = None, option:
     return Store(f"{parts[1]}:///{file}{mark}{query}", given, file)
 
 
-def with_password(kept: str, folder: Path, given: str | None = None, option: str = "--uri") -> str:
-    """The address `kept` of a run folder with its password, which is taken from `given` or from the environment.
+def with_password(stored: str, folder: Path, given: str | None = None, option: str = "--uri") -> str:
+    """The address `stored` in a run folder, with the password of the same address in `given` or in the environment.
 
     Raises:
         UserError: neither is that address; the message asks for it by `option`.
     """
-    if HIDDEN not in kept:
-        return kept
+    if HIDDEN not in stored:
+        return stored
     for address in (given, given_address(None)):
-        if address and without_secrets(address) == kept:
+        if address and without_secrets(address) == stored:
             return address
-    raise UserError(f"{folder}: the password of {kept} is not kept; give {option}=ADDRESS")
+    raise UserError(f"{folder}: the password of {stored} is not stored; give {option}=ADDRESS")
 
 
 def open_store(store: Store, make: bool = True) -> "MlflowClient":
@@ -140,18 +140,18 @@ def open_store(store: Store, make: bool = True) -> "MlflowClient":
 
     try:
         if store.file is not None:
-            if not _is_there(store.file):
+            if not _exists(store.file):
                 with _locked(store, store.file) as lock:
-                    if not _is_there(store.file):
+                    if not _exists(store.file):
                         _make(store.file)
-                    lock.unlink(missing_ok=True)  # from now on nobody needs the lock
+                    lock.unlink(missing_ok=True)  # nobody needs it from now on
             _check_schema(store, store.file)
         client = MlflowClient(tracking_uri=store.uri)
         client.search_experiments(max_results=1)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(_told(store, error)) from error
+        raise UserError(_explained(store, error)) from error
     return client
 
 
@@ -164,7 +164,7 @@ def _locked(store: Store, file: Path) -> Iterator[Path]:
     except Timeout:
         raise UserError(
             f"{store.given}: another process has been making this store for {PATIENCE} seconds; end it, or remove "
-            f"{lock.lock_file} if none is there"
+            f"{lock.lock_file} if there is none"
         ) from None
     except (OSError, NotImplementedError) as error:
         raise UserError(
@@ -178,12 +178,12 @@ def _locked(store: Store, file: Path) -> Iterator[Path]:
 
 
 def experiment_of(client: "MlflowClient", store: Store, name: str, artifacts: Path) -> str:
-    """The id of MLflow's experiment of this name, which is made if it does not exist.
+    """The id of MLflow's experiment of this name. It is made if it does not exist.
 
     Args:
         client: of the store.
         store: for messages.
-        name: of the experiment.
+        name: MLflow's name for the experiment.
         artifacts: where a new experiment's artifacts go, unless a server decides that.
 
     Raises:
@@ -205,7 +205,7 @@ def experiment_of(client: "MlflowClient", store: Store, name: str, artifacts: Pa
         back = f"{ADDRESS}={shlex.quote(without_secrets(store.uri))} python -m mlflow experiments restore"
         raise UserError(
             f"{store.given}: the experiment {name} was deleted there; `{back} --experiment-id {found.experiment_id}` "
-            "brings it back, and tracking.experiment=NAME takes another"
+            "brings it back, and tracking.experiment=NAME chooses another"
         )
     return found.experiment_id
 
@@ -230,16 +230,16 @@ def experiment_name(client: "MlflowClient", option: str | None, own: str) -> str
         ) from error
 
 
-def _is_there(file: Path) -> bool:
+def _exists(file: Path) -> bool:
     return file.exists() and file.stat().st_size > 0
 
 
 def _check_file(store: Store, file: Path, make: bool) -> None:
     """Checks that the file is a store or can become one. Raises UserError."""
     try:
-        if not _is_there(file):
+        if not _exists(file):
             if not make:
-                raise UserError(f"{store.given}: no MLflow store there")
+                raise UserError(f"{store.given}: no MLflow store there; give the address of an existing one")
             file.parent.mkdir(parents=True, exist_ok=True)
             return
         with file.open("r+b" if make else "rb") as opened:  # MLflow would retry for a minute
@@ -304,7 +304,7 @@ def _other_version(store: Store, earlier: bool) -> str:
     return f"{store.given}: a later MLflow than {VERSION} made this store; `pip install -U mlflow`, or give another one"
 
 
-def _told(store: Store, error: Exception) -> str:
+def _explained(store: Store, error: Exception) -> str:
     text = str(error)
     if "mlflow db upgrade" in text:
         return _other_version(store, True)

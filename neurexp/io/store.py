@@ -23,28 +23,38 @@ from neurexp.io.files import NotWritableError, make_folder, remove_old, write_te
 log = logging.getLogger(__name__)
 
 FORMAT = 2  # increased when the meaning of an entry's content changes
-LARGEST = 4 * 2**30  # bytes of a store
+MAX_BYTES = 4 * 2**30  # of a store
 
 
 class Store:
-    """A folder of entries. When it exceeds `largest` bytes, the least recently used files are removed."""
+    """A folder of entries. When it exceeds `max_bytes`, the least recently used files are removed."""
 
-    def __init__(self, folder: Path, largest: int = LARGEST):
-        self.folder, self.largest = folder, largest
+    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES):
+        self.folder, self.max_bytes = folder, max_bytes
 
     def entry(self, kind: str, key: Mapping[str, Any]) -> "Entry":
         """The entry of a kind whose content depends on `key`, which is hashed as JSON."""
         return Entry(self, kind, key)
 
     def make_room(self, newest: str) -> None:
-        """Removes the least recently used files, but none of the entry `newest`."""
+        """Removes the least recently used files, but none of the entry `newest`, nor of an entry that is locked."""
         remove_old(self.folder)
-        size = 0
-        for file in sorted(self.folder.glob("*.safetensors"), key=_age):
+        ages = []
+        for file in self.folder.glob("*.safetensors"):
             with suppress(OSError):  # another process may also make room
-                size += file.stat().st_size
-                if size > self.largest and not file.name.startswith(newest):
+                status = file.stat()
+                ages.append((status.st_mtime, status.st_size, file))
+        size = 0
+        for _, bytes_of_file, file in sorted(ages, reverse=True):
+            size += bytes_of_file
+            name = _name_of(file)
+            if size > self.max_bytes and name != newest and not _is_locked(self.lock_file(name)):
+                with suppress(OSError):
                     file.unlink()
+
+    def lock_file(self, name: str) -> Path:
+        """The file that a process locks while it makes the entry of this name."""
+        return self.folder / f".{name}.lock"
 
 
 class Entry:
@@ -98,7 +108,7 @@ class Entry:
         """
         made = not self._store.folder.exists()
         make_folder(self._store.folder)
-        file = self._store.folder / f".{self._name}.lock"
+        file = self._store.lock_file(self._name)
         lock = FileLock(file)
         try:
             lock.acquire(timeout=1)
@@ -115,5 +125,17 @@ class Entry:
                     self._store.folder.rmdir()
 
 
-def _age(file: Path) -> float:
-    return -file.stat().st_mtime if file.exists() else 0.0
+def _name_of(file: Path) -> str:
+    """The name of the file's entry: its own name without the part."""
+    return "_".join(file.stem.split("_")[:2])
+
+
+def _is_locked(file: Path) -> bool:
+    """Whether a process holds this lock. A process that was killed holds none, but may have left the file."""
+    if not file.exists():
+        return False
+    try:
+        with FileLock(file, timeout=0):
+            return False
+    except Timeout:
+        return True

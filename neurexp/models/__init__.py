@@ -1,4 +1,7 @@
-"""Models: from a config to a language model on a device, and where its neurons live. Knows no experiment."""
+"""Models: from a config to a language model on a device, and the modules that hold its neurons. Knows no experiment.
+
+`load_model` gives a `LanguageModel`; `find_sites` gives the modules whose outputs are the activations of a `Site`.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -6,14 +9,23 @@ from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
     from neurexp.models.fast import fast_forward
-    from neurexp.models.load import LanguageModel, load_model
+    from neurexp.models.load import LanguageModel, choose_device, load_model
     from neurexp.models.sites import Site, find_sites, parse_layers
 
-__all__ = ["LanguageModel", "Site", "fast_forward", "find_sites", "load_model", "parse_layers"]
+__all__ = [
+    "LanguageModel",
+    "Site",
+    "choose_device",
+    "fast_forward",
+    "find_sites",
+    "load_model",
+    "parse_layers",
+]
 
 _HOMES = {
     "LanguageModel": "neurexp.models.load",
     "Site": "neurexp.models.sites",
+    "choose_device": "neurexp.models.load",
     "fast_forward": "neurexp.models.fast",
     "find_sites": "neurexp.models.sites",
     "load_model": "neurexp.models.load",

@@ -30,7 +30,7 @@ DEPTH = 2  # depth of subfolders that are searched
 MOST = 5000  # files that are looked at
 
 
-def names_in(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """The files in a folder and the folders below it, as paths relative to it, in alphabetical order."""
     found: list[str] = []
 
@@ -84,7 +84,7 @@ def check_weights(given: str, names: Sequence[str]) -> None:
     shards = [name for name in own if fnmatch.fnmatch(name, "model-*-of-*.safetensors")]
     if shards:
         raise UserError(f"{given}: it has {shards[0]}, but no {INDEX} that lists all such files; fetch it again")
-    beside = f" (there: {some(others)})" if others else ""
+    beside = f" (there: {first_few(others)})" if others else ""
     missing = f"{SINGLE} or {INDEX}" if any(name.endswith(".safetensors") for name in own) else ".safetensors file"
     raise UserError(
         f"{given}: it has no {missing}{beside}; neurexp loads no other weights: load it with transformers, whose "
@@ -115,12 +115,12 @@ def check_config(given: str, config: dict[str, Any], known: Sequence[str]) -> No
     if code:
         log.warning(
             "config.json names code of the repository (%s), which is not run: transformers' own %s is measured",
-            some(sorted({str(one) for one in code.values()})) if isinstance(code, dict) else code,
+            first_few(sorted({str(one) for one in code.values()})) if isinstance(code, dict) else code,
             kind,
         )
 
 
-def tell_unused(folder: Path, names: Sequence[str], used: Sequence[str]) -> None:
+def log_unused(folder: Path, names: Sequence[str], used: Sequence[str]) -> None:
     """Logs which of the files `names` look like weights or an adapter but are not `used`, and which are newer.
 
     A model that was saved again in another format may lie beside an older copy, which transformers may prefer.
@@ -135,9 +135,9 @@ def tell_unused(folder: Path, names: Sequence[str], used: Sequence[str]) -> None
     if unused:
         latest = max((_changed(folder / name) for name in used), default=0.0)
         newer = [name for name in unused if _changed(folder / name) > latest + 1]
-        log.info("Weights: %s; not used: %s", some(used), some(unused))
+        log.info("Weights: %s; not used: %s", first_few(used), first_few(unused))
         if newer:
-            log.warning("Weights: %s was written after those that are used", some(newer))
+            log.warning("Weights: %s was written after those that are used", first_few(newer))
 
 
 def _changed(file: Path) -> float:
@@ -180,6 +180,6 @@ def _is_any(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def some(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
     """The first few of `names`, and how many more there are."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -16,7 +16,7 @@ ONEDNN = torch.backends.mkldnn.is_available()
 CACHE = 2**22  # bytes of float32 that stay in a CPU's caches over several operations
 
 
-def fitting(count: int, each: int, device: torch.device) -> list[slice]:
+def cache_sized_slices(count: int, each: int, device: torch.device) -> list[slice]:
     """Splits `count` rows or columns of `each` float32 numbers so that they fit a CPU's caches; no split on other
     devices."""
     step = max(16, CACHE // (4 * max(1, each)) // 16 * 16) if device.type == "cpu" else max(1, count)
@@ -41,7 +41,7 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
         return functional.gelu(x, approximate="tanh")
     scale, result = 2 * math.sqrt(2 / math.pi), torch.empty_like(x, memory_format=torch.contiguous_format)
     rows, out = x.reshape(-1, x.shape[-1]), result.view(-1, x.shape[-1])
-    for some in fitting(len(rows), rows.shape[1], x.device):
+    for some in cache_sized_slices(len(rows), rows.shape[1], x.device):
         part, to = rows[some], out[some]
         torch.mul(part, part, out=to).mul_(0.044715 * scale).add_(scale).mul_(part).sigmoid_().mul_(part)
     return result

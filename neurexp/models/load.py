@@ -25,9 +25,10 @@ from neurexp.errors import UserError, one_line
 from neurexp.models import contents
 from neurexp.models.fast import difference_from_eager
 from neurexp.models.kernels import whole_precision
-from neurexp.models.locations import Place, fetched, locate_parts
+from neurexp.models.locations import Location, download, locate_parts
 from neurexp.models.sites import FAMILIES, Family, family_of
-from neurexp.text.tokenizer import first_token, own_first_token, vocabulary_size
+from neurexp.text.tokenizer import first_token, own_first_token
+from neurexp.text.vocabulary import vocabulary_size
 
 log = logging.getLogger(__name__)
 
@@ -192,19 +193,19 @@ def _load(
     """`load_model` with checked arguments."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity(logging.CRITICAL)  # our own line replaces its log
-    place, tokenizer_place = locate_parts(name, revision, tokenizer, weights, architecture is not None)
-    if place is None:
+    location, tokenizer_location = locate_parts(name, revision, tokenizer, weights, architecture is not None)
+    if location is None:
         fields = dict(architecture or {})
         config = _guarded(name, lambda: AutoConfig.for_model(fields.pop("model_type"), **fields), "architecture")
     else:
         given = f"model.name={name}"
-        raw = contents.read_json(place.file("config.json", given)) if "config.json" in place.names else {}
+        raw = contents.read_json(location.file("config.json", given)) if "config.json" in location.names else {}
         contents.check_config(given, raw, list(FAMILIES))  # before the weights are downloaded
         if isinstance(raw.get("model_type"), str):
             family_of(raw["model_type"])
         if weights != "random":
-            contents.check_weights(given, place.names)
-        folder = fetched(place, given)
+            contents.check_weights(given, location.names)
+        folder = download(location, given)
         config = _guarded(name, lambda: AutoConfig.from_pretrained(folder, **SAFE))
     family_of(config.model_type)
 
@@ -217,11 +218,11 @@ def _load(
             )
         network = built.to(number_format)
     else:
-        assert place is not None
-        identity = place.identity
-        network = _load_weights(name, place, number_format)
+        assert location is not None
+        identity = location.identity
+        network = _load_weights(name, location, number_format)
     tokenizer_name = tokenizer or name
-    tokenizer_folder = fetched(tokenizer_place, f"model.{'tokenizer' if tokenizer else 'name'}={tokenizer_name}")
+    tokenizer_folder = download(tokenizer_location, f"model.{'tokenizer' if tokenizer else 'name'}={tokenizer_name}")
     contents.check_tokenizer(f"model.tokenizer={tokenizer_name}", Path(tokenizer_folder))
     loaded = _guarded(tokenizer_name, lambda: AutoTokenizer.from_pretrained(tokenizer_folder, **SAFE), "tokenizer")
     if len(loaded) < 2:  # transformers makes an empty tokenizer of a folder without files
@@ -234,7 +235,7 @@ def _load(
         first_token(loaded)
     network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
     agrees = fast and _fast_agrees(network)
-    counts = _token_counts(tokenizer_place, vocabulary_size(loaded))
+    counts = _token_counts(tokenizer_location, vocabulary_size(loaded))
     return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos)
 
 
@@ -273,29 +274,29 @@ def _fast_agrees(network: PreTrainedModel) -> bool:
     return True
 
 
-def _token_counts(place: Place, vocabulary: int) -> np.ndarray | None:
-    file = Path(place.path) / contents.COUNTS
+def _token_counts(location: Location, vocabulary: int) -> np.ndarray | None:
+    file = Path(location.path) / contents.COUNTS
     if not file.is_file():
         return None
     try:
         counts = load_file(file)["counts"]
     except (SafetensorError, KeyError) as error:
-        raise UserError(f"model.tokenizer={place.path}: {file.name} holds no counts; take it away") from error
+        raise UserError(f"model.tokenizer={location.path}: {file.name} holds no counts; take it away") from error
     if counts.ndim != 1 or len(counts) > vocabulary:
         log.warning("%s is of another tokenizer: not used, frequencies are those of the text", file)
         return None
     return np.pad(counts, (0, vocabulary - len(counts)))  # tokens that were added later do not occur
 
 
-def _load_weights(name: str, place: Place, dtype: torch.dtype) -> PreTrainedModel:
-    folder, given = Path(place.path), f"model.name={name}"
+def _load_weights(name: str, location: Location, dtype: torch.dtype) -> PreTrainedModel:
+    folder, given = Path(location.path), f"model.name={name}"
     used = contents.files_used(folder)
-    contents.tell_unused(folder, place.names, used)
+    contents.log_unused(folder, location.names, used)
     _guarded(name, lambda: _check_tensors(given, [folder / file for file in used if (folder / file).is_file()]))
     network, report = _guarded(
         name,
         lambda: AutoModelForCausalLM.from_pretrained(
-            place.path,
+            location.path,
             dtype=dtype,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
@@ -349,7 +350,7 @@ def _check_unexpected(given: str, names: list[str], network: PreTrainedModel) ->
             "the first; give the config.json that they were saved with"
         )
     if names:
-        log.warning("Weights that the model does not use: %s", contents.some(names))
+        log.warning("Weights that the model does not use: %s", contents.first_few(names))
 
 
 def _guarded(name: str, load: Callable[[], Any], what: str = "name") -> Any:

@@ -25,7 +25,7 @@ TOKENIZER_FILES = [
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A folder, or a Hub repository at a commit."""
 
     path: str
@@ -40,17 +40,17 @@ class Place:
         """Every file of the location, as a path below the folder; on the Hub also those that are not downloaded."""
         if self.repository is not None and self.repository.listing:
             return sorted(self.repository.listing)
-        return contents.names_in(Path(self.path))
+        return contents.list_files(Path(self.path))
 
     def file(self, name: str, given: str) -> Path:
         """One file of `names`, downloaded unless it is there. `given` is the option and its value."""
         return Path(self.path) / name if self.repository is None else hub.fetch_one(self.repository, name, given)
 
 
-def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
+def _locate(name: str, revision: str, option: str, files: list[str]) -> Location:
     """Finds `name` without loading anything: the embedded model, a local folder, or a repository on the Hub."""
     if name == "mini":
-        return Place(str(MINI))
+        return Location(str(MINI))
     if not name.strip():  # otherwise it would be the current folder
         raise UserError(f"{option} is empty: give {option}=ORGANISATION/MODEL, a local folder, or mini")
     try:
@@ -61,34 +61,34 @@ def _locate(name: str, revision: str, option: str, files: list[str]) -> Place:
             f"{option}={name}: cannot be a folder ({one_line(error)}); give the path of one, a Hub id, or mini"
         ) from error
     if is_folder:
-        return Place(str(folder.resolve()))
+        return Location(str(folder.resolve()))
     if exists:
         raise UserError(f"{option}={name}: is a file; give the folder that holds it, or a Hub id")
     if not hub.is_repository_id(name):
         raise UserError(f"{option}={name}: no such folder, nor is it a Hub id (ORGANISATION/MODEL); mini works offline")
     repository = hub.resolve(name, revision, "model", option, tuple(files), offline="model=mini dataset=pydoc")
-    return Place(str(repository.folder), repository)
+    return Location(str(repository.folder), repository)
 
 
-def _check_model(place: Place, given: str, weights: str) -> None:
+def _check_model(location: Location, given: str, weights: str) -> None:
     """Refuses a folder or repository from which another model than the saved one would be loaded.
 
     Raises:
         UserError: it holds an adapter, or no weights that can be read.
     """
-    names = place.names
+    names = location.names
     adapter = contents.adapter_files(names)
     if adapter and (weights != "random" or "config.json" not in names):
         has_config = contents.ADAPTER in adapter
-        config = contents.read_json(place.file(contents.ADAPTER, given)) if has_config else {}
+        config = contents.read_json(location.file(contents.ADAPTER, given)) if has_config else {}
         contents.refuse_adapter(given, contents.ADAPTER if has_config else adapter[0], config)
-    if weights != "random" and place.repository is not None:  # of a folder `load_model` will say so as fast
+    if weights != "random" and location.repository is not None:  # of a folder `load_model` will say so as fast
         contents.check_weights(given, names)
 
 
-def fetched(place: Place, given: str) -> str:
-    """The folder with all files of `place`, downloaded unless they are there. `given` is the option and its value."""
-    return place.path if place.repository is None else str(hub.fetch(place.repository, given))
+def download(location: Location, given: str) -> str:
+    """The folder with all files of `location`, downloaded if necessary. `given` is the option and its value."""
+    return location.path if location.repository is None else str(hub.fetch(location.repository, given))
 
 
 def check_reachable(name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool) -> None:
@@ -98,14 +98,14 @@ def check_reachable(name: str, revision: str, tokenizer: str | None, weights: st
 
 def locate_parts(
     name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool
-) -> tuple[Place | None, Place]:
+) -> tuple[Location | None, Location]:
     """The locations of config and weights (None: built from the named architecture) and of the tokenizer."""
     files = TOKENIZER_FILES if tokenizer is None else []
-    place = None
+    location = None
     if weights != "random" or not has_architecture:
         files = CONFIG_FILES + (WEIGHT_FILES if weights != "random" else []) + files
-        place = _locate(name, revision, "model.name", files)
-        _check_model(place, f"model.name={name}", weights)
+        location = _locate(name, revision, "model.name", files)
+        _check_model(location, f"model.name={name}", weights)
     if tokenizer is not None:
-        return place, _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
-    return place, place or _locate(name, revision, "model.tokenizer", files)
+        return location, _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
+    return location, location or _locate(name, revision, "model.tokenizer", files)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SHORTER, EQUAL, LONGER = range(3)
+LOW, EQUAL, HIGH = range(3)
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,18 @@ class MedianSplit:
     """
 
     median: float
-    counts: tuple[int, int, int]  # shorter, equal, longer
+    counts: tuple[int, int, int]  # below, at and above the median
 
     @property
     def shares(self) -> tuple[float, float, float]:
-        """The share of each group, in the order shorter, equal, longer."""
+        """Shares of all values, in the order of `counts`."""
         total = sum(self.counts)
-        shorter, equal, longer = (count / total for count in self.counts)
-        return shorter, equal, longer
+        below, equal, above = (count / total for count in self.counts)
+        return below, equal, above
 
     def group(self, values: np.ndarray) -> np.ndarray:
-        """The group of each value, int64: `SHORTER`, `EQUAL` or `LONGER`. Same shape as `values`."""
-        return np.where(values < self.median, SHORTER, np.where(values > self.median, LONGER, EQUAL)).astype(np.int64)
+        """`LOW`, `EQUAL` or `HIGH` for each value, int64."""
+        return np.where(values < self.median, LOW, np.where(values > self.median, HIGH, EQUAL)).astype(np.int64)
 
 
 def median_split(histogram: np.ndarray) -> MedianSplit:
@@ -45,8 +45,8 @@ def median_split(histogram: np.ndarray) -> MedianSplit:
     low, high = (int(np.searchsorted(cumulative, rank, side="right")) for rank in ((total - 1) // 2, total // 2))
     median = (low + high) / 2
     values = np.arange(len(histogram))
-    shorter, longer = int(histogram[values < median].sum()), int(histogram[values > median].sum())
-    return MedianSplit(median, (shorter, total - shorter - longer, longer))
+    below, above = int(histogram[values < median].sum()), int(histogram[values > median].sum())
+    return MedianSplit(median, (below, total - below - above, above))
 
 
 @dataclass(frozen=True)

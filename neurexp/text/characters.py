@@ -128,7 +128,7 @@ def _within_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> dict
     return found
 
 
-def shown_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[str, int, int]]:
+def readable_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[str, int, int]]:
     """Tokens as readable texts: (text, first token, last token + 1); tokens of one character are joined.
 
     A character is what a reader takes for one: a letter with its marks, an emoji of several parts. One that was cut

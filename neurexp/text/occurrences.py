@@ -19,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.text.characters import characters, token_bytes
-from neurexp.text.scripts import PARTS, adjoins, fold, parts_of, stands_alone
+from neurexp.text.scripts import PARTS, adjoins, fold_part, parts_of, stands_alone
 from neurexp.text.spans import Selection
 from neurexp.text.tokens import Tokens
 
@@ -49,7 +49,7 @@ def _trie(words: list[str]) -> _Trie:
     return root
 
 
-def occurrences(
+def find_occurrences(
     tokens: Tokens, tokenizer: PreTrainedTokenizerBase, words: Iterable[tuple[str, int]], most: int
 ) -> Selection:
     """Finds listed words in running text as whole words, as listed or capitalised, in any Unicode spelling.
@@ -111,7 +111,7 @@ def _matches(text: str, root: _Trie, remembered: dict[str, str]) -> list[tuple[i
         if key is None:
             if len(remembered) >= _REMEMBERED:
                 remembered.clear()
-            key = remembered[part] = fold(part)
+            key = remembered[part] = fold_part(part)
         keys.append(key)
     places = [0, *accumulate(map(len, parts))]
     matches, index = [], 0

@@ -1,6 +1,6 @@
 """From one local file to its rows: a text, a table or a list, compressed or not. What cannot be read is a row as well.
 
-Knows nothing of options, folders or tokens. A reader never raises for what a file holds: it yields `Bad`.
+Knows nothing of options, folders or tokens. A reader never raises for what a file holds: it yields `BadRow`.
 """
 
 import bz2
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from neurexp.errors import one_line
-from neurexp.text.rows import BINARY, Bad, Row, no_column, text_of
+from neurexp.text.rows import BINARY, BadRow, Row, no_column, text_of
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -43,7 +43,7 @@ _MARKS = {  # of four bytes before those of two that they begin with
 _FAILURES = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, csv.Error, RecursionError, MemoryError)
 
 
-Rows = Iterator[Row | Bad]
+Rows = Iterator[Row | BadRow]
 
 
 @lru_cache(maxsize=16)  # it is asked for every row
@@ -55,7 +55,7 @@ def kind_of(name: str) -> str | None:
 
 
 def read(file: Path, column: str) -> Rows:
-    """Yields the rows of a file whose name ends in one of `ENDINGS`, and `Bad` in the place of each that is none."""
+    """Yields the rows of a file whose name ends in one of `ENDINGS`, and `BadRow` in the place of each that is none."""
     number = 0
     try:
         if file.stat().st_size == 0 and kind_of(file.name) != ".parquet":  # an empty parquet file is a torn one
@@ -64,10 +64,10 @@ def read(file: Path, column: str) -> Rows:
             yield row
             number = row.number
     except UnicodeDecodeError as error:
-        yield Bad(0, _no_text(error))
+        yield BadRow(0, _no_text(error))
     except _FAILURES as error:
         after = f"broke off after row {number}" if number else "cannot be read"
-        yield Bad(0, f"{after} ({_short(error)})")
+        yield BadRow(0, f"{after} ({_short(error)})")
 
 
 # Each kind of file
@@ -78,14 +78,14 @@ def _text(file: Path, column: str) -> Rows:
     with _opened(file) as (stream, encoding):
         content = _whole(stream, LARGEST_TEXT)
     text = content.decode(encoding)
-    yield Bad(0, BINARY) if "\0" in text else Row(1, text)
+    yield BadRow(0, BINARY) if "\0" in text else Row(1, text)
 
 
 def _json_lines(file: Path, column: str) -> Rows:
     with _opened_text(file) as stream:
         for number, line in _lines(stream):
             if line is None:
-                yield Bad(number, f"a line of more than {LONGEST} characters")
+                yield BadRow(number, f"a line of more than {LONGEST} characters")
             elif line and not line.isspace():
                 yield _parsed(number, line, column)
 
@@ -113,7 +113,7 @@ def _json(file: Path, column: str) -> Rows:
     values = found if isinstance(found, list) else [found]
     tables = [value for value in values if isinstance(value, dict)]
     if tables and len(tables) == len(values) and not any(column in value for value in tables):
-        yield Bad(0, no_column(column, tables[0]), no_column=True)
+        yield BadRow(0, no_column(column, tables[0]), no_column=True)
         return
     for number, value in enumerate(values, start=1):
         yield _taken(number, value, column)
@@ -126,11 +126,11 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _parsed(number: int, line: str, column: str) -> Row | Bad:
+def _parsed(number: int, line: str, column: str) -> Row | BadRow:
     try:
         return _taken(number, _loaded(line.lstrip("\ufeff").rstrip()), column)  # a mark: files that were joined
     except ValueError as error:
-        return Bad(number, _short(error))
+        return BadRow(number, _short(error))
 
 
 def _loaded(content: str) -> Any:
@@ -150,15 +150,15 @@ def _loaded(content: str) -> Any:
         raise ValueError(f"no JSON: {error}") from error
 
 
-def _taken(number: int, value: Any, column: str) -> Row | Bad:
+def _taken(number: int, value: Any, column: str) -> Row | BadRow:
     """A row of JSON: an object with the text column, or the text itself."""
     if isinstance(value, dict):
         if column not in value:
-            return Bad(number, no_column(column, value), no_column=True)
+            return BadRow(number, no_column(column, value), no_column=True)
         return Row(number, value[column])
     if isinstance(value, str):
         return Row(number, value)
-    return Bad(number, f'no object, as {{"{column}": …}} would be')
+    return BadRow(number, f'no object, as {{"{column}": …}} would be')
 
 
 def _csv(file: Path, column: str) -> Rows:
@@ -174,7 +174,7 @@ def _csv(file: Path, column: str) -> Rows:
         if not header:
             return
         if column not in header:
-            yield Bad(0, no_column(column, header), no_column=True)
+            yield BadRow(0, no_column(column, header), no_column=True)
             return
         sample = list(islice(lines, SAMPLE)) if kind_of(file.name) == ".tsv" else []
         quoting = csv.QUOTE_NONE if _marks_are_text(sample, len(header)) else csv.QUOTE_MINIMAL
@@ -189,7 +189,7 @@ def _csv(file: Path, column: str) -> Rows:
                 joined = f"; a quotation mark joins {swallowed} lines" if swallowed > 1 else ""
                 for _ in range(max(1, swallowed)):  # as many rows may be lost
                     number += 1
-                    yield Bad(number, one_line(error) + joined)
+                    yield BadRow(number, one_line(error) + joined)
                 continue
             if fields is None:
                 return
@@ -199,7 +199,7 @@ def _csv(file: Path, column: str) -> Rows:
             if len(fields) == len(header):
                 yield Row(number, fields[place])
             else:
-                yield Bad(number, f"{len(fields)} fields where the header has {len(header)}")
+                yield BadRow(number, f"{len(fields)} fields where the header has {len(header)}")
 
 
 def _marks_are_text(lines: list[str], width: int) -> bool:
@@ -240,7 +240,7 @@ def _parquet_rows(table: "ParquetFile", column: str) -> Rows:
 
     names = table.schema_arrow.names
     if column not in names:
-        yield Bad(0, no_column(column, names), no_column=True)
+        yield BadRow(0, no_column(column, names), no_column=True)
         return
     number = 0
     for group in range(table.num_row_groups):
@@ -252,11 +252,11 @@ def _parquet_rows(table: "ParquetFile", column: str) -> Rows:
                     try:
                         yield Row(number, value.as_py())
                     except UnicodeDecodeError as error:
-                        yield Bad(number, _no_text(error))
+                        yield BadRow(number, _no_text(error))
         except (OSError, pa.ArrowException) as error:  # other row groups may be whole
             reason = f"its row group cannot be read ({_short(error)})"
             for row in range(number + 1, stop + 1):
-                yield Bad(row, reason)
+                yield BadRow(row, reason)
         number = stop
 
 

@@ -34,15 +34,15 @@ _FOLDED = str.maketrans({"’": "'", "ʼ": "'", "‐": "-", "‑": "-", "\u00ad"
 _SPACES = frozenset(" \u00a0\u2009\u202f\u3000")  # between the parts of a word: "New York" with a no-break space
 
 
-def folded(word: str) -> str:
+def fold_word(word: str) -> str:
     """The form in which words are compared: one word in two spellings of Unicode is one word.
 
     Composed (NFC); curly and straight apostrophes, hyphens, and spaces are alike; what only steers display is gone.
     """
-    return "".join(fold(part) for part in PARTS.findall(word))
+    return "".join(fold_part(part) for part in PARTS.findall(word))
 
 
-def fold(part: str) -> str:
+def fold_part(part: str) -> str:
     """The folded form of one part of a text; empty where it is not seen."""
     if part.isascii():
         return part
@@ -51,7 +51,7 @@ def fold(part: str) -> str:
 
 def parts_of(word: str) -> list[str]:
     """The parts of a word, folded; parts that are not seen are left out."""
-    return [part for part in map(fold, PARTS.findall(word)) if part]
+    return [part for part in map(fold_part, PARTS.findall(word)) if part]
 
 
 def stands_alone(text: str, start: int, stop: int) -> bool:

@@ -17,7 +17,7 @@ from neurexp.errors import UserError, one_line
 from neurexp.io import hub
 from neurexp.io.files import data_files
 from neurexp.text.readers import ENDINGS, kind_of, read
-from neurexp.text.rows import Bad, Row, is_chat, no_column, text_of
+from neurexp.text.rows import BadRow, Row, is_chat, no_column, text_of
 from neurexp.text.skipped import EARLY, Share, Skipped, named
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ OFFLINE = "dataset=pydoc, or dataset=text dataset.path=FILE_OR_FOLDER"
 MANIFESTS = (".json", ".csv", ".tsv")  # endings of what often lies beside texts and describes them
 
 # Where a row or file lies, as the user would find it, and what was read there
-Found = tuple[str, Row | Bad]
+Found = tuple[str, Row | BadRow]
 
 
 class Reading:
@@ -54,14 +54,14 @@ class Reading:
         """Says how many files there are."""
         self._files.seen = files
 
-    def take(self, where: str, found: Row | Bad) -> str:
+    def take(self, where: str, found: Row | BadRow) -> str:
         """The text of a row; empty where there is none. Raises UserError where too much is bad."""
         if isinstance(found, Row):
             try:
                 text = text_of(found.value)
             except ValueError as error:
                 is_type = not isinstance(found.value, str)
-                found = Bad(found.number, str(error), no_column=is_type)
+                found = BadRow(found.number, str(error), no_column=is_type)
             else:
                 self._rows.seen += 1
                 self._good_rows += 1
@@ -231,7 +231,7 @@ def _files(config: DatasetConfig, reading: Reading) -> Iterator[Found]:
     files, unread = _listed(config)
     reading.begin(len(files) + len(unread))
     for error in unread:
-        yield str(error.filename), Bad(0, error.strerror or one_line(error))
+        yield str(error.filename), BadRow(0, error.strerror or one_line(error))
     for file in files:
         for found in read(file, config.text_column):
             yield str(file), found

@@ -108,7 +108,7 @@ def align(
     )
 
 
-def fitting(selection: Selection, positions: int | None) -> tuple[Selection, list[str]]:
+def drop_too_long(selection: Selection, positions: int | None) -> tuple[Selection, list[str]]:
     """The rows whose sequence has at most `positions` tokens, and the words of the other rows.
 
     Raises:
@@ -167,7 +167,7 @@ def excerpt(selection: Selection, length: int) -> Selection:
     )
 
 
-def pairs(tokenizer_ids: Sequence[Sequence[int]], words: Sequence[str]) -> list[int]:
+def pairing_order(tokenizer_ids: Sequence[Sequence[int]], words: Sequence[str]) -> list[int]:
     """The order in which words of two categories are paired: by number of tokens, frequency, alphabet.
 
     The frequency rank is that of the word's rarest token in the tokenizer's vocabulary: byte-pair encodings number

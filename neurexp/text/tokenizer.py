@@ -63,7 +63,7 @@ def only_unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return None if unknown in others else unknown
 
 
-def needed_token(token_id: Any, what: str, why: str = "which is needed; give") -> int:
+def require_token(token_id: Any, what: str, why: str = "which is needed; give") -> int:
     """The id of a special token. Raises UserError where the tokenizer has none; `why` is what the message says then."""
     if token_id is None:
         raise UserError(f"model.tokenizer: it has no {what} token, {why} another model.tokenizer")
@@ -91,14 +91,6 @@ def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
     own = own_first_token(tokenizer)
     if own is not None:
         return own
-    return needed_token(
+    return require_token(
         tokenizer.bos_token_id, "beginning-of-text", "which dataset.bos=true asks for; leave dataset.bos out, or"
     )
-
-
-def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The largest token id and one more: the length of an array that is indexed by token id.
-
-    `len(tokenizer)` counts tokens, which is another number where ids have gaps or two tokens share an id.
-    """
-    return max(tokenizer.get_vocab().values(), default=-1) + 1

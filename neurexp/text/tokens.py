@@ -1,8 +1,8 @@
 """From documents to token sequences `[sequences, length]` with exactly the requested number of tokens.
 
 Documents are joined by the tokenizer's end-of-text token, which counts as a token and is special. A last partial
-sequence is padded on the right; validity is by position, never by token id. Arrays over the vocabulary are indexed by
-token id, so their length is the largest id and one more: ids may have gaps. Knows nothing of models.
+sequence is padded on the right. Padding is marked by position, never by token id, because a pad may share its id with
+another token. Knows nothing of models.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +20,23 @@ from transformers import PreTrainedTokenizerBase
 from neurexp.errors import UserError
 from neurexp.io.store import Entry, Store
 from neurexp.text.skipped import Skipped, named
-from neurexp.text.tokenizer import (
-    dropped_characters,
-    encode,
-    first_token,
-    needed_token,
-    only_unknown_token,
-    unknown_token,
-    vocabulary_size,
-)
+from neurexp.text.tokenizer import dropped_characters, encode, first_token, only_unknown_token, require_token
 
-UNDEFINED = -1  # the length of special tokens, and of ids without a token
-# After a letter, before a space or a newline that a letter follows, or before the end of a clause
+# Where a long document may be cut: after a letter, and before a clause ends or a space or newline precedes a letter
 _CUT = re.compile(r"(?<=[^\W\d_])(?:(?=[ \n][^\W\d_])|(?=[.,;。，、；！？]))")
-PIECE = 100_000  # characters of a long document that are tokenised at a time
-LONGEST_PIECE = 1_000_000  # if there is no such place: the text is no prose
+PIECE = 100_000  # the least number of characters of a long document that are tokenised at a time
+LONGEST_PIECE = 1_000_000  # a piece ends here at the latest, even if no safe cut was found
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token sequences as they are run."""
+    """Token sequences, as the model reads them."""
 
     input_ids: np.ndarray  # [sequences, length] int32
     valid: np.ndarray  # [sequences, length] bool: False where a sequence is padded
-    documents: int  # number of documents; the last one is usually cut
+    documents: int  # number of documents; the last one is usually incomplete
     skipped: tuple[Skipped, ...] = ()  # parts of the text that could not be used
-    bad_share: float = 0.0  # the least dataset.bad_rows that accepts the text, as far as it was read
+    bad_share: float = 0.0  # the smallest dataset.bad_rows that accepts the text, as far as it was read
 
     @property
     def count(self) -> int:
@@ -81,7 +71,7 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens], bad_ro
 
 
 def _save(entry: Entry, tokens: Tokens) -> None:
-    skipped = json.dumps([(one.where, one.item, one.reason) for one in tokens.skipped])
+    skipped = json.dumps([(item.where, item.item, item.reason) for item in tokens.skipped])
     arrays = {
         "input_ids": tokens.input_ids,
         "valid": tokens.valid,
@@ -97,10 +87,10 @@ def _load(entry: Entry, bad_rows: float) -> Tokens | None:
     if arrays is None:
         return None
     try:
-        skipped = [Skipped(*one) for one in json.loads(arrays["skipped"].tobytes())]
+        skipped = [Skipped(*fields) for fields in json.loads(arrays["skipped"].tobytes())]
         documents, bad_share = int(arrays["documents"][0]), float(arrays["bad_share"][0])
         tokens = Tokens(arrays["input_ids"], arrays["valid"], documents, tuple(skipped), bad_share)
-    except (KeyError, ValueError, TypeError):  # of another version
+    except (KeyError, ValueError, TypeError):  # written by another version of neurexp
         return None
     return tokens if bad_share <= bad_rows else None
 
@@ -117,24 +107,25 @@ def pack(
 
     Args:
         documents: read only as far as needed.
-        tokenizer: adds no tokens of its own; the spelling of a special token inside a text is plain text.
-        tokens: number of tokens of the result, special ones included.
-        sequence_length: of each sequence but a last partial one.
-        begin_with_bos: every sequence begins with `first_token` of the tokenizer.
+        tokenizer: the spelling of a special token inside a text is tokenised as plain text.
+        tokens: number of tokens of the result, special tokens included.
+        sequence_length: tokens of each sequence; the last one may have fewer.
+        begin_with_bos: every sequence begins with `first_token(tokenizer)`.
         skipped: parts of the source that could not be used; the list may grow while `documents` are read.
 
     Raises:
-        UserError: the documents end before, the tokenizer lacks a token that is needed, or it cannot read the text.
+        UserError: the documents have too few tokens, the tokenizer lacks a special token that is needed, or the
+            tokenizer cannot read the text.
     """
-    rows = -(-tokens // sequence_length)
+    sequences = -(-tokens // sequence_length)
     bos = [first_token(tokenizer)] if begin_with_bos else []
-    needed = tokens - rows * len(bos)
+    needed = tokens - sequences * len(bos)
     stream = np.empty(needed, dtype=np.int32)
-    filled = begun = 0
+    filled = begun = 0  # tokens, documents
     dropped = Counter[str]()
     for text in documents:
-        if begun:  # the end of text joins documents, so it comes before every one but the first
-            stream[filled] = needed_token(
+        if begun:
+            stream[filled] = require_token(
                 tokenizer.eos_token_id,
                 "end-of-text",
                 "which joins documents; give one document, fewer dataset.tokens, or",
@@ -151,26 +142,25 @@ def pack(
         if filled == needed:
             break
     if filled < needed:
-        there = filled + len(bos) * -(-filled // (sequence_length - len(bos)))
+        available = filled + len(bos) * -(-filled // (sequence_length - len(bos)))
         but = f", {len(skipped)} skipped: {named(skipped)}" if skipped else ""
         raise UserError(
-            f"dataset.tokens={tokens}: the text has only {there} tokens ({begun} documents{but}); give fewer, or more "
-            "text"
+            f"dataset.tokens={tokens}: the text has only {available} tokens ({begun} documents{but}); give fewer, or "
+            "more text"
         )
-    # Pads are excluded by position, and the model never sees their ids
     pad = 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-    input_ids = np.full((rows, sequence_length), pad, dtype=np.int32)
-    valid = np.arange(rows * sequence_length).reshape(rows, sequence_length) < tokens
-    body = valid.copy()
+    input_ids = np.full((sequences, sequence_length), pad, dtype=np.int32)
+    valid = np.arange(sequences * sequence_length).reshape(sequences, sequence_length) < tokens
+    is_text = valid.copy()
     if bos:
         input_ids[:, 0] = bos[0]
-        body[:, 0] = False
-    input_ids[body] = stream
-    return Tokens(input_ids, valid, begun, (*_lost(stream, dropped, tokenizer), *skipped))
+        is_text[:, 0] = False
+    input_ids[is_text] = stream
+    return Tokens(input_ids, valid, begun, (*_unreadable_parts(stream, dropped, tokenizer), *skipped))
 
 
-def _lost(stream: np.ndarray, dropped: Counter[str], tokenizer: PreTrainedTokenizerBase) -> list[Skipped]:
-    """What the tokenizer left out of a text, or does not know: of each the number."""
+def _unreadable_parts(stream: np.ndarray, dropped: Counter[str], tokenizer: PreTrainedTokenizerBase) -> list[Skipped]:
+    """The characters without a token and the unknown tokens, with their numbers."""
     reasons = []
     if dropped:
         most = dropped.most_common(1)[0][0]
@@ -183,11 +173,11 @@ def _lost(stream: np.ndarray, dropped: Counter[str], tokenizer: PreTrainedTokeni
 
 
 def _pieces(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """A long document in pieces whose tokens, joined, are the document's: memory does not grow with its length.
+    """Cuts a long document into pieces that have the same tokens as the whole, to save memory.
 
-    GPT-2's pre-tokeniser, and those made after it, end a word at such places: a cut there changes no token. Where none
-    is to be found (a picture in base64) the text is cut anywhere, or a line of 50 MB would take minutes. A tokenizer of
-    another kind gets the whole document.
+    GPT-2's pre-tokenizer and similar ones end a word at every `_CUT`, so a cut there changes no token. A text without
+    such a place (a picture in base64) is cut anywhere, because a line of 50 MB would take minutes. Other kinds of
+    tokenizer get the whole document.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if len(text) <= PIECE or backend is None or "ByteLevel" not in str(backend.pre_tokenizer) or backend.normalizer:
@@ -201,50 +191,3 @@ def _pieces(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
         start = stop
     if start < len(text):
         yield text[start:]
-
-
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | None = None) -> list[str]:
-    """`tokenizer.decode([id])` of each of `ids`, or of every id of the vocabulary; an id that no token has gives "".
-
-    SentencePiece tokenizers drop a leading space (▁) in decoding a token alone; it is put back here.
-    """
-    if ids is None:
-        return list(_vocabulary_texts(tokenizer, vocabulary_size(tokenizer)))
-    return _texts(tokenizer, [int(index) for index in ids])
-
-
-@lru_cache(maxsize=4)
-def _vocabulary_texts(tokenizer: PreTrainedTokenizerBase, size: int) -> list[str]:
-    return _texts(tokenizer, list(range(size)))
-
-
-def _texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
-    alone, backend = [[index] for index in ids], getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # all at once, in Rust
-        texts = backend.decode_batch(alone, skip_special_tokens=False)
-    else:
-        texts = tokenizer.batch_decode(alone, clean_up_tokenization_spaces=False)
-    pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(ids)]
-    for index, piece in enumerate(pieces):
-        if piece.startswith("\u2581"):
-            spaces = len(piece) - len(piece.lstrip("\u2581"))
-            text = texts[index]
-            texts[index] = " " * max(0, spaces - (len(text) - len(text.lstrip(" ")))) + text
-    return texts
-
-
-def token_lengths(tokenizer: PreTrainedTokenizerBase, strip_space: bool = False) -> np.ndarray:
-    """The length in characters of the token of every id, `[vocabulary_size]` int32.
-
-    It is that of `tokenizer.decode([id])`: a leading space counts unless `strip_space`; bytes that are no whole
-    character decode to U+FFFD, which counts 1. Special tokens, the unknown token among them, and ids that no token has
-    have no length: `UNDEFINED`.
-    """
-    texts = token_texts(tokenizer)
-    lengths = np.array([len(text.removeprefix(" ") if strip_space else text) for text in texts], dtype=np.int32)
-    there = np.zeros(len(lengths), dtype=bool)
-    there[list(tokenizer.get_vocab().values())] = True
-    special = [*tokenizer.all_special_ids, unknown_token(tokenizer)]
-    there[[index for index in special if index is not None and index < len(there)]] = False
-    lengths[~there] = UNDEFINED
-    return lengths

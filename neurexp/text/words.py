@@ -13,10 +13,10 @@ from pathlib import Path
 
 from neurexp.errors import UserError, printable, unseen
 from neurexp.io.files import data_files
-from neurexp.text.scripts import folded
+from neurexp.text.scripts import fold_word
 from neurexp.text.skipped import Skipped, check_share
 
-OWN_LISTS = Path(__file__).resolve().parent / "words"
+OWN_LISTS = Path(__file__).resolve().parent / "word_lists"  # of `grammar_tuning`
 FIRST = ("verbs", "nouns")  # the first two labels; other categories follow in alphabetical order
 ENDING = ".txt"
 LONGEST_LINE = 10_000  # characters: a longer line is no sentence but another kind of file
@@ -74,8 +74,8 @@ def read_lists(folder: Path, option: str = "experiment.words", bad_words: float 
     # One word in several spellings of Unicode goes by the shortest of them, which is the composed one
     spelled: dict[str, str] = {}
     for word in sorted({word for words in found.values() for word in words}, key=lambda word: (len(word), word)):
-        spelled.setdefault(folded(word), word)
-    own = {name: {folded(word) for word in words} for name, words in found.items()}
+        spelled.setdefault(fold_word(word), word)
+    own = {name: {fold_word(word) for word in words} for name, words in found.items()}
     shared = {word for word, count in Counter(word for words in own.values() for word in words).items() if count > 1}
     words = {name: sorted(spelled[word] for word in listed - shared) for name, listed in own.items()}
     for name, left in words.items():
@@ -174,4 +174,4 @@ def _why_not(line: str) -> str:
     hidden = unseen(line)
     if hidden:
         return f"“{printable(line[:30])}” holds U+{ord(line[hidden[0]]):04X}, which cannot be seen"
-    return "" if folded(line).strip() else "it holds nothing that can be seen"
+    return "" if fold_word(line).strip() else "it holds nothing that can be seen"

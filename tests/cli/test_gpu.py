@@ -8,8 +8,9 @@ from pyarrow.parquet import read_table
 from tiny import build, token_ids
 
 from neurexp.engine.passes import run_pass
-from neurexp.engine.reducers.base import Batch, Histogram
+from neurexp.engine.reducers.base import Batch
 from neurexp.engine.reducers.gram import Cells, Gram
+from neurexp.engine.reducers.histogram import Histogram
 from neurexp.models.sites import find_sites
 
 pytestmark = [

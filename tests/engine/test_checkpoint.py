@@ -10,8 +10,10 @@ from tiny import VOCABULARY, build, token_ids
 from neurexp.engine import checkpoint
 from neurexp.engine.checkpoint import Checkpoints, OtherPassError
 from neurexp.engine.passes import count_not_finite, run_pass
-from neurexp.engine.reducers.base import Histogram, NotFiniteError, Rows
+from neurexp.engine.reducers.base import NotFiniteError
 from neurexp.engine.reducers.gram import Gram
+from neurexp.engine.reducers.histogram import Histogram
+from neurexp.engine.reducers.rows import Rows
 from neurexp.models.sites import find_sites
 
 KEY = {"weights": "a", "tokens": "b"}
@@ -20,7 +22,7 @@ OFTEN = 1e-9  # seconds: after every batch
 
 @pytest.fixture(autouse=True)
 def no_least_share(monkeypatch):
-    monkeypatch.setattr(checkpoint, "LEAST_SHARE", 0)
+    monkeypatch.setattr(checkpoint, "MIN_WAIT", 0)
 
 
 class CutError(Exception):
@@ -141,7 +143,7 @@ def test_none_is_written_before_its_time(text, tmp_path, every):
 
 
 def test_writing_them_takes_a_small_share_of_the_time(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "LEAST_SHARE", 1e9)
+    monkeypatch.setattr(checkpoint, "MIN_WAIT", 1e9)
     text.run(text.reducers(), checkpoints=Checkpoints(tmp_path, "text", KEY, OFTEN))
     assert len(list(tmp_path.iterdir())) == 1  # what the first cost is known only then
 
@@ -243,7 +245,7 @@ def test_activations_that_are_not_finite_stop_the_pass_and_are_counted_by_layer(
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["gram", "histogram alone"])
-def test_where_they_come_late_the_sequences_that_hold_them_are_told(kind):
+def test_values_that_are_not_finite_late_in_the_pass_are_reported_with_their_sequences(kind):
     text = Text(sequences=60)
     text.ids[text.ids == 17] = 1
     text.ids[50, 5] = 17

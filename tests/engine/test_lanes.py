@@ -15,8 +15,12 @@ from tiny import CONFIGS, build
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.lanes import LANES, Lanes, lanes_on
 from neurexp.engine.passes import run_pass
-from neurexp.engine.reducers.base import Histogram, Keep, NotFinite, NotFiniteError, Reducer, Rows
+from neurexp.engine.reducers.base import NotFiniteError, Reducer
 from neurexp.engine.reducers.gram import Gram
+from neurexp.engine.reducers.histogram import Histogram
+from neurexp.engine.reducers.keep import Keep
+from neurexp.engine.reducers.not_finite import NotFinite
+from neurexp.engine.reducers.rows import Rows
 from neurexp.models.fast import fast_forward
 from neurexp.models.sites import find_sites
 
@@ -264,7 +268,7 @@ def small(sequences: int):
     return network, find_sites(network, "MLP", [0, 1]), ids
 
 
-def test_a_reducer_that_does_not_say_so_has_one_batch_at_a_time():
+def test_a_reducer_that_is_not_concurrent_gets_one_batch_at_a_time():
     network, sites, ids = small(9)
     order = Order(2)
     order.concurrent = False
@@ -298,7 +302,7 @@ def test_what_is_not_finite_is_looked_for_in_all_batches_that_were_begun_with():
 
 
 def test_what_another_process_is_to_reduce_is_not_looked_into():
-    """Sequence 0 fixes what is to be fixed; 1 to 7 are another process's."""
+    """Sequence 0 calibrates; 1 to 7 are another process's."""
     network, sites, ids = small(16)
     histogram, part = Histogram(1, 2, 16), slice(8, 16)
     covariates = lambda ids, positions, sequences: {"group": torch.zeros_like(ids)}  # noqa: E731
@@ -313,11 +317,11 @@ def test_what_another_process_is_to_reduce_is_not_looked_into():
 
 
 def test_nor_when_nothing_has_been_checked_yet():
-    """The first batch, which only fixes, is still at its second site when the next one fails at its first."""
+    """The first batch, which only calibrates, is still at its second site when the next one fails at its first."""
     network, sites, ids = small(16)
     failed = threading.Event()
 
-    class Fixing(Reducer):
+    class Calibrating(Reducer):
         concurrent = True
         is_calibrated = False
 
@@ -329,7 +333,7 @@ def test_nor_when_nothing_has_been_checked_yet():
             raise NotFiniteError(site)
 
     with pytest.raises(NotFiniteError) as caught:
-        run_pass(network, sites, ids, None, [Fixing()], batch_size=1, part=slice(8, 16), lanes=2)
+        run_pass(network, sites, ids, None, [Calibrating()], batch_size=1, part=slice(8, 16), lanes=2)
     assert caught.value.sequences == slice(8, 9)
 
 

@@ -9,8 +9,10 @@ from tiny import EXPANSION, LAYERS, VOCABULARY, build, difference, token_ids
 
 import neurexp
 from neurexp.engine.passes import CHECKED_EVERY, run_pass
-from neurexp.engine.reducers.base import Histogram, Keep, NotFiniteError, Reducer
+from neurexp.engine.reducers.base import NotFiniteError, Reducer
 from neurexp.engine.reducers.gram import Gram
+from neurexp.engine.reducers.histogram import Histogram
+from neurexp.engine.reducers.keep import Keep
 from neurexp.models.sites import find_sites
 
 MODEL = build("gpt_neo")
@@ -19,7 +21,7 @@ GROUPS = 4
 
 
 class Spy(Reducer):
-    """Writes down everything that it is shown."""
+    """Records everything that it gets."""
 
     def __init__(self):
         self.batches, self.seen = [], []
@@ -28,7 +30,7 @@ class Spy(Reducer):
         self.batches.append(batch)
 
     def update(self, site, activations, batch):
-        assert batch is self.batches[-1]  # one at a time, for it has no `lanes`
+        assert batch is self.batches[-1]  # one at a time, because it is not `concurrent`
         self.seen.append((site, activations.clone()))
 
     def activations(self, site):
@@ -38,19 +40,19 @@ class Spy(Reducer):
         return torch.cat([batch.covariates[name] for batch in self.batches])
 
 
-class Fixing(Spy):
-    """A spy that has to be shown the first sequence alone before it may see anything."""
+class Calibrating(Spy):
+    """A spy that the first sequence alone must calibrate before any update."""
 
     is_calibrated = False
 
     def __init__(self):
         super().__init__()
-        self.fixed_by = []
+        self.calibrated_by = []
 
     def calibrate(self, site, activations):
         assert not any(index == site for index, _ in self.seen)
-        self.fixed_by.append((site, activations.clone()))
-        self.is_calibrated = len(self.fixed_by) == len(SITES)
+        self.calibrated_by.append((site, activations.clone()))
+        self.is_calibrated = len(self.calibrated_by) == len(SITES)
 
 
 def by_id(ids, *_):
@@ -101,14 +103,14 @@ def test_how_the_pass_is_cut_changes_no_result(batch_size):
     assert torch.equal(histogram.counts.sum(-1), alone_histogram.counts.sum(-1))
 
 
-@pytest.mark.parametrize("fixed_before", [True, False])
-def test_the_pass_against_everything_that_was_captured(fixed_before):
-    """Exactly, against what the same forwards put out; where nothing is left to fix these are those of a capture."""
+@pytest.mark.parametrize("calibrated_before", [True, False])
+def test_the_pass_against_everything_that_was_captured(calibrated_before):
+    """Exactly, against the activations of the same forwards; those of a capture if nothing is left to calibrate."""
     ids, valid = partial(5, 16, last=9)
     captured = neurexp.capture(MODEL, ids, valid=valid, batch_size=2)
     gram, histogram = new_reducers()
     keep = Keep(LAYERS, *ids.shape, 2**30)
-    if fixed_before:
+    if calibrated_before:
         for reducer, measured in zip((gram, histogram), reduce(ids[:1], valid[:1], 1), strict=True):
             state = measured.state()
             reducer.load({name: state[name] if name in reducer.calibrated else 0 * state[name] for name in state})
@@ -118,7 +120,7 @@ def test_the_pass_against_everything_that_was_captured(fixed_before):
     for layer in range(LAYERS):
         kept = keep.kept[layer][valid]
         assert difference(kept, captured[f"MLP_{layer}"][valid]) <= 1e-5
-        if fixed_before:
+        if calibrated_before:
             assert torch.equal(kept, captured[f"MLP_{layer}"][valid])
         values = kept.double().numpy()
         edges = np.concatenate([[-np.inf], histogram.edges[layer].numpy(), [np.inf]])
@@ -184,7 +186,7 @@ def test_sums_by_token_id_are_sums_over_that_tokens_places(batch_size):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_what_is_fixed_is_so_by_the_first_sequence_alone(batch_size):
+def test_the_first_sequence_alone_calibrates(batch_size):
     ids, valid = partial(3, 16, last=5)
     captured = neurexp.capture(MODEL, ids[0])
     gram, histogram = reduce(ids, valid, batch_size)
@@ -196,7 +198,7 @@ def test_what_is_fixed_is_so_by_the_first_sequence_alone(batch_size):
     assert torch.equal(histogram.edges, expected.edges)
 
 
-def test_what_is_fixed_leaves_the_pads_of_the_first_sequence_out():
+def test_calibration_leaves_out_the_pads_of_the_first_sequence():
     ids, valid = partial(1, 16, last=5)
     (gram, histogram), (plain, plain_histogram) = reduce(ids, valid, 1), reduce(ids[:, :5], None, 1)
     assert difference(gram.shift, plain.shift) <= 1e-5
@@ -204,25 +206,25 @@ def test_what_is_fixed_leaves_the_pads_of_the_first_sequence_out():
 
 
 @pytest.mark.parametrize(("batch_size", "firsts"), [(1, [0, 1, 2, 3, 4]), (2, [0, 1, 3]), (3, [0, 1, 4]), (9, [0, 1])])
-def test_the_first_sequence_runs_alone_where_something_must_be_fixed(batch_size, firsts):
-    ids, spy, other = token_ids(5, 8), Fixing(), Spy()
+def test_the_first_sequence_runs_alone_if_a_reducer_must_be_calibrated(batch_size, firsts):
+    ids, spy, other = token_ids(5, 8), Calibrating(), Spy()
     run_pass(MODEL, SITES, ids, None, [other, spy], batch_size=batch_size)
     assert [batch.first for batch in spy.batches] == [batch.first for batch in other.batches] == firsts
     assert torch.cat([batch.input_ids for batch in spy.batches]).tolist() == ids.tolist()
-    assert [site for site, _ in spy.fixed_by] == [0, 1, 2]
-    for (_, fixed), (_, seen) in zip(spy.fixed_by, spy.seen[:LAYERS], strict=True):
-        assert torch.equal(fixed, seen)  # the first sequence is run once, fixes, and is reduced as any other
+    assert [site for site, _ in spy.calibrated_by] == [0, 1, 2]
+    for (_, pilot), (_, seen) in zip(spy.calibrated_by, spy.seen[:LAYERS], strict=True):
+        assert torch.equal(pilot, seen)  # the first sequence runs once, and is both calibrated on and reduced
 
 
-def test_what_is_fixed_already_is_not_fixed_again_and_the_first_batch_is_whole():
-    ids, spy = token_ids(5, 8), Fixing()
+def test_a_calibrated_reducer_is_not_calibrated_again_and_the_first_batch_is_whole():
+    ids, spy = token_ids(5, 8), Calibrating()
     spy.is_calibrated = True
     run_pass(MODEL, SITES, ids, None, [spy], batch_size=2)
     assert [batch.first for batch in spy.batches] == [0, 2, 4]
-    assert spy.fixed_by == []
+    assert spy.calibrated_by == []
 
 
-def test_a_second_pass_goes_on_with_what_the_first_one_fixed():
+def test_a_second_pass_keeps_the_calibration_of_the_first():
     ids = token_ids(4, 8)
     gram, histogram = reduce(ids[:3], None, 1)
     before = gram.shift.clone(), histogram.edges.clone()
@@ -300,14 +302,15 @@ def test_the_sequences_one_by_one_in_any_order_merge_to_the_whole():
     ],
     ids=str,
 )
-def test_a_part_is_reduced_and_nothing_else_but_the_first_sequence_always_fixes(part, firsts):
+def test_only_the_part_is_reduced_but_the_first_sequence_always_calibrates(part, firsts):
     ids, valid = partial(5, 8, last=3)
-    whole, spy, plain = Fixing(), Fixing(), Spy()
+    whole, spy, plain = Calibrating(), Calibrating(), Spy()
     run_pass(MODEL, SITES, ids, valid, [whole], batch_size=2)
     run_pass(MODEL, SITES, ids, valid, [spy, plain], lambda ids, *_: {"id": ids}, batch_size=2, part=part)
     assert [batch.first for batch in spy.batches] == [batch.first for batch in plain.batches] == firsts
     assert all(
-        torch.equal(found, expected) for (_, found), (_, expected) in zip(spy.fixed_by, whole.fixed_by, strict=True)
+        torch.equal(found, expected)
+        for (_, found), (_, expected) in zip(spy.calibrated_by, whole.calibrated_by, strict=True)
     )
     assert sum(batch.tokens for batch in spy.batches) == valid[part].sum()
     if firsts:
@@ -316,7 +319,7 @@ def test_a_part_is_reduced_and_nothing_else_but_the_first_sequence_always_fixes(
 
 
 @pytest.mark.parametrize(("part", "firsts"), [(slice(0, 3), [0, 2]), (slice(2, 5), [2, 4]), (slice(5, 5), [])], ids=str)
-def test_a_part_where_nothing_must_be_fixed_does_not_run_the_first_sequence(part, firsts):
+def test_a_part_of_calibrated_reducers_does_not_run_the_first_sequence(part, firsts):
     ids, spy, forwards = token_ids(5, 8), Spy(), []
     model = build("gpt_neo")
     model.transformer.register_forward_pre_hook(lambda *_: forwards.append(1))
@@ -351,7 +354,7 @@ def spoil(model, layer, batch, value=float("nan"), token=3, beyond=False):
 @pytest.mark.parametrize("bins", [32, 200])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(("layer", "beyond"), [(0, False), (1, False), (2, False), (1, True)])
-def test_a_late_batch_that_is_not_finite_is_told_with_its_site(layer, beyond, value, bins):
+def test_a_late_batch_that_is_not_finite_is_reported_with_its_site(layer, beyond, value, bins):
     model = build("gpt_neo")
     forwards = spoil(model, layer, 2 * CHECKED_EVERY + 1, value, beyond=beyond)
     spy = Spy()
@@ -366,7 +369,7 @@ def test_a_late_batch_that_is_not_finite_is_told_with_its_site(layer, beyond, va
 
 
 @pytest.mark.parametrize("at", [0, 1, CHECKED_EVERY, 10, 11])
-def test_any_batch_that_is_not_finite_is_told_the_last_one_too(at):
+def test_any_batch_that_is_not_finite_is_reported_even_the_last(at):
     model = build("gpt_neo")
     spoil(model, 2, at)
     gram = Gram(GROUPS, LAYERS, shift=torch.zeros(LAYERS, EXPANSION))
@@ -375,7 +378,7 @@ def test_any_batch_that_is_not_finite_is_told_the_last_one_too(at):
     assert raised.value.site == 2
 
 
-def test_a_first_sequence_that_is_not_finite_is_told_at_once_by_either_reducer():
+def test_a_first_sequence_that_is_not_finite_is_reported_at_once_by_either_reducer():
     for reducer in new_reducers():
         model = build("gpt_neo")
         forwards = spoil(model, 1, 0)
@@ -385,7 +388,7 @@ def test_a_first_sequence_that_is_not_finite_is_told_at_once_by_either_reducer()
         assert len(forwards) == 1
 
 
-def test_of_several_sites_that_are_not_finite_the_first_is_told():
+def test_the_first_of_several_sites_that_are_not_finite_is_reported():
     model = build("gpt_neo")
     spoil(model, 2, 3)
     spoil(model, 1, 4)
@@ -426,7 +429,7 @@ def test_numpy_arrays_and_tensors_give_the_same():
     assert all(map(same, of_tensors, of_arrays))
 
 
-@pytest.mark.parametrize("spy", [Spy(), Fixing()], ids=["fixed", "not fixed"])
+@pytest.mark.parametrize("spy", [Spy(), Calibrating()], ids=["calibrated", "not calibrated"])
 def test_no_sequences_is_nothing_seen(spy):
     run_pass(MODEL, SITES, token_ids(1, 8)[:0], None, [spy])
     assert spy.batches == spy.seen == []
@@ -447,7 +450,7 @@ def test_a_sequence_of_pads_alone_adds_nothing(batch_size):
         assert difference(getattr(gram, name), getattr(plain, name)) <= 1e-5
 
 
-def test_what_the_reducers_are_told_lies_on_the_cpu_and_where_the_activations_are_is_said():
+def test_the_batch_is_on_the_cpu_and_names_the_device_of_the_activations():
     ids, valid = partial(3, 8, last=3)
     spy = Spy()
     run_pass(MODEL, SITES, ids, valid, [spy], by_id, 2)
@@ -489,7 +492,7 @@ def test_the_forecast_is_made_once_by_the_second_batch():
 
 
 def test_the_forecast_is_of_the_part_that_is_reduced():
-    """A first sequence that only fixes is no batch to judge the pace by; the second batch is."""
+    """The forecast uses the second batch, not a first sequence that only calibrates."""
     told = []
     for part in (slice(0, 4), slice(2, 6), slice(1, 2)):
         gram, histogram = new_reducers()

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tiny import batch_of, feed
 
-from neurexp.engine.reducers.base import Histogram, NotFiniteError
+from neurexp.engine.reducers.base import NotFiniteError
 from neurexp.engine.reducers.gram import Cells, Gram
+from neurexp.engine.reducers.histogram import Histogram
 from neurexp.stats.groups import GroupSums
 
 SITES, GROUPS, NEURONS = 2, 3, 5
@@ -294,7 +295,7 @@ def both_counts(histogram, values, group):
     centre=st.sampled_from([0.0, 1e-3, 7.0, -4e5]),
     seed=st.integers(0, 10_000),
 )
-def test_a_gpus_way_of_counting_counts_the_same(tokens, neurons, groups, bins, centre, seed):
+def test_counting_as_on_a_gpu_counts_the_same(tokens, neurons, groups, bins, centre, seed):
     rng = np.random.default_rng(seed)
     values = torch.from_numpy((centre + rng.normal(0, 2, (tokens, neurons))).astype(np.float32))
     group = rng.integers(0, groups, tokens)
@@ -305,7 +306,7 @@ def test_a_gpus_way_of_counting_counts_the_same(tokens, neurons, groups, bins, c
     assert plain.sum().item() == values.numel()
 
 
-def test_a_gpus_way_of_counting_gives_the_same_of_the_same_updates():
+def test_counting_as_on_a_gpu_gives_the_same_of_the_same_updates():
     values, group = sample(tokens=500, scale=4.0)
     plain, other = new_histogram(), new_histogram()
     other._count = other._count_on_device
@@ -315,7 +316,7 @@ def test_a_gpus_way_of_counting_gives_the_same_of_the_same_updates():
     assert same(plain.state(), other.state())
 
 
-def test_a_gpus_way_of_counting_counts_on_beyond_what_float32_can_count():
+def test_counting_as_on_a_gpu_counts_on_beyond_what_float32_can_count():
     """An odd number above 2 ** 24 in one bin, which no float32 is; rows so wide that each is counted alone."""
     values = torch.zeros(3, 2**23 + 1)
     plain, on_device = both_counts(new_histogram(groups=2, sites=1), values, [1, 1, 1])
@@ -323,7 +324,7 @@ def test_a_gpus_way_of_counting_counts_on_beyond_what_float32_can_count():
     assert torch.equal(plain, on_device)
 
 
-def test_a_gpus_way_of_counting_in_pieces_of_some_rows():
+def test_counting_as_on_a_gpu_in_pieces_of_some_rows():
     """Three rows of a group, counted two at a time, between groups without any."""
     values = torch.tensor([-2.0, 0.0, 100.0])[:, None].expand(3, 2**23).contiguous()
     plain, on_device = both_counts(new_histogram(groups=3, sites=1), values, [1, 1, 1])
@@ -332,7 +333,7 @@ def test_a_gpus_way_of_counting_in_pieces_of_some_rows():
     assert sorted(on_device[1].tolist())[-4:] == [0, 2**23, 2**23, 2**23]
 
 
-# What the first sequence fixes
+# Calibration by the first sequence
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -358,7 +359,7 @@ def test_a_shift_that_is_given_is_not_measured():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("tokens", "every"), [(50, 1), (64, 1), (2000, 31)])
-def test_edges_are_laid_by_the_quantiles_of_the_first_sequence(dtype, tokens, every):
+def test_edges_are_set_by_the_quantiles_of_the_first_sequence(dtype, tokens, every):
     rng = np.random.default_rng(0)
     values = torch.from_numpy(rng.normal(1, 3, (SITES, tokens, 200)).astype(np.float32)).to(dtype)
     histogram = Histogram(GROUPS, SITES, 4096)
@@ -378,7 +379,7 @@ def test_edges_are_laid_by_the_quantiles_of_the_first_sequence(dtype, tokens, ev
     assert not histogram.counts.any()
 
 
-def test_what_a_single_value_fixes():
+def test_calibration_by_a_single_value():
     gram, histogram = Gram(GROUPS, 1), Histogram(GROUPS, 1, 16)
     for reducer in (gram, histogram):
         reducer.calibrate(0, torch.tensor([[-2.5]]))
@@ -391,7 +392,7 @@ def test_what_a_single_value_fixes():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_first_sequence_that_is_not_finite_is_told_with_its_site(bad):
+def test_a_first_sequence_that_is_not_finite_is_reported_with_its_site(bad):
     values, group = sample(tokens=64)
     values[1, 40, 2] = bad
     histogram = Histogram(GROUPS, SITES, 16)
@@ -411,7 +412,7 @@ def test_a_first_sequence_that_is_not_finite_is_told_with_its_site(bad):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
 @pytest.mark.parametrize("site", range(SITES))
-def test_a_batch_that_is_not_finite_is_told_with_its_site_whatever_comes_after(site, design, bad):
+def test_a_batch_that_is_not_finite_is_reported_with_its_site_whatever_comes_after(site, design, bad):
     values, group = sample()
     gram = show(new_gram(), values, group, design)
     gram.check()
@@ -434,7 +435,7 @@ def test_plus_and_minus_infinity_do_not_hide_one_another():
 
 
 @pytest.mark.parametrize("bins", [16, 200])
-def test_a_number_that_is_none_is_no_matter_for_the_histogram(bins):
+def test_the_histogram_accepts_values_that_are_not_finite(bins):
     """Gram tells of it, batches later; until then nothing may break, and the others are counted."""
     values, group = sample()
     values[1, 7, 2] = float("nan")
@@ -466,7 +467,7 @@ KINDS = {
     "histogram of many bins": (new_wide_histogram, matrix),
 }
 every_kind = pytest.mark.parametrize(("make", "design"), KINDS.values(), ids=KINDS)
-OTHERS = {  # how it is made otherwise, and how with all that the first sequence should fix left open
+OTHERS = {  # the same with other settings, and the same uncalibrated
     new_gram: (lambda: new_gram(0.5), lambda: Gram(GROUPS, SITES, slice(None), slice(None))),
     new_histogram: (lambda: new_histogram(-9.0, 11.0), lambda: Histogram(GROUPS, SITES, 16)),
     new_wide_histogram: (lambda: new_wide_histogram(-9.0, 11.0), lambda: Histogram(GROUPS, SITES, 200)),
@@ -536,13 +537,13 @@ def test_going_on_from_a_saved_state_is_not_having_stopped(make, design, tokens,
     assert same(show(resumed, values[:, cut:], group[cut:], design).state(), whole)
 
 
-@pytest.mark.parametrize("was_fixed", [True, False])
+@pytest.mark.parametrize("was_calibrated", [True, False])
 @every_kind
-def test_loading_takes_over_what_was_fixed_before_the_pass(make, design, was_fixed):
+def test_loading_takes_over_what_was_calibrated_before_the_pass(make, design, was_calibrated):
     values, group = sample()
-    otherwise, unfixed = OTHERS[make]
-    first, second = otherwise(), make() if was_fixed else unfixed()
-    assert second.is_calibrated is was_fixed
+    otherwise, uncalibrated = OTHERS[make]
+    first, second = otherwise(), make() if was_calibrated else uncalibrated()
+    assert second.is_calibrated is was_calibrated
     second.load(show(first, values, group, design).state())
     assert second.is_calibrated
     assert same(second.state(), first.state())

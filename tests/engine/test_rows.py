@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from tiny import CONFIGS, EXPANSION, LAYERS, build, difference, token_ids
 
 from neurexp.engine.passes import run_pass
-from neurexp.engine.reducers.base import Batch, Keep, NotFiniteError, Rows
+from neurexp.engine.reducers.base import Batch, NotFiniteError
+from neurexp.engine.reducers.keep import Keep
+from neurexp.engine.reducers.rows import Rows
 from neurexp.models.sites import find_sites
 
 MODEL = build("gpt_neo")
@@ -196,7 +198,7 @@ def test_the_rows_are_ordinary_tensors_of_their_own():
 
 @pytest.mark.parametrize("pooling", POOL)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_row_that_is_not_finite_is_told_with_its_site(pooling, bad):
+def test_a_row_that_is_not_finite_is_reported_with_its_site(pooling, bad):
     values = torch.ones(2, 3, 4)
     values[1, 2, 3] = bad
     rows, other = rows_of([(0, 0, 3), (1, 2, 3)], pooling), torch.ones(2, 3, 4)
@@ -219,7 +221,7 @@ def test_one_token_of_a_span_that_is_not_finite_is_enough(pooling, bad):
         show(rows_of([(0, 0, 3)], pooling), values)
 
 
-def test_what_no_row_asks_for_may_be_anything():
+def test_tokens_outside_the_rows_may_be_not_finite():
     values = torch.ones(2, 3, 2)
     values[0, 0] = values[1] = torch.nan
     assert show(rows_of([(0, 1, 3)]), values).rows(0).tolist() == [[1.0, 1.0]]
@@ -228,7 +230,7 @@ def test_what_no_row_asks_for_may_be_anything():
 @pytest.mark.parametrize("span", [(0, 3, 3), (0, 3, 2)])
 @pytest.mark.parametrize("pooling", POOL)
 def test_a_row_without_tokens_is_refused(span, pooling):
-    with pytest.raises(ValueError, match="without tokens"):
+    with pytest.raises(ValueError, match="a row has no tokens: stop must be greater than start"):
         rows_of([(0, 0, 1), span], pooling)
 
 

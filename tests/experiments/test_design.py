@@ -13,8 +13,8 @@ from tiny import feed, matrix_of
 from neurexp.engine.reducers.gram import Gram
 from neurexp.experiments.profile import Covariate
 from neurexp.experiments.profile.design import Design, _offsets
-from neurexp.text.tokens import UNDEFINED, Tokens
-from neurexp.text.vocabulary import shuffled_within_bands
+from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import UNDEFINED, shuffled_within_bands
 
 VOCABULARY, GROUPS, DRAWS = 40, 4, 5
 NAMES = [
@@ -334,10 +334,11 @@ def test_shifts_stay_away_from_no_shift(count, length, least):
     ("values", "name", "what"),
     [
         (np.array([1.0, 2.0]), "size", "must be whole numbers"),
-        (np.array([-2, 2]), "size", "must be whole numbers"),
+        (np.array([-2, 2]), "size", "run from -2 to 2; give values from 0 to 1000000, and -1 where"),
         (np.array([[[1]]]), "size", "must be whole numbers"),
-        (np.array([1, 2]), "frequency", "no statistic's name"),
-        (np.array([1, 2]), "Size of it", "a word in lower case"),
+        (np.array([], dtype=int), "size", "must be whole numbers"),
+        (np.array([1, 2_000_000]), "size", "run from 1 to 2000000; give values from 0 to 1000000"),
+        (np.array([1, 2]), "Size of it", "'Size of it' must be one word in lower case"),
     ],
 )
 def test_a_covariate_that_cannot_be_used_is_refused(values, name, what):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from inprocess import run_experiment, small_model, text_of
+from inprocess import inputs_of, run_experiment, small_model, text_of
 from scipy import stats
 from transformers import AutoTokenizer
 
@@ -98,12 +98,51 @@ def test_values_that_a_neuron_follows_are_found(model, text):
 
 
 @pytest.mark.slow
-def test_under_values_that_mean_nothing_few_neurons_differ_from_the_null(model, text):
-    """The walks are autocorrelated. A seed's neurons depend on each other, so the seeds are averaged."""
-    shares = [
-        (profile_of(model, text, walk(text.valid.shape, seed), layer=1).neurons["p_place"] < 0.05).mean()
-        for seed in range(60)
-    ]
-    error = np.std(shares, ddof=1) / np.sqrt(len(shares))
-    print(f"share of p < 0.05: {np.mean(shares):.3f} ± {error:.3f}")
-    assert 0.005 < np.mean(shares) < 0.05 + 3 * error
+def test_p_is_uniform_under_values_that_mean_nothing(model):
+    """The walks are autocorrelated. A seed's neurons depend on each other, so the shares are averaged over seeds."""
+    text = text_of(np.random.default_rng(0).integers(1, 200, 2000), LENGTH)
+    p = np.array(
+        [profile_of(model, text, walk(text.valid.shape, seed), layer=1).neurons["p_place"] for seed in range(100)]
+    )
+    for level in (0.05, 0.2, 0.5, 0.8):
+        shares = (p < level).mean(1)
+        error = shares.std(ddof=1) / np.sqrt(len(shares))
+        print(f"share of p < {level}: {shares.mean():.3f} ± {error:.3f}")
+        assert abs(shares.mean() - level) < 3 * error + 0.005
+
+
+@pytest.mark.parametrize(
+    ("values", "words", "message"),
+    [
+        (np.arange(100) % 7, {}, "place has 100 values; give one for each of the vocabulary's 8192 tokens"),
+        (np.arange(8192) % 7, {"name": "frequency"}, "'frequency' with the groups lower, equal, higher: two columns"),
+        (np.arange(8192) % 7, {"groups": ("lower", "equal", "abs")}, "groups lower, equal, abs: two columns"),
+        (np.arange(8192) % 7, {"groups": ("negative", "zero", "positive")}, "two columns would have one name"),
+        (np.arange(8192) % 7, {"groups": ("one", "equal", "one")}, "two columns would have one name"),
+    ],
+)
+def test_a_covariate_that_does_not_fit_is_refused_before_the_pass(model, text, values, words, message):
+    experiment = InPlace(ProfileOptions("in_place", ""))
+    experiment.covariate = lambda inputs: Covariate(
+        values, **({"name": "place", "noun": "place", "unit": "steps"} | words)
+    )
+    with pytest.raises(ValueError, match=message):
+        experiment.prepare(inputs_of(model, text))
+
+
+def test_the_values_may_be_of_any_whole_type(model, text):
+    values = walk(text.valid.shape, 3).clip(min=0)
+    expected = profile_of(model, text, values)
+    for given_values in (values.astype(np.uint8), values.astype(np.int8), values.tolist()):
+        found = profile_of(model, text, given_values)
+        for name, column in expected.neurons.items():
+            np.testing.assert_array_equal(found.neurons[name], column, err_msg=name)
+
+
+def test_files_and_tensors_have_the_plural(model, text):
+    experiment = InPlace(ProfileOptions("in_place", "", permutations=DRAWS))
+    values = walk(text.valid.shape, 4)
+    experiment.covariate = lambda inputs: Covariate(values, "difficulty", "difficulty", "steps", plural="difficulties")
+    _, _, report = run_experiment(experiment, model, text)
+    assert "token_difficulties" in report.figures
+    assert "difficulties" in report.tensors["difficulty_curves"]

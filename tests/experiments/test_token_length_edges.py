@@ -12,7 +12,7 @@ from neurexp.errors import UserError
 from neurexp.experiments.token_length import TokenLength
 from neurexp.models.load import load_model
 from neurexp.runs.driver import run
-from neurexp.text.tokens import token_lengths
+from neurexp.text.vocabulary import token_lengths
 
 R_COLUMNS = ("r_length", "r_length_partial", "r_length_low", "r_length_high", "null_mean", "null_sd")
 

@@ -12,7 +12,7 @@ from inprocess import run_experiment
 from scipy import stats
 
 from neurexp.config.schema import DatasetConfig, Source
-from neurexp.engine.reducers.base import Keep
+from neurexp.engine.reducers.keep import Keep
 from neurexp.experiments.token_length import Options, TokenLength
 from neurexp.models.load import LanguageModel, load_model
 from neurexp.report.report import Report

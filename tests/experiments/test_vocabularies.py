@@ -15,7 +15,7 @@ from neurexp.engine.plan import Pass
 from neurexp.errors import UserError
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.models.load import LanguageModel, load_model
-from neurexp.text.occurrences import occurrences
+from neurexp.text.occurrences import find_occurrences
 from neurexp.text.running_text import read_text
 from neurexp.text.spans import align, place
 from neurexp.text.tokens import pack
@@ -81,7 +81,7 @@ def test_words_and_their_occurrences_are_the_same_for_ids_with_gaps(dense, spars
     for model in (dense, sparse):
         rows = align(model.tokenizer, [place(word, 0, "{word}") for word in ("cat", "oxox", "dog")])
         text = pack([document()], model.tokenizer, 290, 32)
-        within = occurrences(text, model.tokenizer, [("cat", 0), ("oxox", 1)], 50)
+        within = find_occurrences(text, model.tokenizer, [("cat", 0), ("oxox", 1)], 50)
         found.append((rows, within))
     assert found[0][0].words == found[1][0].words == ["cat", "oxox"]
     assert found[0][0].dropped == found[1][0].dropped == 1

@@ -156,7 +156,7 @@ def test_a_save_that_fails_is_logged_and_leaves_the_old_file(tmp_path, monkeypat
 
 def test_the_least_recently_used_make_room_but_nothing_of_the_newest(tmp_path):
     size = len(files_of_one(tmp_path / "one"))
-    store = Store(tmp_path / "cache", largest=3 * size)
+    store = Store(tmp_path / "cache", max_bytes=3 * size)
     for age, name in ((300, "a"), (200, "b"), (100, "c")):
         store.entry("tokens", {"name": name}).save({"rows": rows(0)})
         (newest,) = set(files(tmp_path / "cache")) - {file for file in files(tmp_path / "cache") if old(file)}
@@ -170,6 +170,50 @@ def test_the_least_recently_used_make_room_but_nothing_of_the_newest(tmp_path):
         large.save({"rows": rows(0)}, part)
     assert all(large.load(part) is not None for part in ("0", "1", "2", "3"))
     assert len(files(tmp_path / "cache")) == 4
+
+
+def test_an_entry_that_another_process_is_making_stays(tmp_path):
+    store = Store(tmp_path, max_bytes=1)
+    first, second, third = (store.entry("passes", {"name": name}) for name in "abc")
+    with first.lock("the same pass"):
+        first.save({"rows": rows(0)}, "0")
+        second.save({"rows": rows(1)})
+        assert first.load("0") is not None
+    third.save({"rows": rows(2)})
+    assert first.load("0") is None
+    assert second.load() is None
+    assert third.load() is not None
+
+
+def test_an_entry_that_a_killed_process_was_making_is_removed(tmp_path):
+    """Its lock file is still there, but nobody holds the lock."""
+    store = Store(tmp_path, max_bytes=1)
+    first, second = (store.entry("passes", {"name": name}) for name in "ab")
+    with first.lock("the same pass"):
+        first.save({"rows": rows(0)})
+        (lock,) = tmp_path.glob(".*.lock")
+    lock.touch()
+    second.save({"rows": rows(1)})
+    assert first.load() is None
+    assert second.load() is not None
+
+
+def test_a_file_that_another_process_removes_meanwhile_is_no_failure(tmp_path, monkeypatch, caplog):
+    store = Store(tmp_path, max_bytes=1)
+    store.entry("tokens", {"name": "a"}).save({"rows": rows(0)})
+    gone = files(tmp_path)[0]
+    glob = Path.glob
+
+    def remove_first(folder, pattern):
+        found = list(glob(folder, pattern))
+        gone.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "glob", remove_first)
+    newest = store.entry("tokens", {"name": "b"})
+    newest.save({"rows": rows(1)})
+    assert newest.load() is not None
+    assert not caplog.text
 
 
 def old(file: Path) -> bool:

@@ -210,8 +210,8 @@ def test_runs_that_reach_a_fresh_server_at_once_are_all_logged_and_the_password_
         runs = client.search_runs([experiment.experiment_id])
         assert len(runs) == 6 + 3
         assert "secret" not in process.stdout
-        assert f"MLFLOW_TRACKING_URI=http://***@127.0.0.1:{port} is taken" in process.stdout
-        assert "MLFLOW_EXPERIMENT_NAME=new is taken" in process.stdout
+        assert f"MLFLOW_TRACKING_URI=http://***@127.0.0.1:{port} is used" in process.stdout
+        assert "MLFLOW_EXPERIMENT_NAME=new is used" in process.stdout
         files = [file for file in tmp_path.rglob("*") if file.is_file()]
         assert [file for file in files if b"me:secret" in file.read_bytes()] == []
     finally:
@@ -230,7 +230,7 @@ def test_a_deleted_experiment_is_one_line_with_the_command_that_brings_it_back(s
         start(TrackingConfig(Backend.mlflow, store.uri), tmp_path, "gone", "name", {})
     line = str(told.value)
     assert line.startswith(f"tracking.uri={store.uri}: the experiment gone was deleted there; `")
-    assert line.endswith("` brings it back, and tracking.experiment=NAME takes another")
+    assert line.endswith("` brings it back, and tracking.experiment=NAME chooses another")
     variable, *command = shlex.split(line.split("`")[1])
     assert variable == f"MLFLOW_TRACKING_URI={store.uri}"
     assert command == ["python", "-m", "mlflow", "experiments", "restore", "--experiment-id", made]
@@ -357,7 +357,7 @@ def test_a_relative_path_starts_where_it_is_said_to_and_a_percent_escape_is_read
 def test_a_password_is_found_again_where_the_user_gave_it(monkeypatch):
     kept, folder = "http://***@host", Path("run")
     assert with_password("http://host", folder) == "http://host"
-    with pytest.raises(UserError, match=r"^run: the password of http://\*\*\*@host is not kept; give --uri=ADDRESS$"):
+    with pytest.raises(UserError, match=r"^run: the password of http://\*\*\*@host is not stored; give --uri=ADDRESS$"):
         with_password(kept, folder, "http://me:a@other")
     assert with_password(kept, folder, "http://me:b@host") == "http://me:b@host"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:c@host")
@@ -374,9 +374,9 @@ def test_the_variables_of_mlflow_are_taken_and_said(quick_cli, made, tmp_path):
     names = {"MLFLOW_EXPERIMENT_NAME": "/my/project", "MLFLOW_RUN_ID": "0123", "MLFLOW_TRACKING_PASSWORD": "x1y2z3"}
     process = quick_cli(*small, MLFLOW_TRACKING_URI=uri, **names)
     assert (process.returncode, process.stderr) == (0, "")
-    assert f"MLFLOW_TRACKING_URI={uri} is taken; tracking.uri=ADDRESS takes another" in process.stdout
-    assert "MLFLOW_EXPERIMENT_NAME=/my/project is taken; tracking.experiment=NAME takes another" in process.stdout
-    assert "MLFLOW_RUN_ID=0123 is not taken" in process.stdout
+    assert f"MLFLOW_TRACKING_URI={uri} is used; tracking.uri=ADDRESS chooses another" in process.stdout
+    assert "MLFLOW_EXPERIMENT_NAME=/my/project is used; tracking.experiment=NAME chooses another" in process.stdout
+    assert "MLFLOW_RUN_ID=0123 is not used: every run makes an MLflow run of its own" in process.stdout
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
     client = MlflowClient(tracking_uri=uri)
     (run,) = client.search_runs([client.get_experiment_by_name("/my/project").experiment_id])
@@ -386,16 +386,16 @@ def test_the_variables_of_mlflow_are_taken_and_said(quick_cli, made, tmp_path):
     assert [file for file in files if b"x1y2z3" in file.read_bytes()] == []
 
 
-def test_an_experiment_id_of_the_environment_is_taken_or_refused(store, tmp_path, monkeypatch):
+def test_an_experiment_id_of_the_environment_is_used_or_refused(store, tmp_path, monkeypatch):
     client = open_store(store)
     made = experiment_of(client, store, "by id", tmp_path)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", made)
     assert stores.experiment_name(client, None, "own") == "by id"
-    assert stores.from_environment(None, None)[0].startswith(f"MLFLOW_EXPERIMENT_ID={made} is taken")
+    assert stores.from_environment(None, None)[0].startswith(f"MLFLOW_EXPERIMENT_ID={made} is used")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by name")
     assert stores.experiment_name(client, None, "own") == "by name"
-    (said,) = stores.from_environment(None, None)  # and not that the id is taken as well
-    assert said.startswith("MLFLOW_EXPERIMENT_NAME=by name is taken")
+    (said,) = stores.from_environment(None, None)  # only the name is used
+    assert said.startswith("MLFLOW_EXPERIMENT_NAME=by name is used")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     assert stores.experiment_name(client, "option", "own") == "option"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7777")

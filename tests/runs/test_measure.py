@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from neurexp.config.schema import CONFIG_FOLDER, checked, register_schema
 from neurexp.engine import checkpoint
 from neurexp.engine.plan import Pass
-from neurexp.engine.reducers.base import Reducer, Rows
+from neurexp.engine.reducers.base import Reducer
+from neurexp.engine.reducers.rows import Rows
 from neurexp.errors import UserError
 from neurexp.experiments import base
 from neurexp.io.provenance import of_arithmetic
@@ -60,7 +61,7 @@ class Planned(base.Experiment):
 
 @pytest.fixture(autouse=True)
 def no_least_share(monkeypatch):
-    monkeypatch.setattr(checkpoint, "LEAST_SHARE", 0)
+    monkeypatch.setattr(checkpoint, "MIN_WAIT", 0)
 
 
 def measured(folder, *passes: Pass, skipped=(), overrides=(), other_layers=False, **options):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from neurexp.stats.groups import EQUAL, LONGER, SHORTER, GroupSums, Summary, median_split, overlap
+from neurexp.stats.groups import EQUAL, HIGH, LOW, GroupSums, Summary, median_split, overlap
 
 LAYERS, NEURONS, GROUPS = 2, 4, 3
 
@@ -69,13 +69,13 @@ def test_the_median_is_numpys_and_the_groups_are_a_partition(values):
 
 def test_the_group_of_each_value():
     split = median_split(histogram_of([1, 2, 3, 4]))
-    assert split.group(np.array([4, 1, 3, 2])).tolist() == [LONGER, SHORTER, LONGER, SHORTER]
+    assert split.group(np.array([4, 1, 3, 2])).tolist() == [HIGH, LOW, HIGH, LOW]
     assert median_split(histogram_of([1, 2, 3])).group(np.arange(5)).tolist() == [
-        SHORTER,
-        SHORTER,
+        LOW,
+        LOW,
         EQUAL,
-        LONGER,
-        LONGER,
+        HIGH,
+        HIGH,
     ]
     assert split.group(np.array([2])).dtype == np.int64
 

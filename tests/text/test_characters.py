@@ -7,7 +7,7 @@ from made_tokenizers import byte_fallback, sentencepiece_like, with_word_ends, w
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from neurexp.models.locations import MINI
-from neurexp.text.characters import characters, shown_tokens, token_bytes
+from neurexp.text.characters import characters, readable_tokens, token_bytes
 
 KINDS = {
     "mini": lambda: AutoTokenizer.from_pretrained(MINI),
@@ -101,13 +101,13 @@ def test_tokens_are_shown_joined_where_they_are_parts_of_one_character():
         ("क्‍या", None),
     ]:
         ids = ids_of(tokenizer, text)
-        groups = shown_tokens(tokenizer, ids)
+        groups = readable_tokens(tokenizer, ids)
         assert "".join(one for one, _, _ in groups) == text
         assert [groups[0][1], *(stop for _, _, stop in groups)] == [0, *(start for _, start, _ in groups[1:]), len(ids)]
         assert shown is None or [one for one, _, _ in groups] == shown
         assert not any("\ufffd" in one for one, _, _ in groups)
     ids = ids_of(tokenizer, "猫猫")
-    assert [text for text, _, _ in shown_tokens(tokenizer, ids[1:])] == ["猫"]  # what is cut is left out
-    assert [text for text, _, _ in shown_tokens(tokenizer, ids[:-1])] == ["猫"]
-    assert [text for text, _, _ in shown_tokens(tokenizer, ids_of(tokenizer, "\ufffd"))] == ["\ufffd"]  # of the text
-    assert shown_tokens(tokenizer, []) == []
+    assert [text for text, _, _ in readable_tokens(tokenizer, ids[1:])] == ["猫"]  # what is cut is left out
+    assert [text for text, _, _ in readable_tokens(tokenizer, ids[:-1])] == ["猫"]
+    assert [text for text, _, _ in readable_tokens(tokenizer, ids_of(tokenizer, "\ufffd"))] == ["\ufffd"]  # of the text
+    assert readable_tokens(tokenizer, []) == []

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from neurexp.models.locations import MINI
-from neurexp.text.occurrences import occurrences
+from neurexp.text.occurrences import find_occurrences
 from neurexp.text.tokens import Tokens, pack
 
 
@@ -40,7 +40,7 @@ def text_of(tokenizer, *texts: str, width: int | None = None) -> Tokens:
 
 def seen(tokenizer, text: str, *words: str, most: int = 100) -> list[str]:
     """The texts of the spans found."""
-    found = occurrences(text_of(tokenizer, text), tokenizer, [(word, 0) for word in words or ("door",)], most)
+    found = find_occurrences(text_of(tokenizer, text), tokenizer, [(word, 0) for word in words or ("door",)], most)
     return decoded(tokenizer, found)
 
 
@@ -97,7 +97,7 @@ def test_a_word_of_several_tokens_is_found_whole(tokenizer):
     ids = tokenizer(" xylophone")["input_ids"]
     assert len(ids) > 1
     tokens = text_of(tokenizer, "A xylophone and a Xylophone, not xylophones nor xylo.")
-    found = occurrences(tokens, tokenizer, [("xylophone", 1)], 10)
+    found = find_occurrences(tokens, tokenizer, [("xylophone", 1)], 10)
     assert decoded(tokenizer, found) == ["xylophone", "Xylophone"]
     assert found.lengths[0] == len(ids)
     assert found.words == ["xylophone"] * 2
@@ -114,7 +114,7 @@ def test_a_shorter_word_counts_where_the_longer_one_goes_on(tokenizer):
 
 def test_at_most_so_many_of_each_word_the_first_ones_capitalised_or_not(tokenizer):
     tokens = text_of(tokenizer, "a door, a Door, a house, a door.", "A house, a house, a door.")
-    found = occurrences(tokens, tokenizer, [("door", 0), ("house", 1)], 2)
+    found = find_occurrences(tokens, tokenizer, [("door", 0), ("house", 1)], 2)
     assert list(zip(found.words, found.sequence.tolist(), strict=True)) == [
         ("door", 0),
         ("door", 0),
@@ -126,7 +126,7 @@ def test_at_most_so_many_of_each_word_the_first_ones_capitalised_or_not(tokenize
 
 def test_a_word_at_the_end_of_a_sequence_is_not_counted_though_pads_follow(tokenizer):
     tokens = text_of(tokenizer, "this is a door", "this is a long sequence with a door in it.")
-    found = occurrences(tokens, tokenizer, [("door", 0)], 10)
+    found = find_occurrences(tokens, tokenizer, [("door", 0)], 10)
     assert found.sequence.tolist() == [1]
 
 
@@ -134,12 +134,12 @@ def test_pads_are_no_text_whatever_their_id(tokenizer):
     tokens = text_of(tokenizer, "a door, and", width=12)
     (door,) = tokenizer(" door")["input_ids"]
     tokens.input_ids[~tokens.valid] = door
-    found = occurrences(tokens, tokenizer, [("door", 0)], 10)
+    found = find_occurrences(tokens, tokenizer, [("door", 0)], 10)
     assert len(found.words) == 1
 
 
 def test_none_found_is_an_empty_selection(tokenizer):
-    found = occurrences(text_of(tokenizer, "nothing here."), tokenizer, [("door", 0)], 10)
+    found = find_occurrences(text_of(tokenizer, "nothing here."), tokenizer, [("door", 0)], 10)
     assert (len(found.words), found.sequence.shape, found.stop.dtype) == (0, (0,), np.int64)
     assert found.lengths.tolist() == []
 
@@ -200,7 +200,7 @@ def test_words_of_every_script_are_found_by_its_rules(tokenizer, name):
     marked, words = SCRIPTS[name]
     text = marked.replace("⟦", "").replace("⟧", "")
     expected = [part.split("⟧")[0] for part in marked.split("⟦")[1:]]
-    found = occurrences(text_of(tokenizer, text), tokenizer, [(word, 0) for word in words], 100)
+    found = find_occurrences(text_of(tokenizer, text), tokenizer, [(word, 0) for word in words], 100)
     if found.dropped == 0:  # a tokenizer may have a token that covers more than the word
         assert decoded(tokenizer, found) == expected
     else:
@@ -223,7 +223,7 @@ def test_words_of_every_script_are_found_by_its_rules(tokenizer, name):
     ],
 )
 def test_what_stands_beside_other_letters_is_counted(tokenizer, text, word, adjoining):
-    found = occurrences(text_of(tokenizer, text), tokenizer, [(word, 0)], 9)
+    found = find_occurrences(text_of(tokenizer, text), tokenizer, [(word, 0)], 9)
     assert (len(found.words), found.adjoining) == (1, adjoining)
 
 
@@ -235,7 +235,9 @@ def test_words_are_found_though_their_characters_are_spelled_in_bytes():
 @pytest.mark.parametrize("make", [word_pieces, with_word_ends])
 def test_words_are_found_with_tokenizers_of_other_kinds(make):
     tokenizer = make()
-    found = occurrences(text_of(tokenizer, "the door, the house and a cat,"), tokenizer, [("door", 0), ("cat", 1)], 9)
+    found = find_occurrences(
+        text_of(tokenizer, "the door, the house and a cat,"), tokenizer, [("door", 0), ("cat", 1)], 9
+    )
     assert found.words == ["door", "cat"]
     ids = [tokenizer.convert_ids_to_tokens(found.ids(row)) for row in range(2)]
     assert ["".join(pieces).replace("##", "").replace("</w>", "") for pieces in ids] == ["door", "cat"]
@@ -286,7 +288,7 @@ OTHERS = {
 def test_words_are_found_whether_or_not_a_decoder_says_where_spaces_are(name):
     """Also where tokens have no space of their own. `zwalk` has a letter that no token has."""
     tokenizer = OTHERS[name]()
-    found = occurrences(text_of(tokenizer, f"the {WALKS}"), tokenizer, [("walk", 0)], 9)
+    found = find_occurrences(text_of(tokenizer, f"the {WALKS}"), tokenizer, [("walk", 0)], 9)
     pieces = [tokenizer.convert_ids_to_tokens(found.ids(row)) for row in range(len(found.words))]
     assert ["".join(one).strip("▁").removesuffix("</w>") for one in pieces] == ["walk"] * 2
 
@@ -294,14 +296,14 @@ def test_words_are_found_whether_or_not_a_decoder_says_where_spaces_are(name):
 def test_a_word_that_was_added_to_a_vocabulary_of_words_is_found():
     tokenizer = OTHERS["words"]()
     tokenizer.add_tokens(["sing"])
-    found = occurrences(text_of(tokenizer, "the sing walk the walk the"), tokenizer, [("sing", 0), ("walk", 1)], 9)
+    found = find_occurrences(text_of(tokenizer, "the sing walk the walk the"), tokenizer, [("sing", 0), ("walk", 1)], 9)
     assert found.words == ["sing", "walk", "walk"]
 
 
 def test_words_are_found_where_no_token_of_the_text_is_letters_alone():
     tokenizer = backend(models.WordLevel(WHOLE, "<unk>"), pre_tokenizers.WhitespaceSplit())
     text = text_of(tokenizer, "walk, walk. walk, walk.")
-    assert occurrences(text, tokenizer, [("walk,", 0), ("walk.", 0)], 9).words == ["walk,", "walk.", "walk,"]
+    assert find_occurrences(text, tokenizer, [("walk,", 0), ("walk.", 0)], 9).words == ["walk,", "walk.", "walk,"]
 
 
 @pytest.mark.parametrize("other", [{}, {"eos_token": "<unk>"}])
@@ -309,14 +311,14 @@ def test_a_letter_that_the_tokenizer_does_not_know_ties_unless_its_token_ends_do
     tokenizer = sentencepiece_like("first")
     for name, token in other.items():
         setattr(tokenizer, name, token)
-    found = occurrences(text_of(tokenizer, "the doorж жdoor the door"), tokenizer, [("door", 0)], 9)
+    found = find_occurrences(text_of(tokenizer, "the doorж жdoor the door"), tokenizer, [("door", 0)], 9)
     assert len(found.words) == (2 if other else 0)
 
 
 def test_an_occurrence_that_shares_a_token_is_dropped_and_counted():
     pieces = ["▁the", "▁door,", "▁door", "▁a", "▁"]
     tokenizer = sentencepiece_like("first", [*PIECES, *pieces])
-    found = occurrences(text_of(tokenizer, "the door, the door a"), tokenizer, [("door", 0)], 9)
+    found = find_occurrences(text_of(tokenizer, "the door, the door a"), tokenizer, [("door", 0)], 9)
     assert (len(found.words), found.dropped) == (1, 1)
 
 
@@ -324,13 +326,13 @@ def test_a_character_that_the_sequences_edge_cuts_is_no_word(tokenizer):
     ids = tokenizer("在猫在", add_special_tokens=False)["input_ids"]
     for width in range(1, len(ids) + 1):
         tokens = Tokens(np.array([ids[:width]], dtype=np.int32), np.ones((1, width), dtype=bool), 1)
-        assert len(occurrences(tokens, tokenizer, [("猫", 0)], 9).words) == (width == len(ids))
+        assert len(find_occurrences(tokens, tokenizer, [("猫", 0)], 9).words) == (width == len(ids))
         tokens = Tokens(np.array([ids[-width:]], dtype=np.int32), np.ones((1, width), dtype=bool), 1)
-        assert len(occurrences(tokens, tokenizer, [("猫", 0)], 9).words) == (width == len(ids))
+        assert len(find_occurrences(tokens, tokenizer, [("猫", 0)], 9).words) == (width == len(ids))
 
 
 def test_a_word_as_listed_goes_before_another_in_capitals(tokenizer):
-    found = occurrences(
+    found = find_occurrences(
         text_of(tokenizer, "in March, a March, we march on"), tokenizer, [("march", 0), ("March", 1)], 9
     )
     assert found.words == ["March", "March", "march"]
@@ -340,7 +342,7 @@ def test_the_end_of_a_document_is_no_part_of_a_word(tokenizer):
     ids = [*tokenizer("a New")["input_ids"], tokenizer.eos_token_id, *tokenizer("York door")["input_ids"]]
     ids += [tokenizer.eos_token_id, *tokenizer("door and")["input_ids"]]
     tokens = Tokens(np.array([ids], dtype=np.int32), np.ones((1, len(ids)), dtype=bool), 3)
-    found = occurrences(tokens, tokenizer, [("door", 0), ("New York", 1), ("New", 1), ("endoftext", 0)], 9)
+    found = find_occurrences(tokens, tokenizer, [("door", 0), ("New York", 1), ("New", 1), ("endoftext", 0)], 9)
     assert (found.words, found.dropped) == (["New", "door", "door"], 0)
 
 
@@ -350,7 +352,7 @@ def test_time_does_not_grow_with_the_number_of_words(mini):
     text = "字" * 2000 + " " + " ".join(word for word, _ in words[:1000])
     tokens = text_of(mini, text)
     begun = time.process_time()
-    found = occurrences(tokens, mini, words, 5)
+    found = find_occurrences(tokens, mini, words, 5)
     assert len(found.words) > 900
     assert time.process_time() - begun < 5
 
@@ -383,6 +385,6 @@ def test_what_is_found_is_what_the_decoded_text_holds(tokenizer, texts, length, 
                 counted[word] += 1
                 start, stop = np.flatnonzero(begins <= match.start())[-1], np.flatnonzero(begins >= match.end())[0]
                 expected.append((row, start, stop, dict(listed)[word], word))
-    found = occurrences(tokens, tokenizer, listed, most)
+    found = find_occurrences(tokens, tokenizer, listed, most)
     got = zip(found.sequence, found.start, found.stop, found.category, found.words, strict=True)
     assert list(got) == expected

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from neurexp.errors import UserError
 from neurexp.models.locations import MINI
-from neurexp.text.spans import Selection, align, excerpt, pairs, place
+from neurexp.text.spans import Selection, align, excerpt, pairing_order, place
 from neurexp.text.tokens import Tokens
 from neurexp.text.words import OWN_LISTS, read_lists
 
@@ -239,7 +239,7 @@ def test_an_excerpt_holds_its_words_categories(rows, valid, length):
 
 def test_words_are_paired_by_number_of_tokens_then_by_their_rarest_token_then_by_the_alphabet():
     words = {"e": [9, 1], "b": [7], "a": [7], "d": [3, 8], "c": [2], "f": [1, 2, 3]}
-    order = pairs(list(words.values()), list(words))
+    order = pairing_order(list(words.values()), list(words))
     assert [list(words)[index] for index in order] == ["c", "a", "b", "d", "e", "f"]
 
 
@@ -247,7 +247,7 @@ def test_pairs_do_not_depend_on_the_order_given():
     words = [("a", [5]), ("b", [5]), ("c", [1, 2]), ("d", [2, 1]), ("e", [4])]
     orders = []
     for given_words in (words, words[::-1]):
-        order = pairs([ids for _, ids in given_words], [word for word, _ in given_words])
+        order = pairing_order([ids for _, ids in given_words], [word for word, _ in given_words])
         orders.append([given_words[index][0] for index in order])
     assert orders[0] == orders[1] == ["e", "a", "b", "c", "d"]
-    assert pairs([], []) == []
+    assert pairing_order([], []) == []

@@ -11,18 +11,11 @@ from neurexp.errors import UserError
 from neurexp.experiments.profile import Covariate
 from neurexp.experiments.profile.design import Design
 from neurexp.io.provenance import hash_of_tokenizer
-from neurexp.text.occurrences import occurrences
+from neurexp.text.occurrences import find_occurrences
 from neurexp.text.spans import align, place
-from neurexp.text.tokenizer import (
-    dropped_characters,
-    encode,
-    first_token,
-    own_first_token,
-    unknown_token,
-    vocabulary_size,
-)
-from neurexp.text.tokens import UNDEFINED, pack, token_lengths, token_texts
-from neurexp.text.vocabulary import begins_word
+from neurexp.text.tokenizer import dropped_characters, encode, first_token, own_first_token, unknown_token
+from neurexp.text.tokens import pack
+from neurexp.text.vocabulary import UNDEFINED, begins_word, token_lengths, token_texts, vocabulary_size
 
 GAPPY = {"<unk>": 3, "</s>": 5, "<s>": 6, "ab": 9, "c": 40}
 
@@ -250,7 +243,7 @@ def check_any(tokenizer: PreTrainedTokenizerFast, documents: list[str], tokens: 
     try:
         found = align(tokenizer, [place(word, 0, "a {word}") for word in ("ab", "cd", "é")], starts, required=False)
         assert len(found.words) + found.dropped == 3
-        occurrences(packed, tokenizer, [("ab", 0), ("cd", 1)], 3)
+        find_occurrences(packed, tokenizer, [("ab", 0), ("cd", 1)], 3)
     except UserError as error:
         assert str(error).startswith("model.tokenizer: it cannot read this text")
 

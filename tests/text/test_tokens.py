@@ -15,7 +15,8 @@ import neurexp.text.tokens as tokens_module
 from neurexp.errors import UserError
 from neurexp.models.locations import MINI
 from neurexp.text.skipped import Skipped
-from neurexp.text.tokens import UNDEFINED, Tokens, pack, token_lengths
+from neurexp.text.tokens import Tokens, pack
+from neurexp.text.vocabulary import UNDEFINED, token_lengths
 
 EOS, BOS = 0, 1
 WORDS = {"</s>": EOS, "<s>": BOS, "<unk>": 2, "a": 3, "b": 4, "c": 5}

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neurexp.errors import UserError, printable, unseen
-from neurexp.text.scripts import folded
+from neurexp.text.scripts import fold_word
 from neurexp.text.words import LONGEST_LINE, read_lists
 
 
@@ -268,11 +268,11 @@ def test_every_line_is_a_word_empty_a_duplicate_shared_or_skipped_or_there_is_on
                 good.setdefault(name, []).extend([word] if word else [])
     assert found.empty == empty
     assert found.lines == sum(map(len, good.values())) + len(left_out)
-    own = {name: {folded(word) for word in words} for name, words in good.items()}
+    own = {name: {fold_word(word) for word in words} for name, words in good.items()}
     times = Counter(word for words in own.values() for word in words)
     assert found.shared == sum(count > 1 for count in times.values())
     assert found.duplicates == sum(len(words) - len(own[name]) for name, words in good.items())
     for name, words in found.words.items():
-        assert {folded(word) for word in words} == {word for word in own[name] if times[word] == 1}
+        assert {fold_word(word) for word in words} == {word for word in own[name] if times[word] == 1}
         assert set(words) <= set(good[name])
         assert not any(unseen(word) for word in words)

@@ -309,5 +309,5 @@ def test_a_run_whose_password_is_not_kept_asks_for_it(tmp_path):
     with pytest.raises(UserError, match="is no run of an experiment; give one of its runs"):
         log_later(tmp_path)
     (tmp_path / "summary.json").write_text('{"provenance": {}}')
-    with pytest.raises(UserError, match="the password of https://\\*\\*\\*@host/x is not kept; give --uri=ADDRESS"):
+    with pytest.raises(UserError, match="the password of https://\\*\\*\\*@host/x is not stored; give --uri=ADDRESS"):
         log_later(tmp_path)

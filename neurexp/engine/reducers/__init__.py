@@ -5,19 +5,24 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
-    from neurexp.engine.reducers.base import Batch, Histogram, Keep, NotFiniteError, Reducer, Rows
+    from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
     from neurexp.engine.reducers.gram import Cells, Gram
+    from neurexp.engine.reducers.histogram import Histogram
+    from neurexp.engine.reducers.keep import Keep
+    from neurexp.engine.reducers.not_finite import NotFinite
+    from neurexp.engine.reducers.rows import Rows
 
-__all__ = ["Batch", "Cells", "Gram", "Histogram", "Keep", "NotFiniteError", "Reducer", "Rows"]
+__all__ = ["Batch", "Cells", "Gram", "Histogram", "Keep", "NotFinite", "NotFiniteError", "Reducer", "Rows"]
 
 _HOMES = {
     "Batch": "neurexp.engine.reducers.base",
     "Cells": "neurexp.engine.reducers.gram",
     "Gram": "neurexp.engine.reducers.gram",
-    "Histogram": "neurexp.engine.reducers.base",
-    "Keep": "neurexp.engine.reducers.base",
+    "Histogram": "neurexp.engine.reducers.histogram",
+    "Keep": "neurexp.engine.reducers.keep",
+    "NotFinite": "neurexp.engine.reducers.not_finite",
     "NotFiniteError": "neurexp.engine.reducers.base",
     "Reducer": "neurexp.engine.reducers.base",
-    "Rows": "neurexp.engine.reducers.base",
+    "Rows": "neurexp.engine.reducers.rows",
 }
 __getattr__ = lazy(__name__, _HOMES)

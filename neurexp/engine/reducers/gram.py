@@ -1,7 +1,7 @@
 """Gram: sums of products of covariates with activations, computed over cells of tokens with equal covariates.
 
 It is fast for two reasons: tokens of a cell are added up first, and columns that are mostly zero are added up instead
-of multiplied. Knows neither models nor what the covariates mean.
+of multiplied. Does not know what the covariates mean.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from itertools import pairwise
 import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
-from neurexp.models.kernels import fitting, product, sum_rows
+from neurexp.models.kernels import cache_sized_slices, product, sum_rows
 
-SPARSE = 4  # a column with entries in at most every fourth cell is added up instead of multiplied
+SPARSE = 4  # a column with entries in a quarter of the cells or fewer is added up instead of multiplied
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,16 @@ class Cells:
 class Gram(Reducer):
     """Sums of products of covariates with each other and with the activations: what correlation and regression need.
 
-    With Z `[tokens, K]` the covariates and X the activations about their fixed shift, `zz` is ΣZᵀZ `[K, K]`, `zx` is
-    ΣZᵀX `[sites, K, neurons]`, `qxx` is ΣQᵀX² and `magnitudes` is ΣPᵀ|X + shift| `[sites, columns, neurons]`, where Q
-    are the columns `squared` of Z and P the columns `magnified`: indicators of groups of tokens whose variance, or mean
-    magnitude, is wanted. Because of the shift, a neuron whose mean is far from zero loses no digits.
+    Let Z `[tokens, K]` be the covariates, and X `[tokens, neurons]` a site's activations minus the neuron's shift. The
+    state, in float64, is
+
+    - `zz` `[K, K]`: ZᵀZ,
+    - `zx` `[sites, K, neurons]`: ZᵀX,
+    - `qxx` `[sites, squared columns, neurons]`: QᵀX², where Q are the columns `squared` of Z,
+    - `magnitudes` `[sites, magnified columns, neurons]`: Pᵀ|X + shift|, where P are the columns `magnified` of Z,
+    - `shift` `[sites, neurons]` float32, so that a neuron whose mean is far from zero loses no digits.
+
+    Q and P are indicators of the groups of tokens whose variance, or mean magnitude, is wanted.
 
     The covariate `design` is Z itself, or a list of `Cells`, each with columns of its own. Activations are then added
     up by cell, and only these sums are multiplied by Z: the fewer the cells, the lower the cost.
@@ -98,28 +104,28 @@ class Gram(Reducer):
         batch.shared[self] = [_Block(cells, wanted, batch.device) for cells in given]
 
     def _add_products(self, given: Sequence[Cells]) -> None:
-        for index, one in enumerate(given):
-            exact = one.design.double()
-            counts = torch.bincount(one.of_token, minlength=len(exact))
-            self.zz[one.columns[:, None], one.columns] += exact.T @ (exact * counts[:, None])
+        for index, cells in enumerate(given):
+            exact = cells.design.double()
+            counts = torch.bincount(cells.of_token, minlength=len(exact))
+            self.zz[cells.columns[:, None], cells.columns] += exact.T @ (exact * counts[:, None])
             for other in given[:index]:
                 by_cell = torch.zeros(len(exact), other.design.shape[1], dtype=torch.float64)
-                by_cell.index_add_(0, one.of_token, other.design.double()[other.of_token])
+                by_cell.index_add_(0, cells.of_token, other.design.double()[other.of_token])
                 crossed = exact.T @ by_cell
-                self.zz[one.columns[:, None], other.columns] += crossed
-                self.zz[other.columns[:, None], one.columns] += crossed.T
+                self.zz[cells.columns[:, None], other.columns] += crossed
+                self.zz[other.columns[:, None], cells.columns] += crossed.T
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         tokens, neurons = activations.shape
         wanted = [(kind, block) for kind in range(3) for block in batch.shared[self] if not block.products[kind].empty]
         parts: list[list[torch.Tensor]] = [[] for _ in wanted]
-        for some in fitting(neurons, tokens, activations.device):  # some neurons at a time, to stay in the cache
+        for some in cache_sized_slices(neurons, tokens, activations.device):
             values = activations[:, some].float()
-            changed, of_kind = values - self.shift[site, some], 0
+            changed, current = values - self.shift[site, some], 0
             for (kind, block), part in zip(wanted, parts, strict=True):
-                if kind > of_kind:
+                if kind > current:
                     torch.mul(changed, changed, out=changed) if kind == 1 else torch.abs(values, out=changed)
-                    of_kind = kind
+                    current = kind
                 by_cell = block.by_cell(changed)
                 if block is batch.shared[self][0]:  # every token is in a cell of the first block
                     self._total[site] += by_cell.sum()

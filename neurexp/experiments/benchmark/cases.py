@@ -1,6 +1,6 @@
-"""The cases of a benchmark, each a way from the same token sequences to activations or to numbers, and their turns.
+"""The cases of a benchmark: each runs the same token sequences once, to activations or to statistics; and their rounds.
 
-A case runs all of the tokens once. Knows nothing of ratios or of what is reported.
+Knows nothing of what is reported.
 """
 
 import time
@@ -21,11 +21,12 @@ from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, find_sites
 from neurexp.report.report import Report
 from neurexp.stats.groups import median_split
-from neurexp.text.tokens import Tokens, token_lengths
+from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import token_lengths
 
 BINS = 96  # of the basic statistics' histograms, as many as token_length has at least
 
-Work = Callable[[int], object]  # runs all tokens, so many sequences in a forward
+Work = Callable[[int], object]  # runs all tokens; its argument is the number of sequences in a forward
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Case:
 
 
 def bare(model: LanguageModel, tokens: Tokens) -> Work:
-    """Hugging Face's own forward without the language-model head, called as anybody would call it."""
+    """Hugging Face's own forward without the language-model head, called as a user would call it."""
     ids = _ids(model, tokens)
 
     def work(batch_size: int) -> None:
@@ -55,7 +56,7 @@ def bare(model: LanguageModel, tokens: Tokens) -> Work:
 
 
 def capture(model: LanguageModel, tokens: Tokens, site: str, layers: list[int]) -> Work:
-    """Our hooks and our forward, and nothing done with the activations."""
+    """Our hooks and our forward; the activations are dropped."""
 
     def work(batch_size: int) -> None:
         with fast_forward(model.network) if model.fast else nullcontext():
@@ -78,8 +79,8 @@ class WholePass:
 
     def __init__(self, experiment: TokenLength, inputs: Inputs):
         self._experiment, self._inputs = experiment, inputs
-        self.report: Report | None = None  # of the last time
-        self.analysis = 0.0  # seconds of the last time that were spent after the pass
+        self.report: Report | None = None  # of the last call
+        self.analysis = 0.0  # seconds that the last call spent after the pass
 
     def __call__(self, batch_size: int) -> None:
         plan = self._experiment.prepare(self._inputs)
@@ -90,10 +91,10 @@ class WholePass:
 
 
 class Recipe:
-    """The lectures' recipe: keep every layer's activations of the whole text, then reduce them.
+    """The keep-everything recipe: keep every layer's activations of the whole text, then reduce them.
 
-    The statistics are the basic ones only: per neuron mean and standard deviation by group of token length, per layer a
-    histogram by group. No null, no interval, no confound. Which token belongs to which group is known beforehand.
+    It computes basic statistics only: each neuron's mean and standard deviation by group of token length, and each
+    layer's histogram by group. No null, no interval, no confound. The groups of the tokens are computed beforehand.
     """
 
     def __init__(self, model: LanguageModel, tokens: Tokens, sites: Sequence[Site], widths: Sequence[int]):
@@ -123,7 +124,7 @@ class Recipe:
         self._reduce(kept)
 
     def with_fetch(self, fetch: Callable[[torch.Tensor], list[torch.Tensor]]) -> Work:
-        """The same tokens and the same statistics of activations that somebody else fetches, batch by batch."""
+        """The same statistics of the same tokens, with activations that `fetch` gets, batch by batch."""
 
         def work(batch_size: int) -> None:
             kept: list[list[torch.Tensor]] = [[] for _ in self._sites]
@@ -141,7 +142,7 @@ class Recipe:
 
 
 def basic_statistics(activations: torch.Tensor, members: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
-    """Of activations `[tokens, neurons]`: mean `[neurons]`, deviation `[neurons]` and histogram `[bins]` of each group.
+    """Mean `[neurons]`, deviation `[neurons]` and histogram `[bins]` of each group of activations `[tokens, neurons]`.
 
     `members` are the indices of each group's tokens, `[tokens of the group]`; a group without any is left out.
     """
@@ -165,16 +166,16 @@ def _keeping(site: Site, rows: list[torch.Tensor]) -> Callable:
 
 
 def _ids(model: LanguageModel, tokens: Tokens) -> torch.Tensor:
-    ids = np.where(tokens.valid, tokens.input_ids, 0)  # a pad's own id need not be one that the model knows
+    ids = np.where(tokens.valid, tokens.input_ids, 0)  # a pad's own id need not be one that the model has
     return torch.from_numpy(ids.astype(np.int64)).to(model.device)
 
 
 def take_turns(
     cases: Sequence[Case], rounds: int, seconds_of: Callable[[Case], float], each_round: Callable[[int], None]
 ) -> dict[str, np.ndarray]:
-    """A B C, A B C, …: the seconds `[rounds]` of each case.
+    """Runs the cases in turn, A B C, A B C, …: the seconds `[rounds]` of each.
 
-    What else happens on the machine meanwhile then meets all cases alike, and a round's ratios are of neighbours.
+    Other load on the machine then slows all cases alike, and the cases of one round ran close together in time.
     """
     seconds: dict[str, list[float]] = {case.name: [] for case in cases}
     for index in range(rounds):
@@ -190,7 +191,7 @@ def ratios(seconds: Mapping[str, np.ndarray], reference: str) -> dict[str, np.nd
 
 
 def best_batch_size(work: Work, sizes: Sequence[int], seconds_of: Callable[[Callable], float]) -> dict[int, float]:
-    """The seconds at each batch size, the quickest first; a first time, which is slower, is not counted."""
+    """The seconds at each batch size, the quickest first. A first run, which is slower, is not counted."""
     work(sizes[0])
     seconds = {size: seconds_of(lambda size=size: work(size)) for size in sizes}
     return dict(sorted(seconds.items(), key=lambda item: item[1]))

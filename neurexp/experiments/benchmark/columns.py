@@ -4,8 +4,8 @@ CASES = {
     "bare": "Hugging Face's own forward without the language-model head, as a user calls it, at its best batch size",
     "capture": "our hooks and our forward, with no statistic",
     "pass": "the complete token_length: capture, statistics, nulls, intervals and analysis; no figures, no files",
-    "recipe": "the lectures' recipe: hooks that keep every layer, the full forward with its head, then mean, deviation "
-    "and histogram by group of token length, and nothing else",
+    "recipe": "the keep-everything recipe: hooks that keep every layer, the full forward with its head, then mean, "
+    "deviation and histogram by group of token length, and nothing else",
     "transformer_lens": "TransformerLens: run_with_cache with a filter of names, then the statistics of the recipe",
     "nnsight": "nnsight: trace, save every layer, stop, then the statistics of the recipe",
     "pass_bf16": "the same as pass with the model in bfloat16",
@@ -63,7 +63,7 @@ COLUMNS = {
     "benchmark.ratio_min": "smallest of these",
     "benchmark.ratio_max": "largest of these",
     "benchmark.tokens_per_second": "tokens / median seconds",
-    "benchmark.memory_mb": "peak memory above the loaded model, 10⁶ bytes; missing where nobody can tell",
+    "benchmark.memory_mb": "peak memory above the loaded model, 10⁶ bytes; missing where it cannot be measured",
     "rounds.round": "from 0, in the order in which they ran",
     "rounds.case": "as in benchmark.case; within a round in this order",
     "rounds.seconds": "for all of the tokens, once",

@@ -1,8 +1,8 @@
 """Benchmark: how long the whole of `token_length` takes on the user's own machine, next to the plain forward pass.
 
-Every number is a ratio within one process, the cases taken in turn. This module decides what is compared and says
-what the numbers mean; `cases` has the cases, `peers` the peers, `machine` time, memory and arithmetic, `columns` the
-data dictionary.
+All cases run in one process, in turn, and times are reported as ratios within a round. This module decides what is
+compared and what is reported. `cases` has the cases, `peers` the other libraries, `machine` the measurements, `columns`
+the data dictionary.
 """
 
 import copy
@@ -33,12 +33,12 @@ from neurexp.report.report import Report, Table
 
 log = logging.getLogger(__name__)
 
-FEWEST_ROUNDS = 3  # a spread of fewer is none
+FEWEST_ROUNDS = 3  # fewer have no meaningful range
 BILLION = 1_000_000_000
 OPERATORS = 12  # that the profile names
 COMPARED = 4  # sequences on which bfloat16's activations are held against float32's
-BUSY = 0.2  # cores, from which on other programs are mentioned
-ENOUGH = 0.8  # of the free memory: what a case that keeps everything may take
+BUSY = 0.2  # cores: other programs that keep more busy are mentioned
+ENOUGH = 0.8  # share of the free memory that a case which keeps everything may take
 
 
 @dataclass
@@ -53,17 +53,17 @@ class Options(token_length.Options):
 
 @dataclass
 class Measured:
-    """What the rounds left."""
+    """The measurements of all rounds."""
 
     cases: list[Case]
     seconds: dict[str, np.ndarray]  # case → [rounds]
-    analysis: dict[str, np.ndarray]  # case → [rounds], of those that have one
-    memory: dict[str, float]  # case → MB, where it can be told
+    analysis: dict[str, np.ndarray]  # case → [rounds]; only cases that have an analysis
+    memory: dict[str, float]  # case → MB; only where it can be measured
     batch_sizes: dict[str, dict[int, float]]  # case → batch size → seconds
 
 
 class Benchmark(Experiment[Plan]):
-    """The experiment `benchmark`. The pass that it plans is that of `token_length`; it warms the machine up."""
+    """The experiment `benchmark`. It plans the pass of `token_length`, which warms up the machine, then measures."""
 
     Options = Options
 
@@ -83,7 +83,7 @@ class Benchmark(Experiment[Plan]):
 
     def prepare(self, inputs: Inputs) -> Plan:
         plan = self._measured.prepare(inputs)
-        passes = tuple(replace(planned, cacheable=False) for planned in plan.passes)  # each is a fresh one
+        passes = tuple(replace(planned, cacheable=False) for planned in plan.passes)  # measured, so never reused
         return Plan(inputs, passes, plan.tokens, plan.skipped, {"processor": _processor(inputs.model.device)})
 
     def analyse(self, plan: Plan, results: Results) -> Report:
@@ -95,16 +95,16 @@ def _processor(device: torch.device) -> str | None:
 
 
 class _Benchmark:
-    """One benchmark: what it measures, and what came out."""
+    """One run of the benchmark: measurements, tables, metrics and findings."""
 
     def __init__(self, options: Options, experiment: token_length.TokenLength, inputs: Inputs, planned: Pass):
         self.options, self._experiment, self._inputs = options, experiment, inputs
         self._model, self.tokens, self.layers = inputs.model, planned.tokens, list(planned.layers)
         self._peers: dict[str, str] = {}  # case → name and version
-        self._more: dict[str, float] = {}  # metrics that are no times
+        self._more: dict[str, float] = {}  # metrics other than times
 
     def report(self) -> Report:
-        """Measures all cases, and says how they compare."""
+        """Measures all cases and compares them."""
         measured, floor, whole = self._measure()
         profile = self._profile(whole)
         table = self._table(measured)
@@ -145,7 +145,7 @@ class _Benchmark:
         seconds_of = self._seconds_of
 
         def add(name: str, label: str, work: cases.Work, sizes: Sequence[int]) -> Case:
-            """A case at the best of `sizes`; what it does here for the first time is not counted."""
+            """Adds a case at the best of `sizes`, warmed up."""
             if len(sizes) > 1:
                 log.info("%s: batch sizes %s", label, ", ".join(map(str, sizes)))
                 measured.batch_sizes[name] = cases.best_batch_size(work, sizes, seconds_of)
@@ -167,13 +167,13 @@ class _Benchmark:
         recipe = cases.Recipe(model, tokens, sites, [activations.shape[-1] for activations in ours])
         free = machine.free_memory(device)
         if free is None or recipe.bytes_needed < ENOUGH * free:
-            add("recipe", "the lectures' recipe (with logits)", recipe, either)
+            add("recipe", "keep-everything recipe (with logits)", recipe, either)
             for name, (label, fetch) in self._find_peers(sites, ours).items():
                 add(name, label, recipe.with_fetch(fetch), either)
         else:
             log.warning(
-                "The lectures' recipe and the peers keep everything, here %.1f GB, and %.1f GB are free: left out; "
-                "dataset.tokens=8192 has room for them",
+                "The keep-everything recipe and the peers are left out: they need %.1f GB here, and %.1f GB are free; "
+                "dataset.tokens=8192 would leave room for them",
                 recipe.bytes_needed / 1e9,
                 free / 1e9,
             )
@@ -217,7 +217,7 @@ class _Benchmark:
         return machine.timed(work, self._model.device)
 
     def _activations(self, model: LanguageModel, sequences: int) -> list[torch.Tensor]:
-        """Ours, of the first sequences, of each site `[sequences, length, neurons]`."""
+        """Our activations of the first sequences, `[sequences, length, neurons]` for each site."""
         with fast_forward(model.network) if model.fast else nullcontext():
             found = capture(model.network, self.tokens.input_ids[:sequences], self.options.site, self.layers)
         return list(found.values())
@@ -234,7 +234,7 @@ class _Benchmark:
 
     def _wants_bfloat16(self) -> bool:
         if self._model.network.dtype is not torch.float32:
-            return False  # the run is in another format already, and that has no error to be held against
+            return False  # there is no float32 result to compare it with
         return bool(
             machine.multiplies_bfloat16(self._model.device) if self.options.bf16 == "auto" else self.options.bf16
         )
@@ -253,7 +253,7 @@ class _Benchmark:
             self._more["bf16_r_difference_median"] = float(np.median(r))
 
     def _profile(self, whole: cases.WholePass) -> Table:
-        """One more pass, the seconds of each of PyTorch's operators by name in all lanes, the longest first."""
+        """The seconds of each of PyTorch's operators in one more pass, over all lanes, the longest first."""
         log.info("Profile: one more pass")
         spent, took = machine.seconds_by_operator(lambda: whole(self._inputs.batch_size), self._model.device)
         return _longest(spent, took * lanes_on(self._model.device))
@@ -349,7 +349,7 @@ class _Benchmark:
             )
         if metrics.get("other_load", 0) > BUSY:
             lines.append(
-                f"Other programs kept {metrics['other_load']:.1f} cores busy meanwhile: measure again when they rest."
+                f"Other programs kept {metrics['other_load']:.1f} cores busy: measure again when they are idle."
             )
         named = [f"{name} {share:.0%}" for name, share in zip(profile["operator"][:4], profile["share"], strict=False)]
         lines.append(

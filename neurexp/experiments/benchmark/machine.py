@@ -1,4 +1,4 @@
-"""What a benchmark must know of the machine and the model: time, memory, arithmetic, and how fast products can be.
+"""Measurements of the machine and the model: time, memory, arithmetic, and the speed of matrix products.
 
 Knows no experiment and no case.
 """
@@ -29,13 +29,13 @@ ALL_PROCESSES = Path("/proc/stat")
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
+    """Waits until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """The seconds that `work` takes, once what went before is cleared away and done."""
+    """The seconds that `work` takes. Garbage is collected and the device is idle before it starts."""
     gc.collect()
     synchronize(device)
     began = time.perf_counter()
@@ -45,7 +45,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> float | None:
-    """How far memory rose above what was in use before `work`, in MB (10⁶ bytes); None where nobody can tell.
+    """How far memory rose above what was in use before `work`, in MB (10⁶ bytes); None where that is unknown.
 
     On CUDA what PyTorch had allocated, elsewhere the process's resident memory, on Linux only.
     """
@@ -57,10 +57,10 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float | Non
         work()
         synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    with suppress(OSError, AttributeError):  # what was freed is given back, or it would hide what `work` takes
+    with suppress(OSError, AttributeError):  # return freed memory, which would hide what `work` takes
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        (PROCESS / "clear_refs").write_text("5")  # the high-water mark begins anew
+        (PROCESS / "clear_refs").write_text("5")  # resets the high-water mark
         before = _resident("VmRSS")
     except (OSError, KeyError):
         work()
@@ -76,13 +76,13 @@ def _resident(name: str) -> float:
 
 
 class OtherLoad:
-    """How busy other programs keep the processor from the making of this on: what they take, a timing loses."""
+    """How busy other programs keep the processor, from the creation of this object on."""
 
     def __init__(self) -> None:
         self._began = self._now()
 
     def cores(self) -> float | None:
-        """Cores that they kept busy on average; None where nobody can tell (Linux can)."""
+        """Cores that they kept busy, on average; None except on Linux."""
         now = self._now()
         if now is None or self._began is None:
             return None
@@ -91,7 +91,7 @@ class OtherLoad:
 
     @staticmethod
     def _now() -> tuple[float, float, float] | None:
-        """Seconds that the cores were busy, that this process and its children were, and by the clock."""
+        """Seconds of work of all cores, seconds of work of this process and its children, and seconds by the clock."""
         try:
             user, nice, system, _idle, _waiting, *interrupts = ALL_PROCESSES.read_text().split("\n", 1)[0].split()[1:9]
             ticks = sum(map(int, (user, nice, system, *interrupts)))
@@ -101,7 +101,7 @@ class OtherLoad:
 
 
 def free_memory(device: torch.device) -> float | None:
-    """Bytes that can still be taken, or None where nobody can tell."""
+    """Bytes that are available, or None where that is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     with suppress(OSError, KeyError, ValueError):
@@ -111,28 +111,27 @@ def free_memory(device: torch.device) -> float | None:
 
 
 def seconds_by_operator(work: Callable[[], object], device: torch.device) -> tuple[list[tuple[str, float, int]], float]:
-    """Runs `work` in PyTorch's profiler: (operator, seconds in itself, calls) of each, and the seconds of it all.
+    """Runs `work` in PyTorch's profiler: (operator, own seconds, calls) for each operator, and the seconds in total.
 
-    An operator's seconds are added up over the threads that call it; on CUDA they are those of the device, which works
-    beside the processor.
+    An operator's seconds are added up over the threads that call it; on CUDA they are those of the device.
     """
     from torch._C._profiler import _ExperimentalConfig
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
-    every_thread = _ExperimentalConfig(profile_all_threads=True)  # also the lanes that begin inside
+    every_thread = _ExperimentalConfig(profile_all_threads=True)  # includes lanes that start inside
     with _silent(), profile(activities=activities, experimental_config=every_thread) as profiler:
         seconds = timed(work, device)
     own = "self_device_time_total" if on_gpu else "self_cpu_time_total"  # microseconds
-    # On CUDA each kernel is listed beside the operator that it belongs to: counted once
+    # On CUDA each kernel is listed as well as the operator that it belongs to: count it once
     operators = [event for event in profiler.key_averages() if event.device_type.name == "CPU"]
     return [(event.key, getattr(event, own) / 1e6, event.count) for event in operators], seconds
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps from standard error what the profiler's C++ writes there, whatever its log level."""
+    """Hides what the profiler's C++ code writes to standard error at every log level."""
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -145,7 +144,7 @@ def _silent() -> Iterator[None]:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the processor has instructions for products in bfloat16: without them it is slower than float32."""
+    """Whether the processor has instructions for bfloat16 products; without them bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     capabilities = torch.cpu.get_capabilities()
@@ -154,7 +153,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Floating-point operations for one token (a multiplication and an addition are two), by where they are spent."""
+    """Floating-point operations for one token (a multiplication and an addition are two)."""
 
     linear: Mapping[Shape, int]  # all layers of one shape together
     attention: float  # scores and weighted sums: the keys that a token may see, on average over a sequence
@@ -165,10 +164,10 @@ class Arithmetic:
 
 
 def count_arithmetic(network: PreTrainedModel, length: int, sites: Sequence[Site] = ()) -> Arithmetic:
-    """What the blocks cost in sequences of `length` tokens: all of them, or up to the last of `sites` that is reached.
+    """The cost of the blocks in sequences of `length` tokens: of all, or up to the last of `sites` that is reached.
 
-    Which layers run, and in which order, is seen in one forward of one sequence. Norms, non-linearities and embeddings
-    are left out: they are no products of matrices.
+    One forward of one sequence shows which layers run, and in which order. Norms, non-linearities and embeddings are
+    left out: they are not matrix products.
     """
     blocks = network.base_model.get_submodule(family_of(network.config.model_type).blocks)
     reached: list[nn.Module] = []
@@ -212,7 +211,7 @@ def _attention(config: PreTrainedConfig, layer: int, length: int) -> float:
 
 
 def _window(config: PreTrainedConfig, layer: int) -> int | None:
-    """How many tokens a layer sees; None: all that went before."""
+    """How many tokens a layer attends to; None: all earlier ones."""
     kinds = getattr(config, "attention_layers", None)  # GPT-Neo
     if kinds is not None:
         return config.window_size if kinds[layer] == "local" else None
@@ -225,7 +224,7 @@ def _window(config: PreTrainedConfig, layer: int) -> int | None:
 class Floor:
     """How fast the machine multiplies matrices of the model's shapes: the best of all tries, for each shape.
 
-    A try is one product of random numbers with no model around it, by each way that PyTorch and neurexp have.
+    A try multiplies random matrices outside any model, once with PyTorch's and once with neurexp's kernel.
     """
 
     def __init__(self, arithmetic: Arithmetic, rows: int, device: torch.device, dtype: torch.dtype):
@@ -234,15 +233,15 @@ class Floor:
         self._best: dict[Shape, float] = {}
 
     def measure(self, repeats: int = 2) -> None:
-        """Some more tries."""
+        """Adds `repeats` tries for each shape and kernel."""
         for inputs, outputs in self._operations:
             x = torch.randn(self._rows, inputs, device=self._device, dtype=self._dtype)
             weight = torch.randn(outputs, inputs, device=self._device, dtype=self._dtype)
-            for way in (functional.linear, kernels.linear):
+            for multiply in (functional.linear, kernels.linear):
                 with torch.inference_mode():
-                    way(x, weight)  # what a first call sets up is not counted
+                    multiply(x, weight)  # warm-up
                     for _ in range(repeats):
-                        seconds = _seconds_of_product(way, x, weight, self._device)
+                        seconds = _seconds_of_product(multiply, x, weight, self._device)
                         best = self._best.get((inputs, outputs), float("inf"))
                         self._best[inputs, outputs] = min(best, seconds)
 
@@ -254,9 +253,9 @@ class Floor:
         return sum(self._operations.values()) / seconds
 
 
-def _seconds_of_product(way: Callable, x: torch.Tensor, weight: torch.Tensor, device: torch.device) -> float:
+def _seconds_of_product(multiply: Callable, x: torch.Tensor, weight: torch.Tensor, device: torch.device) -> float:
     synchronize(device)
     began = time.perf_counter()
-    way(x, weight)
+    multiply(x, weight)
     synchronize(device)
     return time.perf_counter() - began

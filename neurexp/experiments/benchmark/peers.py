@@ -1,7 +1,7 @@
-"""The peers of a benchmark: TransformerLens and nnsight, each asked for the same activations as its users would ask.
+"""The peers of a benchmark: TransformerLens and nnsight fetch the same activations, in the way their users would.
 
-They get a copy of the network that shares its weights, for both change what they wrap. Nothing is downloaded. What they
-need is imported here and only when it is asked for; where it is not installed they are left out.
+Both change the network that they wrap, so each gets a copy that shares its weights. Nothing is downloaded. Each
+library is imported when it is used, and left out if it is not installed.
 """
 
 import copy
@@ -25,7 +25,7 @@ Fetch = Callable[
 
 
 def _transformer_lens(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
-    """Its bridge around a model that is there already, and `run_with_cache` with a filter of names."""
+    """TransformerLens: its bridge around the loaded model, and `run_with_cache` with a filter of names."""
     build = import_module("transformer_lens.model_bridge.sources").build_bridge_from_module
     if any(not site.key.startswith("MLP_") for site in sites):
         raise NotImplementedError("only the site MLP is compared")
@@ -42,7 +42,7 @@ def _transformer_lens(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
 
 
 def _nnsight(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
-    """A trace that saves every output and stops the forward after the last one."""
+    """nnsight: a trace that saves every output and stops the forward after the last one."""
     nnsight = import_module("nnsight")
     if any(site.address.parts > 1 for site in sites):
         raise NotImplementedError("only sites that are a module of their own are compared")
@@ -60,7 +60,7 @@ def _nnsight(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
 
 
 def _twin(network: PreTrainedModel) -> PreTrainedModel:
-    """Modules of its own, the same weights in memory."""
+    """A copy of the modules that shares the weights in memory."""
     return copy.deepcopy(network, {id(parameter): parameter for parameter in network.parameters()})
 
 
@@ -68,7 +68,7 @@ def _follow(model: Any, path: str) -> Any:
     return reduce(lambda at, name: at[int(name)] if name.isdigit() else getattr(at, name), path.split("."), model)
 
 
-# Case → its own name, the package as pip knows it, and what makes it fetch
+# Case → the library's name, its name on PyPI, and the function that builds its `Fetch`
 PEERS: dict[str, tuple[str, str, Callable[[PreTrainedModel, Sequence[Site]], Fetch]]] = {
     "transformer_lens": ("TransformerLens", "transformer-lens", _transformer_lens),
     "nnsight": ("nnsight", "nnsight", _nnsight),
@@ -85,12 +85,11 @@ def find_peers(
     """The peers that are installed and give the same activations: case → (name and version, fetch, difference).
 
     Args:
-        network: its own modules stay as they are.
-        sites: of `find_sites`, on it.
-        ids: `[sequences, length]`, a few to compare on.
-        reference: our own activations of them, of each site.
-        tolerance: the largest ‖theirs − ours‖ / ‖ours‖ over sites for which they count as the same; it is the
-            difference that is returned.
+        network: the model; its modules are not changed.
+        sites: its sites, from `find_sites`.
+        ids: `[sequences, length]`, for the comparison.
+        reference: our activations on `ids`, one tensor for each site.
+        tolerance: of the difference, which is the largest ‖theirs − ours‖ / ‖ours‖ over sites.
     """
     found = {}
     for case, (name, package, make) in PEERS.items():
@@ -101,7 +100,7 @@ def find_peers(
         except (ImportError, metadata.PackageNotFoundError) as error:
             log.info("%s: not installed, left out (%s; pip install '.[peers]')", name, one_line(error))
             continue
-        except Exception as error:  # whatever it cannot do with this model is no failure of the benchmark
+        except Exception as error:  # a peer that cannot run this model must not stop the benchmark
             log.warning("%s: cannot run this model, left out (%s: %s)", name, type(error).__name__, one_line(error))
             continue
         if not difference <= tolerance:

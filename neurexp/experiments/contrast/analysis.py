@@ -22,7 +22,7 @@ from neurexp.stats.hypothesis_tests import FEW_CATEGORIES, TestResult, compare, 
 from neurexp.stats.layer_probe import layer_accuracy
 from neurexp.stats.replication import Replication, replicate
 from neurexp.stats.shuffling import is_paired, shuffle_within
-from neurexp.text.spans import Selection, pairs
+from neurexp.text.spans import Selection, pairing_order
 
 MANY_ROWS, FEW_SHUFFLES = 500, 5  # with more rows than this, a layer's probe is fitted to this many shuffles
 SPLITS_PER_SHUFFLE = 10  # of the words into halves
@@ -126,7 +126,7 @@ class Analyst:
         for category in (0, 1):
             members = np.flatnonzero(rows.category == category)
             ids = [rows.ids(int(member)) for member in members]
-            order.append(members[pairs(ids, [rows.words[member] for member in members])])
+            order.append(members[pairing_order(ids, [rows.words[member] for member in members])])
         empty = np.array([], dtype=np.int64)
         return (order[0], order[1]) if len(order[0]) == len(order[1]) else (empty, empty)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from neurexp.engine.plan import Pass
-from neurexp.engine.reducers.base import Rows
+from neurexp.engine.reducers.rows import Rows
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
 from neurexp.experiments.contrast.data import FEWEST, Condition, ContrastData, ContrastPlan, Options, TextRows
@@ -23,7 +23,7 @@ from neurexp.experiments.contrast.report import write
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.models.load import LanguageModel
 from neurexp.report.report import Report
-from neurexp.text.occurrences import occurrences
+from neurexp.text.occurrences import find_occurrences
 from neurexp.text.skipped import Skipped
 from neurexp.text.spans import Selection, excerpt
 from neurexp.text.tokens import Tokens
@@ -74,7 +74,7 @@ class Contrast(Experiment[ContrastPlan]):
         if len(set(rows.words)) < len(rows.words):
             return None
         words = zip(rows.words, rows.category.tolist(), strict=True)
-        return occurrences(text, model.tokenizer, words, self.options.occurrences)
+        return find_occurrences(text, model.tokenizer, words, self.options.occurrences)
 
     @property
     def skipped(self) -> Sequence[Skipped]:

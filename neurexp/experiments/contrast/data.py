@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from neurexp.engine.reducers.base import Rows
+from neurexp.engine.reducers.rows import Rows
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
-from neurexp.text.characters import shown_tokens
+from neurexp.text.characters import readable_tokens
 from neurexp.text.spans import Selection
 
 FEWEST = 4  # rows of a category; a smaller category is not compared
@@ -60,7 +60,7 @@ class TextRows:
         """Divides the excerpt into texts."""
         sequence, first, last = int(excerpt.sequence[0]), int(excerpt.start[0]), int(excerpt.stop[-1])
         ids = excerpt.tokens.input_ids[sequence][excerpt.tokens.valid[sequence]]
-        texts = shown_tokens(tokenizer, ids.tolist())
+        texts = readable_tokens(tokenizer, ids.tolist())
         shown = [(text, start - first, stop - first) for text, start, stop in texts if first <= start and stop <= last]
         return cls(found, excerpt, tuple(shown))
 

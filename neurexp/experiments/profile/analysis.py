@@ -12,7 +12,7 @@ from neurexp.console.progress import over
 from neurexp.experiments.profile.data import SKIPPED, SPECIAL, ProfileData
 from neurexp.report.report import Table
 from neurexp.stats import association, summary
-from neurexp.stats.groups import EQUAL, LONGER, SHORTER, Summary, overlap
+from neurexp.stats.groups import EQUAL, HIGH, LOW, Summary, overlap
 from neurexp.stats.profile import LayerProfile, profile_layer
 
 
@@ -37,7 +37,7 @@ def analyse(data: ProfileData) -> Analysis:
 
 def _neuron_table(data: ProfileData, profiles: list[LayerProfile]) -> Table:
     name, (low, _, high) = data.covariate.name, data.covariate.groups
-    everything, by_group = _everything(data), [data.groups.summary(group) for group in (SHORTER, EQUAL, LONGER)]
+    everything, by_group = _everything(data), [data.groups.summary(group) for group in (LOW, EQUAL, HIGH)]
     count = everything.mean.shape[1]
     by_yekutieli = data.options.correction == "by"
     p = np.stack([profile.p for profile in profiles])
@@ -77,7 +77,7 @@ def _neuron_table(data: ProfileData, profiles: list[LayerProfile]) -> Table:
 
 def _everything(data: ProfileData) -> Summary:
     """Over all tokens but those at skipped positions."""
-    return data.groups.summary(SHORTER, EQUAL, LONGER, SPECIAL)
+    return data.groups.summary(LOW, EQUAL, HIGH, SPECIAL)
 
 
 def _layer_table(data: ProfileData, profiles: list[LayerProfile], neurons: Table) -> Table:
@@ -90,7 +90,7 @@ def _layer_table(data: ProfileData, profiles: list[LayerProfile], neurons: Table
         table[f"mean_{name}"], table[f"std_{name}"], table[f"mean_abs_{name}"] = of_group.per_layer()
     with np.errstate(invalid="ignore", divide="ignore"):
         table[data.covariate.difference] = (table[f"mean_{high}"] - table[f"mean_{low}"]) / table["std"]
-    table[f"overlap_{high}_{low}"] = overlap(histogram[:, SHORTER], histogram[:, LONGER])
+    table[f"overlap_{high}_{low}"] = overlap(histogram[:, LOW], histogram[:, HIGH])
     for group, name in enumerate(names):
         table[f"second_peak_{name}"] = association.second_peak(histogram[:, group, 1:-1])
     table["constant_neurons"] = (~association.varies(everything.std**2, everything.mean)).sum(1)

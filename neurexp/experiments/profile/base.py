@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from neurexp.engine.plan import Pass
-from neurexp.engine.reducers.base import Histogram
 from neurexp.engine.reducers.gram import Gram
+from neurexp.engine.reducers.histogram import Histogram
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
+from neurexp.experiments.profile.columns import check_names
 from neurexp.experiments.profile.covariate import UNDEFINED, Covariate
 from neurexp.experiments.profile.data import SKIPPED, SPECIAL, Options, ProfileData, ProfilePlan
 from neurexp.experiments.profile.design import Design
@@ -48,7 +49,13 @@ class Profile(Experiment[ProfilePlan]):
 
     def prepare(self, inputs: Inputs) -> ProfilePlan:
         model, tokens, options = inputs.model, inputs.text, self.options
-        layers, covariate = inputs.layers(options.layer), self.covariate(inputs)
+        layers, covariate, starts = inputs.layers(options.layer), self.covariate(inputs), begins_word(model.tokenizer)
+        check_names(covariate)
+        if covariate.by_type and len(covariate.values) != len(starts):
+            raise ValueError(
+                f"{covariate.name} has {len(covariate.values)} values; give one for each of the vocabulary's "
+                f"{len(starts)} tokens"
+            )
         length = tokens.valid.shape[1]
         skipped = options.skip_positions
         if not 0 <= skipped < length:
@@ -62,7 +69,7 @@ class Profile(Experiment[ProfilePlan]):
             raise UserError(f"dataset.tokens: no token of this text has a {covariate.noun}; give more text")
         split = median_split(value_counts)
         reference = "the counts of the tokenizer's training text"
-        reference_counts, starts = model.token_counts, begins_word(model.tokenizer)
+        reference_counts = model.token_counts
         if reference_counts is None:
             reference = "the counts of this very text"
             reference_counts = np.bincount(tokens.input_ids[tokens.valid], minlength=len(starts))
@@ -99,7 +106,7 @@ class Profile(Experiment[ProfilePlan]):
             reducers=reducers,
             covariates=covariates,
             key={
-                "experiment": f"{type(self).__module__}.{type(self).__qualname__}",  # not that of a class made from it
+                "experiment": f"{type(self).__module__}.{type(self).__qualname__}",
                 "covariate": hashlib.sha256(covariate.values.astype("<i8").tobytes()).hexdigest(),
                 "tokenizer": hash_of_tokenizer(model.tokenizer),
                 "reference_counts": hashlib.sha256(reference_counts.tobytes()).hexdigest(),

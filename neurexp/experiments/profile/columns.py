@@ -1,6 +1,18 @@
 """The data dictionary of a profile: what each column of its tables and each metric means. Texts only."""
 
+from dataclasses import replace
+
 from neurexp.experiments.profile.covariate import Covariate
+
+
+def check_names(covariate: Covariate) -> None:
+    """Raises ValueError if the covariate's words give two columns the same name."""
+    unlike_any_other = replace(covariate, name="name_", groups=("low_", "equal_", "high_"))
+    if len(columns_of(covariate)) < len(columns_of(unlike_any_other)):
+        raise ValueError(
+            f"the covariate {covariate.name!r} with the groups {', '.join(covariate.groups)}: two columns would have "
+            "one name; choose other words"
+        )
 
 
 def _per_group(covariate: Covariate, quantity: str, meaning: str) -> dict[str, str]:
@@ -32,36 +44,34 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         **_per_group(covariate, "mean", "mean activation"),
         **_per_group(covariate, "std", "population standard deviation of the activation"),
         **_per_group(covariate, "mean_abs", "mean magnitude of the activation"),
-        f"{d}": f"(mean_{high} − mean_{low}) / std: the standardised difference; a description, not a test",
+        d: f"(mean_{high} − mean_{low}) / std: the standardised difference; a description, not a test",
         f"overlap_{high}_{low}": f"share of area that the histograms of the {high} and the {low} tokens have in "
         "common (0 to 1)",
         **{
             f"second_peak_{group}": f"in the layer's histogram of the {group} tokens: prominence of its second peak "
-            "relative to "
-            "its highest (0: one peak; towards 1: two equal ones); an effect size, to be held against the control"
+            "relative to its highest (0: one peak; towards 1: two equal ones); an effect size, to be held against the "
+            "control"
             for group in covariate.groups
         },
         "constant_neurons": "number of neurons that did not vary beyond float32's rounding (std ≤ 1e-7 · |mean|)",
-        "special_distance": "root mean square over neurons of (mean_special − mean) / std: how far out special "
-        "tokens lie",
+        "special_distance": "root mean square over neurons of (mean_special − mean) / std: how far out special tokens "
+        "lie",
         "first_distance": "the same for the tokens at position 0 of a sequence (if they have a value)",
         "skipped_distance": "the same for the tokens at skipped positions",
         f"eta2_{name}": f"η²: share of the neuron's variance between the values of the {noun}, each value a "
         f"category; {over}",
         f"r_{name}": f"Pearson's r of the activation with the {noun} {over}; {missing}",
         f"r_{name}_low": f"lower end of the 95 % interval of r_{name}: block jackknife of Fisher's z, once over "
-        "blocks of "
-        "token types and once over blocks of neighbouring sequences, t with blocks − 1 degrees of freedom; the wider "
-        "one "
-        "counts; missing if there is one sequence, or one type, only, or if r is undefined without one of the blocks",
+        "blocks of token types and once over blocks of neighbouring sequences, t with blocks − 1 degrees of freedom; "
+        "the wider one counts; missing if there is only one sequence or one type, or if r is undefined without one of "
+        "the blocks",
         f"r_{name}_high": "upper end of the same interval",
         "r_frequency": "Pearson's r of the activation with log2 of the token's smoothed frequency, same tokens",
         f"r_{name}_partial": f"partial correlation of activation and {noun} given log2 frequency, position (bins 0, "
-        "1, 2–3, "
-        "4–7, …) and whether the token begins a word",
+        "1, 2–3, 4–7, …) and whether the token begins a word",
         f"r_{name}_without_first": f"r_{name} without the tokens at position 0",
         f"r_{name}_with_skipped": f"r_{name} with the tokens at skipped positions; what excluding them changed is the "
-        f"difference to r_{name}; there only if experiment.skip_positions is not 0",
+        f"difference to r_{name}; present only if experiment.skip_positions is not 0",
         "r_median_with_skipped": f"median of r_{name}_with_skipped over the layer's neurons",
         f"r_{name}_first_half": f"r_{name} in the first half of the sequences",
         f"r_{name}_second_half": f"r_{name} in the second half of the sequences",
@@ -81,8 +91,8 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "share_positive": f"share of the layer's neurons with r_{name} > 0",
         "share_negative": f"share of the layer's neurons with r_{name} < 0",
         "share_significant": f"share of the layer's neurons with q_{name} < 0.05",
-        "share_significant_positive": f"of them with r_{name} > null_mean, as a share of all: the test is about "
-        "null_mean",
+        "share_significant_positive": f"of them with r_{name} > null_mean, as a share of all neurons: the test "
+        "is about null_mean",
         "share_significant_negative": f"of them with r_{name} < null_mean, as a share of all",
         "r_frequency_median": "median of r_frequency over the layer's neurons",
         "r_partial_median": f"median of r_{name}_partial over the layer's neurons",
@@ -90,8 +100,8 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "eta2_median": f"median of eta2_{name} over the layer's neurons",
         "null_sd_median": "median of null_sd over the layer's neurons",
         "r_largest_by_chance": "95 % quantile over the null's draws of the largest |r − null_mean| in the layer",
-        "r_detectable": "smallest |r − null_mean| that a test of one neuron at 5 % finds with 80 % power; layer's "
-        "median",
+        "r_detectable": "smallest |r − null_mean| that a test of one neuron at 5 % finds with 80 % power; median "
+        "over the layer's neurons",
         "replication_r": "correlation over neurons of r in the first and in the second half of the text",
         "replication_sign": "share of neurons whose r has the same sign in both halves",
         "found_first_half": "share of neurons with q < 0.05 (in the layer) in the first half alone; missing without a "
@@ -123,12 +133,11 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "r_median_strongest_layer": "that layer",
         "histograms.edges": "bin edges `[layers, bins + 1]`, the model's own units",
         "histograms.counts": "activations in each bin [edge, next edge), all neurons together, `[layers, groups, "
-        "bins]`; "
-        f"groups: {low}, {equal}, {high}, special, and the tokens at skipped positions where any were skipped",
+        f"bins]`; groups: {low}, {equal}, {high}, special, and the tokens at skipped positions where any were skipped",
         "histograms.underflow": "activations below the first edge, `[layers, groups]`",
         "histograms.overflow": "activations at or above the last edge, `[layers, groups]`",
         "histograms.layers": "block index of each row",
-        f"{name}_curves.{name}s": f"values of the {noun} that occur, in {unit}",
+        f"{name}_curves.{covariate.plural}": f"values of the {noun} that occur, in {unit}",
         f"{name}_curves.tokens": "number of tokens of each value",
         f"{name}_curves.mean": "mean activation over these tokens and all neurons of the layer, `[layers, values]`",
         f"{name}_curves.layers": "block index of each row",

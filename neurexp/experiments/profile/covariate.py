@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurexp.text.tokens import UNDEFINED, Tokens
+from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import UNDEFINED
 
 MOST_VALUES = 256  # each value that occurs is a category of η²
+LARGEST_VALUE = 1_000_000  # tables have a row for each value up to the largest
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,12 @@ class Covariate:
         name: in the names of columns, metrics and files, such as `length` in `r_length`.
         noun: in sentences, such as “token length”.
         unit: of the values, for axes.
-        groups: names of the tokens below, at and above the median value.
+        groups: names of the tokens below, at and above the median value, such as `shorter` in `mean_shorter`.
         detail: how the value is defined, for the axis of its distribution.
+        plural: of `name`, in the names of files and tensors; `name` with an s if not given.
+
+    Raises:
+        ValueError: the values are not such numbers, or a name cannot be part of a column's name.
     """
 
     values: np.ndarray
@@ -31,15 +37,25 @@ class Covariate:
     unit: str
     groups: tuple[str, str, str] = ("lower", "equal", "higher")
     detail: str = ""
+    plural: str = ""
 
     def __post_init__(self) -> None:
-        if not (self.name.isidentifier() and self.name.islower()) or self.name in ("frequency", "median", "partial"):
-            raise ValueError(f"a covariate named {self.name!r}: give a word in lower case that is no statistic's name")
-        if self.values.dtype.kind not in "iu" or self.values.ndim not in (1, 2) or int(self.values.min()) < UNDEFINED:
+        for word in (self.name, self.plural or self.name, *self.groups):
+            if not (word.isidentifier() and word.islower()):
+                raise ValueError(f"the covariate {self.name!r}: {word!r} must be one word in lower case")
+        values = np.asarray(self.values)
+        if values.dtype.kind not in "iu" or values.ndim not in (1, 2) or not values.size:
             raise ValueError(
-                f"the values of {self.name} must be whole numbers [vocabulary] or [sequences, length], {UNDEFINED} "
-                f"where a token has none; they are {self.values.dtype} {list(self.values.shape)}"
+                f"the values of {self.name} must be whole numbers [vocabulary] or [sequences, length]; they are "
+                f"{values.dtype} {list(values.shape)}"
             )
+        if values.min() < UNDEFINED or values.max() > LARGEST_VALUE:
+            raise ValueError(
+                f"the values of {self.name} run from {values.min()} to {values.max()}; give values from 0 to "
+                f"{LARGEST_VALUE}, and {UNDEFINED} where a token has none"
+            )
+        object.__setattr__(self, "values", values.astype(np.int64, copy=False))
+        object.__setattr__(self, "plural", self.plural or f"{self.name}s")
 
     @property
     def by_type(self) -> bool:

@@ -9,7 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from neurexp.engine.reducers.base import Histogram, Reducer
+from neurexp.engine.reducers.base import Reducer
+from neurexp.engine.reducers.histogram import Histogram
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
 from neurexp.experiments.profile.covariate import Covariate

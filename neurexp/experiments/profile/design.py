@@ -60,7 +60,7 @@ class Design:
                 f"{self.covariate.name} has {len(self.categories)} different values; bin them into {MOST_VALUES} or "
                 "fewer"
             )
-        self.centre = self._mean(seen)
+        self.centre = float(seen.mean()) if len(seen) else 0.0
         frequency = log_frequency(self.reference_counts)
         frequency = frequency - (self.counts * frequency).sum() / max(1, self.counts.sum())
         # Tables of the types that occur; all others share the row of zeros that comes last
@@ -92,11 +92,6 @@ class Design:
         self.columns = {name: slice(int(a), int(b)) for name, a, b in zip(widths, edges, edges[1:], strict=False)}
         self.squared = slice(self.columns["type_block"].start, self.columns["group"].stop)
         self.width = int(edges[-1])
-
-    def _mean(self, seen: np.ndarray) -> float:
-        if self.covariate.by_type:  # one product a type, as it was from the start: to the last bit
-            return float((self.counts * self.covariate.values).sum() / max(1, self.counts.sum()))
-        return float(seen.mean()) if len(seen) else 0.0
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> list[Cells]:
         """The design matrix of a batch `[tokens, width]`, from each token's id, position and sequence, on the CPU.
@@ -136,9 +131,10 @@ class Design:
         draws = np.zeros((len(place), self.draws), np.float32)
         if len(self._series):
             draws = self._series[(place[:, None] + self._offsets) % len(self._series)]
-        both = [draws * (counted & inside)[:, None] for inside in (early, ~early)]
-        columns = np.arange(self.columns["null_early"].start, self.columns["null_late"].stop)
-        design = np.concatenate(both, axis=1).astype(np.float32)
+        halves = [(name, counted & inside) for name, inside in (("null_early", early), ("null_late", ~early))]
+        halves = [(name, inside) for name, inside in halves if inside.any()] or halves[:1]
+        columns = np.concatenate([np.arange(self.columns[name].start, self.columns[name].stop) for name, _ in halves])
+        design = np.concatenate([draws * inside[:, None] for _, inside in halves], axis=1)
         return Cells(torch.arange(len(place)), torch.from_numpy(design), torch.from_numpy(columns))
 
     def _of_cells(self, ids, value, block, early, stage) -> tuple[torch.Tensor, torch.Tensor]:

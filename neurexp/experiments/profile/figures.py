@@ -26,7 +26,7 @@ class Figures:
     def all(self) -> dict[str, Callable[[], Any]]:
         name = self.covariate.name
         figures: dict[str, Callable[[], Any]] = {
-            f"token_{name}s": self.distribution,
+            f"token_{self.covariate.plural}": self.distribution,
             "activation_histograms": self.activation_histograms,
             f"activation_over_{name}": self.activation_over_value,
         }
@@ -45,7 +45,7 @@ class Figures:
             split.median,
             f"The median {self.noun} is {split.median:g} {self.covariate.unit}; {below:.0%} of tokens are {low}, "
             f"{equal:.0%} equal, {above:.0%} {high}",
-            f"{self.measured} with a {self.noun}; {self.data.plan.special} special tokens left out",
+            f"{self.measured} with a {self.noun}; {self.data.plan.special} without (special tokens, for example)",
             f"{self.noun} ({defined})",
             self.covariate.groups,
         )
@@ -98,8 +98,7 @@ class Figures:
         share = self.layers["share_significant"]
         return (
             f"{self.measured}; significant against {NULLS[self.covariate.by_type]} (q < 0.05 in the layer): "
-            f"{share.min():.0%} to "
-            f"{share.max():.0%} of a layer's neurons"
+            f"{share.min():.0%} to {share.max():.0%} of a layer's neurons"
         )
 
     def _finding_r(self) -> str:

@@ -18,14 +18,14 @@ def findings_of(data: ProfileData, analysis: Analysis) -> list[str]:
         f"The {noun} runs from {metrics[f'{name}_min']} to {metrics[f'{name}_max']} {covariate.unit}, with a median of "
         f"{split.median:g}. {below:.1%} of the tokens are {low} than the median, {equal:.1%} are equal to it and "
         f"{above:.1%} are {high}; a split into two groups would put {below:.1%} or {below + equal:.1%} on the lower "
-        f"side, not half. {data.plan.special} special tokens have no {noun}.",
+        f"side, not half. Tokens without a {noun} (special tokens, for example): {data.plan.special}.",
     ]
     if "r_median_all" not in metrics:
         return [*lines, f"No correlation is defined: all tokens have the same {noun}, or no neuron varies."]
     lines.append(
         f"Correlation with {noun}: median r {metrics['r_median_all']:+.3f}, median |r| "
-        f"{metrics['r_abs_median']:.3f}; "
-        f"{metrics['share_significant_all']:.1%} of the neurons differ from the null of {NULLS[covariate.by_type]} "
+        f"{metrics['r_abs_median']:.3f}; {metrics['share_significant_all']:.1%} of the neurons differ from the null of "
+        f"{NULLS[covariate.by_type]} "
         f"(Benjamini-{'Hochberg' if data.options.correction == 'bh' else 'Yekutieli'} over all layers, q < 0.05)."
     )
     if "r_detectable_median" in metrics:

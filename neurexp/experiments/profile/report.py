@@ -38,7 +38,7 @@ def write(data: ProfileData) -> Report:
                 "layers": layers,
             },
             f"{name}_curves": {
-                f"{name}s": values,
+                covariate.plural: values,
                 "tokens": data.plan.value_counts[values],
                 "mean": analysis.curves,
                 "layers": layers,
