@@ -143,13 +143,13 @@ TEXTS = [
     ("dataset=text dataset.path={inputs}/loop", "dataset.path={inputs}/loop: no such file or folder"),
     ("dataset=text dataset.path=/dev/zero", "dataset.path=/dev/zero: no such file or folder"),
     ("dataset=text dataset.path={inputs}/utf16.txt", "dataset.path={inputs}/utf16.txt: not UTF-16-LE text (truncated"),
-    ("dataset=text dataset.path={inputs}/null.jsonl", "dataset.path={inputs}/null.jsonl: row 1: no object"),
+    ("dataset=text dataset.path={inputs}/null.jsonl", "dataset.path={inputs}/null.jsonl: row 1: not an object"),
     (
         "dataset=text dataset.path={inputs}/list.jsonl",
-        "1 of 2 rows cannot be used ({inputs}/list.jsonl, row 2: no object",
+        "1 of 2 rows cannot be used ({inputs}/list.jsonl, row 2: not an object",
     ),
     ("dataset=text dataset.path={inputs}/deep.jsonl", "deep.jsonl: row 1: JSON nested too deeply"),
-    ("dataset=text dataset.path={inputs}/cut.jsonl", "cut.jsonl: row 1: no JSON: Unterminated string"),
+    ("dataset=text dataset.path={inputs}/cut.jsonl", "cut.jsonl: row 1: not JSON: Unterminated string"),
     ("dataset=text dataset.path={inputs}/number.jsonl", "number.jsonl: row 1: a number in place of text"),
     ("dataset=text dataset.path={inputs}/half.jsonl", "half.jsonl: row 1: half a character (\\ud800)"),
     ("dataset=text dataset.path={inputs}/zero.jsonl", "zero.jsonl: row 1: binary, not text"),
@@ -167,7 +167,7 @@ TEXTS = [
     ("dataset=text dataset.path={inputs}/binary.txt", "dataset.path={inputs}/binary.txt: not UTF-8 text (invalid"),
     ("dataset=text dataset.path={inputs}/zeros.txt", "dataset.path={inputs}/zeros.txt: binary, not text"),
     ("dataset=text dataset.path={inputs}/page.html", "dataset.path={inputs}/page.html: .html ending; give .txt"),
-    ("dataset=text dataset.path={inputs}/table.csv", "table.csv: no column text; there are "),
+    ("dataset=text dataset.path={inputs}/table.csv", "table.csv: no column text; the columns are "),
     (
         "dataset=text dataset.bad_rows=-1 dataset.path={inputs}/zeros.txt",
         "dataset.bad_rows=-1: give a share from 0 to 1",
@@ -180,7 +180,7 @@ TEXTS = [
     ("dataset=text dataset.path={inputs}/column.jsonl", "dataset.text_column=text: "),
     (
         "dataset=text dataset.path={inputs}/broken.jsonl",
-        "dataset.path={inputs}/broken.jsonl: row 1: no JSON",
+        "dataset.path={inputs}/broken.jsonl: row 1: not JSON",
     ),
     ("dataset=text dataset.path={inputs}/empty.jsonl", "dataset.path={inputs}/empty.jsonl: "),
     (
@@ -239,7 +239,7 @@ LISTS = [
     ("experiment.words={inputs}/lists/one_word", "a.txt has 1 words of its own"),
     ("experiment.words={inputs}/lists/same_words", "a.txt has 0 words of its own"),
     ("experiment.words={inputs}/lists/repeated", "a.txt has 1 words of its own"),
-    ("experiment.words={inputs}/lists/latin", "a.txt, row 1: not UTF-8 text); mend them, or give"),
+    ("experiment.words={inputs}/lists/latin", "a.txt, row 1: not UTF-8 text); correct them, or give"),
     ("experiment.words={inputs}/lists/huge", "a.txt, row 1: “xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…” has 1000000 characters"),
     ("experiment.words={inputs}/lists/escape", "a.txt, row 1: “\\x1b[31mred” holds U+001B, which cannot be seen"),
     ("experiment.words={inputs}/lists/override", "a.txt, row 1: “\\u202egnol” holds U+202E, which cannot be seen"),
