@@ -1,6 +1,6 @@
-"""The command line: what Hydra does around a run, and how mistakes, signals, sweeps and `torchrun` end.
+"""The command line: Hydra around a run, and the end of mistakes, signals, sweeps and `torchrun`.
 
-What a run itself does is in `run`. Imports nothing heavy: `--help`, `--cfg` and tab completion stop here.
+The run itself is in `runs.driver`. Imports nothing heavy: `--help`, `--cfg` and tab completion need only this module.
 """
 
 import atexit
@@ -32,22 +32,22 @@ from neurexp.report.folder import CHECKPOINTS, HYDRA, LOCK, NOTE, TRACEBACK
 from neurexp.runs import sweep as sweeps
 from neurexp.runs.sweep_job import Membership
 
-HELPERS_WAIT = 5  # seconds that process 0 of `torchrun` has to tell a mistake first: torchrun ends all with the first
-LONGEST_NAME = 200  # characters, of what tells a sweep's runs apart
+HELPERS_WAIT = 5  # seconds for process 0 to report a mistake first: torchrun ends all processes with the first
+LONGEST_NAME = 200  # characters of the varied options
 INTERRUPTED = 130  # the exit code
-ONE_WISH = 0.3  # seconds between signals that come of one wish: a terminal and `torchrun` may both send one
+ONE_WISH = 0.3  # seconds: signals within it count as one, because a terminal and `torchrun` may both send one
 
 register_schema()
 
 
 class ChooseRunFolder(Callback):
-    """Keeps Hydra from writing over a finished run, and turns it to an unfinished one that is to go on."""
+    """Keeps Hydra from overwriting a finished run, and gives it the folder of a run that is resumed."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         from neurexp.runs import resume
 
         try:
-            # ${…} that leads nowhere, or a name that is too long, is told when the folder is made
+            # A bad ${…} or a name that is too long is reported when the folder is made
             with suppress(OmegaConfBaseException, OSError):
                 resume.choose_folder(config)
         except UserError as error:
@@ -55,9 +55,9 @@ class ChooseRunFolder(Callback):
 
 
 class NoteSweep(Callback):
-    """Notes the folder of a multirun as it starts; `main` sums it up when it has ended, however it ended."""
+    """Notes the folder of a multirun when it starts; `main` sums it up when it has ended, also after an error."""
 
-    folder: Path | None = None  # of the sweep under way in this process
+    folder: Path | None = None  # of this process's sweep
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
@@ -76,7 +76,7 @@ class NoteSweep(Callback):
 
 
 def _refuse(error: UserError) -> NoReturn:
-    """Ends a command from within a callback, where an exception would only be warned of."""
+    """Ends the command from a callback, where Hydra would turn an exception into a warning."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
 
@@ -86,10 +86,10 @@ _failures: list[str] = []
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")
 def _job(config: DictConfig) -> None:
-    """One Hydra job. A failure is told and remembered: the other jobs of a sweep go on, the exit code says so."""
+    """One Hydra job. A failure is printed and remembered: other jobs of a sweep go on, and the exit code is 1."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    os.chdir(hydra_config.runtime.cwd)  # where paths start that a user typed, though hydra.job.chdir=true
+    os.chdir(hydra_config.runtime.cwd)  # relative paths start where the user typed them, also with hydra.job.chdir=true
     sweep = Path(hydra_config.sweep.dir).resolve() if hydra_config.mode is RunMode.MULTIRUN else None
     overrides = list(map(str, OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or ()))
     number = int(hydra_config.job.num) if sweep is not None else 0
@@ -101,20 +101,20 @@ def _job(config: DictConfig) -> None:
             return
         from neurexp.runs.driver import run
 
-        job = None if sweep is None else Membership(sweep, number, tuple(sweeps.among(sweep, overrides)))
+        job = None if sweep is None else Membership(sweep, number, tuple(sweeps.varied(sweep, overrides)))
         with terminal.warnings_in_the_log():
             run(config, folder, job)
     except KeyboardInterrupt:
         _tell_how_to_go_on(folder)
         raise
     except Exception as error:
-        if _heard:  # a library has made a failure of its own of the interrupt
+        if _heard:  # a library turned the interrupt into another error
             _tell_how_to_go_on(folder)
             raise KeyboardInterrupt from error
         message = explain(error) if isinstance(error, UserError | OmegaConfBaseException) else None
         if message is None:
             if processes.rank() > 0:
-                traceback.print_exc()  # its folder goes with it
+                traceback.print_exc()  # its folder is temporary
             with suppress(OSError):  # a full disk
                 (folder / TRACEBACK).write_text(traceback.format_exc(), "utf-8")
             message = f"unexpected {type(error).__name__}: {one_line(error)}"
@@ -141,7 +141,7 @@ def _tell_how_to_go_on(folder: Path) -> None:
 
 
 def _discard_if_empty(folder: Path) -> None:
-    """Takes away a run folder in which nothing is but what was put there before the run began."""
+    """Removes a run folder that holds only files from before the run began."""
     from neurexp.runs import resume
 
     before = (HYDRA, "neurexp.log", NOTE, LOCK)
@@ -156,11 +156,11 @@ def _wants_traceback() -> bool:
 def main() -> None:
     """The command line: `python -m neurexp` and the console script `neurexp`."""
     terminal.prepare()
-    # Hydra hands its errors over only in this mode; what the user asked for is kept beside it
+    # Hydra raises its errors only in this mode; the user's choice is kept in another variable
     os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, _interrupt)  # a job that a scheduler ends leaves what Ctrl-C leaves
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as in a shell's background
+    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's SIGTERM has the effect of Ctrl-C
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # unless a shell ignores it in the background
         signal.signal(signal.SIGINT, _interrupt)
     status = None
     try:
@@ -172,7 +172,7 @@ def main() -> None:
         except KeyboardInterrupt:
             status = "KILLED"
             raise
-        except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        except BrokenPipeError:  # the reader closed the pipe, as `| head` does
             terminal.flush()
             sys.exit(1)
         except Exception as error:
@@ -198,7 +198,7 @@ def main() -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process now. The interpreter would wait for threads first, and take memory that native code works on."""
+    """Ends the process now. The interpreter would first wait for threads, and free memory that native code uses."""
     with suppress(BaseException):
         atexit._run_exitfuncs()
     terminal.flush()
@@ -214,7 +214,7 @@ def _check_processes(arguments: list[str]) -> None:
 
 @contextmanager
 def _as_helper() -> Iterator[None]:
-    """A process of `torchrun` that is not the first leaves no run folder, and says nothing but what went wrong."""
+    """Makes a process of `torchrun` other than the first leave no run folder, and print only errors."""
     with TemporaryDirectory() as folder:
         sys.argv += [f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
         yield
@@ -224,7 +224,7 @@ _heard: dict[int, float] = {}  # signal → when it was first heard
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    """Ends the run in order, by KeyboardInterrupt. The same signal a second time ends the process at once."""
+    """Ends the run by KeyboardInterrupt. The same signal a second time ends the process at once."""
     now, is_first = time.monotonic(), not _heard
     if now - _heard.setdefault(number, now) > ONE_WISH:
         os.write(2, b"error: interrupted twice, so nothing was put in order\n")
@@ -234,7 +234,7 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _end_sweep(folder: Path, status: str | None) -> bool:
-    """Sums the sweep up and ends its MLflow run; whether all went well."""
+    """Sums the sweep up and ends its MLflow run. Returns whether everything succeeded."""
     if not folder.exists():
         return True
     try:

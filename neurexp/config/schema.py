@@ -25,7 +25,7 @@ from neurexp.io import mlflow_stores as stores
 # What can be read as text, for messages
 TEXT_KINDS = ".txt, .jsonl, .json, .csv, .tsv or .parquet, all but the last also as .gz, .bz2, .xz or .zst"
 EXAMPLE = "write it as in dataset.tokens=4096"
-# Words of OmegaConf's about a value → what to do
+# A part of OmegaConf's message → what to give instead
 ADVICE = {
     "to Integer": "give a whole number",
     "to Float": "give a number",
@@ -37,7 +37,7 @@ ADVICE = {
     "nterpolation": "name an option that there is within ${…}, or write the value itself",
     "viable alternative": "write the value without ${",
 }
-BYTES_PER_TOKEN = 9  # of a text, while it is packed
+BYTES_PER_TOKEN = 9  # while a text is packed
 PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries `conf` inside the package; a checkout and an editable install have it beside the package.
 CONFIG_FOLDER = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE)
@@ -51,7 +51,7 @@ class Weights(Enum):
 
 
 class Dtype(Enum):
-    """Number format of weights and activations; statistics are float64 whatever it is."""
+    """Number format of weights and activations; statistics are always float64."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -67,7 +67,7 @@ class Source(Enum):
 
 
 class Backend(Enum):
-    """Where metrics and figures go beside the run folder."""
+    """Where metrics and figures go in addition to the run folder."""
 
     mlflow = "mlflow"
     off = "off"
@@ -131,13 +131,13 @@ class TrackingConfig:
 
 @dataclass
 class RunConfig:
-    """What concerns the run as a whole."""
+    """Options of the run as a whole."""
 
     seed: int = 0
     outputs: str = "outputs"
-    reuse: bool = True  # what an earlier run kept of the same pass (text or words, model, settings) stands for it
-    resume: bool = False  # go on with the latest unfinished run of the same options, or the one in hydra.run.dir
-    checkpoint_every: float = 60.0  # seconds of a pass; 0: never
+    reuse: bool = True  # take the stored results of the same pass of an earlier run
+    resume: bool = False  # go on with the latest unfinished run with the same options, or with the one in hydra.run.dir
+    checkpoint_every: float = 60.0  # seconds between two checkpoints of a pass; 0: never
 
 
 @dataclass
@@ -153,7 +153,7 @@ class Config:
 
 
 def quoted(value: Any) -> str:
-    """A value as Hydra's command line reads it: within quotes only a quote, and what stands before it, is escaped."""
+    """A value for Hydra's command line: within quotes only a quote and the backslashes before it are escaped."""
     if value is None:
         return "null"
     if OmegaConf.is_config(value):
@@ -166,32 +166,32 @@ def quoted(value: Any) -> str:
 
 
 def folder_of(config: DictConfig, option: str) -> Path:
-    """A folder that Hydra is about to make.
+    """The folder that Hydra is about to make.
 
     Raises:
-        UserError: it, or `run.outputs`, is empty, or the experiment's name leads elsewhere.
-        OmegaConfBaseException: ${…} in it leads nowhere.
+        UserError: it or `run.outputs` is empty, or the experiment's name is no folder's name.
+        OmegaConfBaseException: a ${…} in it cannot be resolved.
     """
     given = {name: str(OmegaConf.select(config, name)) for name in ("run.outputs", option)}
     for name, folder in given.items():
-        if not folder.strip():  # or it would lie at the file system's root, or in the current folder
+        if not folder.strip():  # otherwise it would be the root folder or the current one
             raise UserError(f"{name} is empty: give {name}=FOLDER")
     _check_name(config)
     return Path(given[option])
 
 
 def _check_name(config: DictConfig) -> None:
-    """The experiment's name becomes a folder's: another folder must not be reached by it."""
+    """Checks that the experiment's name, which names a folder, leads to no other folder."""
     name = OmegaConf.select(config, "experiment.name", default=None)
     if name is None or not re.fullmatch(r"\w[\w.-]{0,99}", str(name)):
         raise UserError(f"experiment.name={name}: it becomes a folder's; give letters, digits, _ and - only")
 
 
 def register_schema() -> None:
-    """Makes the schema known to Hydra, under the name that `config.yaml` lists first."""
+    """Registers the schema with Hydra, under the name that `config.yaml` lists first."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    # For each group that `--help` lists Hydra copies the whole store, which took half of its time; `load` copies anyway
+    # Hydra copies the whole store for each group of `--help`, half of the time; `load` copies anyway
     store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]
 
 
@@ -199,7 +199,7 @@ def checked(config: DictConfig) -> Config:
     """The composed config as typed dataclasses (`experiment` stays a DictConfig).
 
     Raises:
-        UserError: a mandatory option is missing, or a value lies outside what could ever work.
+        UserError: a mandatory option is missing, or a value can never work.
     """
     known = [section.name for section in fields(Config)]
     for group in config:
@@ -210,10 +210,10 @@ def checked(config: DictConfig) -> Config:
         raise UserError(f"{option} is missing: give {option}={example}")
     try:
         whole: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
-    except OmegaConfBaseException as error:  # ${…} that leads nowhere
+    except OmegaConfBaseException as error:  # a ${…} that cannot be resolved
         raise UserError(_explain_override(error)) from error
     whole.experiment = config.experiment
-    # The dimensions that stand in a model's yaml are not those of another model that model.name= names
+    # The dimensions in a model's yaml are wrong for another model.name=
     architecture = whole.model.architecture = whole.model.architecture or None
     if architecture is not None and architecture.pop("of", whole.model.name) != whole.model.name:
         whole.model.architecture, whole.model.default_layer = None, None
@@ -236,13 +236,13 @@ def checked(config: DictConfig) -> Config:
     _check_name(config)
     if whole.tracking.backend is Backend.mlflow and stores.given_address(whole.tracking.uri) is None:
         outputs = Path(whole.run.outputs).expanduser().resolve()
-        if odd := {"?", "%"} & set(str(outputs)):  # SQLAlchemy reads them in an address: the store would lie elsewhere
+        if odd := {"?", "%"} & set(str(outputs)):  # SQLAlchemy would read them as parts of the address
             raise UserError(
                 f"run.outputs={outputs}: MLflow's store cannot lie in a folder with {odd.pop()} in its name; give "
                 "another one, or tracking=off"
             )
     if whole.dataset.source is Source.files:
-        # `path: ???` in the yaml cannot tell: a schema's default wins over it
+        # `path: ???` in the yaml has no effect: the schema's default wins
         if not whole.dataset.path:
             raise UserError(f"dataset.path is missing: give dataset.path=FILE_OR_FOLDER ({TEXT_KINDS})")
         try:
@@ -257,7 +257,7 @@ def checked(config: DictConfig) -> Config:
 
 
 def flat(config: DictConfig) -> dict[str, str]:
-    """The resolved config as dotted names, without Hydra's own and without passwords."""
+    """The resolved config with dotted names, without Hydra's options and without passwords."""
 
     def walk(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
@@ -281,7 +281,7 @@ def typed_options(experiment: DictConfig) -> tuple[Any, type]:
     """The experiment's options as its own dataclass, and its class: `plugin` is the dotted name of a class.
 
     Raises:
-        UserError: no such class, or an option of a wrong type.
+        UserError: there is no such class, or an option has the wrong type.
     """
     dotted = experiment.get("plugin")
     try:
@@ -291,7 +291,7 @@ def typed_options(experiment: DictConfig) -> tuple[Any, type]:
         plugin = getattr(import_module(module), name)
         if not hasattr(plugin, "Options"):
             raise AttributeError("it is no experiment")
-    except (ImportError, AttributeError) as error:  # whatever else an import raises says itself what is wrong
+    except (ImportError, AttributeError) as error:  # any other error of an import explains itself
         raise UserError(
             f"experiment.plugin={dotted}: no such class ({one_line(error)}); give MODULE.CLASS, whose module lies in "
             "the current folder or on PYTHONPATH"
@@ -339,7 +339,7 @@ def _explanation(error: BaseException) -> str | None:
 
 
 def _override_at_fault(error: BaseException) -> str | None:
-    """The override that Hydra was reading when it raised a bare exception, which does not say which it was."""
+    """The override that Hydra was parsing when it raised an exception that does not name it."""
     trace = error.__traceback__
     while trace is not None:
         line = getattr(trace.tb_frame.f_locals.get("override"), "input_line", None)
@@ -357,10 +357,10 @@ def _explain_override(error: OmegaConfBaseException) -> str:
         named = [f"{prefix}.{key}" if prefix else key for key in siblings]
         there = f"there are {', '.join(named)}" if named else f"+{option}= would add it"
         return f"{option}: no such option{closest(option, named)} ({there})"
-    told = str(error).partition("\n    full_key:")[0]  # what follows is OmegaConf's own state
+    told = str(error).partition("\n    full_key:")[0]  # the rest is OmegaConf's own state
     return f"{option}: {_advised(told)}"
 
 
 def _advised(told: str) -> str:
-    """What OmegaConf says of a value, with what to give in its place, where OmegaConf does not say so itself."""
+    """OmegaConf's message about a value, with what to give instead if the message does not say so."""
     return told + next((f"; {advice}" for words, advice in ADVICE.items() if words in told), "")

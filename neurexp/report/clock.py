@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Seconds by stage: `with clock("capture"): …`; `total` counts from its making."""
+    """Seconds by stage: `with clock("capture"): …`. `total` counts from its creation."""
 
     def __init__(self) -> None:
         self._start, self.stages = time.perf_counter(), dict[str, float]()

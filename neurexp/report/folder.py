@@ -20,8 +20,8 @@ FIGURES = "figures"
 TRACEBACK = "traceback.txt"
 HYDRA = ".hydra"
 CONFIG = f"{HYDRA}/config.yaml"
-# While there is something left to do
-CHECKPOINT = "checkpoint"  # what the names of all such files begin with
+# Files of a run that is not complete
+CHECKPOINT = "checkpoint"  # the prefix of all such files
 NOTE, LOCK, CHECKPOINTS = f"{CHECKPOINT}.json", f"{CHECKPOINT}.lock", f"{CHECKPOINT}_*"
 
 
@@ -64,7 +64,7 @@ def definitions_in(folder: Path) -> dict[str, str]:
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """What `summary.json` of a run folder says. Raises UserError where there is none, or it is that of a sweep."""
+    """The content of `summary.json` of a run folder. Raises UserError if there is none, or if it is a sweep's."""
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -75,6 +75,6 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 def forget(folder: Path) -> None:
-    """Notes that all that was left to do in a run folder has been done."""
+    """Marks a run folder as complete."""
     (folder / NOTE).unlink(missing_ok=True)
     (folder / LOCK).unlink(missing_ok=True)

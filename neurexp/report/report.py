@@ -1,4 +1,4 @@
-"""What an experiment says when it is done: numbers, tables with their data dictionary, tensors and figures.
+"""The report of an experiment: metrics, tables with their data dictionary, tensors and figures.
 
 Knows neither where a report is written nor which experiment made it.
 """
@@ -23,21 +23,21 @@ class Report:
     and further table's column as `FILE.NAME`.
     """
 
-    findings: list[str]  # what a person reads first, a sentence each
+    findings: list[str]  # the sentences that a person reads first
     metrics: dict[str, float]
     layers: Table  # a row per layer, with the column `layer`
     neurons: Table  # a row per layer and neuron
     columns: dict[str, str]
-    statistic: str  # the column of `neurons` whose distribution over layers sums the run up
-    of_the_text: frozenset[str] = frozenset()  # metrics that any model would share
+    statistic: str  # the column of `neurons` that summarises the run
+    of_the_text: frozenset[str] = frozenset()  # metrics that do not depend on the model
     tensors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # file name without ending → tensors
-    notes: dict[str, dict[str, str]] = field(default_factory=dict)  # tensors' file → the metadata it carries
-    tables: dict[str, Table] = field(default_factory=dict)  # file name without ending → a table beside the two above
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)  # file of tensors → its metadata
+    tables: dict[str, Table] = field(default_factory=dict)  # file name without ending → a further table
     figures: dict[str, Callable[[], "Figure"]] = field(default_factory=dict)  # file name without ending → drawing
     pages: dict[str, Callable[[], str]] = field(default_factory=dict)  # file name without ending → a page of HTML
     provenance: dict[str, Any] = field(default_factory=dict)  # facts that only the analysis could know
-    step_column: str | None = "layer"  # of `layers`: MLflow's step; None where several rows share one
-    # Columns of `layers` that sum it up → how a figure labels them, and the column of their null or ""
+    step_column: str | None = "layer"  # of `layers`: MLflow's step; None if rows share a step
+    # Columns of `layers` that summarise it → their label in figures, and the column of their null or ""
     over_layers: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def names(self) -> set[str]:
@@ -48,7 +48,8 @@ class Report:
         }
 
     def check(self) -> None:
-        """Raises ValueError for a column undefined, of unequal length or named twice, or a metric that is no number."""
+        """Raises ValueError for an undefined column, unequal lengths, a name used twice, or a metric that is not
+        finite."""
         twice = set(self.metrics) & set(self.layers)
         if twice:
             raise ValueError(f"metrics that are named as columns of layers, which MLflow could not tell apart: {twice}")
@@ -64,7 +65,7 @@ class Report:
 
 
 def with_control(report: Report, control: Report) -> Report:
-    """The report with the same numbers of a control beside its own, and the excess of every metric over it.
+    """Adds the numbers of a control to the report, and the excess of every metric over the control.
 
     `NAME_control` and `NAME_excess` = NAME − NAME_control for every metric that depends on the model (no excess for
     the index of a layer or neuron), and a column `NAME_control` in `layers` likewise.

@@ -1,7 +1,7 @@
 """Compares finished runs: `python -m neurexp.compare RUN RUN …`, each a run folder or an MLflow run id.
 
-Models of different depth are laid side by side on relative depth. Reads run folders only; knows no experiment: which
-statistic sums a run up stands in its `summary.json`. The comparison is a run folder and an MLflow run of its own.
+Models of different depth are compared at relative depth. Reads run folders only, and knows no experiment: a run's
+`summary.json` names the statistic that summarises it. The comparison has a run folder and an MLflow run of its own.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from neurexp.report.report import Report
 from neurexp.runs.names import circumstances, names_of
 from neurexp.tracking import tracker as tracking
 
-# What must stand in a run's summary for it to be compared
+# Entries of a run's summary that a comparison needs
 NEEDED = {"setting": str, "experiment": str, "statistic": str, "model_layers": int, "metrics": dict}
 
 
@@ -33,7 +33,7 @@ NEEDED = {"setting": str, "experiment": str, "statistic": str, "model_layers": i
 class Run:
     """A finished run, read back."""
 
-    place: str  # where it was found: its folder, or its id in MLflow
+    place: str  # its folder, or its id in MLflow
     folder: Path
     summary: dict[str, Any]
     layers: dict[str, np.ndarray]
@@ -50,9 +50,9 @@ class Run:
 
 
 def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> Run:
-    """A run folder, or the MLflow run of that id in the store `uri`, whose artifacts are the same files.
+    """Reads a run folder, or the artifacts of an MLflow run in the store `uri`, which are the same files.
 
-    Where no `uri` is given the store is that of MLFLOW_TRACKING_URI, or else the one in `outputs`.
+    If `uri` is not given, the store is that of MLFLOW_TRACKING_URI, else the one in `outputs`.
 
     Raises:
         UserError: neither a finished run's folder nor a run id.
@@ -60,19 +60,21 @@ def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> Ru
     try:
         folder = Path(given).expanduser()
         is_folder = folder.is_dir()
-    except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
-        raise UserError(f"{given}: cannot be a run folder ({one_line(error)})") from error
+    except (OSError, RuntimeError) as error:  # a name that is too long, or an unknown user's home
+        raise UserError(
+            f"{given}: cannot be a run folder ({one_line(error)}); give a run folder or an MLflow run id"
+        ) from error
     if not is_folder:
         folder = tracking.download(given, uri, outputs.resolve())
     missing = [name for name in (SUMMARY, LAYERS, NEURONS) if not (folder / name).exists()]
     if missing:
-        hint = "; of a sweep give its jobs" if _is_sweep(folder) else ""
+        hint = "; this is a sweep: give the folders of its jobs" if _is_sweep(folder) else ""
         raise UserError(f"{given}: not the folder of a finished run ({', '.join(missing)} missing){hint}")
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
         tables = [files.read_table(folder / f"{name}.parquet") for name in ("layers", "neurons")]
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{given}: cannot be read ({one_line(error)})") from error
+        raise UserError(f"{given}: cannot be read ({one_line(error)}); give the folder of a finished run") from error
     known = summary if isinstance(summary, dict) else {}
     wrong = [name for name, kind in NEEDED.items() if not isinstance(known.get(name), kind)]
     if wrong:
@@ -181,7 +183,7 @@ def compare(runs: list[Run]) -> Report:
         return over_depth(drawn, finding, f"median and middle half over neurons; {detail}", column)
 
     figures = {"densities": by_layer, "overlaid": overlaid}
-    if min(len(run.depth) for run in runs) > 1:  # a single layer is no map, and no course over depth
+    if min(len(run.depth) for run in runs) > 1:  # a single layer makes no map
         figures |= {"maps": as_map, "over_depth": over_depth}
     return Report(findings, metrics, layers, {}, columns, column, figures=figures, step_column=None)
 
@@ -240,7 +242,7 @@ def _run(options: argparse.Namespace) -> None:
         tracker.log_folder(folder)
         tracker.finish("FINISHED")
     except BaseException as error:
-        with suppress(Exception):  # what went wrong is the news
+        with suppress(Exception):  # the user must see the first error
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", type(error).__name__)
         raise
     print("\n".join(map(printable, report.findings)))

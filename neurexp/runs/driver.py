@@ -1,7 +1,7 @@
 """One run: config → model → text → passes → analysis → figures → tracking. The only place that sees all rooms.
 
-Each stage hears a signal at once (`interrupts`); what an interrupted run leaves is put in order here. What torch,
-transformers, datasets and mlflow bring is imported when a run starts.
+A signal interrupts each stage at once (`console.interrupts`), and the driver cleans up after it. Everything that needs
+torch, transformers, datasets or mlflow is imported when a run starts.
 """
 
 import logging
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None:
-    """One run, from the composed config to the files in `folder` and in MLflow.
+    """Runs an experiment, from the composed config to the files in `folder` and in MLflow.
 
     Args:
         config: as Hydra composed it.
@@ -43,7 +43,7 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
         job: says which sweep this run is a job of, if any.
 
     Raises:
-        UserError: whatever the user can mend.
+        UserError: a mistake of the user.
     """
     environment.check()
     typed = checked(config)
@@ -54,7 +54,7 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     if options.control == "random" and typed.model.weights is Weights.random:
         raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
 
-    hearing_signals(import_module, "neurexp.runs.measure")  # and with it all that is large
+    hearing_signals(import_module, "neurexp.runs.measure")  # and with it all large libraries
     from neurexp.io import provenance
     from neurexp.runs.measure import measure, prepare_device
     from neurexp.text import sources
@@ -212,7 +212,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
 
 
 def _log(folder: Path, tracker: "Tracker", clock: Stopwatch) -> str | None:
-    """The whole folder into MLflow. Where MLflow fails nothing is lost: what to do then."""
+    """Logs the folder into MLflow. Returns what the user can do if that fails; the folder is complete then."""
     from neurexp.tracking import tracker as tracking
 
     try:
@@ -230,7 +230,7 @@ def _log(folder: Path, tracker: "Tracker", clock: Stopwatch) -> str | None:
 
 
 def _check_reachable(config: Config) -> UserError | None:
-    """Refuses a model or a dataset that cannot be had, before anything heavy is imported, loaded or written.
+    """Refuses a model or a dataset that cannot be reached, before anything heavy is imported, loaded or written.
 
     An experiment with an option `text` may not read the dataset after all. Its error is returned: only the experiment
     can say whether it reads text (`Experiment.reads_text`).

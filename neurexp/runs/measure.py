@@ -1,4 +1,4 @@
-"""The passes of an experiment over a model: those of an earlier run, of an interrupted one, or fresh ones.
+"""Measures a model: runs an experiment's passes, resumes them, or takes stored ones, and analyses the results.
 
 Uses models, experiments and the engine. Knows nothing of run folders except where checkpoints go, nor of tracking.
 """
@@ -43,13 +43,13 @@ MOST_TOKENS_WRITTEN = 1_000_000  # longer inputs are identified by their hash on
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the passes of a run left. `report` is None in all processes of `torchrun` but process 0."""
+    """The results of a run. `report` is None in all processes of `torchrun` but process 0."""
 
     model: LanguageModel
     plan: Plan
     report: Report | None
-    reused: tuple[str, ...]  # passes for which an earlier run's stood
-    resumed: Mapping[str, int]  # pass → batches that an interrupted process had done
+    reused: tuple[str, ...]  # passes whose results an earlier run had stored
+    resumed: Mapping[str, int]  # pass → batches that were done before the interruption
 
 
 def measure(
@@ -91,7 +91,7 @@ def measure(
 
 @dataclass
 class _Runner:
-    """Runs the passes of plans, or takes what an earlier run stored of the same."""
+    """Runs the passes of plans, or takes the stored results of the same passes."""
 
     config: Config
     experiment: Experiment
@@ -128,7 +128,7 @@ class _Runner:
         tell(new)
 
     def _run_or_reuse(self, planned: Pass, model: LanguageModel, name: str) -> dict[str, Reducer]:
-        with self.clock("load_model"):  # the hash of its weights, once
+        with self.clock("load_model"):  # the hash of the weights is computed once
             key = engine.activation_key(model, planned, batch_size_of(self.config))
         key |= {"plugin": hash_of_plugin(type(self.experiment)), **planned.key}
         if not planned.cacheable or (planned.distributed and processes.count() > 1):
@@ -186,7 +186,7 @@ class _Runner:
 
 
 class _Stored:
-    """What the store has of a pass: one part, or one for each layer where the layers' states stand alone."""
+    """The stored results of a pass: one part, or one for each layer if the reducers' states are by site."""
 
     def __init__(self, store: Store, planned: Pass, key: dict[str, Any]):
         self._planned = planned
@@ -194,7 +194,7 @@ class _Stored:
         self.entry: Entry = store.entry("passes", key if self.by_layer else key | {"layers": list(planned.layers)})
 
     def load(self) -> dict[str, Reducer] | None:
-        """The pass's reducers with their stored states, or None unless all of it is stored and whole."""
+        """The pass's reducers with their stored states, or None unless all are stored and complete."""
         reducers = self._planned.reducers()
         if not self.by_layer:
             state = self.entry.load()
@@ -209,7 +209,7 @@ class _Stored:
             return None
         try:
             take_over({name: torch.from_numpy(values) for name, values in state.items()}, list(reducers.values()))
-        except (KeyError, ValueError):  # another version's
+        except (KeyError, ValueError):  # stored by another version
             return None
         return reducers
 
@@ -248,7 +248,7 @@ def _announce(seconds: float, neurons: int, planned: Pass) -> None:
 
 
 def cache_of(config: Config) -> Path:
-    """The folder of what is kept between runs."""
+    """The folder of stored results."""
     return Path(config.run.outputs).expanduser().resolve() / "cache"
 
 
@@ -320,7 +320,7 @@ def _model_arguments(config: Config) -> dict[str, Any]:
 
 
 def _load(arguments: dict[str, Any]) -> LanguageModel:
-    """The model; runs in one process that want the same share it, for no run changes a model."""
+    """Loads a model. Runs in one process share it, because no run changes a model."""
     key = repr(sorted(arguments.items()))
     with _loading:
         if key not in _loaded:

@@ -1,6 +1,6 @@
-"""What runs that are laid side by side are called: by what differs between them, and by nothing that does not.
+"""Names of runs that are compared: made of what differs between them.
 
-Works on the runs' summaries alone; knows no experiment.
+Uses the runs' summaries only; knows no experiment.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,24 +8,23 @@ from typing import Any
 
 SHOWN = 3  # differences in a name
 LONGEST = 48  # characters of a value in a name
-# Options that a run's own title tells, so far as it does
+# Options that a run's title may show
 OF_THE_TITLE = ("dataset.source", "dataset.name", "dataset.path")
-# Facts about a run that are of no consequence for its results, or say the same as others
+# Facts that have no effect on results, or repeat others
 LEFT_OUT = {"command_line", "working_folder", "reused", "resumed", "git_diff", "skipped"}
-# The facts that tell runs of equal options apart, most telling first
+# Facts that distinguish runs with equal options, the most useful first
 FIRST = ("model_revision", "model_hash", "tokenizer_hash", "token_hash", "plugin_hash", "git_commit", "git_dirty")
-# Facts that the options do not explain
+# Facts that do not follow from the options
 CIRCUMSTANCES = ("git_commit", "git_dirty", "code_hash", "plugin_hash", "device_kind", "versions.")
 
 
 def names_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
     """A name for each run, all distinct: its title, and the options in which the runs differ.
 
-    Runs of equal options are told apart by what else is known of them (weights, text, code, versions), or else by
-    their places.
+    Runs with equal options are distinguished by other facts (weights, text, code, versions), or else by their number.
     """
     options = [summary.get("options") or {} for summary in summaries]
-    different = [name for name in _different(options) if not _is_told(name, options, summaries)]
+    different = [name for name in _different(options) if not _is_in_titles(name, options, summaries)]
     names = [
         ", ".join([summary["setting"], *_pairs(one, different)])
         for summary, one in zip(summaries, options, strict=True)
@@ -48,7 +47,7 @@ def circumstances(summaries: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def flat_facts(summary: dict[str, Any]) -> dict[str, Any]:
-    """What a summary says of a run's provenance, with dotted names."""
+    """The provenance in a run's summary, with dotted names."""
 
     def walk(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
         for name, inner in value.items():
@@ -66,8 +65,8 @@ def _different(tables: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in names if len({str(table.get(name)) for table in tables}) > 1]
 
 
-def _is_told(name: str, options: Sequence[dict[str, Any]], summaries: Sequence[dict[str, Any]]) -> bool:
-    """Whether the titles already tell the runs apart by this option: its value follows from the part that is of it."""
+def _is_in_titles(name: str, options: Sequence[dict[str, Any]], summaries: Sequence[dict[str, Any]]) -> bool:
+    """Whether the runs' titles already show this option: equal parts of the title mean equal values."""
     if not (name.startswith("model.") or name in OF_THE_TITLE):
         return False
     values: dict[str, set[str]] = {}

@@ -1,8 +1,8 @@
-"""`python -m neurexp.rerun RUN_FOLDER_OR_ID`: does a finished run again from what it logged, and compares the two.
+"""`python -m neurexp.rerun RUN_FOLDER_OR_ID`: repeats a finished run from its own records, and compares the two.
 
-The options are those of the run's own config, whatever the checkout's say today; model and dataset are pinned to the
-commits that it found, threads, batches and the variables of arithmetic are as they were, and nothing that an earlier
-run kept is used. Equal means: to the bit. Knows no experiment.
+The options are those of the run's own config. Model and dataset are pinned to the commits of the first run. Threads,
+batches and environment variables of arithmetic are the same, and no stored results are used. Equal means equal to the
+bit. Knows no experiment.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from neurexp.io.provenance import ARITHMETIC
 from neurexp.report.folder import CONFIG, HYDRA
 from neurexp.tracking.tracker import download, summary_of
 
-# What may differ between two runs of the same: when and where, not what
+# Facts that may differ between two equal runs
 OF_NO_CONSEQUENCE = ("command_line", "working_folder", "reused", "resumed", "git_diff", "git_dirty")
 SHOWN = 20  # differences
 
 
 def main() -> None:
-    """The command line; the exit code says whether all is equal: 0, 1 if not, 2 if the run could not be repeated."""
+    """The command line. Exit code: 0 if all is equal, 1 if not, 2 if the run could not be repeated."""
     terminal.prepare()
     parser = argparse.ArgumentParser("python -m neurexp.rerun", description="Repeats a finished run, and compares.")
     parser.add_argument("run", metavar="RUN_FOLDER_OR_ID", help="a run folder, or the id of a run in MLflow")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> list[str]:
-    """Runs again what `folder` holds, in a process of its own, and prints how the two differ, which is returned.
+    """Repeats the run of `folder` in a process of its own. Prints and returns the differences of the results.
 
     Args:
         folder: of a finished run.
@@ -65,7 +65,7 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
         uri: the MLflow store of the new run; that of the old one if not given.
 
     Raises:
-        UserError: the folder does not hold what is needed, or the run failed this time.
+        UserError: the folder is not that of a finished run, or the run failed this time.
     """
     before = summary_of(folder)
     facts = before["provenance"]
@@ -73,7 +73,7 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
     home = home if home.is_dir() else Path.cwd()
     wanted = _config_of(folder)
     arguments = arguments_of(folder, wanted, facts)
-    # The new process starts elsewhere than this one, so a relative path would lead elsewhere
+    # The new process starts in another folder, so a relative path would be wrong
     address = stores.store_of(uri, home, option="--uri").uri if uri else _store_of(folder, before, wanted)
     if address is not None:
         arguments.append(f"tracking.uri={quoted(address)}")
@@ -86,7 +86,7 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
     print(f"In {home}: {without_secrets(shlex.join(['python', *command[1:]]))}\n", flush=True)
     surroundings = {name: value for name, value in os.environ.items() if not ARITHMETIC.match(name)}
     if subprocess.run(command, cwd=home, env=surroundings | facts["environment"], check=False).returncode != 0:
-        raise UserError(f"{folder}: the run failed this time")
+        raise UserError(f"{folder}: the run failed this time; its own message above says why")
     after = summary_of(again)
     causes = [*_unequal(_known(facts), _known(after["provenance"]))]
     effects = [*_unequal(before["metrics"], after["metrics"]), *_files_unequal(folder, again)]
@@ -97,7 +97,7 @@ def repeat(folder: Path, into: Path | None = None, uri: str | None = None) -> li
 
 
 def _store_of(folder: Path, before: dict[str, Any], wanted: DictConfig) -> str | None:
-    """The address of the MLflow store that the old run is in, unless it was an SQLite file that is gone."""
+    """The address of the old run's MLflow store, unless it was an SQLite file that does not exist any more."""
     kept = before.get("mlflow_store") or wanted.tracking.uri
     if kept is None:
         return None
@@ -110,11 +110,13 @@ def _config_of(folder: Path) -> DictConfig:
     try:
         return DictConfig(OmegaConf.load(folder / CONFIG))
     except (OSError, OmegaConfBaseException) as error:
-        raise UserError(f"{folder}: no options of a run there ({one_line(error)})") from error
+        raise UserError(
+            f"{folder}: has no options of a run ({one_line(error)}); give the folder of a finished run"
+        ) from error
 
 
 def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> list[str]:
-    """The overrides that make today's configuration `wanted`, that of a run folder: those it was given, and more."""
+    """The overrides that turn today's configuration into `wanted`, the run's: its own, and more where needed."""
     from hydra import compose, initialize_config_dir
 
     file = folder / HYDRA / "overrides.yaml"
@@ -131,14 +133,14 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
             today, then = flat(compose("config", [*_searched(folder), *arguments])), flat(wanted)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{folder}: its options are none of today's ({explain(error)})") from error
-    for name in sorted(then):  # what there was not then has no value to give
+    for name in sorted(then):  # options that are newer than the run keep their defaults
         if today.get(name) != then[name] and not name.startswith(("run.", "tracking.")):
             pinned.setdefault(name, OmegaConf.select(wanted, name))
     return arguments + [f"++{name}={quoted(value)}" for name, value in pinned.items()]
 
 
 def _searched(folder: Path) -> list[str]:
-    """The override that makes Hydra look for choices in the user's own folders of them, if the run had any."""
+    """The override that adds the user's own config folders, if the run had any."""
     file = folder / HYDRA / "hydra.yaml"
     sources = OmegaConf.select(OmegaConf.load(file), "hydra.runtime.config_sources") if file.exists() else None
     own = [one for one in sources or [] if one.provider not in ("hydra", "main", "schema")]
@@ -163,7 +165,7 @@ def _unequal(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 
 def _files_unequal(before: Path, after: Path) -> Iterator[str]:
-    """What differs in the tables and tensors of two run folders."""
+    """The differences of the tables and tensors of two run folders."""
     names = {
         file.name
         for folder in (before, after)

@@ -1,8 +1,8 @@
-"""Runs that were cut short: which one goes on, and what its folder holds until it is whole.
+"""Resuming interrupted runs: which run goes on, and the files of its folder until it is complete.
 
-From its start a run folder holds `checkpoint.json`, which says of which options it is, and `checkpoint.lock`, which the
-process at work in it holds; both are gone when all is done, and the checkpoints of its passes when the results are
-whole. Knows nothing of what a checkpoint contains. Imports nothing heavy: it is asked before a run starts.
+While a run is not complete, its folder has `checkpoint.json` with the run's options, and `checkpoint.lock`, which the
+working process holds. Both are removed at the end, and the checkpoints of passes when the results are written. Knows
+nothing of the content of a checkpoint. Imports nothing heavy.
 """
 
 import json
@@ -26,10 +26,10 @@ from neurexp.report.folder import CHECKPOINTS, LOCK, NOTE, SUMMARY, TRACEBACK
 
 log = logging.getLogger(__name__)
 
-# Options that change no result
-FREE = ("run.resume", "run.checkpoint_every", "run.outputs", "run.reuse")  # and where it is tracked
-SHOWN = 3  # differences that are named
-PATIENCE = 2  # seconds for a folder that another process only looks at
+# Options that do not change a result
+FREE = ("run.resume", "run.checkpoint_every", "run.outputs", "run.reuse")  # and those of tracking
+SHOWN = 3  # differences in a message
+PATIENCE = 2  # seconds to wait for a lock that another process only tests
 
 
 def options_of(config: DictConfig) -> dict[str, str]:
@@ -37,11 +37,11 @@ def options_of(config: DictConfig) -> dict[str, str]:
     options = {
         name: value for name, value in flat(config).items() if name not in FREE and not name.startswith("tracking.")
     }
-    return options | {"--nproc-per-node": str(processes.count())}  # the sum of parts is another in its last bits
+    return options | {"--nproc-per-node": str(processes.count())}  # sums over parts differ in the last bits
 
 
 def differences(there: dict[str, str], here: dict[str, str]) -> str:
-    """In words how the options of two runs differ, or nothing where they do not."""
+    """How the options of two runs differ, in words; an empty text if they do not."""
     names = [name for name in dict.fromkeys([*here, *there]) if there.get(name) != here.get(name)]
     told = [f"{name}={there.get(name, 'null')} there, {here.get(name, 'null')} here" for name in names[:SHOWN]]
     more = len(names) - SHOWN
@@ -49,12 +49,12 @@ def differences(there: dict[str, str], here: dict[str, str]) -> str:
 
 
 def choose_folder(config: DictConfig) -> None:
-    """Checks the run folder before Hydra writes into it, and puts in its place the one that `run.resume=true` means.
+    """Checks the run folder before Hydra writes into it. With `run.resume=true`, replaces it by the run to resume.
 
     Raises:
-        UserError: the folder holds a finished run, or one that must not be gone on with.
+        UserError: the folder holds a finished run, or one that cannot be resumed.
     """
-    if processes.rank() > 0:  # its folder is no run folder
+    if processes.rank() > 0:  # its folder is temporary
         return
     folder, resume = folder_of(config, "hydra.run.dir"), bool(config.run.get("resume"))
     here = options_of(config)
@@ -81,17 +81,17 @@ def choose_folder(config: DictConfig) -> None:
 
 
 def how(folder: Path, option: str = "hydra.run.dir") -> str:
-    """What a person adds to the same command to go on with a run, or with a sweep."""
+    """The overrides that resume a run or a sweep, to be added to the same command."""
     return printable(f"run.resume=true {shlex.quote(f'{option}={quoted(str(folder))}')}")
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether there is something left to do in a run folder."""
+    """Whether a run folder is not complete."""
     return (folder / NOTE).exists()
 
 
 def redact(folder: Path) -> None:
-    """Takes the passwords of addresses out of what Hydra wrote down: it goes to MLflow, where others read it."""
+    """Removes the passwords of addresses from Hydra's files, which go to MLflow, where others can read them."""
     for file in folder.glob("*.yaml"):
         text = file.read_text("utf-8")
         if text != without_secrets(text):
@@ -101,29 +101,29 @@ def redact(folder: Path) -> None:
 
 @dataclass
 class Progress:
-    """A run folder at work in: `note` is what `checkpoint.json` says."""
+    """The run folder that this process works in. `note` is the content of `checkpoint.json`."""
 
     folder: Path
     note: dict[str, Any]
     resumed: bool  # another process began it
 
     def remember(self, **facts: Any) -> None:
-        """Writes down what a process that goes on must know."""
+        """Writes facts into the note, for a process that resumes the run."""
         self.note |= facts
         write_json(self.folder / NOTE, self.note)
 
     def results_are_whole(self) -> None:
-        """The results are written: the checkpoints go."""
+        """Removes the checkpoints: the results are written."""
         for file in self.folder.glob(CHECKPOINTS):
             file.unlink(missing_ok=True)
 
 
 @contextmanager
 def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
-    """Holds the run folder for this process.
+    """Locks the run folder for this process.
 
     Raises:
-        UserError: another process holds it, or it is to go on but was begun with other options.
+        UserError: another process holds it, or the resumed run has other options.
     """
     lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:
@@ -138,7 +138,7 @@ def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
         else:
             _check_same(folder, note, here)
             for left in [*folder.glob(".*.tmp"), *folder.glob("figures/.*.tmp"), *folder.glob(TRACEBACK)]:
-                left.unlink()  # of a process that was killed, or failed
+                left.unlink()  # left by a process that was killed or failed
             log.info(
                 "Going on with the run of %s in %s", time.strftime("%F %T", time.localtime(note["started"])), folder
             )
@@ -148,10 +148,10 @@ def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
 
 
 def _latest(runs: Path, here: dict[str, str]) -> tuple[Path | None, str]:
-    """The unfinished run with these options that was begun last, of those that nobody is at work in; or why none is."""
+    """The latest unfinished run with these options that no process works in, or why there is none."""
     notes = []
     for file in runs.glob(f"*/{NOTE}"):
-        with suppress(UserError, OSError):  # a folder that cannot be read is not the one
+        with suppress(UserError, OSError):  # skip folders that cannot be read
             notes.append((file.parent, read_note(file.parent)))
     begun = sorted([(note["started"], folder, note) for folder, note in notes if note is not None], reverse=True)
     begun = [(folder, note) for _, folder, note in begun if not is_held(folder)]
@@ -165,7 +165,7 @@ def _latest(runs: Path, here: dict[str, str]) -> tuple[Path | None, str]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process is at work in a run folder."""
+    """Whether a process works in a run folder."""
     try:
         with FileLock(folder / LOCK, blocking=False):
             return False
@@ -174,13 +174,13 @@ def is_held(folder: Path) -> bool:
 
 
 def read_note(folder: Path) -> dict[str, Any] | None:
-    """What `checkpoint.json` of a run folder says, or None where there is none."""
+    """The content of `checkpoint.json` of a run folder, or None if there is none."""
     try:
         note = json.loads((folder / NOTE).read_text("utf-8"))
         if not (isinstance(note, dict) and {"options", "started"} <= note.keys()):
             raise ValueError("it is of another kind")
         return note
-    except OSError:  # not there; or no folder at all, which is told when it is made
+    except OSError:  # it does not exist
         return None
     except ValueError as error:
         raise UserError(f"hydra.run.dir={folder}: its {NOTE} cannot be read ({one_line(error)})") from error

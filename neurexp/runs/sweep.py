@@ -1,9 +1,8 @@
-"""A sweep (Hydra's multirun): what its folder says of its jobs, and how it begins and ends.
+"""A sweep (Hydra's multirun): the notes about its jobs in its folder, its beginning and its end.
 
-A note for each job says its number, its folder, its overrides and its options, and why it failed if it did: jobs run in
-any process, and their folders have any name. A row of the sweep's table is taken only from a run whose own options are
-those of the note. The jobs are child runs of one MLflow run. Knows no experiment; imports nothing heavy until a sweep
-ends.
+A note for each job has its number, folder, overrides and options, and the reason if it failed, because jobs may run in
+any process and their folders may have any name. The sweep's table uses only runs whose own options are those of the
+note. The jobs are child runs of one MLflow run. Knows no experiment; imports nothing heavy until a sweep ends.
 """
 
 import json
@@ -32,21 +31,21 @@ from neurexp.report.folder import (
 from neurexp.runs.sweep_job import Job, bare
 
 PARENT = "parent.json"
-JOBS = ".jobs"  # a note for each
-SWEPT = "swept.json"  # in JOBS: which options the sweep is over
+JOBS = ".jobs"  # the folder of the notes
+SWEPT = "swept.json"  # in JOBS: the options that the sweep varies
 LOCK = ".sweep.lock"
 SET_ASIDE = ".hydra_of_then"
-OF_NO_JOB = {LOCK, JOBS, "multirun.yaml"}  # what a sweep leaves that ended before its first job
+OF_NO_JOB = {LOCK, JOBS, "multirun.yaml"}  # files of a sweep that ended before its first job
 
-_held: list[Any] = []  # the lock of the sweep under way in this process
-_given_address: str | None = None  # of its MLflow store, with the password, which no file has
+_held: list[Any] = []  # the lock of this process's sweep
+_given_address: str | None = None  # of its MLflow store, with the password, which is in no file
 
 
 def begin(folder: Path, config: DictConfig) -> None:
-    """Takes the sweep's folder for this process. A sweep that goes on tries what failed again, and no more.
+    """Locks the sweep's folder for this process. A resumed sweep runs the failed and missing jobs only.
 
     Raises:
-        UserError: another process is at work in it.
+        UserError: another process works in it.
     """
     from filelock import FileLock, Timeout
 
@@ -58,7 +57,7 @@ def begin(folder: Path, config: DictConfig) -> None:
         lock.acquire()
     except Timeout:
         raise UserError(f"hydra.sweep.dir={folder}: another process is at work in it") from None
-    _held.append(lock)  # until this process ends
+    _held.append(lock)  # released when this process ends
     global _given_address
     _given_address = OmegaConf.select(config, "tracking.uri")
     write_json(folder / JOBS / SWEPT, _swept_options(config))
@@ -67,20 +66,20 @@ def begin(folder: Path, config: DictConfig) -> None:
         _write(folder, job)
         run = folder / job.folder
         if (run / SUMMARY).exists() and not (run / SET_ASIDE).exists():
-            with suppress(OSError):  # Hydra is about to write over the options of what was done
+            with suppress(OSError):  # Hydra is about to overwrite the options of a finished job
                 (run / HYDRA).rename(run / SET_ASIDE)
 
 
 def is_used(folder: Path) -> bool:
-    """Whether the folder holds more than what a sweep leaves that ended before its first job."""
+    """Whether the folder holds more than the files of a sweep that ended before its first job."""
     return folder.exists() and (any(entry.name not in OF_NO_JOB for entry in folder.iterdir()) or bool(jobs_in(folder)))
 
 
 def begin_job(folder: Path, number: int, run: Path, overrides: list[str], config: DictConfig) -> bool:
-    """Notes a job that starts, in whatever process; whether it was done when the sweep was cut short.
+    """Notes a job that starts. Returns whether it was finished before the sweep was interrupted.
 
     Raises:
-        UserError: one of this number was done, but with other options; or its folder is another job's as well.
+        UserError: a job with this number was finished with other options, or two jobs share a folder.
     """
     from neurexp.runs import resume
 
@@ -101,20 +100,20 @@ def begin_job(folder: Path, number: int, run: Path, overrides: list[str], config
     return not resume.is_unfinished(run)
 
 
-def among(folder: Path, overrides: list[str]) -> list[str]:
-    """Those of a job's overrides that tell it from the sweep's other jobs."""
+def varied(folder: Path, overrides: list[str]) -> list[str]:
+    """The job's overrides of options that the sweep varies."""
     swept = _read(folder / JOBS / SWEPT) or []
     return [text for text in map(bare, overrides) if text.partition("=")[0].partition("@")[0] in swept]
 
 
 def note_failure(folder: Path, number: int, message: str) -> None:
-    """Writes down that a job failed, where the process that started the sweep will find it."""
+    """Notes that a job failed, for the process that started the sweep."""
     known = _read(folder / JOBS / f"{number}.json") or asdict(Job(number, str(number), [], {}))
     _write(folder, Job(**known | {"error": one_line(Exception(message)), "current": True}))
 
 
 def jobs_in(folder: Path) -> list[Job]:
-    """The jobs that the folder knows of, by their numbers."""
+    """The noted jobs, by their numbers."""
     notes = (_read(file) for file in (folder / JOBS).glob("[0-9]*.json"))
     return sorted((Job(**note) for note in notes if note), key=lambda job: job.number)
 
@@ -129,7 +128,7 @@ def _failed(folder: Path) -> list[Job]:
 
 
 def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path) -> str | None:
-    """The MLflow run that the jobs of the sweep in `folder` belong to; the first job to ask makes it."""
+    """The parent MLflow run of the sweep in `folder`; the first job makes it."""
     from neurexp.io import mlflow_stores as stores
     from neurexp.io.files import write_json
     from neurexp.tracking import tracker as tracking
@@ -142,10 +141,10 @@ def parent(config: TrackingConfig, outputs: Path, experiment: str, folder: Path)
     store = without_secrets(stores.store_of(config.uri, outputs).uri)
     with FileLock(folder / ".parent.lock"):
         known = _read(folder / PARENT) or {}
-        run_id = known["run_id"] if known.get("store") == store else None  # the sweep may go on in another store
+        run_id = known["run_id"] if known.get("store") == store else None  # a resumed sweep may use another store
         name, parameters = f"sweep {folder.name}", {"sweep_folder": str(folder)}
         tracker = tracking.start(config, outputs, experiment, name, parameters, run_id=run_id)
-        if tracker.run_id != run_id:  # a new one: there was none, or somebody has deleted it
+        if tracker.run_id != run_id:  # there was none, or it was deleted
             write_json(folder / PARENT, {"run_id": tracker.run_id, "store": tracker.store})
         return tracker.run_id
 
@@ -158,7 +157,7 @@ def finish(folder: Path, status: str | None = None) -> None:
         status: of the parent; unless given FINISHED, or FAILED if a job failed.
 
     Raises:
-        UserError: the MLflow store does not take it; the folder has all.
+        UserError: the MLflow store does not accept it; the folder is complete.
     """
     from neurexp.runs import resume
 
@@ -203,7 +202,9 @@ def _log(folder: Path, known: dict[str, str], jobs: list[Job], report: Any, stat
             if (folder / name).exists():
                 tracker.log_folder(folder / name, "figures" if name == "figures" else None)
         print(f"MLflow:     parent run {tracker.run_id}; open with: {tracker.where}")
-    for run in (folder / job.folder for job in jobs_in(folder)):  # parallel launchers kill their processes
+    for run in (
+        folder / job.folder for job in jobs_in(folder)
+    ):  # parallel launchers kill their processes without notice
         run_id = (resume.read_note(run) or {}).get("run_id")
         if run_id is not None and not resume.is_held(run):
             left = tracking.MlflowTracker(client, store, run_id)
@@ -213,11 +214,11 @@ def _log(folder: Path, known: dict[str, str], jobs: list[Job], report: Any, stat
 
 
 def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
-    """Table, figure and `summary.json` of the finished jobs into the sweep's folder, and what they say."""
+    """Writes the table, the figure and `summary.json` of the finished jobs. Returns the report."""
     from neurexp.io.files import write_json
     from neurexp.runs.sweep_table import report_of
 
-    whole = {job.number for job in jobs}  # some of which MLflow may not have taken, which is a failure as well
+    whole = {job.number for job in jobs}  # a job that MLflow did not accept counts as failed
     failed = [job for job in _failed(folder) if job.number not in whole]
     swept = _read(folder / JOBS / SWEPT) or []
     report = report_of(jobs, folder, swept, failed)
@@ -247,7 +248,7 @@ def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
 
 
 def _finished(folder: Path) -> list[Job]:
-    """The jobs whose folders hold a whole run of the options that they were started with, with its summary."""
+    """The jobs whose folders hold a complete run with the noted options, with its summary."""
     found = []
     for job in jobs_in(folder):
         summary = _read(folder / job.folder / SUMMARY) if job.current else None

@@ -10,26 +10,26 @@ class Job:
     """What the sweep's folder says of one job."""
 
     number: int
-    folder: str  # as seen from the sweep's
+    folder: str  # relative to the sweep's
     overrides: list[str]
-    options: dict[str, str]  # all that its results depend on
+    options: dict[str, str]  # everything that its results depend on
     error: str | None = None
-    current: bool = True  # it belongs to the sweep as it was started last
-    run: dict[str, Any] = field(default_factory=dict)  # its summary, when it is read back
+    current: bool = True  # it belongs to the latest start of the sweep
+    run: dict[str, Any] = field(default_factory=dict)  # its summary, once it is read
 
     @property
     def chosen(self) -> dict[str, str]:
-        """The overrides as option → value: of a group, the choice."""
+        """The overrides as option → value, or group → choice."""
         pairs = (bare(text).partition("=") for text in self.overrides)
         return {name.partition("@")[0]: value for name, _, value in pairs}
 
     def value(self, name: str) -> str:
-        """What an option was, or a group's choice; `null` where it has no value."""
+        """The value of an option, or the choice of a group; `null` if it has no value."""
         return self.options.get(name) or self.chosen.get(name) or "null"
 
 
 def bare(override: str) -> str:
-    """The override without what adds it to the others, or takes it away."""
+    """The override without a leading `+` or `~`."""
     return override.lstrip("+~")
 
 
@@ -43,7 +43,7 @@ class Membership:
 
     @property
     def label(self) -> str:
-        """What tells the run from the sweep's other runs."""
+        """What distinguishes the run from the sweep's other runs."""
         return ", ".join(self.varied)[:200]
 
     def varies(self, option: str) -> bool:

@@ -1,4 +1,4 @@
-"""The table of a sweep: the rows of its jobs' `layers.parquet` under each other, and which job and options each is of.
+"""The table of a sweep: the rows of its jobs' `layers.parquet`, with the job and the options of each row.
 
 Reads run folders only; knows no experiment.
 """
@@ -19,18 +19,18 @@ LAYER_OPTIONS = {"experiment.layer", "model.default_layer"}
 
 
 def report_of(jobs: list[Job], folder: Path, swept: list[str], failed: list[Job]) -> Report:
-    """The jobs' rows, in the order of layers, then jobs; and their headlines over layers where only these differ.
+    """The jobs' rows in the order of layers and jobs, and headline values by layer if only the layers differ.
 
-    Columns are those that all jobs have, `job`, and each option that was swept or that differs between the jobs.
+    The columns are those of all jobs, `job`, and each option that was swept or that differs between jobs.
 
     Args:
-        jobs: that finished, with their summaries.
+        jobs: finished jobs, with their summaries.
         folder: of the sweep.
         swept: the options that the sweep is over.
-        failed: jobs that did not finish.
+        failed: the other jobs.
     """
     folders = [folder / job.folder for job in jobs]
-    if not all((one / "layers.parquet").exists() for one in folders):  # an experiment that knows no layers
+    if not all((one / "layers.parquet").exists() for one in folders):  # an experiment without layers
         return Report([], {}, {}, {}, {}, "", step_column=None)
     tables = [read_table(one / "layers.parquet") for one in folders]
     shared = [name for name in tables[0] if all(name in table for table in tables)]
@@ -93,7 +93,7 @@ def report_of(jobs: list[Job], folder: Path, swept: list[str], failed: list[Job]
 
 
 def _options(jobs: list[Job], swept: list[str], taken: Sequence[str]) -> Table:
-    """What each job had of every option that was swept or that differs, `[jobs]`; numbers where all are."""
+    """The value of each option that was swept or that differs, `[jobs]`; numbers if all values are."""
     named = dict.fromkeys([*swept, *sorted({name for job in jobs for name in job.options})])
     table = {}
     for name in named:
@@ -109,7 +109,7 @@ def _typed(values: list[str]) -> np.ndarray:
 
 
 def _number(text: str) -> float | None:
-    """What the text is the plain way to write: `7` is a number, `007` and `1_000` may be names or commits."""
+    """The number that the text writes plainly: `7` is one, `007` and `1_000` may be names or commits."""
     for kind in (int, float):
         with suppress(ValueError):
             if str(kind(text)) == text:
@@ -118,7 +118,7 @@ def _number(text: str) -> float | None:
 
 
 def _definitions(jobs: list[Job], folders: list[Path]) -> dict[str, str]:
-    """The data dictionary: where the jobs define a column differently, as each does."""
+    """The data dictionary. A column that the jobs define differently has the definition of each."""
     definitions = [definitions_in(folder) for folder in folders]
     merged = {}
     for name in dict.fromkeys(name for one in definitions for name in one):
@@ -132,7 +132,7 @@ def _definitions(jobs: list[Job], folders: list[Path]) -> dict[str, str]:
 
 
 def _over_layers(jobs: list[Job]) -> dict[str, tuple[str, str]]:
-    """The columns that sum a run up, with label and null, where all jobs mean the same by them."""
+    """The columns that summarise a run, with label and null, if all jobs define them alike."""
     first = jobs[0].run.get("over_layers", {})
     return {name: about for name, about in first.items() if all(
         job.run.get("over_layers", {}).get(name) == about for job in jobs

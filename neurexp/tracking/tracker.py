@@ -1,4 +1,4 @@
-"""A run folder → MLflow. Knows no experiment.
+"""Logs run folders into MLflow. Knows no experiment.
 
 MLflow gets what the folder holds, after the run or later, by `python -m neurexp.tracking RUN_FOLDER`. Each run has a
 client of its own, so that nothing global is left behind between the jobs of a sweep.
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LONGEST_NAME = 250  # characters of a run's name, as MLflow's databases have it
+LONGEST_NAME = 250  # characters of a run's name in MLflow's databases
 
 
 class Tracker:
-    """Tracking that is off: the run folder is all there is. Also the interface of tracking that is on."""
+    """Tracking that is off: only the run folder is written. Also the interface of tracking that is on."""
 
     run_id: str | None = None
-    where = ""  # how a person opens the store, without a password
+    where = ""  # the command or address that opens the store, without a password
     store: str | None = None  # its address, without a password
 
     def log(
@@ -53,10 +53,10 @@ class Tracker:
         tags: dict[str, Any],
         dataset: dict[str, str] | None = None,
     ) -> None:
-        """Metrics, those of `layers` over its `step_column`, tags and the dataset's identity of a finished run."""
+        """Logs metrics, those of `layers` over its `step_column`, tags and the dataset of a finished run."""
 
     def log_folder(self, folder: Path, within: str | None = None) -> None:
-        """The run folder's files, or one of them, as artifacts, in the artifact folder `within`."""
+        """Logs a folder or a file as artifacts, in the artifact folder `within`."""
 
     def finish(self, status: str, reason: str = "") -> None:
         """Ends the run as FINISHED, FAILED or KILLED."""
@@ -80,7 +80,7 @@ class MlflowTracker(Tracker):
         folder: Path | None,
         parent: str | None,
     ) -> "MlflowTracker":
-        """A new run of what is in `folder`, RUNNING from now on; a child of `parent` if that is given."""
+        """Starts a new run for `folder`, as a child of `parent` if that is given."""
         from mlflow.entities import Param
 
         tags = {} if parent is None else {"mlflow.parentRunId": parent}
@@ -93,7 +93,7 @@ class MlflowTracker(Tracker):
 
     @property
     def status(self) -> str | None:
-        """RUNNING, FINISHED, FAILED or KILLED; None where the store does not know the run, or somebody deleted it."""
+        """RUNNING, FINISHED, FAILED or KILLED; None if the store does not have the run, or it was deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -105,11 +105,11 @@ class MlflowTracker(Tracker):
         return info.status if info.lifecycle_stage == "active" else None
 
     def goes_on(self) -> bool:
-        """Makes the run RUNNING again; False if it is not there any more."""
+        """Makes the run RUNNING again. Returns False if it does not exist any more."""
         if self.status is None:
             return False
         self._client.update_run(self._id, status="RUNNING")
-        if "reason" in self._client.get_run(self._id).data.tags:  # of an end that was none
+        if "reason" in self._client.get_run(self._id).data.tags:  # of the earlier failure
             self._client.delete_tag(self._id, "reason")
         return True
 
@@ -123,7 +123,7 @@ class MlflowTracker(Tracker):
     ) -> None:
         from mlflow.entities import Dataset, DatasetInput, Metric, RunTag
 
-        # One time for all, so that what is logged twice, after a failure, stands once
+        # One timestamp for all: values that are logged again after a failure replace the old ones
         when = self._client.get_run(self._id).info.start_time
         entries = [Metric(name, float(value), when, 0) for name, value in metrics.items()]
         for name, values in layers.items() if step_column is not None else ():
@@ -171,8 +171,8 @@ def start(
         parameters: the resolved config, flat.
         folder: the run folder.
         parent: id of the run that this one is a child of.
-        run_id: of a run that goes on, if the store still knows it.
-        goes_on: a run in this folder was begun before; its process may have ended before it could note an id.
+        run_id: of a resumed run, if the store still has it.
+        goes_on: the run is resumed; its first process may have ended before it noted an id.
 
     Raises:
         UserError: the store cannot be opened or the server does not answer.
@@ -185,9 +185,9 @@ def start(
     client = stores.open_store(store)
     try:
         if run_id is not None and (tracker := MlflowTracker(client, store, run_id)).goes_on():
-            return tracker  # whatever its experiment is called
+            return tracker  # whatever the name of its experiment
         mlflow_name = stores.experiment_name(client, config.experiment, experiment)
-        artifacts = outputs / "mlartifacts" / re.sub(r"[^\w -]", "_", mlflow_name)  # a name may look like a path
+        artifacts = outputs / "mlartifacts" / re.sub(r"[^\w -]", "_", mlflow_name)  # a name may contain slashes
         experiment_id = stores.experiment_of(client, store, mlflow_name, artifacts)
         begun = _begun_in(client, experiment_id, folder) if goes_on and folder is not None else None
         if begun is not None and (tracker := MlflowTracker(client, store, begun)).goes_on():
@@ -203,12 +203,12 @@ def start(
 
 @cache
 def _say(line: str) -> None:
-    """Into the log, once in a process: the jobs of a sweep share what the environment says."""
+    """Logs a line once in a process: the jobs of a sweep share the environment."""
     log.info("MLflow:     %s", line)
 
 
 def log_run(tracker: Tracker, folder: Path) -> None:
-    """Everything that a whole run folder holds: metrics, those of the layers, tags, dataset and files."""
+    """Logs everything of a complete run folder: metrics, also by layer, tags, dataset and files."""
     summary = summary_of(folder)
     facts, layers = summary["provenance"], {}
     if summary["step_column"] is not None and (folder / LAYERS).exists():
@@ -222,15 +222,15 @@ def log_run(tracker: Tracker, folder: Path) -> None:
     }
     tags = {name: facts[name] for name in ("model_revision", "token_hash", "git_commit", "git_dirty")}
     tags |= {name: summary[name] for name in ("experiment", "model", "dataset", "device")} | {"run_folder": folder}
-    tags["mlflow.note.content"] = "\n".join(f"- {line}" for line in summary["findings"])  # MLflow shows it first
+    tags["mlflow.note.content"] = "\n".join(f"- {line}" for line in summary["findings"])  # MLflow shows this note first
     tracker.log(summary["metrics"], layers, summary["step_column"], tags, entity)
     for entry in sorted(folder.iterdir()):
-        if not entry.name.startswith(CHECKPOINT):  # what only a run that goes on needs
+        if not entry.name.startswith(CHECKPOINT):  # files that only a resumed run needs
             tracker.log_folder(entry, entry.name if entry.is_dir() else None)
 
 
 def download(run_id: str, uri: str | None, outputs: Path, into: Path | None = None) -> Path:
-    """What MLflow has of a run folder, in `into` or a temporary folder.
+    """Downloads the files of a run from MLflow into `into` or a temporary folder.
 
     Args:
         run_id: of the run.
@@ -265,11 +265,11 @@ def later(folder: Path) -> str:
 
 
 def log_later(folder: Path, uri: str | None = None) -> Tracker:
-    """Logs a whole run folder that MLflow did not take, or not all of, when it was made.
+    """Logs a complete run folder that MLflow did not accept, or not completely, when it was made.
 
     Args:
         folder: of the run.
-        uri: of the store, if not the one of the run's own config.
+        uri: of the store; that of the run's own config if not given.
 
     Raises:
         UserError: the folder holds no finished run, or MLflow cannot be opened or does not take it.
@@ -309,7 +309,7 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
 
 
 def _sweep_in(folder: Path, store: str) -> str | None:
-    """The id of the MLflow run in `store` of the sweep in a folder, if it is that of a sweep."""
+    """The id of a sweep's MLflow run in `store`, if the folder is a sweep's."""
     with suppress(OSError, ValueError, AttributeError):  # `parent.json` may be another program's
         known = json.loads((folder / "parent.json").read_text("utf-8"))
         return known["run_id"] if known.get("store") == store else None
@@ -317,7 +317,7 @@ def _sweep_in(folder: Path, store: str) -> str | None:
 
 
 def _begun_in(client: "MlflowClient", experiment_id: str, folder: Path) -> str | None:
-    """The id of the unfinished run that was begun in a run folder."""
+    """The id of the unfinished MLflow run of a run folder."""
     if "'" in str(folder):
         return None
     runs = client.search_runs([experiment_id], f"tags.run_folder = '{folder}' and attributes.status != 'FINISHED'")

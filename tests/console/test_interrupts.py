@@ -194,7 +194,7 @@ import ctypes
 from neurexp.experiments import token_length
 
 class Stuck(token_length.TokenLength):
-    def analyse(self):
+    def analyse(self, plan, results):
         print("stuck", flush=True)
         ctypes.CDLL(None).usleep(ctypes.c_uint(60_000_000))
 """

@@ -28,7 +28,7 @@ from neurexp.stats.chunks import no_progress
 torch.set_num_threads(1)
 
 MINI = Path(neurexp.__file__).parent / "mini"
-LISTS = Path(neurexp.__file__).parent / "text" / "words"
+LISTS = Path(neurexp.__file__).parent / "text" / "word_lists"
 LAYERS = [1, 4]
 DRAWS = 300
 ARGUMENTS = (

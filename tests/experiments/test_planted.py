@@ -22,7 +22,7 @@ from neurexp.stats import nulls
 torch.set_num_threads(1)
 
 MINI = Path(neurexp.__file__).parent / "mini"
-LISTS = Path(neurexp.__file__).parent / "text" / "words"
+LISTS = Path(neurexp.__file__).parent / "text" / "word_lists"
 LAYER, HIGHER, LOWER = 3, 123, 456  # the neuron that prefers nouns (category 1), and the one that prefers verbs
 DRAWS = 300
 ARGUMENTS = (

@@ -429,7 +429,7 @@ def test_only_a_sweep_over_layers_alone_is_drawn_over_layers(tmp_path, capsys):
 def test_a_run_in_mlflow_is_called_by_what_was_swept_and_by_nothing_else(tmp_path):
     folder = begun(tmp_path / "sweep", "+pair=a,b", "model.name='/x y/m',/z/m", "dataset.tokens=512")
     overrides = ["model=mini", "+pair=a", "model.name='/x y/m'", "dataset.tokens=512"]
-    assert sweep.among(folder, overrides) == ["pair=a", "model.name='/x y/m'"]
+    assert sweep.varied(folder, overrides) == ["pair=a", "model.name='/x y/m'"]
 
 
 def test_a_sweep_that_ended_before_its_first_job_leaves_its_folder_to_the_next(tmp_path):

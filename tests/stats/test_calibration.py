@@ -17,6 +17,7 @@ import neurexp
 from neurexp.config.schema import DatasetConfig, Source
 from neurexp.engine.reducers.base import Batch
 from neurexp.engine.reducers.gram import Gram
+from neurexp.experiments.profile import Covariate
 from neurexp.experiments.profile.design import Design
 from neurexp.models.load import load_model
 from neurexp.stats.association import Sums, permutation_p, q_values
@@ -222,8 +223,9 @@ def synthetic(text: Text, a=0.0, b=0.0, of_type=0.5, of_sequence=0.0, neurons=10
     partial = a * left.std() / np.sqrt(a**2 * left.var() + variance)
     r = (lengths * signal)[text.used].mean() / np.sqrt(signal[text.used].var() + variance)
 
-    no_groups = np.zeros(len(text.lengths), dtype=np.int64)
-    design = Design(tokens, text.lengths, counts, begins, DRAWS, 32, 0, 0, no_groups, 1)
+    no_groups = np.zeros(int(text.lengths.max()) + 2, dtype=np.int64)
+    covariate = Covariate(text.lengths, "length", "token length", "characters")
+    design = Design(tokens, covariate, counts, begins, DRAWS, 32, 0, 0, no_groups, 1)
     gram = Gram(design.width, 1, design.squared, shift=torch.zeros(1, neurons))
     values = torch.from_numpy((signal[:, None] + noise).astype(np.float32))
     for start in range(0, rows, 4):

@@ -22,10 +22,10 @@ import os, shutil
 from neurexp.experiments.token_length import TokenLength
 
 class Breaking(TokenLength):
-    def analyse(self):
+    def analyse(self, plan, results):
         shutil.copy("outputs/mlflow.db", "saved.db")
         os.truncate("outputs/mlflow.db", 100)
-        return super().analyse()
+        return super().analyse(plan, results)
 """
 
 
@@ -59,7 +59,7 @@ def test_a_store_that_breaks_after_the_pass_loses_nothing(cli, tmp_path):
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: tracking: MLflow did not take the run (")
     assert line.endswith(f"it is whole in {run}, and `python -m neurexp.tracking {run}` logs it")
-    assert "Correlation with length" in process.stdout  # the findings are told all the same
+    assert "Correlation with token length" in process.stdout  # the findings are told all the same
     assert {path.name for path in run.rglob("*checkpoint*")} == {"checkpoint.json", "checkpoint.lock"}
     assert not list(run.rglob("*.tmp")) + list(run.glob("traceback.txt"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and "checkpoint" not in path.name}
