@@ -89,7 +89,7 @@ def test_words_beyond_ascii_and_of_several_parts_are_words(tmp_path):
     [
         ({"a": ["p", "q"]}, "the folder has 1 CATEGORY.txt (a.txt); a contrast needs two or more: add them"),
         ({}, "the folder has 0 CATEGORY.txt; a contrast needs two or more"),
-        ({"a": ["p", "q"], "b": ""}, "b.txt is empty; put 4 or more words there"),
+        ({"a": ["p", "q"], "b": ""}, "b.txt is empty; put 4 or more words in it"),
         ({"a": ["p", "q"], "b": "\n \n"}, "b.txt is empty"),
         ({"a": ["p", "q", "r", "s"], "b": ["p", "q"]}, "b.txt has 0 different words that are in no other list"),
         ({"a": ["p", "q", "r"], "b": ["p", "x"]}, "b.txt has 1 different words that are in no other list"),
