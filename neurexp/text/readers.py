@@ -1,122 +1,115 @@
-"""From one local file to its rows: a text, a table or a list, compressed or not. What cannot be read is a row as well.
+"""The rows of one local file: a text, a table or a list, compressed or not.
 
-Knows nothing of options, folders or tokens. A reader never raises for what a file holds: it yields `BadRow`.
+A reader does not raise an error for the content of a file: it yields a `BadRow` for each row that cannot be read. Knows
+nothing of options, folders or tokens.
 """
 
-import bz2
-import codecs
 import csv
-import gzip
-import io
 import json
 import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from neurexp.errors import one_line
+from neurexp.text import streams
 from neurexp.text.rows import BINARY, BadRow, Row, no_column, text_of
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
-LONGEST = 2**28  # characters of a line: a row of JSON Lines or CSV
 _MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 LARGEST_TEXT = _MEMORY // 4  # bytes of a .txt file, which is one document
-LARGEST_JSON = _MEMORY // 16  # bytes of a .json file that is no JSON Lines: its objects take several times that
-SAMPLE = 100  # lines of a .tsv
-PARQUET_BATCH = 256  # rows
+LARGEST_JSON = _MEMORY // 16  # bytes of a .json file that is one JSON value: its objects take several times as many
+TSV_SAMPLE = 100  # lines of a .tsv that show whether quotation marks are text
+PARQUET_BATCH = 256  # rows that are read at a time
 
-_MARKS = {  # of four bytes before those of two that they begin with
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-# An unreadable file, as the libraries that read it say so; pyarrow's own errors are of the first two kinds
+# What the libraries raise for an unreadable file; pyarrow's own errors are of the first two kinds
 _FAILURES = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, csv.Error, RecursionError, MemoryError)
-
 
 Rows = Iterator[Row | BadRow]
 
 
-@lru_cache(maxsize=16)  # it is asked for every row
+@lru_cache(maxsize=16)  # called for every row
 def kind_of(name: str) -> str | None:
-    """The ending that says what a file holds, without that of its compression: `.jsonl` of `a.JSONL.gz`."""
+    """The ending of a file's name in lower case without that of its compression: `.jsonl` for `a.JSONL.gz`.
+
+    None if it is not one of `ENDINGS`.
+    """
     name = name.lower()
-    ending = next((one for one in ENDINGS if name.endswith(one)), None)
+    ending = next((known for known in ENDINGS if name.endswith(known)), None)
     return None if ending is None else f".{ending.split('.')[1]}"
 
 
 def read(file: Path, column: str) -> Rows:
-    """Yields the rows of a file whose name ends in one of `ENDINGS`, and `BadRow` in the place of each that is none."""
+    """Yields the rows of a file whose name ends in one of `ENDINGS`, and a `BadRow` for each that cannot be read.
+
+    Args:
+        file: the file.
+        column: the text column of a table, or the text key of an object.
+    """
     number = 0
     try:
-        if file.stat().st_size == 0 and kind_of(file.name) != ".parquet":  # an empty parquet file is a torn one
+        if file.stat().st_size == 0 and kind_of(file.name) != ".parquet":  # an empty .parquet is damaged
             return
         for row in _READERS[str(kind_of(file.name))](file, column):
             yield row
             number = row.number
     except UnicodeDecodeError as error:
-        yield BadRow(0, _no_text(error))
+        yield BadRow(0, _not_text(error))
     except _FAILURES as error:
-        after = f"broke off after row {number}" if number else "cannot be read"
-        yield BadRow(0, f"{after} ({_short(error)})")
-
-
-# Each kind of file
+        problem = f"broke off after row {number}" if number else "cannot be read"
+        yield BadRow(0, f"{problem} ({_shortened(error)})")
 
 
 def _text(file: Path, column: str) -> Rows:
-    """The whole file as one row: a document as it is, but for a byte order mark."""
-    with _opened(file) as (stream, encoding):
-        content = _whole(stream, LARGEST_TEXT)
+    """The whole file as one row."""
+    with streams.open_bytes(file) as (stream, encoding):
+        content = streams.read_whole(stream, LARGEST_TEXT)
     text = content.decode(encoding)
     yield BadRow(0, BINARY) if "\0" in text else Row(1, text)
 
 
 def _json_lines(file: Path, column: str) -> Rows:
-    with _opened_text(file) as stream:
-        for number, line in _lines(stream):
+    with streams.open_text(file) as stream:
+        for number, line in streams.numbered_lines(stream):
             if line is None:
-                yield BadRow(number, f"a line of more than {LONGEST} characters")
+                yield BadRow(number, f"a line of more than {streams.LONGEST_LINE} characters")
             elif line and not line.isspace():
-                yield _parsed(number, line, column)
+                yield _row_of_line(number, line, column)
 
 
 def _json(file: Path, column: str) -> Rows:
-    """One array of rows, or one row, or JSON Lines after all."""
-    with _opened_text(file) as stream:
-        lines = (line for _, line in _lines(stream) if line is None or not line.isspace())
-        first = list(islice(lines, 2))
-    objects = [line is not None and _is_object(line) for line in first]
-    if objects[:1] == [True] and len(first) == 2:
+    """An array of rows, a single row, or JSON Lines under the wrong ending."""
+    with streams.open_text(file) as stream:
+        lines = (line for _, line in streams.numbered_lines(stream) if line is None or not line.isspace())
+        first_lines = list(islice(lines, 2))
+    are_objects = [line is not None and _is_object(line) for line in first_lines]
+    if are_objects[:1] == [True] and len(first_lines) == 2:
         yield from _json_lines(file, column)
         return
-    with _opened(file) as (stream, encoding):
-        content = _whole(stream, LARGEST_JSON).decode(encoding, _errors(encoding))
+    with streams.open_bytes(file) as (stream, encoding):
+        content = streams.read_whole(stream, LARGEST_JSON).decode(encoding, streams.decoding_errors(encoding))
     if not content or content.isspace():
         return
     try:
-        found = _loaded(content)
+        parsed = _parse(content)
     except ValueError:
-        if objects[1:] == [True]:  # only the first line is none
+        if are_objects[1:] == [True]:  # JSON Lines whose first line is bad
             yield from _json_lines(file, column)
             return
         raise
-    values = found if isinstance(found, list) else [found]
-    tables = [value for value in values if isinstance(value, dict)]
-    if tables and len(tables) == len(values) and not any(column in value for value in tables):
-        yield BadRow(0, no_column(column, tables[0]), no_column=True)
+    values = parsed if isinstance(parsed, list) else [parsed]
+    objects = [value for value in values if isinstance(value, dict)]
+    if objects and len(objects) == len(values) and not any(column in value for value in objects):
+        yield BadRow(0, no_column(column, objects[0]), no_column=True)
         return
     for number, value in enumerate(values, start=1):
-        yield _taken(number, value, column)
+        yield _row_of_value(number, value, column)
 
 
 def _is_object(line: str) -> bool:
@@ -126,15 +119,16 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _parsed(number: int, line: str, column: str) -> Row | BadRow:
+def _row_of_line(number: int, line: str, column: str) -> Row | BadRow:
+    """The row in a line of JSON Lines. Files that were joined may have a byte order mark before any line."""
     try:
-        return _taken(number, _loaded(line.lstrip("\ufeff").rstrip()), column)  # a mark: files that were joined
+        return _row_of_value(number, _parse(line.lstrip("\ufeff").rstrip()), column)
     except ValueError as error:
-        return BadRow(number, _short(error))
+        return BadRow(number, _shortened(error))
 
 
-def _loaded(content: str) -> Any:
-    """The value of a JSON text. Raises ValueError, whose message is a reason."""
+def _parse(content: str) -> Any:
+    """The value of a JSON text. Raises ValueError, whose message is the reason of a `BadRow`."""
     try:
         return json.loads(content)
     except RecursionError as error:
@@ -144,50 +138,50 @@ def _loaded(content: str) -> Any:
             text_of(content)
         except ValueError as reason:
             raise reason from error
-        if isinstance(error, json.JSONDecodeError):  # of a file of lines, its own "line 1" would mislead
+        if isinstance(error, json.JSONDecodeError):  # its own message says "line 1" for any line of JSON Lines
             place = f"line {error.lineno}, character" if "\n" in content else "character"
-            raise ValueError(f"no JSON: {error.msg} at {place} {error.colno}") from error
-        raise ValueError(f"no JSON: {error}") from error
+            raise ValueError(f"not JSON: {error.msg} at {place} {error.colno}") from error
+        raise ValueError(f"not JSON: {error}") from error
 
 
-def _taken(number: int, value: Any, column: str) -> Row | BadRow:
-    """A row of JSON: an object with the text column, or the text itself."""
+def _row_of_value(number: int, value: Any, column: str) -> Row | BadRow:
+    """The row in a JSON value: an object with the text column, or the text itself."""
     if isinstance(value, dict):
         if column not in value:
             return BadRow(number, no_column(column, value), no_column=True)
         return Row(number, value[column])
     if isinstance(value, str):
         return Row(number, value)
-    return BadRow(number, f'no object, as {{"{column}": …}} would be')
+    return BadRow(number, f'not an object like {{"{column}": …}}')
 
 
 def _csv(file: Path, column: str) -> Rows:
-    """Rows are counted without the header. In a .csv a semicolon or a tab may stand for the comma."""
-    csv.field_size_limit(LONGEST)
-    with _opened_text(file, newline="") as stream:
+    """Rows are counted without the header. The delimiter of a .csv may be a comma, a semicolon or a tab."""
+    csv.field_size_limit(streams.LONGEST_LINE)
+    with streams.open_text(file, newline="") as stream:
         lines: Iterator[str] = _csv_lines(stream)
         first = next((line for line in lines if not line.isspace()), "")
         delimiters = ["\t"] if kind_of(file.name) == ".tsv" else [",", ";", "\t"]
-        headers = {one: next(csv.reader([first], delimiter=one), []) for one in delimiters}
-        delimiter = next((one for one in delimiters if column in headers[one]), delimiters[0])
+        headers = {delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in delimiters}
+        delimiter = next((delimiter for delimiter in delimiters if column in headers[delimiter]), delimiters[0])
         header = headers[delimiter]
         if not header:
             return
         if column not in header:
             yield BadRow(0, no_column(column, header), no_column=True)
             return
-        sample = list(islice(lines, SAMPLE)) if kind_of(file.name) == ".tsv" else []
-        quoting = csv.QUOTE_NONE if _marks_are_text(sample, len(header)) else csv.QUOTE_MINIMAL
+        sample = list(islice(lines, TSV_SAMPLE)) if kind_of(file.name) == ".tsv" else []
+        quoting = csv.QUOTE_NONE if _quotes_are_text(sample, len(header)) else csv.QUOTE_MINIMAL
         rows = csv.reader(chain(sample, lines), delimiter=delimiter, strict=True, quoting=quoting)
-        place, number = header.index(column), 0
+        index, number = header.index(column), 0
         while True:
-            begun = rows.line_num
+            lines_before = rows.line_num
             try:
                 fields = next(rows, None)
             except csv.Error as error:
-                swallowed = rows.line_num - begun
-                joined = f"; a quotation mark joins {swallowed} lines" if swallowed > 1 else ""
-                for _ in range(max(1, swallowed)):  # as many rows may be lost
+                lines_read = rows.line_num - lines_before
+                joined = f"; a quotation mark joins {lines_read} lines" if lines_read > 1 else ""
+                for _ in range(max(1, lines_read)):  # each line may have been a row
                     number += 1
                     yield BadRow(number, one_line(error) + joined)
                 continue
@@ -197,16 +191,16 @@ def _csv(file: Path, column: str) -> Rows:
                 continue
             number += 1
             if len(fields) == len(header):
-                yield Row(number, fields[place])
+                yield Row(number, fields[index])
             else:
                 yield BadRow(number, f"{len(fields)} fields where the header has {len(header)}")
 
 
-def _marks_are_text(lines: list[str], width: int) -> bool:
-    """Whether a quotation mark in these lines of a .tsv is part of the text, and does not hold a field together.
+def _quotes_are_text(lines: list[str], width: int) -> bool:
+    """Whether quotation marks in these lines of a .tsv are part of the text and do not enclose a field.
 
-    It is part of the text where every line has all fields as it is, and would not if marks held fields together: one
-    at the beginning of a text would join it with the rows that follow.
+    They are part of the text if every line has `width` fields when they are read so, but not when they enclose fields:
+    a quotation mark at the beginning of a text would then join it with the rows that follow.
     """
     lines = [line for line in lines if not line.isspace()]
     if width == 1 or any(line.count("\t") != width - 1 for line in lines):
@@ -218,9 +212,9 @@ def _marks_are_text(lines: list[str], width: int) -> bool:
 
 
 def _csv_lines(stream: IO[str]) -> Iterator[str]:
-    for number, line in _lines(stream):
+    for number, line in streams.numbered_lines(stream):
         if line is None:
-            raise ValueError(f"line {number} has more than {LONGEST} characters")
+            raise ValueError(f"line {number} has more than {streams.LONGEST_LINE} characters")
         yield line
 
 
@@ -252,9 +246,9 @@ def _parquet_rows(table: "ParquetFile", column: str) -> Rows:
                     try:
                         yield Row(number, value.as_py())
                     except UnicodeDecodeError as error:
-                        yield BadRow(number, _no_text(error))
-        except (OSError, pa.ArrowException) as error:  # other row groups may be whole
-            reason = f"its row group cannot be read ({_short(error)})"
+                        yield BadRow(number, _not_text(error))
+        except (OSError, pa.ArrowException) as error:  # other row groups may be readable
+            reason = f"its row group cannot be read ({_shortened(error)})"
             for row in range(number + 1, stop + 1):
                 yield BadRow(row, reason)
         number = stop
@@ -269,73 +263,14 @@ _READERS: dict[str, Callable[[Path, str], Rows]] = {
     ".tsv": _csv,
     ".parquet": _parquet,
 }
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-ENDINGS = (*_READERS, *(kind + packed for kind in _READERS if kind != ".parquet" for packed in COMPRESSIONS))
+_COMPRESSED = [kind + ending for kind in _READERS if kind != ".parquet" for ending in streams.COMPRESSIONS]
+ENDINGS = (*_READERS, *_COMPRESSED)
 
 
-# Bytes and lines
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[tuple[IO[bytes], str]]:
-    """The bytes of a file, decompressed, and the encoding that its byte order mark names, or UTF-8."""
-    with _decompressed(file) as stream:
-        start = stream.read(4)
-    encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
-    with _decompressed(file) as stream:
-        yield stream, encoding
-
-
-def _decompressed(file: Path) -> IO[bytes]:
-    ending = file.suffix.lower()
-    if ending == ".zst":
-        import pyarrow as pa
-
-        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file.open("rb")), "zstd"))  # type: ignore[arg-type]
-    opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(ending, open)
-    return opener(file, "rb")  # type: ignore[operator]
-
-
-def _whole(stream: IO[bytes], most: int) -> bytearray:
-    content = bytearray()
-    while chunk := stream.read(2**24):
-        content += chunk
-        if len(content) > most:
-            raise ValueError(f"more than {most / 1e9:.1f} GB, which is more than this machine can hold at once")
-    return content
-
-
-def _errors(encoding: str) -> str:
-    """A byte that is no UTF-8 becomes half a character, so that it spoils its own row only."""
-    return "surrogateescape" if encoding.startswith("utf-8") else "strict"
-
-
-@contextmanager
-def _opened_text(file: Path, newline: str = "\n") -> Iterator[IO[str]]:
-    with (
-        _opened(file) as (stream, encoding),
-        io.TextIOWrapper(stream, encoding, _errors(encoding), newline) as text,  # type: ignore[type-var]
-    ):
-        yield text
-
-
-def _lines(stream: IO[str]) -> Iterator[tuple[int, str | None]]:
-    """The lines with their numbers; None in the place of one that is longer than LONGEST."""
-    number = 0
-    while line := stream.readline(LONGEST):
-        number += 1
-        if len(line) == LONGEST and not line.endswith("\n"):
-            while (more := stream.readline(2**20)) and not more.endswith("\n"):
-                pass
-            yield number, None
-        else:
-            yield number, line
-
-
-def _no_text(error: UnicodeDecodeError) -> str:
+def _not_text(error: UnicodeDecodeError) -> str:
     return f"not {error.encoding.upper()} text ({error.reason} at byte {error.start})"
 
 
-def _short(error: BaseException) -> str:
+def _shortened(error: BaseException) -> str:
     text = one_line(error)
     return text if len(text) <= 200 else text[:200] + "…"

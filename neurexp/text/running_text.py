@@ -1,4 +1,4 @@
-"""A dataset's running text as packed token sequences, from the store if they were made before. Knows no model."""
+"""Running text of a dataset as packed token sequences, which are kept between runs. Knows no model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +12,13 @@ from neurexp.text.tokens import Tokens, cached, pack
 
 
 def read_text(dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, bos: bool, cache: Path) -> Tokens:
-    """Tokenises and packs as much of the dataset as `dataset.tokens` asks for.
+    """Tokenises and packs the first `dataset.tokens` tokens of the dataset.
 
     Args:
         dataset: which text, how many tokens, and how they are cut into sequences.
         tokenizer: the model's.
-        bos: every sequence begins with BOS.
-        cache: the folder of what is kept between runs.
+        bos: whether every sequence begins with BOS.
+        cache: the store's folder; tokens that an earlier run kept there are reused.
 
     Raises:
         UserError: the text cannot be read, or has too few tokens.

@@ -1,4 +1,4 @@
-"""Parts of a text or a word list that could not be used: each is named and counted, and their share is limited.
+"""Skipped items, the parts of a text or a word list that cannot be used: named, counted and limited to a share.
 
 Knows nothing of files, tokens or models.
 """
@@ -13,22 +13,20 @@ from neurexp.errors import UserError, printable
 
 log = logging.getLogger(__name__)
 
-SHOWN = 3  # items named in the log and in messages; `skipped.parquet` names all
-
-
+SHOWN = 3  # items named in the log and in error lines; `skipped.parquet` names all
 EARLY = 1000  # bad items after which reading may stop early
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """One item that was left out."""
+    """One item that was skipped."""
 
     where: str  # the file
-    item: int  # the row or line in it, from 1; 0 for the whole file
+    item: int  # the row or line in the file, from 1; 0 for the whole file
     reason: str
 
     def __post_init__(self) -> None:
-        """Makes names and reasons printable: they quote what was found."""
+        """Makes names and reasons printable, because they quote the file."""
         for name in ("where", "reason"):
             object.__setattr__(self, name, printable(getattr(self, name)))
 
@@ -40,14 +38,14 @@ def tell(skipped: Sequence[Skipped]) -> None:
 
 
 def check_share(skipped: Sequence[Skipped], seen: int, most: float, option: str, what: str) -> None:
-    """Refuses a source that holds too many bad items.
+    """Checks that the share of bad items is small enough.
 
     Args:
         skipped: the bad items.
-        seen: how many items there were, the bad ones included.
+        seen: the number of items, the bad ones included.
         most: the largest share of bad items that is accepted, 0 to 1.
         option: the option that sets `most`.
-        what: the items' name in the message.
+        what: the items' name in the error line, such as "rows".
 
     Raises:
         UserError: more than `most` of the items are bad.
@@ -57,20 +55,25 @@ def check_share(skipped: Sequence[Skipped], seen: int, most: float, option: str,
         enough = f"{option}={min(1.0, np.ceil(100 * share) / 100):g}" if most else f"a larger {option}"
         raise UserError(
             f"{option}={most:g}: {len(skipped)} of {seen} {what} cannot be used ({named(skipped)}); "
-            f"mend them, or give {enough} to skip them"
+            f"correct them, or give {enough} to skip them"
         )
 
 
 class Share:
     """Counts the bad rows or files of a source while it is read.
 
-    The share is checked when the reading ends. Reading stops earlier only if the outcome is clear: after 1000 bad items
-    and at twice the accepted share. With `most` 0 the first bad item stops it.
+    The share is checked at the end. Reading stops earlier if the source is clearly bad: after `EARLY` bad items, if
+    their share is more than twice `most`. If `most` is 0, the first bad item stops it.
+
+    Args:
+        most: the largest share of bad items that is accepted, 0 to 1.
+        option: the option that sets `most`.
+        what: the items' name in the error line.
     """
 
     def __init__(self, most: float, option: str, what: str) -> None:
         self.most, self.option, self.what = most, option, what
-        self.seen = 0  # the bad ones included
+        self.seen = 0  # items read, the bad ones included
         self.bad: list[Skipped] = []
         self._early = 0.0
 
@@ -79,9 +82,9 @@ class Share:
         """The smallest `most` that accepts what was read so far."""
         return max(self._early, len(self.bad) / max(self.seen, 1))
 
-    def add_bad(self, one: Skipped) -> None:
-        """Counts a bad item. Raises UserError if so many are bad that reading on is pointless."""
-        self.bad.append(one)
+    def add_bad(self, item: Skipped) -> None:
+        """Adds a bad item. Raises UserError if so many are bad that reading on is pointless."""
+        self.bad.append(item)
         if len(self.bad) >= EARLY:
             self._early = max(self._early, len(self.bad) / (2 * self.seen))
         if self.most == 0 or self._early > self.most:
@@ -93,15 +96,15 @@ class Share:
 
 
 def table(skipped: Sequence[Skipped]) -> dict[str, np.ndarray]:
-    """The items as columns, for `skipped.parquet`."""
+    """The skipped items as columns, for `skipped.parquet`."""
     return {
-        "where": np.array([one.where for one in skipped]),
-        "item": np.array([one.item for one in skipped], dtype=np.int64),
-        "reason": np.array([one.reason for one in skipped]),
+        "where": np.array([item.where for item in skipped]),
+        "item": np.array([item.item for item in skipped], dtype=np.int64),
+        "reason": np.array([item.reason for item in skipped]),
     }
 
 
 def named(skipped: Sequence[Skipped]) -> str:
-    """The first few items, for a message."""
-    told = [f"{one.where}{f', row {one.item}' if one.item else ''}: {one.reason}" for one in skipped[:SHOWN]]
-    return "; ".join(told) + ("; …" if len(skipped) > SHOWN else "")
+    """The first few items with their reasons, for the log or an error line."""
+    first = [f"{item.where}{f', row {item.item}' if item.item else ''}: {item.reason}" for item in skipped[:SHOWN]]
+    return "; ".join(first) + ("; …" if len(skipped) > SHOWN else "")

@@ -1,7 +1,7 @@
-"""Labelled words as rows: the tokens of a word in a text, and an excerpt of running text to look at.
+"""Spans: the tokens of labelled words in a text, and the excerpt of running text with most of them.
 
-A word's tokens are found by character offsets, so the tokens of a template around it never count. Knows nothing of
-models.
+The tokens of a word are found by their character offsets, so the tokens of a template around it never count. Knows
+nothing of models.
 """
 
 from collections.abc import Sequence
@@ -28,34 +28,36 @@ class Example:
 
 @dataclass(frozen=True)
 class Selection:
-    """Labelled rows: row i is the tokens [start, stop) of one sequence, and belongs to a category."""
+    """Labelled rows: row i is the tokens [start, stop) of one sequence, and has a category."""
 
     tokens: Tokens
-    sequence: np.ndarray  # [rows] int
-    start: np.ndarray  # [rows] int, columns of `tokens`
-    stop: np.ndarray  # [rows] int
-    category: np.ndarray  # [rows] int
+    sequence: np.ndarray  # [rows] int, index of the sequence in `tokens`
+    start: np.ndarray  # [rows] int, position in the sequence
+    stop: np.ndarray  # [rows] int, position in the sequence
+    category: np.ndarray  # [rows] int, from 0
     words: list[str]  # [rows]
-    dropped: int = 0  # words that share a token with the characters around them
-    adjoining: int = 0  # rows next to other letters without a space, as in Chinese: perhaps parts of longer words
+    dropped: int = 0  # words that were left out, because one of their tokens covers other characters too
+    adjoining: int = 0  # rows next to other letters without a space, as in Chinese: maybe parts of longer words
 
     def ids(self, row: int) -> list[int]:
         """The token ids of a row."""
         return self.tokens.input_ids[self.sequence[row], self.start[row] : self.stop[row]].tolist()
 
     def only(self, chosen: np.ndarray) -> "Selection":
-        """The rows where `chosen` `[rows]` is True, of the same tokens."""
+        """The selection of the rows where `chosen` `[rows]` is True; `tokens` stay as they are."""
         spans = {name: getattr(self, name)[chosen] for name in ("sequence", "start", "stop", "category")}
-        return replace(self, **spans, words=[word for word, one in zip(self.words, chosen, strict=True) if one])
+        return replace(
+            self, **spans, words=[word for word, is_chosen in zip(self.words, chosen, strict=True) if is_chosen]
+        )
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row."""
+        """The number of tokens of each row, `[rows]`."""
         return self.stop - self.start
 
 
 def place(word: str, category: int, template: str) -> Example:
-    """The word in the place of `{word}` in `template`."""
+    """The example in which the word replaces `{word}` in `template`."""
     before, _, after = template.partition("{word}")
     return Example(before + word + after, len(before), len(before) + len(word), word, category)
 
@@ -63,11 +65,17 @@ def place(word: str, category: int, template: str) -> Example:
 def align(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], begin_with_bos: bool = False, required: bool = True
 ) -> Selection:
-    """Tokenises each example as a sequence of its own, padded on the right, and finds its word's tokens.
+    """Tokenises each example as a separate sequence, padded on the right, and finds the tokens of its word.
 
-    A token belongs to the word if it covers any of its characters; a space before the word may be part of it. Words are
-    dropped and counted if one of their tokens also covers other characters of the text, or if the tokenizer does not
-    know all of their characters.
+    A token belongs to the word if it covers any of its characters; it may include the space before the word. A word is
+    dropped and counted if one of its tokens also covers other characters, or if the tokenizer does not know all of its
+    characters.
+
+    Args:
+        tokenizer: a fast tokenizer, because only those give character offsets.
+        examples: the texts and their words.
+        begin_with_bos: whether every sequence begins with `first_token(tokenizer)`.
+        required: whether it is an error if no word is left.
 
     Raises:
         UserError: the tokenizer gives no offsets, or no word is left and one is `required`.
@@ -78,28 +86,34 @@ def align(
             "tokenizer.json"
         )
     bos = [first_token(tokenizer)] if begin_with_bos else []
-    found = encode(tokenizer, [example.text for example in examples], return_offsets_mapping=True)
+    encoded = encode(tokenizer, [example.text for example in examples], return_offsets_mapping=True)
     unknown = unknown_token(tokenizer)
-    rows, kept = [], []
-    for example, ids, offsets in zip(examples, found["input_ids"], found["offset_mapping"], strict=True):
-        own = [i for i, (a, b) in enumerate(offsets) if a < example.stop and b > example.start]
-        if not own:
+    sequences, kept = [], []
+    for example, ids, offsets in zip(examples, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        text = example.text
+        inside = [i for i, (start, stop) in enumerate(offsets) if start < example.stop and stop > example.start]
+        if not inside:
             continue
-        covered = example.text[offsets[own[0]][0] : example.start] + example.text[example.stop : offsets[own[-1]][1]]
-        if covered.strip() or unknown in [ids[i] for i in own] or dropped_characters(tokenizer, example.text):
+        first, last = inside[0], inside[-1]
+        other_characters = (
+            example.text[offsets[first][0] : example.start] + example.text[example.stop : offsets[last][1]]
+        )
+        is_unknown = unknown in [ids[i] for i in inside]
+        if other_characters.strip() or is_unknown or dropped_characters(tokenizer, text):
             continue
-        rows.append([*bos, *ids])
-        kept.append((example, len(bos) + own[0], len(bos) + own[-1] + 1))
+        sequences.append([*bos, *ids])
+        kept.append((example, len(bos) + first, len(bos) + last + 1))
     if not kept and required:
-        raise UserError("experiment: no word has tokens of its own in its text; set it apart by spaces")
-    longest = max((len(row) for row in rows), default=0)
+        raise UserError("experiment: no word has tokens of its own in its text; separate it by spaces")
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    longest = int(lengths.max(initial=0))
     pad = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
-    ids = np.full((len(rows), longest), pad, dtype=np.int32)
-    valid = np.arange(longest) < np.array([len(row) for row in rows], dtype=np.int64)[:, None]
-    ids[valid] = [index for row in rows for index in row]
+    ids = np.full((len(sequences), longest), pad, dtype=np.int32)
+    valid = np.arange(longest) < lengths[:, None]
+    ids[valid] = [token_id for sequence in sequences for token_id in sequence]
     return Selection(
-        Tokens(ids, valid, len(rows)),
-        np.arange(len(rows)),
+        Tokens(ids, valid, len(sequences)),
+        np.arange(len(sequences)),
         np.array([start for _, start, _ in kept]),
         np.array([stop for _, _, stop in kept]),
         np.array([example.category for example, _, _ in kept]),
@@ -109,7 +123,11 @@ def align(
 
 
 def drop_too_long(selection: Selection, positions: int | None) -> tuple[Selection, list[str]]:
-    """The rows whose sequence has at most `positions` tokens, and the words of the other rows.
+    """The selection without the sequences of more than `positions` tokens, and the words that were in those.
+
+    Args:
+        selection: the rows.
+        positions: the number of tokens that the model can read at once; None if there is no limit.
 
     Raises:
         UserError: no row is left.
@@ -118,60 +136,67 @@ def drop_too_long(selection: Selection, positions: int | None) -> tuple[Selectio
     if positions is None or not (lengths > positions).any():
         return selection, []
     fits = lengths[selection.sequence] <= positions
-    left = [word for word, one in zip(selection.words, fits, strict=True) if not one]
+    too_long = [selection.words[row] for row in np.flatnonzero(~fits)]
     if not fits.any():
         raise UserError(
             f"experiment: every row has more tokens than the model has positions, {positions}; give shorter ones"
         )
-    needed, sequence = np.unique(selection.sequence[fits], return_inverse=True)
-    width = int(lengths[needed].max())
+    kept, sequence = np.unique(selection.sequence[fits], return_inverse=True)
+    width = int(lengths[kept].max())
     tokens = replace(
         selection.tokens,
-        input_ids=selection.tokens.input_ids[needed, :width],
-        valid=selection.tokens.valid[needed, :width],
-        documents=len(needed),
+        input_ids=selection.tokens.input_ids[kept, :width],
+        valid=selection.tokens.valid[kept, :width],
+        documents=len(kept),
     )
-    return replace(selection.only(fits), tokens=tokens, sequence=sequence), left
+    return replace(selection.only(fits), tokens=tokens, sequence=sequence), too_long
 
 
 def excerpt(selection: Selection, length: int) -> Selection:
-    """The stretch of `length` tokens with most words, of every category if possible; each token is a row.
+    """The window of `length` tokens with most words, if possible of every category. Each of its tokens is a row.
 
-    The category of a row is −1 unless the token belongs to a word of the selection; `words` are the tokens' numbers.
+    The category of a row is −1 unless its token belongs to a word of the selection. `words` are the tokens' positions.
     """
     tokens = selection.tokens
     length = min(length, tokens.valid.shape[1])
     category = np.full(tokens.valid.shape, -1)
-    within = []  # words of each category in each stretch, [categories, sequences, places]
-    for one in np.unique(selection.category):
-        of = selection.category == one
-        marked = np.zeros(tokens.valid.shape, dtype=np.int64)
-        marked[selection.sequence[of], selection.start[of]] = 1
-        running = np.pad(marked.cumsum(1), ((0, 0), (1, 0)))
-        within.append(running[:, length:] - running[:, :-length])
-    for row, start, stop, one in zip(
+    counts = []  # words of each category in each window, [categories, sequences, first position of the window]
+    for label in np.unique(selection.category):
+        rows = selection.category == label
+        begins = np.zeros(tokens.valid.shape, dtype=np.int64)
+        begins[selection.sequence[rows], selection.start[rows]] = 1
+        running = np.pad(begins.cumsum(1), ((0, 0), (1, 0)))
+        counts.append(running[:, length:] - running[:, :-length])
+    for sequence, start, stop, label in zip(
         selection.sequence, selection.start, selection.stop, selection.category, strict=True
     ):
-        category[row, start:stop] = one
-    score = np.sum(within, axis=0) + 2 * np.min(within, axis=0)
-    full = tokens.valid.sum(1) >= length
-    row, start = np.unravel_index(np.where(full[:, None], score, -1).argmax(), score.shape)
-    places = np.arange(start, min(start + length, int(tokens.valid[row].sum())))
+        category[sequence, start:stop] = label
+    score = np.sum(counts, axis=0) + 2 * np.min(counts, axis=0)
+    is_long_enough = tokens.valid.sum(1) >= length
+    sequence, start = np.unravel_index(np.where(is_long_enough[:, None], score, -1).argmax(), score.shape)
+    positions = np.arange(start, min(start + length, int(tokens.valid[sequence].sum())))
     return replace(
         selection,
-        sequence=np.full(len(places), row),
-        start=places,
-        stop=places + 1,
-        category=category[row, places],
-        words=[str(place) for place in places],
+        sequence=np.full(len(positions), sequence),
+        start=positions,
+        stop=positions + 1,
+        category=category[sequence, positions],
+        words=[str(position) for position in positions],
     )
 
 
 def pairing_order(tokenizer_ids: Sequence[Sequence[int]], words: Sequence[str]) -> list[int]:
-    """The order in which words of two categories are paired: by number of tokens, frequency, alphabet.
+    """The order of a category's words before they are paired with another's: by number of tokens, frequency, alphabet.
 
-    The frequency rank is that of the word's rarest token in the tokenizer's vocabulary: byte-pair encodings number
-    their tokens in the order of merging, frequent ones first.
+    The frequency is that of the word's rarest token, judged by its id: byte-pair encodings number their tokens in the
+    order of merging, frequent ones first.
+
+    Args:
+        tokenizer_ids: the token ids of each word.
+        words: the words.
+
+    Returns:
+        Indices into `words`.
     """
     key = [(len(ids), sorted(ids, reverse=True), word) for ids, word in zip(tokenizer_ids, words, strict=True)]
     return sorted(range(len(words)), key=key.__getitem__)

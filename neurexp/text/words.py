@@ -1,7 +1,7 @@
 """Lists of labelled words: a folder with a file for each category, and a word on each line.
 
-A line may be a word, an expression of several words or a whole sentence. A line that cannot be used is skipped and
-named. Knows nothing of models and of tokens.
+A line may be a word, an expression of several words or a sentence. Lines that cannot be used are skipped and named.
+Knows nothing of models and tokens.
 """
 
 import codecs
@@ -19,11 +19,11 @@ from neurexp.text.skipped import Skipped, check_share
 OWN_LISTS = Path(__file__).resolve().parent / "word_lists"  # of `grammar_tuning`
 FIRST = ("verbs", "nouns")  # the first two labels; other categories follow in alphabetical order
 ENDING = ".txt"
-LONGEST_LINE = 10_000  # characters: a longer line is no sentence but another kind of file
+LONGEST_LINE = 10_000  # characters; a longer line is not a sentence
 FEWEST = 2  # words of a category; an analysis may need more
 NOTES = ("readme", "license", "licence", "copying", "notice", "changelog")  # files that describe the lists
-WHAT = "a folder with a CATEGORY.txt of words for each category"  # in a message
-SHOWN = 5  # names of files in a message
+WHAT = "a folder with a CATEGORY.txt of words for each category"  # in error lines
+SHOWN = 5  # names of files in an error line
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins the same way
 
 log = logging.getLogger(__name__)
@@ -31,16 +31,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WordLists:
-    """Words by category, in alphabetical order: a result cannot depend on the order of a file."""
+    """Words by category, in alphabetical order, so that no result depends on the order of a file."""
 
     words: dict[str, list[str]]  # category → its words
-    empty: int  # lines, dropped
-    duplicates: int  # dropped; one word in two spellings of Unicode is one word
-    shared: int  # words in more than one category, dropped from all
-    skipped: tuple[Skipped, ...] = ()  # lines that are no words, and files that are no lists
-    # Where each word stands: the file and the line, counted from 1
-    places: dict[str, tuple[str, int]] = field(default_factory=dict, compare=False)
-    lines: int = 0  # that are not empty
+    empty: int  # number of empty lines
+    duplicates: int  # number of repeated words, dropped; two Unicode spellings of a word are the same word
+    shared: int  # number of words in more than one category, dropped from all
+    skipped: tuple[Skipped, ...] = ()  # lines that cannot be used, and files that are not lists
+    places: dict[str, tuple[str, int]] = field(default_factory=dict, compare=False)  # word → file, line from 1
+    lines: int = 0  # number of lines that are not empty
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,11 @@ class _Line:
 
 
 def read_lists(folder: Path, option: str = "experiment.words", bad_words: float = 0.0) -> WordLists:
-    """Reads `CATEGORY.txt` files, a word per line; duplicates and words in two categories are dropped and counted.
+    """Reads `CATEGORY.txt` files, a word per line. Duplicates and words in two categories are dropped and counted.
 
     Args:
-        folder: of the files; their endings may be in capitals, hidden files and notes such as README.txt are no lists.
-        option: the option that names the folder, for messages.
+        folder: the files' folder. Hidden files and notes such as README.txt are not lists. `.TXT` is an ending too.
+        option: the option that names the folder, for error lines.
         bad_words: the largest share of lines that may be skipped because they cannot be used, 0 to 1.
 
     Raises:
@@ -62,29 +61,30 @@ def read_lists(folder: Path, option: str = "experiment.words", bad_words: float 
     """
     files, notes = _files(folder, option)
     read = {name: _lines(file, option) for name, file in files.items()}
-    skipped = [one for _, bad, _ in read.values() for one in bad]
-    lines = sum(len(found) + len(bad) for found, bad, _ in read.values())
+    skipped = [item for _, bad, _ in read.values() for item in bad]
+    lines = sum(len(good) + len(bad) for good, bad, _ in read.values())
     check_share(skipped, lines, bad_words, "experiment.bad_words", "lines")
-    skipped += [Skipped(str(file), 0, "a note about the lists, by its name; no list") for file in notes]
-    found, places = dict[str, list[str]](), dict[str, tuple[str, int]]()
-    for name, (kept, _, _) in read.items():
-        found[name] = [line.word for line in kept]
-        for line in kept:
+    skipped += [Skipped(str(file), 0, "a note about the lists, not a list, by its name") for file in notes]
+    listed, places = dict[str, list[str]](), dict[str, tuple[str, int]]()
+    for name, (good, _, _) in read.items():
+        listed[name] = [line.word for line in good]
+        for line in good:
             places.setdefault(line.word, (str(files[name]), line.number))
-    # One word in several spellings of Unicode goes by the shortest of them, which is the composed one
+    # A word with several Unicode spellings is shown in the shortest, which is the composed one
     spelled: dict[str, str] = {}
-    for word in sorted({word for words in found.values() for word in words}, key=lambda word: (len(word), word)):
+    for word in sorted({word for words in listed.values() for word in words}, key=lambda word: (len(word), word)):
         spelled.setdefault(fold_word(word), word)
-    own = {name: {fold_word(word) for word in words} for name, words in found.items()}
-    shared = {word for word, count in Counter(word for words in own.values() for word in words).items() if count > 1}
-    words = {name: sorted(spelled[word] for word in listed - shared) for name, listed in own.items()}
+    folded = {name: {fold_word(word) for word in words} for name, words in listed.items()}
+    counts = Counter(word for words in folded.values() for word in words)
+    shared = {word for word, count in counts.items() if count > 1}
+    words = {name: sorted(spelled[word] for word in forms - shared) for name, forms in folded.items()}
     for name, left in words.items():
         if len(left) < FEWEST:
-            raise UserError(_too_few(folder, option, files[name], len(left), bool(found[name])))
+            raise UserError(_too_few(folder, option, files[name], len(left), bool(listed[name])))
     return WordLists(
         words,
         empty=sum(empty for _, _, empty in read.values()),
-        duplicates=sum(len(found[name]) - len(own[name]) for name in found),
+        duplicates=sum(len(listed[name]) - len(folded[name]) for name in listed),
         shared=len(shared),
         skipped=tuple(skipped),
         places=places,
@@ -92,17 +92,17 @@ def read_lists(folder: Path, option: str = "experiment.words", bad_words: float 
     )
 
 
-def _too_few(folder: Path, option: str, file: Path, left: int, any_there: bool) -> str:
-    if not any_there:
-        return f"{option}={folder}: {file.name} is empty; put 4 or more words there, one a line, or take the file away"
+def _too_few(folder: Path, option: str, file: Path, left: int, has_words: bool) -> str:
+    if not has_words:
+        return f"{option}={folder}: {file.name} is empty; put 4 or more words in it, one per line, or remove the file"
     return (
-        f"{option}={folder}: {file.name} has {left} words of its own, which stand in no other list; give 4 or more, or "
-        "take the file away"
+        f"{option}={folder}: {file.name} has {left} different words that are in no other list; give 4 or more, or "
+        "remove the file"
     )
 
 
 def _files(folder: Path, option: str) -> tuple[dict[str, Path], list[Path]]:
-    """Category → its file, in the order of the labels, and the files that only describe the lists."""
+    """Category → its file, in the order of the labels; and the notes, files that only describe the lists."""
     try:
         is_folder = folder.is_dir()
     except OSError as error:  # a name too long for a file
@@ -114,27 +114,29 @@ def _files(folder: Path, option: str) -> tuple[dict[str, Path], list[Path]]:
         listed = data_files(folder, (ENDING,), recursive=False)
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path not in listed)
     except OSError as error:
-        raise UserError(f"{option}={folder}: cannot be read ({error}); mend that, or give another folder") from error
+        raise UserError(f"{option}={folder}: cannot be read ({error}); make it readable, or give another") from error
     notes = [file for file in listed if file.stem.casefold() in NOTES]
     files: dict[str, Path] = {}
     for file in listed:
-        name = unicodedata.normalize("NFC", file.stem)  # macOS takes letters apart
+        name = unicodedata.normalize("NFC", file.stem)  # macOS decomposes letters in file names
         if file in notes:
             continue
-        if not name.isprintable():  # in figures and tables it would stand as it is
-            raise UserError(f"{option}={folder}: {file.name} is no name of a category; rename it in plain letters")
+        if not name.isprintable():  # figures and tables show it
+            raise UserError(f"{option}={folder}: {file.name} cannot name a category; rename it in plain letters")
         if name in files:
-            raise UserError(f"{option}={folder}: {files[name].name} and {file.name} name one category; rename one")
+            raise UserError(
+                f"{option}={folder}: {files[name].name} and {file.name} name the same category; rename one of them"
+            )
         files[name] = file
     if len(files) < 2:
-        there = f" ({next(iter(files.values())).name})" if files else ""
-        beside = f"; beside it: {', '.join(others[:SHOWN])}{', …' if len(others) > SHOWN else ''}" if others else ""
+        found = f" ({next(iter(files.values())).name})" if files else ""
+        other = f"; other files: {', '.join(others[:SHOWN])}{', …' if len(others) > SHOWN else ''}" if others else ""
         raise UserError(
-            f"{option}={folder}: {len(files)} CATEGORY.txt there{there}; a contrast needs two or more: add "
-            f"them there{beside}"
+            f"{option}={folder}: the folder has {len(files)} CATEGORY.txt{found}; a contrast needs two or more: add "
+            f"them{other}"
         )
-    first = {name.casefold(): name for name in files}
-    order = [first[name] for name in FIRST] if set(FIRST) <= set(first) else []
+    by_casefold = {name.casefold(): name for name in files}
+    order = [by_casefold[name] for name in FIRST] if set(FIRST) <= set(by_casefold) else []
     return {name: files[name] for name in [*order, *sorted(set(files) - set(order))]}, notes
 
 
@@ -144,7 +146,7 @@ def _lines(file: Path, option: str) -> tuple[list[_Line], list[Skipped], int]:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{option}={file.parent}: {file.name} cannot be read ({error.strerror}); make it readable, or take it away"
+            f"{option}={file.parent}: {file.name} cannot be read ({error.strerror}); make it readable, or remove it"
         ) from error
     if content.startswith(_WIDE):
         raise UserError(f"{option}={file.parent}: {file.name} is not UTF-8 text but UTF-16; save it as UTF-8")
@@ -157,21 +159,21 @@ def _lines(file: Path, option: str) -> tuple[list[_Line], list[Skipped], int]:
             bad.append(Skipped(str(file), number, "not UTF-8 text"))
             continue
         if word:
-            reason = _why_not(word)
+            reason = _problem(word)
             if reason:
                 bad.append(Skipped(str(file), number, reason))
             else:
                 words.append(_Line(number, word))
-        elif number < len(lines) or line:  # there is no line after the last line break
+        elif number < len(lines) or line:  # the empty string after the last line break is not a line
             empty += 1
     return words, bad, empty
 
 
-def _why_not(line: str) -> str:
-    """Why a line is neither a word nor a sentence; an empty text if it is one."""
+def _problem(line: str) -> str:
+    """Why a line cannot be used; empty if it can."""
     if len(line) > LONGEST_LINE:
         return f"“{printable(line[:30])}…” has {len(line)} characters; a line has at most {LONGEST_LINE}"
     hidden = unseen(line)
     if hidden:
-        return f"“{printable(line[:30])}” holds U+{ord(line[hidden[0]]):04X}, which cannot be seen"
-    return "" if fold_word(line).strip() else "it holds nothing that can be seen"
+        return f"“{printable(line[:30])}” has an invisible character, U+{ord(line[hidden[0]]):04X}"
+    return "" if fold_word(line).strip() else "it has only invisible characters"

@@ -441,7 +441,7 @@ BAD = [
     ("experiment.template='{word} {word}'", "experiment.template={word} {word}: give a text with one {word} in it"),
     ("experiment.second_template=The", "experiment.second_template=The: give a text with one {word} in it"),
     ("experiment.words=/nonexistent", "experiment.words=/nonexistent: no such folder"),
-    ("experiment.words={lists}/empty", "experiment.words={lists}/empty: 0 CATEGORY.txt there"),
+    ("experiment.words={lists}/empty", "experiment.words={lists}/empty: the folder has 0 CATEGORY.txt"),
     ("experiment.words={lists}/few", "experiment.words: only 3 rows of a can be used; give 4 or more"),
     ("experiment.control=shuffled", "experiment.control=shuffled: give off or random"),
     ("experiment.text=perhaps", "experiment.text: "),

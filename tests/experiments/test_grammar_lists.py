@@ -159,7 +159,10 @@ def test_a_run_on_chinese_words_from_the_command_line(quick_cli, tmp_path):
         "dataset.path=text.txt", "dataset.tokens=1500", "experiment.second_template=null", "hydra.run.dir=run",
     )  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
-    assert "Skipped 1, all listed in skipped.parquet: 词/动词.txt, row 5: “坏\\u202e” holds U+202E" in process.stdout
+    assert (
+        "Skipped 1, all listed in skipped.parquet: 词/动词.txt, row 5: “坏\\u202e” has an invisible character, U+202E"
+        in process.stdout
+    )
     assert "Glyph" not in process.stdout
     assert process.stdout.count("no installed font has") <= 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))

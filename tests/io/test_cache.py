@@ -278,7 +278,7 @@ def test_a_run_over_a_folder_as_it_comes_says_and_writes_what_it_skipped_twice(q
     expected = {
         "where": [f"{folder}/metadata.csv", f"{folder}/rows.jsonl"],
         "item": [0, 2],
-        "reason": ["no column text; there are id, title", "binary, not text: it has a NUL character"],
+        "reason": ["no column text; the columns are id, title", "binary, not text: it has a NUL character"],
     }
     hashes, told = set(), []
     again = ["experiment.control=off,random", "hydra.sweep.dir=again", "--multirun"]

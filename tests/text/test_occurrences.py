@@ -381,9 +381,12 @@ def test_what_is_found_is_what_the_decoded_text_holds(tokenizer, texts, length, 
         text, begins = "".join(parts), np.cumsum([0, *map(len, parts)])
         for match in alone.finditer(text):
             word = match[1].lower()
+            start, stop = np.flatnonzero(begins <= match.start())[-1], np.flatnonzero(begins >= match.end())[0]
+            others = text[begins[start] : match.start()] + text[match.end() : begins[stop]]
+            if others.strip():  # GPT-2 has a token 'd, which covers the apostrophe too
+                continue
             if match.start() > 0 and match[1] in (word, word.capitalize()) and counted[word] < most:
                 counted[word] += 1
-                start, stop = np.flatnonzero(begins <= match.start())[-1], np.flatnonzero(begins >= match.end())[0]
                 expected.append((row, start, stop, dict(listed)[word], word))
     found = find_occurrences(tokens, tokenizer, listed, most)
     got = zip(found.sequence, found.start, found.stop, found.category, found.words, strict=True)

@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from neurexp.config.schema import DatasetConfig, Source
 from neurexp.errors import UserError
-from neurexp.text import readers, skipped, sources
+from neurexp.text import readers, skipped, sources, streams
 
 POEM = "First line\n\n  second,\twith a tab\nlast — “quoted”\n"
 
@@ -128,7 +128,7 @@ def test_a_file_without_text_is_refused(tmp_path, content):
     path = tmp_path / "nothing.txt"
     path.write_bytes(content)
     assert refusal(path) == (
-        f"dataset.path={path}: there is no text in it; give another dataset.path (or, of a table, "
+        f"dataset.path={path}: there is no text in it; give another dataset.path (or, for a table, "
         "dataset.text_column=COLUMN)"
     )
 
@@ -152,8 +152,8 @@ def test_a_table_without_rows_is_refused(tmp_path, ending):
         ("picture.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "not UTF-8 text"),
         ("zeros.txt", b"abc\0def", "binary"),
         ("latin.jsonl", b'{"text": "caf\xe9"}\n', "not UTF-8 text"),
-        ("broken.jsonl", b"no json\n", "row 1: no JSON"),
-        ("broken.json", b'[{"text": "a"}', "cannot be read (no JSON: Expecting ',' delimiter"),
+        ("broken.jsonl", b"no json\n", "row 1: not JSON"),
+        ("broken.json", b'[{"text": "a"}', "cannot be read (not JSON: Expecting ',' delimiter"),
         ("broken.txt.gz", b"no gzip", "cannot be read (Not a gzipped file"),
         ("broken.jsonl.zst", b"no zstd", "cannot be read (ZSTD decompress failed"),
         ("broken.txt.xz", b"no xz", "cannot be read (Input format not supported"),
@@ -186,7 +186,7 @@ def test_an_empty_folder_and_a_missing_path_are_refused(tmp_path):
     (tmp_path / "a.PDF").write_text("text")
     (tmp_path / "README").write_text("text")
     (tmp_path / ".hidden.txt").write_text("text")
-    assert "the folder holds no text (there: .pdf, README); give .txt" in refusal(tmp_path)
+    assert "the folder holds no text (found: .pdf, README); give .txt" in refusal(tmp_path)
 
 
 def test_the_identity_of_files_names_the_folder_and_how_much_it_holds(tmp_path):
@@ -358,27 +358,27 @@ def numbers_of(path: Path, **options: float) -> dict[int, str]:
 
 
 BAD = {
-    "null": "no object",
-    "[1]": "no object",
-    "3": "no object",
-    "{": "no JSON",
+    "null": "not an object",
+    "[1]": "not an object",
+    "3": "not an object",
+    "{": "not JSON",
     "": "",
     '{"text": null}': "",
     '{"text": ""}': "",
-    '{"body": "b"}': "no column text; there are body; did you mean body?",
+    '{"body": "b"}': "no column text; the columns are body; did you mean body?",
     '{"text": 3}': "a number in place of text",
     '{"text": true}': "true or false in place of text",
     '{"text": ["a", "b"]}': "a list in place of text",
     '{"text": {"a": 1}}': "an object in place of text",
     '{"text": [{"role": "user"}]}': "a list of objects without content",
-    '{"text": [{"content": 3}]}': "a chat message whose content is no text",
+    '{"text": [{"content": 3}]}': "a chat message whose content is not text",
     '{"text": "\\ud800"}': "half a character (\\ud800)",
     '{"text": "a\\u0000b"}': "binary, not text",
     '{"text": "caf\udce9"}': "not UTF-8 text (byte 0xe9)",
     "\0\0\0": "binary, not text",
     "\udcff": "not UTF-8 text (byte 0xff)",
     "[" * 100_000: "JSON nested too deeply",
-    "1" * 5000: "no JSON: Exceeds the limit",
+    "1" * 5000: "not JSON: Exceeds the limit",
 }
 
 
@@ -401,7 +401,7 @@ def test_a_byte_that_is_no_utf_8_in_another_column_spoils_nothing(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_skipped_within_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "LONGEST", 1000)
+    monkeypatch.setattr(streams, "LONGEST_LINE", 1000)
     path = write_jsonl(tmp_path / "rows.jsonl", {"text": "a"}, {"text": "x" * 5_000_000}, {"text": "b"})
     assert read(path, bad_rows=0.5) == ["a", "b"]
     assert numbers_of(path) == {2: "a line of more than 1000 characters"}
@@ -419,7 +419,7 @@ def test_the_share_of_bad_rows_is_the_users_and_the_message_says_which_would_do(
     path = write_jsonl(tmp_path / "rows.jsonl", {"text": 1}, *rows[1:], {"text": 2}, {"text": 3})
     assert refusal(path) == (
         f"dataset.bad_rows=0.02: 3 of 100 rows cannot be used ({path}, row 1: a number in place of text; {path}, row "
-        f"99: a number in place of text; {path}, row 100: a number in place of text); mend them, or give "
+        f"99: a number in place of text; {path}, row 100: a number in place of text); correct them, or give "
         "dataset.bad_rows=0.03 to skip them"
     )
     assert len(read(path, bad_rows=0.03)) == 97
@@ -430,7 +430,7 @@ def test_no_bad_row_at_all_is_accepted_with_a_share_of_0(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", *rows[:49], {"text": 2}, *rows[49:])
     assert len(read(path)) == 98
     assert refusal(path, bad_rows=0).startswith("dataset.bad_rows=0: 1 of 50 rows cannot be used")  # at once
-    assert refusal(path, bad_rows=0).endswith("mend them, or give a larger dataset.bad_rows to skip them")
+    assert refusal(path, bad_rows=0).endswith("correct them, or give a larger dataset.bad_rows to skip them")
 
 
 def test_bad_files_are_counted_among_files_whatever_their_rows(tmp_path):
@@ -516,8 +516,8 @@ def test_a_row_is_named_by_its_line_in_the_file(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('\n{"text": "a"}\n\n{"text": \n{"text" "b"}\n')
     assert numbers_of(path) == {
-        4: "no JSON: Expecting value at character 9",
-        5: "no JSON: Expecting ':' delimiter at character 9",
+        4: "not JSON: Expecting value at character 9",
+        5: "not JSON: Expecting ':' delimiter at character 9",
     }
 
 
@@ -535,12 +535,12 @@ def test_garbage_without_end_is_not_read_to_the_end(tmp_path, monkeypatch):
     assert refusal(path).startswith("dataset.bad_rows=0.02: 1000 of 1001 rows cannot be used")
     path.write_bytes(b"garbage\n" * 100_000)
     assert refusal(path) == (
-        f"dataset.path={path}: row 1: no JSON: Expecting value at character 1 (and 999 more that cannot be used); "
-        "mend them, or give another dataset.path"
+        f"dataset.path={path}: row 1: not JSON: Expecting value at character 1 (and 999 more that cannot be used); "
+        "correct them, or give another dataset.path"
     )
     write_jsonl(path, *({"body": "a"} for _ in range(5000)))
     assert refusal(path).startswith(
-        f"dataset.text_column=text: path={path}: row 1: no column text; there are body; did"
+        f"dataset.text_column=text: path={path}: row 1: no column text; the columns are body; did"
     )
 
 
@@ -566,14 +566,14 @@ def test_one_file_that_cannot_be_read_at_all_is_an_error_whatever_is_accepted(tm
     (tmp_path / "a.txt").write_bytes(b"\xff")
     assert "not UTF-8 text" in refusal(tmp_path / "a.txt", bad_rows=bad_rows)
     (tmp_path / "b.jsonl").write_bytes(b"{\n")
-    assert "no JSON" in refusal(tmp_path / "b.jsonl", bad_rows=bad_rows)
+    assert "not JSON" in refusal(tmp_path / "b.jsonl", bad_rows=bad_rows)
 
 
 def test_a_text_without_words_says_what_could_not_be_used(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", {"text": None}, {"text": 3})
     assert refusal(path, bad_rows=0.5) == (
         f"dataset.path={path}: there is no text in it, and 1 cannot be used ({path}, row 2: a number in place of "
-        "text); give another dataset.path (or, of a table, dataset.text_column=COLUMN)"
+        "text); give another dataset.path (or, for a table, dataset.text_column=COLUMN)"
     )
 
 

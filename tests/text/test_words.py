@@ -87,14 +87,14 @@ def test_words_beyond_ascii_and_of_several_parts_are_words(tmp_path):
 @pytest.mark.parametrize(
     ("content", "answer"),
     [
-        ({"a": ["p", "q"]}, "1 CATEGORY.txt there (a.txt); a contrast needs two or more: add them there"),
-        ({}, "0 CATEGORY.txt there; a contrast needs two or more"),
-        ({"a": ["p", "q"], "b": ""}, "b.txt is empty; put 4 or more words there"),
+        ({"a": ["p", "q"]}, "the folder has 1 CATEGORY.txt (a.txt); a contrast needs two or more: add them"),
+        ({}, "the folder has 0 CATEGORY.txt; a contrast needs two or more"),
+        ({"a": ["p", "q"], "b": ""}, "b.txt is empty; put 4 or more words in it"),
         ({"a": ["p", "q"], "b": "\n \n"}, "b.txt is empty"),
-        ({"a": ["p", "q", "r", "s"], "b": ["p", "q"]}, "b.txt has 0 words of its own"),
-        ({"a": ["p", "q", "r"], "b": ["p", "x"]}, "b.txt has 1 words of its own"),
-        ({"a": ["p", "q"], "b": ["r", "r"]}, "b.txt has 1 words of its own"),
-        ({"a": ["p", "q"], "b": ["caf\u00e9", "cafe\u0301"]}, "b.txt has 1 words of its own"),
+        ({"a": ["p", "q", "r", "s"], "b": ["p", "q"]}, "b.txt has 0 different words that are in no other list"),
+        ({"a": ["p", "q", "r"], "b": ["p", "x"]}, "b.txt has 1 different words that are in no other list"),
+        ({"a": ["p", "q"], "b": ["r", "r"]}, "b.txt has 1 different words that are in no other list"),
+        ({"a": ["p", "q"], "b": ["caf\u00e9", "cafe\u0301"]}, "b.txt has 1 different words that are in no other list"),
         ({"a": ["p", "q"], "b": b"\xff\xfep\x00q\x00"}, "b.txt is not UTF-8 text but UTF-16; save it as UTF-8"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value[:30],
@@ -113,13 +113,13 @@ def test_lists_that_cannot_be_used_are_one_line_that_names_the_option(tmp_path, 
 
 BAD = [
     (b"caf\xe9", "not UTF-8 text"),
-    (b"s\x00t", "“s\\x00t” holds U+0000, which cannot be seen"),
-    (b"s\x1b[31m", "holds U+001B"),
-    ("s\u202et".encode(), "holds U+202E"),
-    ("s\u2066t".encode(), "holds U+2066"),
-    ("\u200dst".encode(), "holds U+200D"),
-    (b"s\tt", "holds U+0009"),
-    ("\ufe0f".encode(), "it holds nothing that can be seen"),
+    (b"s\x00t", "“s\\x00t” has an invisible character, U+0000"),
+    (b"s\x1b[31m", "has an invisible character, U+001B"),
+    ("s\u202et".encode(), "has an invisible character, U+202E"),
+    ("s\u2066t".encode(), "has an invisible character, U+2066"),
+    ("\u200dst".encode(), "has an invisible character, U+200D"),
+    (b"s\tt", "has an invisible character, U+0009"),
+    ("\ufe0f".encode(), "it has only invisible characters"),
     (b"s" * (LONGEST_LINE + 1), f"“{'s' * 30}…” has {LONGEST_LINE + 1} characters; a line has at most {LONGEST_LINE}"),
 ]
 
@@ -146,7 +146,7 @@ def test_names_that_are_no_text_are_written_as_escapes_and_name_no_category(tmp_
     (one,) = read_lists(folder, bad_words=0.5).skipped
     assert one.where == f"{tmp_path}/li\\udcffst/b.txt"
     lists(folder, **{"c\udcff": ["t", "u"]})
-    with pytest.raises(UserError, match=r"c\\udcff\.txt is no name of a category; rename it"):
+    with pytest.raises(UserError, match=r"c\\udcff\.txt cannot name a category; rename it"):
         read_lists(folder, bad_words=0.5)
 
 
@@ -208,7 +208,7 @@ def test_endings_may_be_in_capitals_and_order_is_that_of_the_names(tmp_path):
 def test_two_files_of_one_category_are_refused(tmp_path):
     folder = lists(tmp_path / "lists", a=["p", "q"], b=["r", "s"])
     (folder / "a.TXT").write_text("t\nu\n")
-    with pytest.raises(UserError, match=r"a\.TXT and a\.txt name one category; rename one$"):
+    with pytest.raises(UserError, match=r"a\.TXT and a\.txt name the same category; rename one of them$"):
         read_lists(folder)
 
 
@@ -224,7 +224,7 @@ def test_hidden_files_and_notes_are_no_categories(tmp_path):
 def test_a_folder_of_one_category_says_what_else_is_there(tmp_path):
     folder = lists(tmp_path / "lists", a=["p", "q"])
     (folder / "nouns.csv").write_text("door,house")
-    with pytest.raises(UserError, match=r"1 CATEGORY\.txt there \(a\.txt\); .* beside it: nouns\.csv$"):
+    with pytest.raises(UserError, match=r"the folder has 1 CATEGORY\.txt \(a\.txt\); .* other files: nouns\.csv$"):
         read_lists(folder)
 
 
