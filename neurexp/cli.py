@@ -23,7 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from neurexp.config.schema import CONFIG_FOLDER, explain, folder_of, register_schema
+from neurexp.config.mistakes import explain
+from neurexp.config.schema import CONFIG_FOLDER, folder_of, register_schema
 from neurexp.console import terminal
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes

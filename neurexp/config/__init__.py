@@ -5,15 +5,8 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
-    from neurexp.config.schema import (
-        Config,
-        DatasetConfig,
-        ModelConfig,
-        checked,
-        explain,
-        register_schema,
-        typed_options,
-    )
+    from neurexp.config.mistakes import explain
+    from neurexp.config.schema import Config, DatasetConfig, ModelConfig, checked, register_schema, typed_options
 
 __all__ = ["Config", "DatasetConfig", "ModelConfig", "checked", "explain", "register_schema", "typed_options"]
 
@@ -22,7 +15,7 @@ _HOMES = {
     "DatasetConfig": "neurexp.config.schema",
     "ModelConfig": "neurexp.config.schema",
     "checked": "neurexp.config.schema",
-    "explain": "neurexp.config.schema",
+    "explain": "neurexp.config.mistakes",
     "register_schema": "neurexp.config.schema",
     "typed_options": "neurexp.config.schema",
 }

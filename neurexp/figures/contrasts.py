@@ -16,7 +16,7 @@ def words_by_neurons(
     activations: np.ndarray, labels: np.ndarray, categories: Sequence[str], band: np.ndarray, title: str, detail: str,
     scale: str,
 ) -> Figure:  # fmt: skip
-    """The array of the documents as an image, a row a word, a column a neuron; far-out neurons are marked below.
+    """The activations as an image: a row is a word, a column is a neuron. Neurons with extreme means are marked below.
 
     Args:
         activations: `[words, neurons]`.

@@ -22,7 +22,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from neurexp.config.schema import CONFIG_FOLDER, explain, flat, quoted, register_schema
+from neurexp.config.mistakes import explain
+from neurexp.config.schema import CONFIG_FOLDER, flat, quoted, register_schema
 from neurexp.console import terminal
 from neurexp.errors import UserError, one_line, without_secrets
 from neurexp.io import mlflow_stores as stores

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from neurexp.config.mistakes import explain
 from neurexp.config.schema import (
     CONFIG_FOLDER,
     Backend,
@@ -20,7 +21,6 @@ from neurexp.config.schema import (
     Source,
     Weights,
     checked,
-    explain,
     quoted,
     register_schema,
     typed_options,
