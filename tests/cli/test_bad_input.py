@@ -25,29 +25,13 @@ MINI = ("model=mini", "dataset=pydoc", "tracking=off")
 # What is typed after the defaults (`{inputs}`: the folder of the fixture below) and what the answer must say. Arguments
 # are split at spaces; a tuple is not. After MINI: the embedded model on the embedded text.
 WITH_MINI = [
-    ("dataset.tokens=0", "dataset.tokens=0: give a whole number of 1 or more"),
-    ("dataset.tokens=-1", "dataset.tokens=-1: give a whole number of 1 or more"),
-    ("dataset.tokens=many", "dataset.tokens: Value 'many'"),
-    ("dataset.tokens=1.5", "dataset.tokens: Value '1.5'"),
-    ("dataset.tokens=null", "dataset.tokens: "),
     ("dataset.tokens=10000000", "dataset.tokens=10000000: the text has only "),
-    ("dataset.tokens=1000000000000000", "dataset.tokens=1000000000000000: give "),
     ("dataset.tokens=true", "dataset.tokens: Value 'True' of type 'bool'"),
-    ("dataset.tokens=[1]", "dataset.tokens: Value '[1]' of type 'list'"),
-    ("dataset.tokens=", "dataset.tokens: Value '' of type 'str'"),
-    ("dataset.sequence_length=1", "dataset.sequence_length=1: give a whole number of 2 or more"),
     ("dataset.sequence_length=513", "dataset.sequence_length=513: mini has 512 positions; give 512 or fewer"),
     ("device.name=gpu", "device=gpu: no such device; give auto, cpu or cuda"),
     ("device.name=mps", "device=mps: not supported; give auto, cpu or cuda"),
-    ("device.dtype=float8", "device.dtype: Invalid value 'float8', expected one of [float32, bfloat16, float16]"),
-    ("dataset.sequence_length=1000000000000000", "dataset.sequence_length=1000000000000000: give 2147483647 or fewer"),
     ("device.tf32=true device.name=cpu", "device.tf32=true: a cpu has no TensorFloat-32"),
-    ("device.threads=100000", "device.threads=100000: give 1024 or fewer"),
     ("device.batch_size=1000000000000000", "device.batch_size=1000000000000000: give 2147483647 or fewer"),
-    ("run.seed=18446744073709551616", "run.seed=18446744073709551616: give 9223372036854775807 or fewer"),
-    ("device.threads=0", "device.threads=0: give a whole number of 1 or more"),
-    ("device.batch_size=0", "device.batch_size=0: give a whole number of 1 or more"),
-    ("run.seed=-1", "run.seed=-1: give a whole number of 0 or more"),
     ("experiment.layer=-1", "experiment.layer=-1: this model has layers 0 to 5; give all, one of them, or a list"),
     ("experiment.layer=99", "experiment.layer=99: this model has layers 0 to 5"),
     ("experiment.layer=[0,6]", "experiment.layer=[0, 6]: this model has layers 0 to 5"),
@@ -58,38 +42,24 @@ WITH_MINI = [
     ("experiment.layer=true", "experiment.layer=True: this model has layers 0 to 5"),
     ("experiment.layer=", "experiment.layer=: this model has layers 0 to 5"),
     ("experiment.layer=1000000000000000", "experiment.layer=1000000000000000: this model has layers 0 to 5"),
-    ("experiment.layer=0,1", "experiment.layer=0,1"),
     ("experiment.layer=null model.default_layer=99", "experiment.layer=99: this model has layers 0 to 5"),
     ("experiment.skip_positions=-1", "experiment.skip_positions=-1: give a whole number from 0 to 511"),
     ("experiment.skip_positions=512", "experiment.skip_positions=512: give a whole number from 0 to 511"),
-    ("experiment.correction=holm", "experiment.correction=holm: give bh (Benjamini-Hochberg) or by"),
     ("experiment.name=../../x", "experiment.name=../../x: it becomes a folder's"),
     ("experiment.site=", "experiment.site=: gpt_neo has MLP, ACT, PROJ, Q, K, V; give one of them"),
     ("experiment.site=MPL", "experiment.site=MPL: gpt_neo has MLP, ACT, PROJ, Q, K, V; did you mean MLP?"),
-    ("experiment.bins=2", "experiment.bins=2: give a whole number from 8 to 4096"),
-    ("experiment.bins=lots", "experiment.bins: "),
-    ("experiment.bin=16", "experiment.bin: no such option; did you mean experiment.bins?"),
-    ("experiment.strip_space=maybe", "experiment.strip_space: "),
-    ("experiment.plugin=no.such.Class", "experiment.plugin=no.such.Class: no such class"),
-    ("experiment.plugin=os.path.join", "experiment.plugin=os.path.join: "),
     ("model.weights=none", "model.weights: Invalid value 'none', expected one of [pretrained, random]"),
     ("model.tokenizer=/no/such", "model.tokenizer=/no/such: no such folder"),
     ("model.tokenizer=", "model.tokenizer is empty: give model.tokenizer=ORGANISATION/MODEL, a local folder, or mini"),
     ("model.name=", "model.name is empty: give model.name=ORGANISATION/MODEL, a local folder, or mini"),
-    ("model.architecture={a:1}", "model.architecture.a: no such option"),
     ("model.tokenizer={inputs}/no_end", "model.tokenizer: it has no end-of-text token"),
-    ("+foo=1", "foo: no such group (there are model, device, dataset, experiment, tracking, run)"),
-    ("+experiment.foo=1", "experiment.foo: "),
     ("hydra.run.dir={inputs}/a_file/below", "hydra.run.dir: the run folder cannot be made"),
     ("run.outputs={inputs}/a_file", "hydra.run.dir: the run folder cannot be made"),
     ("run.outputs={inputs}/dangling", "hydra.run.dir: the run folder cannot be made"),
     ("run.outputs={inputs}/loop", "hydra.run.dir: the run folder cannot be made"),
     ("run.outputs=/proc/none", "hydra.run.dir: the run folder cannot be made"),
     (f"run.outputs={'a' * 300}", "File name too long"),
-    ("run.outputs=a=b", "run.outputs=a=b: quote the value within the shell's quotes"),
-    ("run.outputs=null", "run.outputs: "),
     ("run.outputs=${nowhere}", "hydra.run.dir: Interpolation key 'nowhere' not found"),
-    ("run.outputs=a?b tracking=mlflow", "MLflow's store cannot lie in a folder with ? in its name"),
     ("run.outputs=" + "{inputs}/no_cache", "run.outputs: {inputs}/no_cache/cache cannot be made"),
     ("hydra.run.dir=", "hydra.run.dir is empty: give hydra.run.dir=FOLDER"),
     ("hydra.run.dir=${now:%Y", "hydra.run.dir=${now:%Y: quote the value"),
@@ -98,47 +68,23 @@ WITH_MINI = [
     ("--config-name=x", "Cannot find primary config 'x'"),
     # An escape sequence, a newline, a bidirectional override: told as its escape
     (("dataset.tokens=\x1b[31mred",), "dataset.tokens=\\x1b[31mred: quote the value"),
-    (("dataset.tokens=a\nb",), "dataset.tokens=a\\nb: "),
-    (("dataset.tokens='a\nb'",), "dataset.tokens: Value 'a\\nb' of type 'str'"),
     (("experiment.site='a\nb\x1b[2J'",), "experiment.site=a\\nb\\x1b[2J: gpt_neo has MLP"),
     (("experiment.layer='\x1b[2J'",), "experiment.layer=\\x1b[2J: this model has layers 0 to 5"),
     (("device.name='\u202ecpu'",), "device=\\u202ecpu: no such device"),
     (("model.name='\u202e\x07'",), "model.name=\\u202e\\x07: no such folder"),
-    (("\x1b]0;title\x07",), "\\x1b]0;title\\x07: cannot be read as OPTION=VALUE"),
-    (("+a\u202eb=1",), "+a\\u202eb=1: cannot be read as OPTION=VALUE"),
-    (("run.outputs='\x1b[1m/\nx?'", "tracking=mlflow"), "\\x1b[1m/\\nx?: MLflow's store cannot lie"),
-    (("run.outputs=caf\udce9",), "run.outputs=caf\\udce9: cannot be read"),
 ]
 # On their own: what is chosen is what is wrong.
 ALONE = [
     ("model=min", "model=min: no such choice; did you mean mini? (choices: gpt_neo_125m, gpt_neo_1_3b, hub, mini)"),
-    ("model=125", "model=125: "),
-    ("model=null", "model=null: "),
-    ("device=gpu", "device=gpu: no such choice; did you mean cpu? (choices: auto, cpu, cuda)"),
-    ("dataset=pydok", "dataset=pydok: no such choice; did you mean pydoc? (choices: fineweb, pydoc, text)"),
-    ("experiment=token_lenght", "experiment=token_lenght: no such choice; did you mean token_length?"),
-    ("tracking=on", "tracking=on: no such choice (choices: mlflow, off)"),
     ("devise=cpu", "devise: no such option; did you mean device?"),
-    ("dataset.token=5", "dataset.token: no such option; did you mean dataset.tokens?"),
-    ("experiment.layer=[0,", "experiment.layer=[0,"),
-    ("nonsense", "nonsense"),
-    ("+", "); write it as in dataset.tokens=4096"),
-    ("~model", "model.name is missing"),
     ("~experiment", "hydra.run.dir: "),
-    ("+model=hub", "Multiple values for model"),
     ("-m model=mini run.outputs= experiment.layer=0,1", "run.outputs is empty: give run.outputs=FOLDER"),
     ("-m model=mini hydra.sweep.dir= experiment.layer=0,1", "hydra.sweep.dir is empty: give hydra.sweep.dir=FOLDER"),
     ("-m model=mini hydra.sweep.dir=${nowhere}", "hydra.sweep.dir: Interpolation key 'nowhere' not found"),
     ("model@x=mini", "model@x"),
-    ("experiment=null", "experiment=null: a group's choice is a name"),
-    ("experiment.words=/words/词", "quote the value within the shell's quotes: 'experiment.words=\"/words/词\"'"),
-    ("dataset.path=~/x.txt", "dataset.path=~/x.txt: quote the value within the shell's quotes"),
 ]
 # After `model=mini tracking=off`.
 TEXTS = [
-    ("dataset=text", "dataset.path is missing: give dataset.path=FILE_OR_FOLDER (.txt, .jsonl, .json, .csv, "),
-    ("dataset=text dataset.path=", "dataset.path is missing: give dataset.path=FILE_OR_FOLDER"),
-    (f"dataset=text dataset.path={'a' * 300}.txt", "cannot be a file ([Errno 36] File name too long"),
     ("dataset=text dataset.path={inputs}/dangling", "dataset.path={inputs}/dangling: no such file or folder"),
     ("dataset=text dataset.path={inputs}/loop", "dataset.path={inputs}/loop: no such file or folder"),
     ("dataset=text dataset.path=/dev/zero", "dataset.path=/dev/zero: no such file or folder"),
@@ -191,7 +137,6 @@ TEXTS = [
 ]
 # After `model=hub dataset=pydoc tracking=off`.
 MODELS = [
-    ("", "model.name is missing: give model.name=ORGANISATION/MODEL or a local folder"),
     ("model.name=/no/such/folder", "model.name=/no/such/folder: no such folder"),
     ("model.name=no-such/model", "model.name=no-such/model: not a folder here, and the Hub at http://127.0.0.1:9"),
     ("model.name={inputs}/a_file", "model.name={inputs}/a_file: is a file; give the folder that holds it"),
@@ -230,10 +175,8 @@ MODELS = [
 ]
 # After `experiment=grammar_tuning experiment.text=false` and MINI; tests/test_grammar_cli.py has its other options.
 LISTS = [
-    ("experiment.words=", "experiment.words is empty"),
     ("experiment.words={inputs}/a_file", "experiment.words={inputs}/a_file: is a file"),
     ("experiment.words={inputs}/dangling", "experiment.words={inputs}/dangling: no such folder"),
-    (f"experiment.words={'a' * 300}", "cannot be a folder"),
     (
         "experiment.words={inputs}/lists/one_list",
         "experiment.words={inputs}/lists/one_list: the folder has 1 CATEGORY.txt",
@@ -246,7 +189,6 @@ LISTS = [
     ("experiment.words={inputs}/lists/huge", "a.txt, row 1: “xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…” has 1000000 characters"),
     ("experiment.words={inputs}/lists/escape", "a.txt, row 1: “\\x1b[31mred” has an invisible character, U+001B"),
     ("experiment.words={inputs}/lists/override", "a.txt, row 1: “\\u202egnol” has an invisible character, U+202E"),
-    ("experiment.bad_words=2", "experiment.bad_words=2: give a share from 0 to 1"),
     ("experiment.words={inputs}/lists/sound experiment.template=", "experiment.template=: give a text with one {word}"),
     (
         "experiment.words={inputs}/lists/sound experiment.permutations=1e9",
@@ -268,10 +210,6 @@ def case(beginning: tuple[str, ...], given: str | tuple[str, ...], answer: str, 
 
 
 CASES = [case(beginning, *one) for beginning, cases in BEGINNINGS for one in cases]
-CASES += [
-    case(MINI, f"{option}=${{nowhere}}", f"{option}: Interpolation key 'nowhere' not found")
-    for option in ("dataset.tokens", "model.name", "experiment.bins")
-]
 
 
 @pytest.fixture(scope="session")
