@@ -181,7 +181,7 @@ LISTS = [
         "experiment.words={inputs}/lists/one_list",
         "experiment.words={inputs}/lists/one_list: the folder has 1 CATEGORY.txt",
     ),
-    ("experiment.words={inputs}/lists/empty_list", "a.txt is empty; put 4 or more words there"),
+    ("experiment.words={inputs}/lists/empty_list", "a.txt is empty; put 4 or more words in it"),
     ("experiment.words={inputs}/lists/one_word", "a.txt has 1 different words that are in no other list"),
     ("experiment.words={inputs}/lists/same_words", "a.txt has 0 different words that are in no other list"),
     ("experiment.words={inputs}/lists/repeated", "a.txt has 1 different words that are in no other list"),

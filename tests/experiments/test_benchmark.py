@@ -414,7 +414,7 @@ def test_what_would_not_fit_into_memory_is_left_out_and_that_is_said(tokenizer, 
     assert report.tables["benchmark"]["case"].tolist() == ["bare", "capture", "pass"]
     assert "ratio_recipe" not in report.metrics
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "keep everything" in warning
+    assert "keep-everything recipe and the peers are left out" in warning
 
 
 def test_on_its_own_it_is_offline_and_every_choice_can_be_overridden(cli, tmp_path):

@@ -262,7 +262,7 @@ def test_a_copy_that_datasets_keeps_does_not_stand_in_for_the_commit(site, tmp_p
     given = environment(site.home, HF_ENDPOINT=site.hub.url)
     subprocess.run([sys.executable, "-c", prepare], env=given, check=True, capture_output=True)
     site.hub.faults = [Fault(LIST, 403, times=ALWAYS)]
-    assert_refused(site, tmp_path, (), OF_TEXT, "a copy of another time", within=30)
+    assert_refused(site, tmp_path, (), OF_TEXT, "datasets would use an older copy", within=30)
 
 
 @pytest.mark.slow

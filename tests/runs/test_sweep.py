@@ -129,7 +129,7 @@ def test_eight_jobs_at_once_on_a_fresh_store_run_one_pass_and_all_are_logged(cli
     ]
     assert sorted(reused) == [[]] + [["text"]] * 7
     cache = [file.name for file in (tmp_path / "outputs" / "cache").iterdir()]
-    assert sorted(name.split("_")[0] for name in cache) == ["statistics", "tokens"]
+    assert sorted(name.split("_")[0] for name in cache) == ["passes", "tokens"]
     assert not [file for file in (tmp_path / "outputs").rglob("*") if ".tmp" in file.name or "checkpoint" in file.name]
 
 

@@ -182,6 +182,8 @@ def test_an_interrupted_run_is_marked_so_and_is_no_result(tmp_path, sent):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        # A shell's background ignores SIGINT, and so would the command
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )
     assert process.stdout is not None
     assert any(line.startswith("Text: ") for line in process.stdout)
