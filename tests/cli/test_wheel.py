@@ -61,7 +61,7 @@ def test_the_wheel_holds_every_module_config_and_the_embedded_model(wheel):
     configs = {f"neurexp/{path.relative_to(CHECKOUT).as_posix()}" for path in (CHECKOUT / "conf").rglob("*.yaml")}
     mini = {f"neurexp/mini/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")}
     assert held >= modules | configs | mini
-    strays = {name for name in held if not name.startswith("neurexp/") or "__pycache__" in name or "tests" in name}
+    strays = {name for name in held if not name.startswith("neurexp/") or "__pycache__" in name or "tests/" in name}
     assert not strays
     assert wheel.stat().st_size < 12_000_000
 
