@@ -16,16 +16,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from transformers import AutoTokenizer
 
-from neurexp.config.schema import (
-    CONFIG_FOLDER,
-    Config,
-    DatasetConfig,
-    Source,
-    checked,
-    explain,
-    register_schema,
-    typed_options,
-)
+from neurexp.config.mistakes import explain
+from neurexp.config.schema import CONFIG_FOLDER, Config, DatasetConfig, Source, checked, register_schema, typed_options
 from neurexp.errors import UserError, one_line, printable, unseen
 from neurexp.models.locations import MINI
 from neurexp.text import sources, tokens
