@@ -22,7 +22,7 @@ from neurexp.errors import UserError
 from neurexp.io.provenance import hash_of_code, of_arithmetic
 from neurexp.models.fast import fast_forward
 from neurexp.models.load import LanguageModel
-from neurexp.models.sites import Site, find_sites
+from neurexp.models.sites import Site, find_sites, sites_of
 from neurexp.text.tokens import Tokens
 
 
@@ -65,6 +65,7 @@ def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict
         "dtype": str(model.network.dtype),
         "fast": model.fast,
         "site": planned.site,
+        "address": str(sites_of(model.network).get(planned.site)),
         "tokens": planned.tokens.hash,
         "batch_size": batch_size,
         "arithmetic": of_arithmetic(model.device),
