@@ -188,9 +188,7 @@ FAMILIES = {
     "gpt2": family(
         "h", mlp="mlp.c_fc", act="mlp.act", down="mlp.c_proj", qkv="attn.c_attn", out="attn.c_proj", mid="ln_2"
     ),
-    "gptj": family(
-        "h", mlp="mlp.fc_in", act="mlp.act", down="mlp.fc_out", qkv=_separate("attn"), out="attn.out_proj"
-    ),
+    "gptj": family("h", mlp="mlp.fc_in", act="mlp.act", down="mlp.fc_out", qkv=_separate("attn"), out="attn.out_proj"),
     "gpt_neox": family(
         "layers",
         mlp="mlp.dense_h_to_4h",

@@ -18,15 +18,22 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from neurexp.errors import UserError, one_line
 from neurexp.models import contents
+from neurexp.models.families import FAMILIES, Family
 from neurexp.models.fast import difference_from_eager
 from neurexp.models.kernels import whole_precision
 from neurexp.models.locations import Location, download, locate_parts
-from neurexp.models.families import FAMILIES, Family
 from neurexp.models.sites import blocks_of, family_of, family_with, unknown_architecture, use_family
 from neurexp.text.tokenizer import first_token, own_first_token
 from neurexp.text.vocabulary import vocabulary_size
@@ -180,7 +187,20 @@ def load_model(
         if not isinstance(given, str):
             raise UserError(f"{option}={given}: give text, as str(path) of a folder, and no {type(given).__name__}")
     with _one_at_a_time:
-        return _load(name, revision, tokenizer, weights, architecture, target, getattr(torch, dtype), seed, fast, bos, blocks, sites)
+        return _load(
+            name,
+            revision,
+            tokenizer,
+            weights,
+            architecture,
+            target,
+            getattr(torch, dtype),
+            seed,
+            fast,
+            bos,
+            blocks,
+            sites,
+        )
 
 
 def _load(
@@ -249,7 +269,7 @@ def _load(
     return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos)
 
 
-def _check_architecture(model_type: object) -> None:
+def _check_architecture(model_type: str | None) -> None:
     """Refuses an architecture that is neither in neurexp's table nor one of transformers' causal language models.
 
     Of the others the structure decides, once the model is loaded.

@@ -122,7 +122,10 @@ def family_with(network: PreTrainedModel, blocks: str | None, sites: Mapping[str
         _module(found[0], address.module, f"model.sites.{name}={address}")
     stream = {"RESID_PRE": Address("", "input"), "RESID_POST": Address("")}
     whole = (known.sites if known is not None else stream) | own
-    ordered = {name: whole[name] for name in sorted(whole, key=lambda name: list(SITES).index(name) if name in SITES else len(SITES))}
+    ordered = {
+        name: whole[name]
+        for name in sorted(whole, key=lambda name: list(SITES).index(name) if name in SITES else len(SITES))
+    }
     return replace(known or Family(blocks, {}), blocks=blocks, sites=ordered, origin="options")
 
 
@@ -148,7 +151,9 @@ def _module(root: nn.Module, path: str, given: str) -> nn.Module:
     except AttributeError:
         names = [name for name, _ in root.named_modules() if name and "." not in name]
         near = closest(path, [name for name, _ in root.named_modules() if name])
-        raise UserError(f"{given}: no such module in {type(root).__name__}{near or ', which has ' + ', '.join(names)}") from None
+        raise UserError(
+            f"{given}: no such module in {type(root).__name__}{near or ', which has ' + ', '.join(names)}"
+        ) from None
 
 
 def blocks_of(network: PreTrainedModel) -> nn.ModuleList:

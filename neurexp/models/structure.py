@@ -56,8 +56,8 @@ def find_family(network: PreTrainedModel) -> Family | None:
         worst = max(_disagreement(block, sites, non_linearity) for block in seen)
         if worst <= tolerance:
             log.info(
-                "Architecture %s is not in neurexp's table; its sites were found by structure, and agree with what each "
-                "block adds to the residual stream to %.0e: blocks %s; %s",
+                "Architecture %s is not in neurexp's table; its sites were found by structure, and agree with what "
+                "each block adds to the residual stream to %.0e: blocks %s; %s",
                 network.config.model_type,
                 worst,
                 path,
@@ -144,16 +144,16 @@ def _expansions(
                     yield Address(path, part=Part("equal", gate, 2)), Address(path, part=Part("equal", 1 - gate, 2))
 
 
-def _sites(
-    block: _Seen, mlp: Address, up: Address | None, down: str, out: str, act: Any
-) -> dict[str, Address]:
+def _sites(block: _Seen, mlp: Address, up: Address | None, down: str, out: str, act: Any) -> dict[str, Address]:
     sites = {"MLP": mlp}
     if up is not None:
         sites["UP"] = up
     else:
         sites["ACT"] = Address(down, "input")
     activated = act(_value(block, mlp))
-    module = next((path for path in block.outputs if path not in block.linear and _same(block.outputs[path], activated)), None)
+    module = next(
+        (path for path in block.outputs if path not in block.linear and _same(block.outputs[path], activated)), None
+    )
     if module is not None:
         sites["ACT"] = Address(module)
     sites |= {"NEURON": Address(down, "input"), "PROJ": Address(down), "RESID_PRE": Address("", "input")}
@@ -163,7 +163,9 @@ def _sites(
         sites["RESID_MID"] = Address(reader, "input")
     sites |= {"RESID_POST": Address(""), "ATTN_OUT": Address(out), "Z": Address(out, "input")}
     for name in "QKV":
-        named = [path for path in block.linear if path.rpartition(".")[2] in (f"{name.lower()}_proj", f"{name.lower()}")]
+        named = [
+            path for path in block.linear if path.rpartition(".")[2] in (f"{name.lower()}_proj", f"{name.lower()}")
+        ]
         if len(named) == 1:
             sites[name] = Address(named[0])
     return sites

@@ -81,7 +81,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def build(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
-    """A causal LM with its head, its config with `changes`. Its weights are large enough that every part of the forward matters."""
+    """A causal LM with its head, its config with `changes`. Weights are so large that all of the forward matters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = CONFIG_MAPPING[family](**(CONFIGS[family] | changes))
