@@ -69,7 +69,7 @@ class ModelConfig:
     tokenizer: str | None = None  # Hub id, local folder, or `mini`; the model's own if not given
     weights: Weights = Weights.pretrained
     default_layer: int | None = None  # for experiments on one layer
-    fast: bool = True  # GPT-Neo: fused attention and GELU, verified against transformers' own when it is loaded
+    fast: bool = True  # faster kernels (models/fast), verified against transformers' own when the model is loaded
     # What transformers' AutoConfig takes, for random weights
     architecture: dict[str, Any] | None = field(default_factory=dict)
 
