@@ -311,6 +311,7 @@ def _model_arguments(config: Config) -> dict[str, Any]:
         "tokenizer": model.tokenizer,
         "weights": model.weights.value,
         "architecture": model.architecture,
+        "fallback": model.fallback,
         "device": config.device.name,
         "dtype": config.device.dtype.value,
         "seed": config.run.seed,

@@ -28,7 +28,7 @@ from neurexp.config.schema import (
 from neurexp.errors import UserError, closest, one_line
 
 CHOICES = {
-    "model": ["gpt_neo_125m", "gpt_neo_1_3b", "hub", "mini"],
+    "model": ["gpt_neo_125m", "gpt_neo_1_3b", "hub", "mini", "smollm2"],
     "device": ["auto", "cpu", "cuda"],
     "dataset": ["fineweb", "pydoc", "text"],
     "experiment": ["benchmark", "grammar_tuning", "token_length"],
