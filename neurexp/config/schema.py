@@ -71,7 +71,11 @@ class ModelConfig:
     tokenizer: str | None = None  # Hub id, local folder, or `mini`; the model's own if not given
     weights: Weights = Weights.pretrained
     default_layer: int | None = None  # for experiments on one layer
-    fast: bool = True  # GPT-Neo: fused attention and GELU, verified against transformers' own when it is loaded
+    fast: bool = True  # faster kernels (models/fast), verified against transformers' own when the model is loaded
+    # Where to look in an architecture that neurexp does not know, or for further sites: the path of the list of blocks,
+    # and NAME: PATH of a module in a block (PATH:input is what it reads, PATH[1/3] the second third of its output)
+    blocks: str | None = None
+    sites: dict[str, str] = field(default_factory=dict)
     # What transformers' AutoConfig takes, for random weights
     architecture: dict[str, Any] | None = field(default_factory=dict)
 

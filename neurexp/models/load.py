@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     PreTrainedConfig,
@@ -28,12 +30,13 @@ from transformers.utils import logging as transformers_logging
 
 from neurexp.errors import UserError
 from neurexp.models import contents, gguf_file
+from neurexp.models.families import FAMILIES, Family
 from neurexp.models.fast import difference_from_eager
 from neurexp.models.kernels import whole_precision
 from neurexp.models.locations import Location, download, locate_parts
 from neurexp.models.own_tokenizer import embedding_rows, load_tokenizer, token_counts, warn_if_of_another_model
 from neurexp.models.reading import SAFE, guarded, source_of
-from neurexp.models.sites import FAMILIES, Family, family_of
+from neurexp.models.sites import blocks_of, family_of, family_with, unknown_architecture, use_family
 from neurexp.text.tokenizer import first_token, own_first_token
 from neurexp.text.vocabulary import vocabulary_size
 
@@ -67,12 +70,12 @@ class LanguageModel:
     @property
     def family(self) -> Family:
         """The sites of this architecture."""
-        return family_of(self.network.config.model_type)
+        return family_of(self.network)
 
     @property
     def layers(self) -> int:
         """The number of blocks."""
-        return self.network.config.num_hidden_layers
+        return len(blocks_of(self.network))
 
     @cached_property
     def weights_hash(self) -> str:
@@ -143,6 +146,8 @@ def load_model(
     seed: int = 0,
     fast: bool = False,
     bos: bool | None = None,
+    blocks: str | None = None,
+    sites: Mapping[str, str] | None = None,
 ) -> LanguageModel:
     """Loads a causal language model for measuring: evaluation mode, no gradients.
 
@@ -161,6 +166,8 @@ def load_model(
         seed: of random weights.
         fast: verify that the fast forward (`models.fast`) agrees with transformers' own; the network stays as it is.
         bos: whether sequences begin with BOS; None: if the tokenizer itself puts one before a text.
+        blocks: the path of the list of blocks in the model, for an architecture that neurexp does not know.
+        sites: name → path of a module in a block, likewise, or beside the known ones (`models.sites.family_with`).
 
     Raises:
         UserError: the model does not exist, cannot be reached, is gated, damaged, or of an unknown family; or it is an
@@ -179,8 +186,21 @@ def load_model(
         if not isinstance(given, str):
             raise UserError(f"{option}={given}: give text, as str(path) of a folder, and no {type(given).__name__}")
     with _one_at_a_time:
-        number_format = getattr(torch, dtype)
-        return _load(name, revision, tokenizer, weights, architecture, fallback, target, number_format, seed, fast, bos)
+        return _load(
+            name,
+            revision,
+            tokenizer,
+            weights,
+            architecture,
+            fallback,
+            target,
+            getattr(torch, dtype),
+            seed,
+            fast,
+            bos,
+            blocks,
+            sites,
+        )
 
 
 def _load(
@@ -195,6 +215,8 @@ def _load(
     seed: int,
     fast: bool,
     bos: bool | None,
+    blocks: str | None,
+    sites: Mapping[str, str] | None,
 ) -> LanguageModel:
     """`load_model` with checked arguments."""
     transformers_logging.disable_progress_bar()
@@ -216,24 +238,27 @@ def _load(
         given = f"model.name={name}"
         raw = contents.read_json(location.file("config.json", given)) if "config.json" in location.names else {}
         contents.check_config(given, raw, list(FAMILIES))  # before the weights are downloaded
-        if isinstance(raw.get("model_type"), str):
-            family_of(raw["model_type"])
+        _check_architecture(raw.get("model_type"))
         if weights != "random":
             contents.check_weights(given, location.names)
         folder = download(location, given)
         config = guarded(name, lambda: AutoConfig.from_pretrained(folder, **SAFE))
-    family_of(config.model_type)
+    _check_architecture(config.model_type)
 
     if weights == "random":
         identity = f"random weights of seed {seed}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             built = guarded(name, lambda: AutoModelForCausalLM.from_config(config, dtype=torch.float32), "architecture")
-        network = built.to(number_format)
+        network, unused = built.to(number_format), []
     else:
         assert location is not None
         identity = location.identity
-        network = _load_weights(name, location, config, number_format)
+        network, unused = _load_weights(name, location, config, number_format)
+    network.eval()  # before a forward that may look for the sites
+    if blocks is not None or sites:
+        use_family(network, family_with(network, blocks, sites or {}))
+    _check_unexpected(f"model.name={name}", unused, network)
     tokenizer_name = tokenizer or name
     download(tokenizer_location, f"model.{'tokenizer' if tokenizer else 'name'}={tokenizer_name}")
     loaded = load_tokenizer(tokenizer_name, tokenizer_location)
@@ -241,10 +266,22 @@ def _load(
     begins_with_bos = own_first_token(loaded) is not None if bos is None else bos
     if begins_with_bos:
         first_token(loaded)
-    network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
+    network.requires_grad_(False).to(target)  # type: ignore[arg-type]
     agrees = fast and _fast_agrees(network)
     counts = token_counts(tokenizer_location, vocabulary_size(loaded))
     return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos)
+
+
+def _check_architecture(model_type: str | None) -> None:
+    """Refuses an architecture that is neither in neurexp's table nor one of transformers' causal language models.
+
+    Of the others the structure decides, once the model is loaded.
+    """
+    if model_type in FAMILIES or model_type is None:
+        return
+    mapping = AutoModelForCausalLM._model_mapping
+    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in mapping:
+        raise unknown_architecture(model_type)
 
 
 def _fast_agrees(network: PreTrainedModel) -> bool:
@@ -258,7 +295,10 @@ def _fast_agrees(network: PreTrainedModel) -> bool:
     return True
 
 
-def _load_weights(name: str, location: Location, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _load_weights(
+    name: str, location: Location, config: PreTrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedModel, list[str]]:
+    """The network, and the names of weights that it does not use."""
     folder, given = Path(location.path), f"model.name={name}"
     if location.is_gguf:
         return _load_gguf(name, location, config, dtype)
@@ -277,11 +317,12 @@ def _load_weights(name: str, location: Location, config: PreTrainedConfig, dtype
         ),
     )
     _check_report(given, report)
-    _check_unexpected(given, sorted(report["unexpected_keys"]), network)
-    return network
+    return network, sorted(report["unexpected_keys"])
 
 
-def _load_gguf(name: str, location: Location, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _load_gguf(
+    name: str, location: Location, config: PreTrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedModel, list[str]]:
     file, given = Path(location.path), f"model.name={name}"
     header = gguf_file.read_header(given, file)
     kind, part = gguf_file.quantisation(header), f" of {location.package}" if location.package else ""
@@ -290,8 +331,7 @@ def _load_gguf(name: str, location: Location, config: PreTrainedConfig, dtype: t
         options = {"dtype": dtype}
         network, report = guarded(name, lambda: gguf_file.load_weights(given, header, config, source, options))
     _check_report(given, report)
-    _check_unexpected(given, sorted(report["unexpected_keys"]), network)
-    return network
+    return network, sorted(report["unexpected_keys"])
 
 
 def _check_report(given: str, report: dict[str, Any]) -> None:
@@ -332,7 +372,7 @@ def _check_tensors(given: str, files: list[Path]) -> None:
 def _check_unexpected(given: str, names: list[str], network: PreTrainedModel) -> None:
     """Refuses weights inside the blocks that the architecture does not use: they would change the activations."""
     names = [name for name in names if not BUFFER.search(name)]
-    blocks = re.compile(rf"(^|\.){re.escape(family_of(network.config.model_type).blocks)}\.\d+\.")
+    blocks = re.compile(rf"(^|\.){re.escape(family_of(network).blocks)}\.\d+\.")
     within = [name for name in names if blocks.search(name)]
     if within:
         raise UserError(

@@ -8,8 +8,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIGS, VOCABULARY, token_ids
-from transformers import AutoModelForCausalLM
+from tiny import VOCABULARY, build, token_ids
 
 import neurexp
 from neurexp.errors import UserError
@@ -74,16 +73,8 @@ def write(
 
 def llama(**changes):
     """A tiny Llama, wide enough for blocks of 32 numbers."""
-    config = CONFIGS["llama"]()
-    for name, value in ({"hidden_size": 32, "intermediate_size": 64, "head_dim": 8} | changes).items():
-        setattr(config, name, value)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        network = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.15)
-    return network
+    wide = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8}
+    return build("llama", **(wide | changes))
 
 
 @pytest.fixture(scope="module")
