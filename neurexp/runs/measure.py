@@ -369,6 +369,11 @@ def _model_arguments(config: Config) -> dict[str, Any]:
     }
 
 
+def load_configured(config: Config) -> LanguageModel:
+    """The model that a configuration names, as a run loads it."""
+    return _load(_model_arguments(config))
+
+
 def _load(arguments: dict[str, Any]) -> LanguageModel:
     """Loads a model. Runs in one process share it, because no run changes a model."""
     key = repr(sorted(arguments.items()))
