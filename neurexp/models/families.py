@@ -268,3 +268,13 @@ FAMILIES = {
     **dict.fromkeys(("cohere", "cohere2"), _with_mid(_LLAMA, None)),
     **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe"), _EXPERTS),
 }
+
+# What people call them
+TITLES = {
+    "gpt_neo": "GPT-Neo", "gpt2": "GPT-2", "gptj": "GPT-J", "gpt_neox": "GPT-NeoX (Pythia)", "opt": "OPT",
+    "bloom": "BLOOM", "falcon": "Falcon", "phi": "Phi", "phi3": "Phi-3", "starcoder2": "StarCoder2",
+    "stablelm": "StableLM", "llama": "Llama (SmolLM2)", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3",
+    "olmo": "OLMo", "granite": "Granite", "smollm3": "SmolLM3", "gemma": "Gemma", "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3 (text)", "olmo2": "OLMo 2", "olmo3": "OLMo 3", "cohere": "Cohere", "cohere2": "Cohere 2",
+    "mixtral": "Mixtral", "qwen2_moe": "Qwen2 MoE", "qwen3_moe": "Qwen3 MoE", "olmoe": "OLMoE",
+}  # fmt: skip

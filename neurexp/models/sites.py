@@ -218,7 +218,10 @@ def _unknown_site(network: PreTrainedModel, name: str, known: Mapping[str, Addre
 
 def width_of_head(network: PreTrainedModel, site: str) -> int | None:
     """How many neurons a head has, at a site that is made of heads (`Q`, `K`, `V`, `Z`); None elsewhere."""
-    return head_width(network.config) if site in BY_HEAD and family_of(network).origin == "table" else None
+    known = FAMILIES.get(network.config.model_type)
+    if site not in BY_HEAD or known is None or family_of(network).sites[site] != known.sites.get(site):
+        return None
+    return head_width(network.config)
 
 
 def parse_layers(layers: object, count: int) -> list[int]:

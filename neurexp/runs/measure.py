@@ -358,6 +358,7 @@ def _model_arguments(config: Config) -> dict[str, Any]:
         "tokenizer": model.tokenizer,
         "weights": model.weights.value,
         "architecture": model.architecture,
+        "fallback": model.fallback,
         "device": config.device.name,
         "dtype": config.device.dtype.value,
         "seed": config.run.seed,
@@ -366,6 +367,11 @@ def _model_arguments(config: Config) -> dict[str, Any]:
         "blocks": model.blocks,
         "sites": model.sites,
     }
+
+
+def load_configured(config: Config) -> LanguageModel:
+    """The model that a configuration names, as a run loads it."""
+    return _load(_model_arguments(config))
 
 
 def _load(arguments: dict[str, Any]) -> LanguageModel:
