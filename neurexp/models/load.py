@@ -27,7 +27,7 @@ from neurexp.models.fast import difference_from_eager
 from neurexp.models.kernels import whole_precision
 from neurexp.models.locations import Location, download, locate_parts
 from neurexp.models.sites import FAMILIES, Family, family_of
-from neurexp.text.tokenizer import first_token, own_first_token
+from neurexp.text.tokenizer import added_tokens, first_tokens
 from neurexp.text.vocabulary import vocabulary_size
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class LanguageModel:
     weights: str  # "pretrained" or "random"
     token_counts: np.ndarray | None = None  # [vocabulary] in the text that the tokenizer's model was trained on
     fast: bool = False  # the fast forward is wanted, and agrees with the eager one
-    begins_with_bos: bool = False  # whether a sequence begins with the tokenizer's BOS
+    begins_with_bos: bool = False  # whether a sequence begins with `text.tokenizer.first_tokens`
 
     @property
     def family(self) -> Family:
@@ -156,7 +156,7 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`.
         seed: of random weights.
         fast: verify that the fast forward (`models.fast`) agrees with transformers' own; the network stays as it is.
-        bos: whether sequences begin with BOS; None: if the tokenizer itself puts one before a text.
+        bos: whether sequences begin with BOS; None: if the tokenizer by itself puts a special token before a text.
 
     Raises:
         UserError: the model does not exist, cannot be reached, is gated, damaged, or of an unknown family; or it is an
@@ -230,9 +230,9 @@ def _load(
             f"model.tokenizer={tokenizer_name}: no tokenizer files there; give model.tokenizer=FOLDER, an id, or mini"
         )
     _warn_if_of_another_model(tokenizer_name, loaded, network)
-    begins_with_bos = own_first_token(loaded) is not None if bos is None else bos
+    begins_with_bos = bool(added_tokens(loaded)[0]) if bos is None else bos
     if begins_with_bos:
-        first_token(loaded)
+        first_tokens(loaded)
     network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
     agrees = fast and _fast_agrees(network)
     counts = _token_counts(tokenizer_location, vocabulary_size(loaded))
