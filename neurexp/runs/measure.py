@@ -29,9 +29,12 @@ from neurexp.io.store import Entry, Store
 from neurexp.models.load import LanguageModel, choose_device, load_model
 from neurexp.models.sites import find_sites
 from neurexp.report.clock import Stopwatch
-from neurexp.report.report import Report, with_control
+from neurexp.report.report import CONTROLS, Report, with_control
 from neurexp.text.running_text import read_text
+from neurexp.text.shuffled import shuffled_words
 from neurexp.text.skipped import Skipped, tell
+from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import UNDEFINED, begins_word, token_lengths
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ def measure(
     clock: Stopwatch,
     other_layers: bool = False,
 ) -> Measurement:
-    """Loads the model, runs the passes and analyses them; the same with random weights if a control is asked for.
+    """Loads the model, runs the passes and analyses them; the same on a control if one is asked for.
 
     Args:
         config: of the run.
@@ -79,13 +82,17 @@ def measure(
     log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
     runner = _Runner(config, experiment, folder, clock, other_layers)
     plan, report = runner.run(_inputs(config, model, names))
-    if options.control == "random":
-        log.info("Control: the same with random weights")
-        with clock("load_model"):
-            untrained = _load({**arguments, "weights": "random"})
-        _, control = runner.run(_inputs(config, untrained, names), "control: ")
+    if options.control != "off":
+        log.info("Control: %s", CONTROLS[options.control].meaning)
+        inputs = _inputs(config, model, names)
+        if options.control == "shuffled_text":
+            inputs = replace(inputs, read_text=lambda: _shuffled(_inputs(config, model, names)))
+        else:
+            with clock("load_model"):
+                inputs = replace(inputs, model=_load({**arguments, "weights": "random"}))
+        _, control = runner.run(inputs, "control: ")
         if report is not None and control is not None:
-            report = with_control(report, control)
+            report = with_control(report, control, options.control)
     return Measurement(model, plan, report, tuple(runner.reused), runner.resumed)
 
 
@@ -262,6 +269,13 @@ def _inputs(config: Config, model: LanguageModel, names: tuple[str, str]) -> Inp
         default_layer=config.model.default_layer,
         batch_size=batch_size_of(config),
     )
+
+
+def _shuffled(inputs: Inputs) -> Tokens:
+    """The text with its words shuffled."""
+    tokenizer = inputs.model.tokenizer
+    special = token_lengths(tokenizer) == UNDEFINED
+    return shuffled_words(inputs.text, begins_word(tokenizer), special, inputs.seed)
 
 
 def _check_length(config: Config, model: LanguageModel) -> None:
