@@ -83,18 +83,14 @@ class ProfileSums:
     def given_context(self, layer: int, xx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same given the tokens before it too: r `[neurons]`, and the same of the null's draws `[draws, neurons]`.
 
-        The draws are regressed on the same confounds as the covariate.
+        The draws (`null_in_context`) are those of what the confounds leave of the covariate.
 
         Args:
             layer: its place in the arrays.
             xx: ΣX² `[neurons]` over all tokens.
         """
-        names = ("null_in_context",) if "null_in_context" in self.columns else ("null_early", "null_late")
-        parts = [self.columns[name] for name in names]
-        weights = np.zeros((len(self.zz), 1 + parts[0].stop - parts[0].start))
-        weights[:, 0] = self._covariate()
-        for part in parts:
-            weights[part, 1:] = np.eye(weights.shape[1] - 1)
+        null = np.eye(len(self.zz))[:, self.columns["null_in_context"]]
+        weights = np.column_stack([self._covariate(), null])
         r = self._given(layer, xx, weights, (*CONFOUNDS, "context"))
         return r[0], r[1:]
 

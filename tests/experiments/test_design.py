@@ -20,7 +20,7 @@ VOCABULARY, GROUPS, DRAWS = 40, 4, 5
 NAMES = [
     *("category", "log_frequency", "begins_word", "type_block_value", "type_block", "sequence_block", "first", "early"),
     *("skipped", "group", "skipped_value", "sequence_block_value", "first_value", "early_value"),
-    *("null_early", "null_late", "position", "context"),
+    *("null_early", "null_late", "position", "context", "null_in_context"),
 ]
 
 
@@ -173,6 +173,16 @@ def by_hand(case: Case) -> dict[str, np.ndarray]:
             decaying = sum(w * np.array(features(one)) for w, one in zip(weights, before[::-1], strict=True))
         return [*near, *[0.0] * (3 - len(near)), expected, *mean, *decaying]
 
+    def left_by_types():
+        """The draws of what frequency and word beginning leave of the values, token by token."""
+        columns = np.array([[1.0, frequency[t], case.begins_word[case.ids[t]]] for t in those]).reshape(-1, 3)
+        series = np.array([value[t] - centre for t in those])
+        left, of_type = series - columns @ np.linalg.lstsq(columns, series, rcond=1e-7)[0], np.zeros(VOCABULARY)
+        for t, one in zip(those, left, strict=True):
+            of_type[case.ids[t]] = one
+        dealt = shuffled_within_bands(of_type, np.array(counts), DRAWS, 7)
+        return np.array([dealt[:, case.ids[t]] * counted[t] for t in tokens])
+
     def left_by_controls(found):
         """The shifted values of a profile in place, once the confounds are taken out of the values."""
         names = ("position", "log_frequency", "begins_word", "context")
@@ -214,7 +224,7 @@ def by_hand(case: Case) -> dict[str, np.ndarray]:
         "position": column(lambda t: if_counted(t, int(case.position[t]).bit_length()), bins),
         "context": column(lambda t: if_counted(t, slice(None), context(t)), 10),
     }
-    return found | ({"null_in_context": left_by_controls(found)} if case.in_place else {})
+    return found | {"null_in_context": left_by_controls(found) if case.in_place else left_by_types()}
 
 
 def assert_is(found, expected, columns, what=""):
@@ -239,7 +249,7 @@ def assert_is(found, expected, columns, what=""):
 def test_every_column_is_that_of_every_token(rows, blocks, skip, batch_size, in_place):
     case = Case(rows, blocks, skip, seed=rows * 100 + blocks, in_place=in_place)
     expected = by_hand(case)
-    assert list(case.design.columns) == list(expected) == NAMES + ["null_in_context"] * in_place
+    assert list(case.design.columns) == list(expected) == NAMES
     assert sum(len(part.T) for part in expected.values()) == case.design.width
     for part in case.batches(batch_size):
         tokens = part.stop - part.start

@@ -41,9 +41,12 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
     null = "values dealt out anew among token types of the same octave of count"
     if not covariate.by_type:
         null = "values shifted circularly along the text, by at least a sequence or a quarter of the text"
-    draws_in_context = "the null's draws are given the same confounds"
+    draws_in_context = (
+        "here the null deals out anew what log2 frequency and word beginning leave of the values, and the draws are "
+        "given the same confounds"
+    )
     if not covariate.by_type:
-        draws_in_context = "what the confounds leave of the values is shifted"
+        draws_in_context = "here the null shifts what the confounds leave of the values"
     return {
         "layer": "block index, from 0",
         "neuron": "index of the unit within the site",

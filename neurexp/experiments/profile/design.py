@@ -32,7 +32,9 @@ class Design:
         draws: of the covariate's null.
         blocks: at most so many blocks of types, and of sequences.
         skip_positions: tokens at positions below it take part in nothing but the columns `skipped` and `group`.
-        seed: of the null's draws.
+        seed: of the null's draws. Beside those of the covariate there are draws of what its confounds leave of it
+            (`null_in_context`), as Freedman and Lane (1983, Journal of Business & Economic Statistics 1) permute: the
+            covariate depends on the confounds, its own draws do not, and would be another null for partial r.
         group_of_value: `[largest value + 2]` the group of each value; the last is that of tokens without a value.
         groups: how many groups there are, the last of them that of the tokens at skipped positions, if any are skipped.
     """
@@ -79,6 +81,11 @@ class Design:
             centred = np.where(self.covariate.values != UNDEFINED, self.covariate.values - self.centre, 0.0)
             shuffled = shuffled_within_bands(centred, self.counts, self.draws, self.seed)
             self._null = _with_zeros(shuffled[:, types].T)
+            left = np.zeros(len(present))
+            of_types = np.column_stack([np.ones(len(types)), frequency[types], self.begins_word[types]])
+            left[types] = _left_by(of_types, centred[types], self.counts[types])
+            shuffled = shuffled_within_bands(left, self.counts, self.draws, self.seed)
+            self._null_in_context = _with_zeros(shuffled[:, types].T)
         else:
             self._place = (np.cumsum(counted) - 1).reshape(counted.shape)  # of each counted token along the text
             self._offsets = _offsets(len(seen), self.tokens.valid.shape[1], self.draws, self.seed)
@@ -94,8 +101,7 @@ class Design:
         widths |= {"sequence_block": self.sequence_blocks, "first": 1, "early": 1, "skipped": 1, "group": self.groups}
         widths |= {"skipped_value": 1, "sequence_block_value": self.sequence_blocks, "first_value": 1, "early_value": 1}
         widths |= {"null_early": self.draws, "null_late": self.draws, "position": _position_bins(self.tokens)}
-        widths |= {"context": self._context.width}
-        widths |= {} if self.covariate.by_type else {"null_in_context": self.draws}
+        widths |= {"context": self._context.width, "null_in_context": self.draws}
         edges = np.cumsum([0, *widths.values()])
         self.columns = {name: slice(int(a), int(b)) for name, a, b in zip(widths, edges, edges[1:], strict=False)}
         self.squared = slice(self.columns["type_block"].start, self.columns["group"].stop)
@@ -142,11 +148,7 @@ class Design:
         return Cells(torch.arange(len(position)), torch.from_numpy(design), torch.from_numpy(columns))
 
     def _left_by_controls(self, counted: np.ndarray, series: np.ndarray) -> np.ndarray:
-        """What regression on the confounds leaves of a series `[counted tokens]`.
-
-        Its shifts are the null of a covariate given its context: the covariate itself may follow from the tokens
-        before it, and shifts of it would not.
-        """
+        """What regression on the confounds leaves of a series `[counted tokens]`."""
         places = np.nonzero(counted)
         ids = self.tokens.input_ids[places]
         chunks = [slice(start, start + CHUNK) for start in range(0, len(series), CHUNK)]
@@ -195,9 +197,17 @@ class Design:
         for name, inside in (("null_early", counted & early), ("null_late", counted & ~early)):
             if self.covariate.by_type and inside.any():
                 put(name, self._null[row] * inside[:, None])
+        if self.covariate.by_type:
+            put("null_in_context", self._null_in_context[row] * counted[:, None])
         columns = [start + np.arange(values.shape[1]) for start, values in sorted(parts.items())]
         values = [values for _, values in sorted(parts.items())]
         return torch.from_numpy(np.concatenate(values, axis=1)), torch.from_numpy(np.concatenate(columns))
+
+
+def _left_by(columns: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What weighted regression on the columns leaves of values."""
+    root = np.sqrt(weights)
+    return values - columns @ np.linalg.lstsq(columns * root[:, None], values * root, rcond=1e-10)[0]
 
 
 def _offsets(count: int, length: int, draws: int, seed: int) -> np.ndarray:
