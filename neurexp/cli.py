@@ -157,6 +157,8 @@ def _wants_traceback() -> bool:
 def main() -> None:
     """The command line: `python -m neurexp` and the console script `neurexp`."""
     terminal.prepare()
+    # Hydra takes a new name in a dictionary only with ++ before it
+    sys.argv = ["++" + text if text.startswith("model.sites.") else text for text in sys.argv]
     # Hydra raises its errors only in this mode; the user's choice is kept in another variable
     os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -166,6 +168,11 @@ def main() -> None:
     status = None
     try:
         try:
+            if "--sites" in sys.argv:
+                from neurexp.runs.show_sites import show_sites
+
+                print(show_sites([text for text in sys.argv[1:] if text != "--sites"]))
+                return
             if processes.count() > 1:
                 _check_processes(sys.argv)
             with _as_helper() if processes.rank() > 0 else nullcontext():

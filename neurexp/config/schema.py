@@ -64,12 +64,18 @@ class Backend(Enum):
 class ModelConfig:
     """Which language model, and which weights and tokenizer."""
 
-    name: str = MISSING  # Hub id, local folder, or `mini`
+    name: str = MISSING  # Hub id, local folder, GGUF file, or `mini`
+    # In its place where no Hub is in reach: PACKAGE:FILE.gguf of an installed package, a GGUF file, or a folder
+    fallback: str | None = None
     revision: str = "main"
     tokenizer: str | None = None  # Hub id, local folder, or `mini`; the model's own if not given
     weights: Weights = Weights.pretrained
     default_layer: int | None = None  # for experiments on one layer
-    fast: bool = True  # GPT-Neo: fused attention and GELU, verified against transformers' own when it is loaded
+    fast: bool = True  # faster kernels (models/fast), verified against transformers' own when the model is loaded
+    # Where to look in an architecture that neurexp does not know, or for further sites: the path of the list of blocks,
+    # and NAME: PATH of a module in a block (PATH:input is what it reads, PATH[1/3] the second third of its output)
+    blocks: str | None = None
+    sites: dict[str, str] = field(default_factory=dict)
     # What transformers' AutoConfig takes, for random weights
     architecture: dict[str, Any] | None = field(default_factory=dict)
 
@@ -203,7 +209,7 @@ def checked(config: DictConfig) -> Config:
     # The dimensions in a model's yaml are wrong for another model.name=
     architecture = whole.model.architecture = whole.model.architecture or None
     if architecture is not None and architecture.pop("of", whole.model.name) != whole.model.name:
-        whole.model.architecture, whole.model.default_layer = None, None
+        whole.model.architecture, whole.model.default_layer, whole.model.fallback = None, None, None
     for option, value, least, most in (
         ("dataset.tokens", whole.dataset.tokens, 1, _memory() // BYTES_PER_TOKEN),
         ("dataset.sequence_length", whole.dataset.sequence_length, 2, 2**31 - 1),

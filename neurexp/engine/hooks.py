@@ -23,6 +23,7 @@ class _Forward(threading.local):
     """What each thread's forward has still to do."""
 
     pending: frozenset[int] | None = None  # sites that are not reached yet; None outside the context's own forwards
+    shape: tuple[int, ...] = ()  # [sequences, length] of the tokens
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
             forward(model.base_model, input_ids=batch, use_cache=False)
 
     Args:
-        sites: whose activations to capture; two parts of one module are two sites.
+        sites: whose activations to capture: outputs or inputs of modules; two parts of one module are two sites.
         receive: called with the site's index in `sites` and its activations `[sequences, length, neurons]`, in the
             order in which the forward reaches them, by the thread that is in the forward. It may keep a view, but must
             not write into it.
@@ -43,22 +44,21 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
     """
     current = _Forward()
 
-    def hook_for(index: int, site: Site):
-        def hook(module, arguments, output):
+    def receive_for(index: int) -> Callable[[torch.Tensor], None]:
+        def receive_activations(activations: torch.Tensor) -> None:
             if current.pending is None:
                 return
-            activations = output[0] if isinstance(output, tuple) else output
-            if site.address.parts > 1:
-                activations = activations.chunk(site.address.parts, dim=-1)[site.address.part]
+            if activations.dim() == 2:  # OPT's blocks join all sequences
+                activations = activations.unflatten(0, current.shape)
             receive(index, activations)
             current.pending -= {index}
             if not current.pending:
                 raise _AllSitesReached
 
-        return hook
+        return receive_activations
 
     def forward(module: torch.nn.Module, **inputs) -> None:
-        current.pending = frozenset(range(len(sites)))
+        current.pending, current.shape = frozenset(range(len(sites))), tuple(inputs["input_ids"].shape)
         try:
             with suppress(_AllSitesReached):
                 module(**inputs)
@@ -72,7 +72,7 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
     handles = []
     try:
         for index, site in enumerate(sites):
-            handles.append(site.module.register_forward_hook(hook_for(index, site)))
+            handles.append(site.listen(receive_for(index)))
         yield forward
     finally:
         for handle in handles:

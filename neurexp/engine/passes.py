@@ -24,7 +24,7 @@ from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.engine.reducers.keep import Keep
 from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.models.load import LanguageModel
-from neurexp.models.sites import Site, find_sites, parse_layers
+from neurexp.models.sites import Site, blocks_of, find_sites, parse_layers
 
 Covariates = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, Any]]
 
@@ -226,7 +226,7 @@ def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
 def capture(
     model: LanguageModel | PreTrainedModel,
     input_ids: np.ndarray | torch.Tensor,
-    site: str = "MLP",
+    site: str | Sequence[str] = "MLP",
     layers: object = "all",
     valid: np.ndarray | torch.Tensor | None = None,
     batch_size: int = 4,
@@ -243,7 +243,7 @@ def capture(
     Args:
         model: of `load_model`, or any causal transformers model of a known family (put it in `eval()` yourself).
         input_ids: `[sequences, length]`, or one sequence `[length]`.
-        site: `MLP` (the expansion before its non-linearity), `ACT`, `PROJ`, …: the family's site table.
+        site: `MLP` (the expansion before its non-linearity), `NEURON`, `RESID_POST`, … (docs/models.md), or several.
         layers: `"all"`, one layer or a list.
         valid: `[sequences, length]` bool; where it is False the result is NaN, and the token is never attended to.
         batch_size: sequences in one forward; it does not change the result beyond the forward's own rounding.
@@ -272,7 +272,7 @@ def capture(
     if ids.ndim == 1:
         ids, mask = ids[None], None if mask is None else mask[None]
     _check_ids(network, ids if mask is None else ids.where(mask, 0))
-    sites = find_sites(network, site, parse_layers(layers, network.config.num_hidden_layers))
+    sites = find_sites(network, site, parse_layers(layers, len(blocks_of(network))))
     keep = Keep(len(sites), ids.shape[0], ids.shape[1], budget_bytes)
     run_pass(network, sites, ids, mask, [keep], batch_size=batch_size)
     return {found.key: keep.kept[index] for index, found in enumerate(sites)}

@@ -4,6 +4,7 @@ An experiment plans passes, and the driver runs them. Knows no experiment: what 
 earlier run may stand for, is decided elsewhere.
 """
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,11 +19,12 @@ from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.lanes import lanes_on
 from neurexp.engine.passes import Covariates, count_not_finite, run_pass
 from neurexp.engine.reducers.base import NotFiniteError, Reducer
+from neurexp.engine.reducers.of_sites import OfSites
 from neurexp.errors import UserError
 from neurexp.io.provenance import hash_of_code, of_arithmetic
 from neurexp.models.fast import fast_forward
 from neurexp.models.load import LanguageModel
-from neurexp.models.sites import Site, find_sites
+from neurexp.models.sites import Site, find_sites, sites_of
 from neurexp.text.tokens import Tokens
 
 
@@ -65,6 +67,7 @@ def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict
         "dtype": str(model.network.dtype),
         "fast": model.fast,
         "site": planned.site,
+        "address": str(sites_of(model.network).get(planned.site)),
         "tokens": planned.tokens.hash,
         "batch_size": batch_size,
         "arithmetic": of_arithmetic(model.device),
@@ -73,21 +76,28 @@ def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict
     }
 
 
-def run(
-    planned: Pass,
+def run(planned: Pass, model: LanguageModel, batch_size: int = 4, **options: Any) -> dict[str, Reducer]:
+    """Runs one pass, and returns its reducers: `run_together` for a single pass."""
+    return run_together([planned], model, batch_size, **options)[0]
+
+
+def run_together(
+    passes: Sequence[Pass],
     model: LanguageModel,
     batch_size: int = 4,
     checkpoints: Checkpoints | None = None,
     forecast: Callable[[float, int], None] | None = None,
     progress: bool = False,
-) -> dict[str, Reducer]:
-    """Runs the pass; returns its reducers, which have seen every token.
+) -> list[dict[str, Reducer]]:
+    """Runs several passes over the same tokens as one; returns the reducers of each, which have seen every token.
+
+    The passes may differ in their site, layers and reducers only.
 
     Under `torchrun` each process runs its share of a distributed pass, and only the reducers of process 0 see it all.
     One thread at a time runs a pass: the fast forward swaps parts of a model, and lanes share out PyTorch's threads.
 
     Args:
-        planned: what to run.
+        passes: what to run.
         model: the model; it is left as it was.
         batch_size: sequences of running text in one forward.
         checkpoints, forecast, progress: as in `engine.passes.run_pass`.
@@ -95,30 +105,40 @@ def run(
     Raises:
         UserError: no such site or layer, an id that the model does not have, or NaN or infinity among the activations.
         OtherPassError: the checkpoints are those of another pass.
+        ValueError: the passes are not over the same tokens.
     """
-    tokens, batch_size = planned.tokens, batch_size * planned.batch_factor
+    first, tokens = passes[0], passes[0].tokens
+    if len({(one.tokens.hash, json.dumps(one.key, sort_keys=True), one.distributed) for one in passes}) > 1:
+        raise ValueError("passes that run together must have the same tokens and key")
+    batch_size *= first.batch_factor
     with _one_pass, fast_forward(model.network) if model.fast else nullcontext():
         model.check_ids(tokens.input_ids[tokens.valid])
-        sites = find_sites(model.network, planned.site, list(planned.layers))  # fast_forward swaps modules
-        reducers = planned.reducers()
+        sites: list[Site] = []
+        results, reducers = [], []
+        for one in passes:
+            own = find_sites(model.network, one.site, list(one.layers))  # fast_forward swaps modules
+            results.append(one.reducers())
+            mine = results[-1].values()
+            reducers += mine if len(passes) == 1 else [OfSites(reducer, len(sites), len(own)) for reducer in mine]
+            sites += own
         with _explaining_not_finite(model, sites, tokens, batch_size):
             run_pass(
                 model.network,
                 sites,
                 tokens.input_ids,
                 tokens.valid,
-                list(reducers.values()),
-                planned.covariates,
+                reducers,
+                first.covariates,
                 batch_size,
                 progress=progress,
                 forecast=forecast,
-                part=processes.own_part(len(tokens.valid)) if planned.distributed else slice(None),
+                part=processes.own_part(len(tokens.valid)) if first.distributed else slice(None),
                 checkpoints=checkpoints,
                 lanes=lanes_on(model.device),
             )
-    if planned.distributed:
-        processes.merge(list(reducers.values()))
-    return reducers
+    if first.distributed:
+        processes.merge([reducer for one in results for reducer in one.values()])
+    return results
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Options:
 
     name: str
     plugin: str
-    site: str = "MLP"
+    site: Any = "MLP"  # or a list of sites, each of which gets a report; an experiment sees one at a time
     layer: Any = "all"  # None: the model's own default
     control: str = "off"  # what the run is compared with, one of `Experiment.controls`
 

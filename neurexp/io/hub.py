@@ -32,6 +32,10 @@ class HubBusyError(Exception):
     """The Hub stayed busy until we gave up. It is no OSError, because libraries read that as a missing file."""
 
 
+class UnreachableError(UserError):
+    """The Hub cannot be reached, and the cache has no copy."""
+
+
 @dataclass(frozen=True)
 class Repository:
     """A repository at a commit."""
@@ -325,7 +329,7 @@ def _cached_or_refuse(name: str, revision: str, kind: str, given: str, offline: 
         commit = copies[-1].name if copies else None
     repository = Repository(name, revision, kind, commit or "", unreachable=reason)
     if commit is None or (kind == "model" and not repository.folder.is_dir()):
-        raise UserError(
+        raise UnreachableError(
             f"{given}: not a folder here, and the Hub at {constants.ENDPOINT} cannot be reached ({reason}); "
             f"offline: {offline}"
         )

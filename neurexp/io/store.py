@@ -63,10 +63,10 @@ class Entry:
     def __init__(self, store: Store, kind: str, key: Mapping[str, Any]):
         whole = json.dumps({"format": FORMAT, "kind": kind, **key}, sort_keys=True)
         self._store, self._kind = store, kind
-        self._name = f"{kind}_{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
+        self.name = f"{kind}_{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
 
     def _file(self, part: str) -> Path:
-        return self._store.folder / f"{self._name}{part and '_'}{part}.safetensors"
+        return self._store.folder / f"{self.name}{part and '_'}{part}.safetensors"
 
     def load(self, part: str = "") -> dict[str, np.ndarray] | None:
         """The arrays of a part, or None unless it is there and whole.
@@ -92,7 +92,7 @@ class Entry:
         try:
             make_folder(self._store.folder)
             write_tensors(self._file(part), dict(arrays))
-            self._store.make_room(self._name)
+            self._store.make_room(self.name)
         except (NotWritableError, OSError) as error:
             log.warning("The %s could not be kept for later runs (%s)", self._kind, one_line(error))
 
@@ -108,7 +108,7 @@ class Entry:
         """
         made = not self._store.folder.exists()
         make_folder(self._store.folder)
-        file = self._store.lock_file(self._name)
+        file = self._store.lock_file(self.name)
         lock = FileLock(file)
         try:
             lock.acquire(timeout=1)

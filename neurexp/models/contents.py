@@ -25,6 +25,7 @@ WEIGHTS = (
     "consolidated*", "model*.bin", "model*.pt", "*.npz", "rust_model.ot",
 )  # fmt: skip
 COUNTS = "token_counts.safetensors"  # no weights: token counts of the tokenizer's training text
+GGUF_PACKAGES = "gguf accelerate"  # that transformers reads a GGUF file with
 SHOWN = 4  # files named in one message
 DEPTH = 2  # depth of subfolders that are searched
 MOST = 5000  # files that are looked at
@@ -118,6 +119,24 @@ def check_config(given: str, config: dict[str, Any], known: Sequence[str]) -> No
             first_few(sorted({str(one) for one in code.values()})) if isinstance(code, dict) else code,
             kind,
         )
+
+
+def check_gguf(given: str, file: Path) -> None:
+    """Checks that `file` begins as a GGUF file does, and that the packages that read one are installed.
+
+    Raises:
+        UserError: it is no GGUF file, or a package is missing; the message has the pip command.
+    """
+    try:
+        with file.open("rb") as opened:
+            begins = opened.read(4)
+    except OSError as error:
+        raise UserError(f"{given}: cannot be read ({error.strerror}); give another file") from error
+    if begins != b"GGUF":
+        raise UserError(f"{given}: is no GGUF file, or a damaged one (it begins with {begins!r}); fetch it again")
+    missing = [name for name in GGUF_PACKAGES.split() if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{given}: reading a GGUF file needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def log_unused(folder: Path, names: Sequence[str], used: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """Matrix products and sums over rows, each by PyTorch's fastest way on the device.
 
-On a CPU, float32 products with weights use PyTorch's oneDNN instead of MKL, which PyTorch would choose. It is faster on
-processors that are not Intel's (docs/benchmarks.md has numbers). Knows no model and no text.
+On a CPU, float32 products with weights use PyTorch's oneDNN instead of MKL, which PyTorch would choose, unless the
+processor is Intel's: MKL is faster there, and oneDNN elsewhere (docs/benchmarks.md has numbers). Knows no model and no
+text.
 """
 
 import math
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch.nn import functional
 
-ONEDNN = torch.backends.mkldnn.is_available()
+INTEL = "Intel" in str(torch.cpu.get_capabilities().get("cpu_name", ""))
+ONEDNN = torch.backends.mkldnn.is_available() and not (INTEL and torch.backends.mkl.is_available())
 
 CACHE = 2**22  # bytes of float32 that stay in a CPU's caches over several operations
 
@@ -44,6 +46,26 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     for some in cache_sized_slices(len(rows), rows.shape[1], x.device):
         part, to = rows[some], out[some]
         torch.mul(part, part, out=to).mul_(0.044715 * scale).add_(scale).mul_(part).sigmoid_().mul_(part)
+    return result
+
+
+def silu_times(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """SiLU(gate)·up into `out`, which may be `up`; all of one shape. SiLU(x) = x·σ(x) (Elfwing et al., 2017)."""
+    width = gate.shape[-1]
+    rows, others, result = gate.reshape(-1, width), up.reshape(-1, width), out.view(-1, width)
+    for some in cache_sized_slices(len(rows), width, gate.device):
+        torch.mul(functional.silu(rows[some]), others[some], out=result[some])
+    return out
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """x / √(mean of x² + epsilon) · weight over the last axis, in float32 (Zhang and Sennrich, 2019). No gradients."""
+    width, result = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
+    rows, out = x.reshape(-1, width), result.view(-1, width)
+    for some in cache_sized_slices(len(rows), 4 * width, x.device):
+        part = rows[some]
+        scale = torch.linalg.vector_norm(part, dim=-1, keepdim=True).square_().mul_(1 / width).add_(epsilon).rsqrt_()
+        torch.mul(part, scale, out=out[some]).mul_(weight)
     return result
 
 

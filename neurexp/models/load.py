@@ -1,6 +1,7 @@
 """Loading: from a name to a language model with its tokenizer, on a device, in a number format.
 
-Weights come from safetensors files only, and no code of a repository is ever run. Knows nothing of text or experiments.
+Weights come from safetensors and GGUF files only, and no code of a repository is ever run. Knows nothing of text or
+experiments.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +17,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import safe_open
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
-from neurexp.errors import UserError, one_line
-from neurexp.models import contents
+from neurexp.errors import UserError
+from neurexp.models import contents, gguf_file
+from neurexp.models.families import FAMILIES, Family
 from neurexp.models.fast import difference_from_eager
 from neurexp.models.kernels import whole_precision
 from neurexp.models.locations import Location, download, locate_parts
-from neurexp.models.sites import FAMILIES, Family, family_of
+from neurexp.models.own_tokenizer import embedding_rows, load_tokenizer, token_counts, warn_if_of_another_model
+from neurexp.models.reading import SAFE, guarded, source_of
+from neurexp.models.sites import blocks_of, family_of, family_with, unknown_architecture, use_family
 from neurexp.text.tokenizer import first_token, own_first_token
 from neurexp.text.vocabulary import vocabulary_size
 
@@ -34,11 +44,10 @@ log = logging.getLogger(__name__)
 
 # Largest accepted ‖fast − eager‖ / ‖eager‖: the rounding of each number format
 AGREEMENT = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
-NOT_COMPUTED = ("_name_or_path", "transformers_version", "dtype", "architectures")  # in a config, but not in a forward
-FEWEST_USED = 0.9  # of a model's embeddings that its tokenizer uses; the rest is padding to a round number
+# In a config, but not in a forward
+NOT_COMPUTED = ("_name_or_path", "_model_name_or_path", "transformers_version", "dtype", "architectures")
 # Constants that older versions of transformers saved with the weights
 BUFFER = re.compile(r"\.(attn|attention|self_attn)(\.attention)?\.(bias|masked_bias)$|\.inv_freq$|\.masked_bias$")
-SAFE = {"trust_remote_code": False}  # always given: otherwise transformers asks on the terminal
 
 # transformers sets PyTorch's default dtype while it loads, and random weights use the process's one generator. Two
 # loads at the same time would mix up formats or numbers
@@ -52,7 +61,7 @@ class LanguageModel:
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
-    revision: str  # the commit on the Hub; for a local folder its path
+    revision: str  # the commit on the Hub; else the path, or the package and the file
     weights: str  # "pretrained" or "random"
     token_counts: np.ndarray | None = None  # [vocabulary] in the text that the tokenizer's model was trained on
     fast: bool = False  # the fast forward is wanted, and agrees with the eager one
@@ -61,12 +70,12 @@ class LanguageModel:
     @property
     def family(self) -> Family:
         """The sites of this architecture."""
-        return family_of(self.network.config.model_type)
+        return family_of(self.network)
 
     @property
     def layers(self) -> int:
         """The number of blocks."""
-        return self.network.config.num_hidden_layers
+        return len(blocks_of(self.network))
 
     @cached_property
     def weights_hash(self) -> str:
@@ -93,11 +102,6 @@ class LanguageModel:
                 f"ids below {rows} only ({beyond.size} of {ids.size} tokens are beyond); give model.tokenizer= the one "
                 "that the model was trained with"
             )
-
-
-def embedding_rows(network: PreTrainedModel) -> int:
-    """How many token ids the model has an embedding for."""
-    return network.get_input_embeddings().weight.shape[0]  # type: ignore[return-value, index]
 
 
 def hash_of_weights(network: PreTrainedModel) -> str:
@@ -136,27 +140,34 @@ def load_model(
     tokenizer: str | None = None,
     weights: str = "pretrained",
     architecture: dict[str, Any] | None = None,
+    fallback: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
     seed: int = 0,
     fast: bool = False,
     bos: bool | None = None,
+    blocks: str | None = None,
+    sites: Mapping[str, str] | None = None,
 ) -> LanguageModel:
     """Loads a causal language model for measuring: evaluation mode, no gradients.
 
     Any number of threads may call it; one loads at a time.
 
     Args:
-        name: `mini` (ships with neurexp), a local folder, or a Hub id.
+        name: `mini` (ships with neurexp), a local folder, a GGUF file, `PACKAGE:FILE.gguf` of an installed package, or
+            a Hub id. The weights of a GGUF file are dequantised to `dtype`.
         revision: branch, tag or commit on the Hub; the result has the resolved commit.
         tokenizer: another tokenizer than the model's: `mini`, a folder, or a Hub id.
         weights: `pretrained`, or `random`: the same architecture, freshly initialised from `seed`.
         architecture: `model_type` and dimensions; with `weights="random"` nothing of the model is then downloaded.
+        fallback: what takes the place of `name` where the Hub cannot be reached and has left no copy: as `name`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `float32`, `bfloat16` or `float16`.
         seed: of random weights.
         fast: verify that the fast forward (`models.fast`) agrees with transformers' own; the network stays as it is.
         bos: whether sequences begin with BOS; None: if the tokenizer itself puts one before a text.
+        blocks: the path of the list of blocks in the model, for an architecture that neurexp does not know.
+        sites: name → path of a module in a block, likewise, or beside the known ones (`models.sites.family_with`).
 
     Raises:
         UserError: the model does not exist, cannot be reached, is gated, damaged, or of an unknown family; or it is an
@@ -175,7 +186,21 @@ def load_model(
         if not isinstance(given, str):
             raise UserError(f"{option}={given}: give text, as str(path) of a folder, and no {type(given).__name__}")
     with _one_at_a_time:
-        return _load(name, revision, tokenizer, weights, architecture, target, getattr(torch, dtype), seed, fast, bos)
+        return _load(
+            name,
+            revision,
+            tokenizer,
+            weights,
+            architecture,
+            fallback,
+            target,
+            getattr(torch, dtype),
+            seed,
+            fast,
+            bos,
+            blocks,
+            sites,
+        )
 
 
 def _load(
@@ -184,83 +209,79 @@ def _load(
     tokenizer: str | None,
     weights: str,
     architecture: dict[str, Any] | None,
+    fallback: str | None,
     target: torch.device,
     number_format: torch.dtype,
     seed: int,
     fast: bool,
     bos: bool | None,
+    blocks: str | None,
+    sites: Mapping[str, str] | None,
 ) -> LanguageModel:
     """`load_model` with checked arguments."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity(logging.CRITICAL)  # our own line replaces its log
-    location, tokenizer_location = locate_parts(name, revision, tokenizer, weights, architecture is not None)
+    has_architecture = architecture is not None
+    location, tokenizer_location = locate_parts(name, revision, tokenizer, weights, has_architecture, fallback)
+    used = location or tokenizer_location
+    if used.in_place_of is not None:
+        what = "weights" if location is not None and weights != "random" else "config and tokenizer"
+        log.info("%s is not in reach: the %s are those of %s", used.in_place_of, what, used.identity)
     if location is None:
         fields = dict(architecture or {})
-        config = _guarded(name, lambda: AutoConfig.for_model(fields.pop("model_type"), **fields), "architecture")
+        config = guarded(name, lambda: AutoConfig.for_model(fields.pop("model_type"), **fields), "architecture")
+    elif location.is_gguf:
+        gguf_file.read_header(f"model.name={name}", Path(location.path))  # before what takes long
+        with source_of(location) as source:
+            config = guarded(name, lambda: AutoConfig.from_pretrained(**source))
     else:
         given = f"model.name={name}"
         raw = contents.read_json(location.file("config.json", given)) if "config.json" in location.names else {}
         contents.check_config(given, raw, list(FAMILIES))  # before the weights are downloaded
-        if isinstance(raw.get("model_type"), str):
-            family_of(raw["model_type"])
+        _check_architecture(raw.get("model_type"))
         if weights != "random":
             contents.check_weights(given, location.names)
         folder = download(location, given)
-        config = _guarded(name, lambda: AutoConfig.from_pretrained(folder, **SAFE))
-    family_of(config.model_type)
+        config = guarded(name, lambda: AutoConfig.from_pretrained(folder, **SAFE))
+    _check_architecture(config.model_type)
 
     if weights == "random":
         identity = f"random weights of seed {seed}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            built = _guarded(
-                name, lambda: AutoModelForCausalLM.from_config(config, dtype=torch.float32), "architecture"
-            )
-        network = built.to(number_format)
+            built = guarded(name, lambda: AutoModelForCausalLM.from_config(config, dtype=torch.float32), "architecture")
+        network, unused = built.to(number_format), []
     else:
         assert location is not None
         identity = location.identity
-        network = _load_weights(name, location, number_format)
+        network, unused = _load_weights(name, location, config, number_format)
+    network.eval()  # before a forward that may look for the sites
+    if blocks is not None or sites:
+        use_family(network, family_with(network, blocks, sites or {}))
+    _check_unexpected(f"model.name={name}", unused, network)
     tokenizer_name = tokenizer or name
-    tokenizer_folder = download(tokenizer_location, f"model.{'tokenizer' if tokenizer else 'name'}={tokenizer_name}")
-    contents.check_tokenizer(f"model.tokenizer={tokenizer_name}", Path(tokenizer_folder))
-    loaded = _guarded(tokenizer_name, lambda: AutoTokenizer.from_pretrained(tokenizer_folder, **SAFE), "tokenizer")
-    if len(loaded) < 2:  # transformers makes an empty tokenizer of a folder without files
-        raise UserError(
-            f"model.tokenizer={tokenizer_name}: no tokenizer files there; give model.tokenizer=FOLDER, an id, or mini"
-        )
-    _warn_if_of_another_model(tokenizer_name, loaded, network)
+    download(tokenizer_location, f"model.{'tokenizer' if tokenizer else 'name'}={tokenizer_name}")
+    loaded = load_tokenizer(tokenizer_name, tokenizer_location)
+    warn_if_of_another_model(tokenizer_name, loaded, network)
     begins_with_bos = own_first_token(loaded) is not None if bos is None else bos
     if begins_with_bos:
         first_token(loaded)
-    network.eval().requires_grad_(False).to(target)  # type: ignore[arg-type]
+    network.requires_grad_(False).to(target)  # type: ignore[arg-type]
     agrees = fast and _fast_agrees(network)
-    counts = _token_counts(tokenizer_location, vocabulary_size(loaded))
+    counts = token_counts(tokenizer_location, vocabulary_size(loaded))
     return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos)
 
 
-def _warn_if_of_another_model(
-    tokenizer_name: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel
-) -> None:
-    """Warns if the number of tokens or the special tokens suggest that the tokenizer is another model's."""
-    rows, size, config = embedding_rows(network), vocabulary_size(tokenizer), network.config
-    odd = []
-    if size > rows:
-        beyond = sorted(index for index in tokenizer.get_vocab().values() if index >= rows)
-        token = tokenizer.convert_ids_to_tokens(beyond[0])
-        odd.append(f"{len(beyond)} of its tokens have no embedding ({token!r}, id {beyond[0]}, the first)")
-    elif size < FEWEST_USED * rows:
-        odd.append(f"it has ids below {size}, the model embeddings for {rows}")
-    generation = getattr(network, "generation_config", None)
-    for what in ("bos_token_id", "eos_token_id"):
-        own, stated = getattr(tokenizer, what), set[int]()
-        for source in (config, generation):
-            value = getattr(source, what, None)
-            stated |= set(value if isinstance(value, list) else [] if value is None else [value])
-        if own is not None and stated and own not in stated:
-            odd.append(f"its {what} is {own}, the config says {', '.join(map(str, sorted(stated)))}")
-    if odd:
-        log.warning("The tokenizer (%s) may be another model's: %s", tokenizer_name, "; ".join(odd))
+def _check_architecture(model_type: str | None) -> None:
+    """Refuses an architecture that is neither in neurexp's table nor one of transformers' causal language models.
+
+    Of the others the structure decides, once the model is loaded.
+    """
+    if model_type in FAMILIES or model_type is None:
+        return
+    mapping = AutoModelForCausalLM._model_mapping
+    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in mapping:
+        raise unknown_architecture(model_type)
 
 
 def _fast_agrees(network: PreTrainedModel) -> bool:
@@ -274,26 +295,17 @@ def _fast_agrees(network: PreTrainedModel) -> bool:
     return True
 
 
-def _token_counts(location: Location, vocabulary: int) -> np.ndarray | None:
-    file = Path(location.path) / contents.COUNTS
-    if not file.is_file():
-        return None
-    try:
-        counts = load_file(file)["counts"]
-    except (SafetensorError, KeyError) as error:
-        raise UserError(f"model.tokenizer={location.path}: {file.name} holds no counts; take it away") from error
-    if counts.ndim != 1 or len(counts) > vocabulary:
-        log.warning("%s is of another tokenizer: not used, frequencies are those of the text", file)
-        return None
-    return np.pad(counts, (0, vocabulary - len(counts)))  # tokens that were added later do not occur
-
-
-def _load_weights(name: str, location: Location, dtype: torch.dtype) -> PreTrainedModel:
+def _load_weights(
+    name: str, location: Location, config: PreTrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedModel, list[str]]:
+    """The network, and the names of weights that it does not use."""
     folder, given = Path(location.path), f"model.name={name}"
+    if location.is_gguf:
+        return _load_gguf(name, location, config, dtype)
     used = contents.files_used(folder)
     contents.log_unused(folder, location.names, used)
-    _guarded(name, lambda: _check_tensors(given, [folder / file for file in used if (folder / file).is_file()]))
-    network, report = _guarded(
+    guarded(name, lambda: _check_tensors(given, [folder / file for file in used if (folder / file).is_file()]))
+    network, report = guarded(
         name,
         lambda: AutoModelForCausalLM.from_pretrained(
             location.path,
@@ -304,6 +316,26 @@ def _load_weights(name: str, location: Location, dtype: torch.dtype) -> PreTrain
             **SAFE,
         ),
     )
+    _check_report(given, report)
+    return network, sorted(report["unexpected_keys"])
+
+
+def _load_gguf(
+    name: str, location: Location, config: PreTrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedModel, list[str]]:
+    file, given = Path(location.path), f"model.name={name}"
+    header = gguf_file.read_header(given, file)
+    kind, part = gguf_file.quantisation(header), f" of {location.package}" if location.package else ""
+    log.info("Weights: %s%s (%s, GGUF), dequantised to %s", file.name, part, kind, str(dtype).removeprefix("torch."))
+    with source_of(location) as source:
+        options = {"dtype": dtype}
+        network, report = guarded(name, lambda: gguf_file.load_weights(given, header, config, source, options))
+    _check_report(given, report)
+    return network, sorted(report["unexpected_keys"])
+
+
+def _check_report(given: str, report: dict[str, Any]) -> None:
+    """Refuses weights that do not fill the model, by transformers' report of its loading."""
     if report["mismatched_keys"]:
         raise UserError(f"{given}: its weights have other shapes than its config says; fetch it again")
     if report["missing_keys"]:
@@ -315,8 +347,6 @@ def _load_weights(name: str, location: Location, dtype: torch.dtype) -> PreTrain
             f"{given}: its weight files lack {len(absent)} tensors, {absent[0]} the first{beside}; give the "
             "config.json that they were saved with, or fetch it again"
         )
-    _check_unexpected(given, sorted(report["unexpected_keys"]), network)
-    return network
 
 
 def _check_tensors(given: str, files: list[Path]) -> None:
@@ -342,7 +372,7 @@ def _check_tensors(given: str, files: list[Path]) -> None:
 def _check_unexpected(given: str, names: list[str], network: PreTrainedModel) -> None:
     """Refuses weights inside the blocks that the architecture does not use: they would change the activations."""
     names = [name for name in names if not BUFFER.search(name)]
-    blocks = re.compile(rf"(^|\.){re.escape(family_of(network.config.model_type).blocks)}\.\d+\.")
+    blocks = re.compile(rf"(^|\.){re.escape(family_of(network).blocks)}\.\d+\.")
     within = [name for name in names if blocks.search(name)]
     if within:
         raise UserError(
@@ -351,18 +381,3 @@ def _check_unexpected(given: str, names: list[str], network: PreTrainedModel) ->
         )
     if names:
         log.warning("Weights that the model does not use: %s", contents.first_few(names))
-
-
-def _guarded(name: str, load: Callable[[], Any], what: str = "name") -> Any:
-    """Runs one of transformers' loaders. Its errors about a damaged or incomplete folder become one line."""
-    try:
-        return load()
-    except UserError:
-        raise
-    except SafetensorError as error:
-        raise UserError(f"model.{what}={name}: a weight file is damaged ({one_line(error)}); fetch it again") from error
-    except Exception as error:  # a damaged folder raises whatever reads it first
-        remote = name != "mini" and not Path(name).expanduser().is_dir()
-        done = f"loaded from {'the Hub' if remote else 'this folder'}" if what != "architecture" else "built"
-        todo = "correct its values" if what == "architecture" else f"fetch it again, or give another model.{what}"
-        raise UserError(f"model.{what}={name}: cannot be {done} ({one_line(error)}); {todo}") from error

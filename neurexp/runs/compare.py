@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from neurexp.console import terminal
 from neurexp.errors import UserError, one_line, printable
 from neurexp.io import files
 from neurexp.report.folder import LAYERS, NEURONS, SUMMARY, definitions_in, write_figures, write_report
-from neurexp.report.report import Report
+from neurexp.report.report import SITE, Report
 from neurexp.runs.names import circumstances, names_of
 from neurexp.tracking import tracker as tracking
 
@@ -90,6 +90,22 @@ def _is_sweep(folder: Path) -> bool:
     return (folder / "multirun.yaml").exists()
 
 
+def by_site(run: Run) -> list[Run]:
+    """A run of several sites as one run for each of them; a run of one site as it is."""
+    if SITE not in run.neurons:
+        return [run]
+    parts = []
+    for site in dict.fromkeys(run.layers[SITE].tolist()):
+        layers, neurons = (
+            {name: values[table[SITE] == site] for name, values in table.items()} for table in (run.layers, run.neurons)
+        )
+        metrics = {name.removeprefix(f"{site}/"): value for name, value in run.summary["metrics"].items()}
+        options = (run.summary.get("options") or {}) | {"experiment.site": site}
+        summary = run.summary | {"metrics": metrics, "options": options}
+        parts.append(replace(run, summary=summary, layers=layers, neurons=neurons))
+    return parts
+
+
 def compare(runs: list[Run]) -> Report:
     """Headlines and layer medians of the runs, side by side.
 
@@ -97,6 +113,7 @@ def compare(runs: list[Run]) -> Report:
         UserError: fewer than two runs, or runs of different experiments.
     """
     experiments = {run.summary["experiment"] for run in runs}
+    runs = [part for run in runs for part in by_site(run)]
     if len(runs) < 2:
         raise UserError("compare: give two runs or more")
     if len(experiments) > 1:

@@ -238,7 +238,8 @@ def _check_reachable(config: Config) -> UserError | None:
     from neurexp.text import sources
 
     model = config.model
-    check_reachable(model.name, model.revision, model.tokenizer, model.weights.value, model.architecture is not None)
+    has_architecture = model.architecture is not None
+    check_reachable(model.name, model.revision, model.tokenizer, model.weights.value, has_architecture, model.fallback)
     if config.experiment.get("text") is False:
         return None
     try:

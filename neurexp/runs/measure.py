@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -23,13 +23,13 @@ from neurexp.engine.checkpoint import Checkpoints, OtherPassError
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.base import Reducer, joined_states, take_over
 from neurexp.errors import UserError
-from neurexp.experiments.base import Experiment, Inputs, Plan
+from neurexp.experiments.base import Experiment, Inputs, Plan, Results
 from neurexp.io.provenance import hash_of_plugin
 from neurexp.io.store import Entry, Store
 from neurexp.models.load import LanguageModel, choose_device, load_model
-from neurexp.models.sites import find_sites
+from neurexp.models.sites import find_sites, site_names, width_of_head
 from neurexp.report.clock import Stopwatch
-from neurexp.report.report import CONTROLS, Report, with_control
+from neurexp.report.report import CONTROLS, Report, join_sites, with_control
 from neurexp.text.running_text import read_text
 from neurexp.text.shuffled import shuffled_words
 from neurexp.text.skipped import Skipped, tell
@@ -78,10 +78,10 @@ def measure(
         model = _load(arguments)
         if experiment.reads_text:
             _check_length(config, model)
-        find_sites(model.network, options.site, list(_inputs(config, model, names).layers(options.layer)))
+        find_sites(model.network, options.site, _inputs(config, model, names).layers(options.layer))
     log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
     runner = _Runner(config, experiment, folder, clock, other_layers)
-    plan, report = runner.run(_inputs(config, model, names))
+    plan, reports = runner.run(_inputs(config, model, names))
     if options.control != "off":
         log.info("Control: %s", CONTROLS[options.control].meaning)
         inputs = _inputs(config, model, names)
@@ -90,9 +90,9 @@ def measure(
         else:
             with clock("load_model"):
                 inputs = replace(inputs, model=_load({**arguments, "weights": "random"}))
-        _, control = runner.run(inputs, "control: ")
-        if report is not None and control is not None:
-            report = with_control(report, control, options.control)
+        _, controls = runner.run(inputs, "control: ")
+        reports = {site: with_control(report, controls[site], options.control) for site, report in reports.items()}
+    report = join_sites(reports) if reports else None
     return Measurement(model, plan, report, tuple(runner.reused), runner.resumed)
 
 
@@ -109,24 +109,42 @@ class _Runner:
     resumed: dict[str, int] = field(default_factory=dict)
     _logged: set[Skipped] = field(default_factory=set)
 
-    def run(self, inputs: Inputs, prefix: str = "") -> tuple[Plan, Report | None]:
-        """Plans, runs and analyses. `prefix` tells a control's passes from those of the model itself."""
+    def run(self, inputs: Inputs, prefix: str = "") -> tuple[Plan, dict[str, Report]]:
+        """Plans, runs and analyses, for each site; the sites share their passes.
+
+        Returns:
+            The first site's plan, and each site's report (none in all processes of `torchrun` but process 0).
+
+        `prefix` tells a control's passes from those of the model itself.
+        """
+        experiments = self._by_site()
         with self.clock("prepare_text"):
-            plan = self.experiment.prepare(inputs)
+            plans = [experiment.prepare(inputs) for experiment in experiments.values()]
+        plan = plans[0]
         self._log_skipped(plan)
-        results: dict[str, dict[str, Reducer]] = {}
-        for planned in plan.passes:
-            if planned.name in results:
-                raise ValueError(f"two passes are named {planned.name}: give each a name of its own")
-            if planned.distributed or processes.rank() == 0:
-                log.info(
-                    "%s: %d tokens in %d sequences", planned.label, planned.tokens.count, len(planned.tokens.valid)
-                )
-                results[planned.name] = self._run_or_reuse(planned, inputs.model, f"{prefix}{planned.name}")
+        results: list[dict[str, dict[str, Reducer]]] = [{} for _ in plans]
+        for passes in zip(*(one.passes for one in plans), strict=True):
+            first = passes[0]
+            if first.name in results[0]:
+                raise ValueError(f"two passes are named {first.name}: give each a name of its own")
+            if first.distributed or processes.rank() == 0:
+                log.info("%s: %d tokens in %d sequences", first.label, first.tokens.count, len(first.tokens.valid))
+                reducers = self._run_or_reuse(passes, inputs.model, f"{prefix}{first.name}")
+                for own, found in zip(results, reducers, strict=True):
+                    own[first.name] = found
         if processes.rank() > 0:
-            return plan, None
+            return plan, {}
         with self.clock("analyse"):
-            return plan, self.experiment.analyse(plan, results)
+            analysed = zip(experiments.items(), plans, results, strict=True)
+            return plan, {site: _analyse(one, site, own, found) for (site, one), own, found in analysed}
+
+    def _by_site(self) -> dict[str, Experiment]:
+        """The experiment at each of its sites; with one site the experiment itself."""
+        options = self.experiment.options
+        names = site_names(options.site)
+        if isinstance(options.site, str):
+            return {names[0]: self.experiment}
+        return {name: type(self.experiment)(replace(options, site=name)) for name in names}
 
     def _log_skipped(self, plan: Plan) -> None:
         """Logs once what could not be used: a control reads the same again."""
@@ -134,51 +152,69 @@ class _Runner:
         self._logged.update(new)
         tell(new)
 
-    def _run_or_reuse(self, planned: Pass, model: LanguageModel, name: str) -> dict[str, Reducer]:
+    def _run_or_reuse(self, passes: Sequence[Pass], model: LanguageModel, name: str) -> list[dict[str, Reducer]]:
+        """The reducers of each pass: stored ones, and those of one pass for the others."""
         with self.clock("load_model"):  # the hash of the weights is computed once
-            key = engine.activation_key(model, planned, batch_size_of(self.config))
-        key |= {"plugin": hash_of_plugin(type(self.experiment)), **planned.key}
-        if not planned.cacheable or (planned.distributed and processes.count() > 1):
-            return self._run(planned, model, key, name)
-        stored = _Stored(Store(cache_of(self.config)), planned, key)
-        reuse = self.config.run.reuse
+            keys = [self._key_of(planned, model) for planned in passes]
+        first = passes[0]
+        if not first.cacheable or (first.distributed and processes.count() > 1):
+            return self._run(passes, model, keys, name)
+        store, reuse = Store(cache_of(self.config)), self.config.run.reuse
+        stored = [_Stored(store, planned, key) for planned, key in zip(passes, keys, strict=True)]
         with self.clock("track"):
-            found = stored.load() if reuse else None
-        if found is None:
-            with ExitStack() as lock:
+            found = [one.load() if reuse else None for one in stored]
+        if any(one is None for one in found):
+            with ExitStack() as locks:
                 with self.clock("capture"):  # another process may be at the same pass
-                    lock.enter_context(stored.entry.lock("the same pass"))
-                    found = stored.load() if reuse else None
-                if found is None:
-                    return self._run_and_store(planned, model, key, name, stored)
-        log.info("%s: taken from an earlier pass (run.reuse=false for a fresh one)", planned.label)
+                    for one in sorted(stored, key=lambda one: one.entry.name):  # in one order, or two would block
+                        locks.enter_context(one.entry.lock("the same pass"))
+                    found = [one.load() if reuse else None for one in stored]
+                missing = [index for index, one in enumerate(found) if one is None]
+                if missing:
+                    absent = [stored[index] for index in missing]
+                    made = self._run_and_store(absent, model, [keys[index] for index in missing], name)
+                    for index, reducers in zip(missing, made, strict=True):
+                        found[index] = reducers
+                    return [one for one in found if one is not None]
+        log.info("%s: taken from an earlier pass (run.reuse=false for a fresh one)", first.label)
         self.reused.append(name)
-        return found
+        return [one for one in found if one is not None]
+
+    def _key_of(self, planned: Pass, model: LanguageModel) -> dict[str, Any]:
+        key = engine.activation_key(model, planned, batch_size_of(self.config))
+        return key | {"plugin": hash_of_plugin(type(self.experiment)), **planned.key}
 
     def _run_and_store(
-        self, planned: Pass, model: LanguageModel, key: dict[str, Any], name: str, stored: "_Stored"
-    ) -> dict[str, Reducer]:
-        run = planned
-        if stored.by_layer and self.other_layers and self.config.run.reuse:
-            run = replace(planned, layers=tuple(range(model.layers)))  # the sweep's other jobs find theirs
-        reducers = self._run(run, model, key, name)
+        self, stored: "Sequence[_Stored]", model: LanguageModel, keys: Sequence[dict[str, Any]], name: str
+    ) -> list[dict[str, Reducer]]:
+        passes = [one.planned for one in stored]
+        if stored[0].by_layer and self.other_layers and self.config.run.reuse:
+            every = tuple(range(model.layers))  # the sweep's other jobs find theirs
+            passes = [replace(planned, layers=every) for planned in passes]
+        results = self._run(passes, model, keys, name)
+        made = list(zip(stored, results, strict=True))
         with self.clock("track"):
-            stored.save(reducers, run.layers)
-            return stored.kept_of(reducers, run.layers)
+            for one, reducers in made:
+                one.save(reducers, passes[0].layers)
+            return [one.kept_of(reducers, passes[0].layers) for one, reducers in made]
 
-    def _run(self, planned: Pass, model: LanguageModel, key: dict[str, Any], name: str) -> dict[str, Reducer]:
+    def _run(
+        self, passes: Sequence[Pass], model: LanguageModel, keys: Sequence[dict[str, Any]], name: str
+    ) -> list[dict[str, Reducer]]:
         part = f"-{processes.rank()}of{processes.count()}" if processes.count() > 1 else ""
         short = re.sub(r"\W+", "-", name.lower()) + part
-        whole_key = key | {"layers": list(planned.layers)}
+        whole_key = keys[0] | {"layers": list(passes[0].layers)}
+        if len(passes) > 1:
+            whole_key |= {"site": [planned.site for planned in passes]}
         checkpoints = Checkpoints(self.folder, short, whole_key, self.config.run.checkpoint_every)
         try:
             with self.clock("capture"):
-                reducers = engine.run(
-                    planned,
+                results = engine.run_together(
+                    passes,
                     model,
                     batch_size_of(self.config),
                     checkpoints,
-                    lambda seconds, neurons: _announce(seconds, neurons, planned),
+                    lambda seconds, neurons: _announce(seconds, neurons, passes[0]),
                     progress=processes.rank() == 0,
                 )
         except OtherPassError as error:
@@ -189,25 +225,36 @@ class _Runner:
             ) from error
         if checkpoints.resumed_at:
             self.resumed[name] = checkpoints.resumed_at
-        return reducers
+        return results
+
+
+def _analyse(experiment: Experiment, site: str, plan: Plan, results: Results) -> Report:
+    """The experiment's report. Where neurons stand by attention heads, their table says which head."""
+    report = experiment.analyse(plan, results)
+    width = width_of_head(plan.inputs.model.network, site)
+    if width is not None and "neuron" in report.neurons and "head" not in report.neurons:
+        place = {name: report.neurons[name] for name in ("layer", "neuron")}
+        report.neurons = place | {"head": report.neurons["neuron"] // width} | report.neurons
+        report.columns = report.columns | {"head": f"attention head of the neuron, from 0; each has {width} neurons"}
+    return report
 
 
 class _Stored:
     """The stored results of a pass: one part, or one for each layer if the reducers' states are by site."""
 
     def __init__(self, store: Store, planned: Pass, key: dict[str, Any]):
-        self._planned = planned
+        self.planned = planned
         self.by_layer = all(reducer.by_site for reducer in planned.reducers().values())
         self.entry: Entry = store.entry("passes", key if self.by_layer else key | {"layers": list(planned.layers)})
 
     def load(self) -> dict[str, Reducer] | None:
         """The pass's reducers with their stored states, or None unless all are stored and complete."""
-        reducers = self._planned.reducers()
+        reducers = self.planned.reducers()
         if not self.by_layer:
             state = self.entry.load()
         else:
             state = {}
-            for site, layer in enumerate(self._planned.layers):
+            for site, layer in enumerate(self.planned.layers):
                 part = self.entry.load(f"layer_{layer}")
                 if part is None:
                     return None
@@ -236,9 +283,9 @@ class _Stored:
             return reducers
         if (found := self.load()) is not None:
             return found
-        if layers == self._planned.layers:
+        if layers == self.planned.layers:
             return reducers
-        places, chosen = [layers.index(layer) for layer in self._planned.layers], self._planned.reducers()
+        places, chosen = [layers.index(layer) for layer in self.planned.layers], self.planned.reducers()
         for name, reducer in chosen.items():
             state = reducers[name].state()
             reducer.load({str(site): state[str(place)] for site, place in enumerate(places)})
@@ -325,12 +372,20 @@ def _model_arguments(config: Config) -> dict[str, Any]:
         "tokenizer": model.tokenizer,
         "weights": model.weights.value,
         "architecture": model.architecture,
+        "fallback": model.fallback,
         "device": config.device.name,
         "dtype": config.device.dtype.value,
         "seed": config.run.seed,
         "fast": model.fast,
         "bos": config.dataset.bos,
+        "blocks": model.blocks,
+        "sites": model.sites,
     }
+
+
+def load_configured(config: Config) -> LanguageModel:
+    """The model that a configuration names, as a run loads it."""
+    return _load(_model_arguments(config))
 
 
 def _load(arguments: dict[str, Any]) -> LanguageModel:

@@ -28,7 +28,7 @@ from neurexp.io import mlflow_stores as stores
 from neurexp.io.files import read_table, write_json
 from neurexp.io.mlflow_stores import Store
 from neurexp.report.folder import CHECKPOINT, CONFIG, LAYERS, SUMMARY, forget, summary_of
-from neurexp.report.report import Table
+from neurexp.report.report import SITE, Table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -126,11 +126,14 @@ class MlflowTracker(Tracker):
         # One timestamp for all: values that are logged again after a failure replace the old ones
         when = self._client.get_run(self._id).info.start_time
         entries = [Metric(name, float(value), when, 0) for name, value in metrics.items()]
-        for name, values in layers.items() if step_column is not None else ():
-            if name != step_column:  # one key per column; the layer is the step
-                steps = zip(layers[str(step_column)], values, strict=True)
+        if step_column is not None and layers:
+            places = layers[step_column]
+            sites = [f"{site}/" for site in layers[SITE]] if SITE in layers else [""] * len(places)
+            for name in layers.keys() - {step_column, SITE}:  # one key per column, and site; the layer is the step
                 entries += [
-                    Metric(name, float(value), when, int(layer)) for layer, value in steps if np.isfinite(value)
+                    Metric(f"{site}{name}", float(value), when, int(place))
+                    for site, place, value in zip(sites, places, layers[name], strict=True)
+                    if np.isfinite(value)
                 ]
         for chunk in _chunks(entries, 1000):
             self._client.log_batch(self._id, metrics=chunk)

@@ -20,6 +20,7 @@ from transformers import BertConfig
 
 from neurexp.errors import without_secrets
 
+GPT_NEO_SITES = "MLP, ACT, NEURON, PROJ, RESID_PRE, RESID_MID, RESID_POST, ATTN_OUT, Z, Q, K, V"
 MINI = ("model=mini", "dataset=pydoc", "tracking=off")
 
 # What is typed after the defaults (`{inputs}`: the folder of the fixture below) and what the answer must say. Arguments
@@ -46,8 +47,8 @@ WITH_MINI = [
     ("experiment.skip_positions=-1", "experiment.skip_positions=-1: give a whole number from 0 to 511"),
     ("experiment.skip_positions=512", "experiment.skip_positions=512: give a whole number from 0 to 511"),
     ("experiment.name=../../x", "experiment.name=../../x: it becomes a folder's"),
-    ("experiment.site=", "experiment.site=: gpt_neo has MLP, ACT, PROJ, Q, K, V; give one of them"),
-    ("experiment.site=MPL", "experiment.site=MPL: gpt_neo has MLP, ACT, PROJ, Q, K, V; did you mean MLP?"),
+    ("experiment.site=", f"experiment.site=: gpt_neo has {GPT_NEO_SITES}; give one of them"),
+    ("experiment.site=MPL", f"experiment.site=MPL: gpt_neo has {GPT_NEO_SITES}; did you mean MLP?"),
     ("model.weights=none", "model.weights: Invalid value 'none', expected one of [pretrained, random]"),
     ("model.tokenizer=/no/such", "model.tokenizer=/no/such: no such folder"),
     ("model.tokenizer=", "model.tokenizer is empty: give model.tokenizer=ORGANISATION/MODEL, a local folder, or mini"),

@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+GPT_NEO_SITES = "MLP, ACT, NEURON, PROJ, RESID_PRE, RESID_MID, RESID_POST, ATTN_OUT, Z, Q, K, V"
 QUICK = (
     "experiment=grammar_tuning",
     "model=mini",
@@ -436,7 +437,7 @@ BAD = [
     ("experiment.layer=99", "experiment.layer=99: this model has layers 0 to 5"),
     ("experiment.layer=-1", "experiment.layer=-1: this model has layers 0 to 5"),
     ("experiment.layer=[]", "experiment.layer=[]: this model has layers 0 to 5"),
-    ("experiment.site=MPL", "experiment.site=MPL: gpt_neo has MLP, ACT, PROJ, Q, K, V; did you mean MLP?"),
+    ("experiment.site=MPL", f"experiment.site=MPL: gpt_neo has {GPT_NEO_SITES}; did you mean MLP?"),
     ("experiment.template=word", "experiment.template=word: give a text with one {word} in it"),
     ("experiment.template='{word} {word}'", "experiment.template={word} {word}: give a text with one {word} in it"),
     ("experiment.second_template=The", "experiment.second_template=The: give a text with one {word} in it"),

@@ -28,7 +28,7 @@ from neurexp.config.schema import (
 from neurexp.errors import UserError, closest, one_line
 
 CHOICES = {
-    "model": ["gpt_neo_125m", "gpt_neo_1_3b", "hub", "mini"],
+    "model": ["gpt_neo_125m", "gpt_neo_1_3b", "hub", "mini", "smollm2"],
     "device": ["auto", "cpu", "cuda"],
     "dataset": ["fineweb", "pydoc", "text"],
     "experiment": ["benchmark", "grammar_tuning", "token_length"],
@@ -185,7 +185,10 @@ def explanation(*overrides: str) -> str | None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model=min", "model=min: no such choice; did you mean mini? (choices: gpt_neo_125m, gpt_neo_1_3b, hub, mini)"),
+        (
+            "model=min",
+            "model=min: no such choice; did you mean mini? (choices: gpt_neo_125m, gpt_neo_1_3b, hub, mini, smollm2)",
+        ),
         ("dataset=c4", "dataset=c4: no such choice (choices: fineweb, pydoc, text)"),
         ("dataset.token=1", "dataset.token: no such option; did you mean dataset.tokens? (there are dataset.source,"),
         ("run.sed=1", "run.sed: no such option; did you mean run.seed? (there are run.seed, run.outputs, run.reuse,"),

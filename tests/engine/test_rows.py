@@ -10,6 +10,7 @@ from neurexp.engine.passes import run_pass
 from neurexp.engine.reducers.base import Batch, NotFiniteError
 from neurexp.engine.reducers.keep import Keep
 from neurexp.engine.reducers.rows import Rows
+from neurexp.models.families import FAMILIES
 from neurexp.models.sites import find_sites
 
 MODEL = build("gpt_neo")
@@ -85,7 +86,8 @@ def test_a_row_is_its_span_pooled(pooling, batch_size):
 def test_a_row_is_its_span_pooled_in_every_family(family):
     model, spans = build(family), [(0, 1, 4), (1, 0, 12), (2, 11, 12), (0, 3, 5)]
     for pooling in POOL:
-        found, expected = both(model, token_ids(3, LENGTH), None, spans, pooling, 2)
+        site = "RESID_POST" if FAMILIES[family].experts else "MLP"
+        found, expected = both(model, token_ids(3, LENGTH), None, spans, pooling, 2, site)
         assert close(found, expected, pooling)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers.activations import ACT2FN
 
 from neurexp.models import kernels
-from neurexp.models.kernels import gelu_tanh, linear, product, sum_rows
+from neurexp.models.kernels import gelu_tanh, linear, product, rms_norm, silu_times, sum_rows
 
 torch.set_num_threads(1)  # with matrices this small, threads do little but wait for one another
 
@@ -97,8 +97,9 @@ def test_the_arguments_are_left_alone(mode):
 
 
 def test_it_is_onednn_that_multiplies_where_no_gradients_are_wanted(monkeypatch):
-    if not kernels.ONEDNN:
+    if not torch.backends.mkldnn.is_available():
         pytest.skip("PyTorch was built without oneDNN")
+    monkeypatch.setattr(kernels, "ONEDNN", True)
     x, weight = numbers(5, 16), numbers(3, 16, seed=1)
     monkeypatch.setattr(kernels.functional, "linear", None)
     with torch.inference_mode():
@@ -112,6 +113,11 @@ def test_without_onednn_pytorchs_own_product_is_taken(monkeypatch):
     x, weight, bias = numbers(5, 16), numbers(3, 16, seed=1), numbers(3, seed=2)
     with torch.inference_mode():
         assert torch.equal(linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
+
+
+def test_onednn_is_for_processors_that_are_not_intels():
+    expected = torch.backends.mkldnn.is_available() and not (kernels.INTEL and torch.backends.mkl.is_available())
+    assert expected is kernels.ONEDNN
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -192,6 +198,48 @@ def test_gradients_of_gelu_are_those_of_pytorchs():
     other = x.detach().clone().requires_grad_()
     torch.nn.functional.gelu(other, approximate="tanh").sum().backward()
     assert torch.equal(x.grad, other.grad)
+
+
+# The gated MLP's product, and RMSNorm
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 7, 16), (700, 2048)], ids=str)
+@pytest.mark.parametrize("into", ["another", "up"])
+def test_silu_times_against_numpy(shape, into):
+    gate, up = numbers(*shape) * 4, numbers(*shape, seed=1)
+    exact = gate.double().numpy() / (1 + np.exp(-gate.double().numpy())) * up.double().numpy()
+    before = gate.clone()
+    out = up if into == "up" else torch.full(shape, torch.nan)
+    found = silu_times(gate, up, out)
+    assert found is out
+    close(found, exact, np.abs(exact))
+    assert torch.equal(gate, before)
+
+
+def test_silu_times_takes_matrices_as_they_lie():
+    gate, up = numbers(6, 20)[:, 3:13], numbers(10, 6, seed=1).t()
+    found = silu_times(gate, up, torch.empty(6, 10))
+    expected = silu_times(gate.contiguous(), up.contiguous(), torch.empty(6, 10)).double().numpy()
+    close(found, expected, np.abs(expected))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 7, 16), (2000, 600)], ids=str)
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_rms_norm_against_numpy(shape, scale):
+    x, weight = numbers(*shape) * scale, numbers(shape[-1], seed=1)
+    exact, before = x.double().numpy(), x.clone()
+    expected = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-6) * weight.double().numpy()
+    with torch.inference_mode():
+        close(rms_norm(x, weight, 1e-6), expected, np.abs(expected))
+    assert torch.equal(x, before)
+
+
+def test_rms_norm_of_zeros_is_zero_and_of_other_layouts_the_same():
+    with torch.inference_mode():
+        assert not rms_norm(torch.zeros(2, 4), torch.ones(4), 1e-6).any()
+        x, weight = numbers(3, 4, 8).transpose(0, 1), numbers(8, seed=1)
+        expected = rms_norm(x.contiguous(), weight, 1e-5).double().numpy()
+        close(rms_norm(x, weight, 1e-5), expected, np.abs(expected))
 
 
 # sum_rows

@@ -240,12 +240,16 @@ def test_a_config_that_does_not_fit_itself_or_the_weights(folder, change):
 
 
 def test_an_architecture_that_is_not_known(tmp_path):
-    from transformers import BertConfig
+    from transformers import BertConfig, BertLMHeadModel
 
-    BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
-    message = refusal(tmp_path)
+    config = BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, is_decoder=True)
+    BertLMHeadModel(config).save_pretrained(tmp_path)
+    message = refusal(tmp_path, tokenizer="mini")
     assert "'bert'" in message
     assert "gpt_neo" in message
+    assert "model.blocks=" in message
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    assert "'t5'" in refusal(tmp_path)  # no causal language model: said before any weights are read
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside an adapter"])

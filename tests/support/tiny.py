@@ -1,20 +1,10 @@
 """Tiny random models of every family that neurexp knows, and the yardstick of their comparisons."""
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPTNeoConfig,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-)
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from neurexp.engine.reducers.base import Batch, Reducer
 from neurexp.engine.reducers.gram import Cells
@@ -35,37 +25,67 @@ _GATED = {
     "max_position_embeddings": POSITIONS,
 }
 
-CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
-    "gpt_neo": lambda: GPTNeoConfig(
+_HEADS = {key: value for key, value in _GATED.items() if key != "num_key_value_heads"}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+
+# Family → the fields of a small config. A second model of a family has a name of its own, and names the family
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt_neo": {
         **_COMMON,
-        hidden_size=WIDTH,
-        num_layers=LAYERS,
-        num_heads=4,
-        intermediate_size=EXPANSION,
-        attention_types=[[["global", "local", "local"], 1]],
-        window_size=5,  # shorter than the sequences of the tests
-        max_position_embeddings=POSITIONS,
-    ),
-    "gpt2": lambda: GPT2Config(**_COMMON, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_inner=EXPANSION, n_positions=64),
-    "gpt_neox": lambda: GPTNeoXConfig(
-        **_COMMON,
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        intermediate_size=EXPANSION,
-        max_position_embeddings=POSITIONS,
-    ),
-    "llama": lambda: LlamaConfig(**_GATED),
-    "mistral": lambda: MistralConfig(**_GATED, sliding_window=5),
-    "qwen2": lambda: Qwen2Config(**_GATED),
-}
+        "hidden_size": WIDTH,
+        "num_layers": LAYERS,
+        "num_heads": 4,
+        "intermediate_size": EXPANSION,
+        "attention_types": [[["global", "local", "local"], 1]],
+        "window_size": 5,  # shorter than the sequences of the tests
+        "max_position_embeddings": POSITIONS,
+    },
+    "gpt2": {**_COMMON, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_inner": EXPANSION, "n_positions": 64},
+    "gptj": {
+        **_COMMON, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_inner": EXPANSION, "n_positions": 64,
+        "rotary_dim": 4,
+    },
+    "gpt_neox": _HEADS,
+    "opt": {
+        **_COMMON, "hidden_size": WIDTH, "word_embed_proj_dim": WIDTH, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4, "ffn_dim": EXPANSION, "max_position_embeddings": POSITIONS, "pad_token_id": 1,
+    },
+    "bloom": {**_COMMON, "hidden_size": WIDTH, "n_layer": LAYERS, "n_head": 4},
+    "falcon": {
+        **_COMMON, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
+        "ffn_hidden_size": EXPANSION,
+    },
+    "phi": _GATED,
+    "phi3": {**_GATED, "pad_token_id": 0},
+    "starcoder2": _GATED,
+    "stablelm": _GATED,
+    "llama": _GATED,
+    "mistral": {**_GATED, "sliding_window": 5},
+    "qwen2": _GATED,
+    "qwen3": {**_GATED, "head_dim": 8},
+    "olmo": _GATED,
+    "granite": {**_GATED, "residual_multiplier": 0.5, "embedding_multiplier": 2.0, "attention_multiplier": 0.3},
+    "smollm3": {**_GATED, "pad_token_id": 0},
+    "gemma": {**_GATED, "head_dim": 8},
+    "gemma2": {**_GATED, "head_dim": 8, "sliding_window": 5},
+    "gemma3_text": {**_GATED, "head_dim": 8, "sliding_window": 5},
+    "olmo2": _GATED,
+    "olmo3": {**_GATED, "sliding_window": 5},
+    "cohere": _GATED,
+    "cohere2": {**_GATED, "sliding_window": 5},
+    "mixtral": _GATED,
+    "qwen2_moe": {**_GATED, **_EXPERTS, "shared_expert_intermediate_size": 24},
+    "qwen3_moe": {**_GATED, **_EXPERTS, "head_dim": 8},
+    "olmoe": {**_GATED, "num_experts": 4, "num_experts_per_tok": 2},
+}  # fmt: skip
 
 
-def build(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A causal LM with its head. Its weights are large enough that every part of the forward matters."""
+def build(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
+    """A causal LM with its head, its config with `changes`. Weights are so large that all of the forward matters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(CONFIGS[family](), dtype=torch.float32)
+        config = CONFIG_MAPPING[family](**(CONFIGS[family] | changes))
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.15)

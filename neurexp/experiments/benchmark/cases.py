@@ -110,10 +110,7 @@ class Recipe:
 
     def __call__(self, batch_size: int) -> None:
         kept: list[list[torch.Tensor]] = [[] for _ in self._sites]
-        handles = [
-            site.module.register_forward_hook(_keeping(site, rows))
-            for site, rows in zip(self._sites, kept, strict=True)
-        ]
+        handles = [site.listen(rows.append) for site, rows in zip(self._sites, kept, strict=True)]
         try:
             with torch.inference_mode():
                 for batch in self._ids.split(batch_size):
@@ -155,14 +152,6 @@ def basic_statistics(activations: torch.Tensor, members: Sequence[torch.Tensor])
             histogram = torch.histc(chosen, BINS, float(low), float(high))
             found.append((chosen.mean(0), chosen.std(0, correction=0), histogram))
     return found
-
-
-def _keeping(site: Site, rows: list[torch.Tensor]) -> Callable:
-    def hook(module: torch.nn.Module, arguments: object, output: torch.Tensor) -> None:
-        parts = site.address.parts
-        rows.append(output if parts == 1 else output.chunk(parts, dim=-1)[site.address.part])
-
-    return hook
 
 
 def _ids(model: LanguageModel, tokens: Tokens) -> torch.Tensor:

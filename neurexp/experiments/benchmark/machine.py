@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from neurexp.models import kernels
-from neurexp.models.sites import Site, family_of
+from neurexp.models.sites import Site, blocks_of
 
 Shape = tuple[int, int]  # a linear layer's (inputs, outputs)
 PROCESS = Path("/proc/self")
@@ -151,6 +151,9 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+BEFORE_ATTENTION = ("RESID_PRE", "Q", "K", "V")
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """Floating-point operations for one token (a multiplication and an addition are two)."""
@@ -169,25 +172,24 @@ def count_arithmetic(network: PreTrainedModel, length: int, sites: Sequence[Site
     One forward of one sequence shows which layers run, and in which order. Norms, non-linearities and embeddings are
     left out: they are not matrix products.
     """
-    blocks = network.base_model.get_submodule(family_of(network.config.model_type).blocks)
-    reached: list[nn.Module] = []
+    blocks = blocks_of(network)
+    reached: list[nn.Module | Site] = []
     linear = [module for module in blocks.modules() if isinstance(module, nn.Linear | Conv1D)]
-    listened = {id(module): module for module in [*linear, *(site.module for site in sites)]}
     handles = [
-        module.register_forward_hook(lambda module, arguments, output: reached.append(module))
-        for module in listened.values()
+        module.register_forward_hook(lambda module, arguments, output: reached.append(module)) for module in linear
     ]
+    handles += [site.listen(lambda activations, site=site: reached.append(site)) for site in sites]
     try:
         with torch.inference_mode():
             network.base_model(torch.zeros(1, length, dtype=torch.long, device=network.device))
     finally:
         for handle in handles:
             handle.remove()
-    attending = network.config.num_hidden_layers
+    attending = len(blocks)
     if sites:
-        last = max(sites, key=lambda site: reached.index(site.module))
-        reached = reached[: reached.index(last.module) + 1]
-        attending = last.layer + ("attn" not in last.address.module)  # queries and keys come before attention
+        last = max(sites, key=reached.index)
+        reached = reached[: reached.index(last)]
+        attending = last.layer + (last.name not in BEFORE_ATTENTION)
     operations: dict[Shape, int] = {}
     for module in reached:
         if isinstance(module, nn.Linear | Conv1D):

@@ -24,19 +24,27 @@ Fetch = Callable[
 ]  # ids [sequences, length] → each site's [sequences, length, neurons]
 
 
+# Site → the name of TransformerLens's hook in a block
+HOOK_NAMES = {
+    "MLP": "mlp.hook_pre", "UP": "mlp.hook_pre_linear", "NEURON": "mlp.hook_post", "PROJ": "hook_mlp_out",
+    "RESID_PRE": "hook_resid_pre", "RESID_MID": "hook_resid_mid", "RESID_POST": "hook_resid_post",
+    "ATTN_OUT": "hook_attn_out", "Z": "attn.hook_z", "Q": "attn.hook_q", "K": "attn.hook_k", "V": "attn.hook_v",
+}  # fmt: skip
+
+
 def _transformer_lens(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
     """TransformerLens: its bridge around the loaded model, and `run_with_cache` with a filter of names."""
     build = import_module("transformer_lens.model_bridge.sources").build_bridge_from_module
-    if any(not site.key.startswith("MLP_") for site in sites):
-        raise NotImplementedError("only the site MLP is compared")
+    if unnamed := {site.name for site in sites} - set(HOOK_NAMES):
+        raise NotImplementedError(f"{', '.join(unnamed)} has no counterpart there that is compared")
     twin = _twin(network)
     bridge = build(twin, type(twin).__name__, hf_config=twin.config)
-    names = [f"blocks.{site.layer}.mlp.hook_pre" for site in sites]
+    names = [f"blocks.{site.layer}.{HOOK_NAMES[site.name]}" for site in sites]
 
     def fetch(ids: torch.Tensor) -> list[torch.Tensor]:
         with torch.inference_mode():
             _, cache = bridge.run_with_cache(ids, return_type=None, names_filter=names)
-            return [cache[name] for name in names]
+            return [cache[name].flatten(2) for name in names]  # heads apart
 
     return fetch
 
@@ -44,17 +52,15 @@ def _transformer_lens(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
 def _nnsight(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
     """nnsight: a trace that saves every output and stops the forward after the last one."""
     nnsight = import_module("nnsight")
-    if any(site.address.parts > 1 for site in sites):
-        raise NotImplementedError("only sites that are a module of their own are compared")
     paths = {id(module): path for path, module in network.named_modules()}
     model = nnsight.NNsight(_twin(network))
-    modules = [_follow(model, paths[id(site.module)]) for site in sites]
+    places = [(_follow(model, paths[id(site.module)]), site.address.side) for site in sites]
 
     def fetch(ids: torch.Tensor) -> list[torch.Tensor]:
         with torch.inference_mode(), model.trace(ids) as tracer:
-            saved = nnsight.save([module.output for module in modules])
+            saved = nnsight.save([getattr(module, side) for module, side in places])
             tracer.stop()
-        return saved
+        return [site.read(values) for site, values in zip(sites, saved, strict=True)]
 
     return fetch
 
