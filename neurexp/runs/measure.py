@@ -31,10 +31,8 @@ from neurexp.models.sites import find_sites, site_names, width_of_head
 from neurexp.report.clock import Stopwatch
 from neurexp.report.report import CONTROLS, Report, join_sites, with_control
 from neurexp.text.running_text import read_text
-from neurexp.text.shuffled import shuffled_words
+from neurexp.text.shuffled import shuffled_text
 from neurexp.text.skipped import Skipped, tell
-from neurexp.text.tokens import Tokens
-from neurexp.text.vocabulary import UNDEFINED, begins_word, token_lengths
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +82,9 @@ def measure(
     plan, reports = runner.run(_inputs(config, model, names))
     if options.control != "off":
         log.info("Control: %s", CONTROLS[options.control].meaning)
-        inputs = _inputs(config, model, names)
+        inputs = own = _inputs(config, model, names)
         if options.control == "shuffled_text":
-            inputs = replace(inputs, read_text=lambda: _shuffled(_inputs(config, model, names)))
+            inputs = replace(own, read_text=lambda: shuffled_text(own.text, model.tokenizer, own.seed))
         else:
             with clock("load_model"):
                 inputs = replace(inputs, model=_load({**arguments, "weights": "random"}))
@@ -316,13 +314,6 @@ def _inputs(config: Config, model: LanguageModel, names: tuple[str, str]) -> Inp
         default_layer=config.model.default_layer,
         batch_size=batch_size_of(config),
     )
-
-
-def _shuffled(inputs: Inputs) -> Tokens:
-    """The text with its words shuffled."""
-    tokenizer = inputs.model.tokenizer
-    special = token_lengths(tokenizer) == UNDEFINED
-    return shuffled_words(inputs.text, begins_word(tokenizer), special, inputs.seed)
 
 
 def _check_length(config: Config, model: LanguageModel) -> None:

@@ -6,9 +6,16 @@ Knows no model.
 from dataclasses import replace
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
 from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import UNDEFINED, begins_word, token_lengths
+
+
+def shuffled_text(tokens: Tokens, tokenizer: PreTrainedTokenizerBase, seed: int) -> Tokens:
+    """`shuffled_words` by the tokenizer's own words and special tokens. Raises UserError likewise."""
+    return shuffled_words(tokens, begins_word(tokenizer), token_lengths(tokenizer) == UNDEFINED, seed)
 
 
 def shuffled_words(tokens: Tokens, begins_word: np.ndarray, special: np.ndarray, seed: int) -> Tokens:

@@ -48,8 +48,8 @@ class Context:
 
     def _of_rows(self, rows: np.ndarray) -> np.ndarray:
         """The columns of whole sequences, `[rows, length, width]`."""
-        ids, values = self._tokens.input_ids[rows], self._values[rows]
-        valid, length = self._tokens.valid[rows], ids.shape[1]
+        values, valid = self._values[rows], self._tokens.valid[rows]
+        ids, length = np.where(valid, self._tokens.input_ids[rows], 0), valid.shape[1]
         centred = np.where(values != UNDEFINED, values - self._centre, 0.0)
         columns = np.zeros((*ids.shape, self.width), np.float32)
         for back in range(1, min(NEIGHBOURS, length - 1) + 1):
