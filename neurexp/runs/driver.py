@@ -152,6 +152,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
     from neurexp.io import provenance
     from neurexp.runs.measure import MOST_TOKENS_WRITTEN, batch_size_of
     from neurexp.text.skipped import table
+    from neurexp.text.tokenizer import document_end, first_tokens
 
     model, plan, report = run.measured.model, run.measured.plan, run.measured.report
     assert report is not None
@@ -167,6 +168,10 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
         if plan.skipped:
             files.write_table(folder / SKIPPED, table(plan.skipped))
         dtype = str(network.dtype).removeprefix("torch.")
+
+        def spelled(ids: list[int] | None) -> str | None:
+            return "".join(model.tokenizer.convert_ids_to_tokens(ids)) if ids else None
+
         facts = {
             **plan.provenance,  # first: an experiment's own facts replace none of these
             **report.provenance,
@@ -176,6 +181,8 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
             "model_hash": model.weights_hash,
             "tokenizer_hash": provenance.hash_of_tokenizer(model.tokenizer),
             "begins_with_bos": model.begins_with_bos,
+            "first_token": spelled(first_tokens(model.tokenizer) if model.begins_with_bos else []),
+            "document_end_token": spelled(document_end(model.tokenizer, run.config.dataset.eos.wanted)),
             "token_hash": tokens.hash,
             "seed": run.config.run.seed,
             "dtype": dtype,

@@ -25,7 +25,7 @@ from neurexp.engine.reducers.gram import Gram
 from neurexp.models import fast
 from neurexp.models.fast import fast_forward, gated
 from neurexp.models.load import AGREEMENT
-from neurexp.models.sites import find_sites
+from neurexp.models.sites import find_sites, sites_of
 
 VOCABULARY = 60
 SIZES = {
@@ -173,6 +173,18 @@ def test_without_hooks_the_hidden_states_are_the_same(name):
     model, ids = made(name), some_ids()
     expected = seen(model, ids, only=lambda name: False)
     assert_equal(seen(model, ids, only=lambda name: False, context=fast_forward(model)), expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "gemma"])
+def test_every_site(name):
+    """Each alone, so that the others' outputs may be written over."""
+    model, ids = made(name), some_ids()
+    sites = sites_of(model)
+    assert {"MLP", "UP", "ACT", "NEURON", "PROJ", "RESID_PRE", "RESID_MID", "RESID_POST", "Z", "ATTN_OUT"} < set(sites)
+    for site in sites:
+        expected = neurexp.capture(model, ids, site)
+        with fast_forward(model):
+            assert_equal(neurexp.capture(model, ids, site), expected)
 
 
 PARTS = ["gate_proj", "up_proj", "act_fn", "down_proj", "mlp", "o_proj", "q_proj", "k_proj", "v_proj", "self_attn"]
