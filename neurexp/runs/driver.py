@@ -49,8 +49,7 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     typed = checked(config)
     unreachable = hearing_signals(_check_reachable, typed)
     options, plugin = hearing_signals(typed_options, typed.experiment)
-    if options.control not in ("off", "random"):
-        raise UserError(f"experiment.control={options.control}: give off or random")
+    _check_control(options, plugin)
     if options.control == "random" and typed.model.weights is Weights.random:
         raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
 
@@ -259,6 +258,17 @@ def _check_reachable(config: Config) -> UserError | None:
         hinted.__cause__ = error
         return hinted
     return None
+
+
+def _check_control(options: Any, plugin: "type[Experiment]") -> None:
+    """Raises UserError for a control that there is not, or not in this kind of experiment."""
+    if options.control in plugin.controls:
+        return
+    why = ""
+    if options.control == "shuffled_text":
+        why = f"{options.name} has rows of their own, and no running text whose words could be shuffled; "
+    known = f"{', '.join(plugin.controls[:-1])} or {plugin.controls[-1]}"
+    raise UserError(f"experiment.control={options.control}: {why}give {known}")
 
 
 def _model_name(config: Config) -> str:
