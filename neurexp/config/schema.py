@@ -53,6 +53,19 @@ class Source(Enum):
     pydoc = "pydoc"
 
 
+class Added(Enum):
+    """Whether a special token is added: as the model's own tokenizer does by itself, always, or never."""
+
+    auto = "auto"
+    true = "true"
+    false = "false"
+
+    @property
+    def wanted(self) -> bool | None:
+        """None for `auto`."""
+        return None if self is Added.auto else self is Added.true
+
+
 class Backend(Enum):
     """Where metrics and figures go in addition to the run folder."""
 
@@ -99,7 +112,9 @@ class DatasetConfig:
     source: Source = MISSING
     tokens: int = 8192
     sequence_length: int = 512
-    bos: bool | None = None  # whether every sequence begins with BOS; as the tokenizer does by itself if not given
+    # `Added`: auto, true or false. OmegaConf's own enum fields take neither YAML's true and false nor null (auto)
+    bos: Any = Added.auto  # whether every sequence begins with BOS
+    eos: Any = Added.auto  # whether EOS stands between two documents
     name: str | None = None  # hub: the dataset's id
     subset: str | None = None  # hub: the dataset's configuration
     split: str = "train"  # hub
@@ -110,6 +125,9 @@ class DatasetConfig:
     # The largest share, 0 to 1, of rows (and of files) that are skipped, counted and named because they cannot be used
     # (no JSON, no text column, a number in place of text, NUL, not UTF-8, damaged); with more of them the run stops
     bad_rows: float = 0.02
+
+    def __post_init__(self) -> None:
+        self.bos, self.eos = _added("dataset.bos", self.bos), _added("dataset.eos", self.eos)
 
 
 @dataclass
@@ -144,6 +162,19 @@ class Config:
     experiment: Any = MISSING
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+def _added(option: str, value: Any) -> Added:
+    """The choice that a value of YAML, of the command line or of Python means; None and null are `auto`."""
+    word = str(getattr(value, "value", value)).lower()
+    for choice, words in (
+        (Added.auto, "auto none"),
+        (Added.true, "true yes y on 1"),
+        (Added.false, "false no n off 0"),
+    ):
+        if word in words.split():
+            return choice
+    raise UserError(f"{option}={value}: give auto, true or false")
 
 
 def quoted(value: Any) -> str:

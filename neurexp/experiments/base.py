@@ -31,7 +31,7 @@ class Options:
     plugin: str
     site: Any = "MLP"  # or a list of sites, each of which gets a report; an experiment sees one at a time
     layer: Any = "all"  # None: the model's own default
-    control: str = "off"  # random: the same again with random weights
+    control: str = "off"  # what the run is compared with, one of `Experiment.controls`
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class Experiment(ABC, Generic[P]):
     """Base of all experiments. The driver calls `prepare`, runs the plan's passes, and calls `analyse`."""
 
     Options: ClassVar[type] = Options
+    controls: ClassVar[tuple[str, ...]] = ("off", "random")  # the values of experiment.control
     distributed: ClassVar[bool] = True  # `torchrun` splits one of its passes at least
 
     def __init__(self, options: Any):

@@ -37,7 +37,7 @@ from neurexp.models.locations import Location, download, locate_parts
 from neurexp.models.own_tokenizer import embedding_rows, load_tokenizer, token_counts, warn_if_of_another_model
 from neurexp.models.reading import SAFE, guarded, source_of
 from neurexp.models.sites import blocks_of, family_of, family_with, unknown_architecture, use_family
-from neurexp.text.tokenizer import first_token, own_first_token
+from neurexp.text.tokenizer import added_tokens, first_tokens
 from neurexp.text.vocabulary import vocabulary_size
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class LanguageModel:
     weights: str  # "pretrained" or "random"
     token_counts: np.ndarray | None = None  # [vocabulary] in the text that the tokenizer's model was trained on
     fast: bool = False  # the fast forward is wanted, and agrees with the eager one
-    begins_with_bos: bool = False  # whether a sequence begins with the tokenizer's BOS
+    begins_with_bos: bool = False  # whether a sequence begins with `text.tokenizer.first_tokens`
     tokenizer_name: str | None = None  # as `name`, of the tokenizer
 
     @property
@@ -166,7 +166,7 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`.
         seed: of random weights.
         fast: verify that the fast forward (`models.fast`) agrees with transformers' own; the network stays as it is.
-        bos: whether sequences begin with BOS; None: if the tokenizer itself puts one before a text.
+        bos: whether sequences begin with BOS; None: if the tokenizer by itself puts a special token before a text.
         blocks: the path of the list of blocks in the model, for an architecture that neurexp does not know.
         sites: name → path of a module in a block, likewise, or beside the known ones (`models.sites.family_with`).
 
@@ -265,9 +265,9 @@ def _load(
     download(tokenizer_location, f"model.{'tokenizer' if tokenizer else 'name'}={tokenizer_name}")
     loaded = load_tokenizer(tokenizer_name, tokenizer_location)
     warn_if_of_another_model(tokenizer_name, loaded, network)
-    begins_with_bos = own_first_token(loaded) is not None if bos is None else bos
+    begins_with_bos = bool(added_tokens(loaded)[0]) if bos is None else bos
     if begins_with_bos:
-        first_token(loaded)
+        first_tokens(loaded)
     network.requires_grad_(False).to(target)  # type: ignore[arg-type]
     agrees = fast and _fast_agrees(network)
     counts = token_counts(tokenizer_location, vocabulary_size(loaded))

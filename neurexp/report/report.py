@@ -31,6 +31,7 @@ class Report:
     columns: dict[str, str]
     statistic: str  # the column of `neurons` that summarises the run
     of_the_text: frozenset[str] = frozenset()  # metrics that do not depend on the model
+    shares: dict[str, str] = field(default_factory=dict)  # metric → what this share of the neurons does, as a verb
     tensors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # file name without ending → tensors
     notes: dict[str, dict[str, str]] = field(default_factory=dict)  # file of tensors → its metadata
     tables: dict[str, Table] = field(default_factory=dict)  # file name without ending → a further table
@@ -65,28 +66,67 @@ class Report:
             raise ValueError(f"metrics that are no number: {not_finite}")
 
 
-def with_control(report: Report, control: Report) -> Report:
+@dataclass(frozen=True)
+class Control:
+    """What a run is compared with, in the words of reports."""
+
+    label: str  # before its findings
+    meaning: str  # in definitions of columns
+    where: str  # in sentences, after a share of neurons
+
+
+CONTROLS = {
+    "random": Control(
+        "random weights", "the same architecture with random weights", "in the same network with random weights"
+    ),
+    "shuffled_text": Control(
+        "words shuffled",
+        "the same model over the text with its words shuffled",
+        "in the same model over the text with its words shuffled",
+    ),
+}
+
+
+def with_control(report: Report, control: Report, kind: str = "random") -> Report:
     """Adds the numbers of a control to the report, and the excess of every metric over the control.
 
     `NAME_control` and `NAME_excess` = NAME − NAME_control for every metric that depends on the model (no excess for
-    the index of a layer or neuron), and a column `NAME_control` in `layers` likewise.
+    the index of a layer or neuron), and a column `NAME_control` in `layers` likewise. The first finding compares the
+    report's `shares` with the control's.
+
+    Args:
+        report: of the run.
+        control: the report of the same experiment on the control.
+        kind: of `CONTROLS`.
     """
-    columns = dict(report.columns)
+    words, columns = CONTROLS[kind], dict(report.columns)
     metrics, layers = dict(report.metrics), dict(report.layers)
     for name, value in report.metrics.items():
         other = control.metrics.get(name)
         if other is not None and name not in report.of_the_text:
             metrics[f"{name}_control"] = other
-            columns[f"{name}_control"] = f"{name} of the control: the same architecture with random weights"
+            columns[f"{name}_control"] = f"{name} of the control: {words.meaning}"
             if not name.endswith(("_layer", "_neuron")):  # a place, not a quantity
                 metrics[f"{name}_excess"] = value - other
                 columns[f"{name}_excess"] = f"{name} − {name}_control"
     for name in report.layers:
         if name != "layer" and not name.startswith("rows_"):
             layers[f"{name}_control"] = control.layers[name]
-            columns[f"{name}_control"] = f"{name} of the control: the same architecture with random weights"
-    findings = report.findings + [f"Control (random weights): {line}" for line in control.findings[1:]]
+            columns[f"{name}_control"] = f"{name} of the control: {words.meaning}"
+    sentences = [
+        f"{report.metrics[name]:.1%} of the neurons {what}, against {control.metrics[name]:.1%} {words.where}: "
+        f"{_excess(report.metrics[name] - control.metrics[name])}."
+        for name, what in report.shares.items()
+        if name in report.metrics and name in control.metrics
+    ]
+    headline = [" ".join(sentences)] if sentences else []
+    findings = headline + report.findings + [f"Control ({words.label}): {line}" for line in control.findings[1:]]
     return replace(report, findings=findings, metrics=metrics, layers=layers, columns=columns)
+
+
+def _excess(share: float) -> str:
+    points = f"{abs(100 * share):.1f} percentage points"
+    return f"an excess of {points}" if share >= 0 else f"{points} fewer"
 
 
 def join_sites(reports: Mapping[str, Report]) -> Report:

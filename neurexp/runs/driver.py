@@ -50,8 +50,7 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     typed = checked(config)
     model_name, unreachable = hearing_signals(_check_reachable, typed)
     options, plugin = hearing_signals(typed_options, typed.experiment)
-    if options.control not in ("off", "random"):
-        raise UserError(f"experiment.control={options.control}: give off or random")
+    _check_control(options, plugin)
     if options.control == "random" and typed.model.weights is Weights.random:
         raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
 
@@ -155,6 +154,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
     from neurexp.io import provenance
     from neurexp.runs.measure import MOST_TOKENS_WRITTEN, batch_size_of
     from neurexp.text.skipped import table
+    from neurexp.text.tokenizer import document_end, first_tokens
 
     model, plan, report = run.measured.model, run.measured.plan, run.measured.report
     assert report is not None
@@ -170,6 +170,10 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
         if plan.skipped:
             files.write_table(folder / SKIPPED, table(plan.skipped))
         dtype = str(network.dtype).removeprefix("torch.")
+
+        def spelled(ids: list[int] | None) -> str | None:
+            return "".join(model.tokenizer.convert_ids_to_tokens(ids)) if ids else None
+
         facts = {
             **plan.provenance,  # first: an experiment's own facts replace none of these
             **report.provenance,
@@ -181,6 +185,8 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
             "model_hash": model.weights_hash,
             "tokenizer_hash": provenance.hash_of_tokenizer(model.tokenizer),
             "begins_with_bos": model.begins_with_bos,
+            "first_token": spelled(first_tokens(model.tokenizer) if model.begins_with_bos else []),
+            "document_end_token": spelled(document_end(model.tokenizer, run.config.dataset.eos.wanted)),
             "token_hash": tokens.hash,
             "seed": run.config.run.seed,
             "dtype": dtype,
@@ -261,6 +267,17 @@ def _check_reachable(config: Config) -> tuple[str, UserError | None]:
         hinted.__cause__ = error
         return label, hinted
     return label, None
+
+
+def _check_control(options: Any, plugin: "type[Experiment]") -> None:
+    """Raises UserError for a control that there is not, or not in this kind of experiment."""
+    if options.control in plugin.controls:
+        return
+    why = ""
+    if options.control == "shuffled_text":
+        why = f"{options.name} has rows of their own, and no running text whose words could be shuffled; "
+    known = f"{', '.join(plugin.controls[:-1])} or {plugin.controls[-1]}"
+    raise UserError(f"experiment.control={options.control}: {why}give {known}")
 
 
 def _dataset_name(config: Config, experiment: "Experiment") -> str:

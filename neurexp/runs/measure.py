@@ -29,8 +29,9 @@ from neurexp.io.store import Entry, Store
 from neurexp.models.load import LanguageModel, choose_device, load_model
 from neurexp.models.sites import find_sites, site_names, width_of_head
 from neurexp.report.clock import Stopwatch
-from neurexp.report.report import Report, join_sites, with_control
+from neurexp.report.report import CONTROLS, Report, join_sites, with_control
 from neurexp.text.running_text import read_text
+from neurexp.text.shuffled import shuffled_text
 from neurexp.text.skipped import Skipped, tell
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def measure(
     clock: Stopwatch,
     other_layers: bool = False,
 ) -> Measurement:
-    """Loads the model, runs the passes and analyses them; the same with random weights if a control is asked for.
+    """Loads the model, runs the passes and analyses them; the same on a control if one is asked for.
 
     Args:
         config: of the run.
@@ -79,12 +80,16 @@ def measure(
     log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
     runner = _Runner(config, experiment, folder, clock, other_layers)
     plan, reports = runner.run(_inputs(config, model, names))
-    if options.control == "random":
-        log.info("Control: the same with random weights")
-        with clock("load_model"):
-            untrained = _load({**arguments, "weights": "random"})
-        _, controls = runner.run(_inputs(config, untrained, names), "control: ")
-        reports = {site: with_control(report, controls[site]) for site, report in reports.items()}
+    if options.control != "off":
+        log.info("Control: %s", CONTROLS[options.control].meaning)
+        inputs = own = _inputs(config, model, names)
+        if options.control == "shuffled_text":
+            inputs = replace(own, read_text=lambda: shuffled_text(own.text, model.tokenizer, own.seed))
+        else:
+            with clock("load_model"):
+                inputs = replace(inputs, model=_load({**arguments, "weights": "random"}))
+        _, controls = runner.run(inputs, "control: ")
+        reports = {site: with_control(report, controls[site], options.control) for site, report in reports.items()}
     report = join_sites(reports) if reports else None
     return Measurement(model, plan, report, tuple(runner.reused), runner.resumed)
 
@@ -363,7 +368,7 @@ def _model_arguments(config: Config) -> dict[str, Any]:
         "dtype": config.device.dtype.value,
         "seed": config.run.seed,
         "fast": model.fast,
-        "bos": config.dataset.bos,
+        "bos": config.dataset.bos.wanted,
         "blocks": model.blocks,
         "sites": model.sites,
     }

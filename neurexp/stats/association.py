@@ -66,31 +66,31 @@ class Sums:
 def partial_correlation(
     zz: np.ndarray, zx: np.ndarray, xx: np.ndarray, covariate: np.ndarray, controls: np.ndarray, shift: np.ndarray
 ) -> np.ndarray:
-    """The correlation of x and z after both were regressed on the controls, `[neurons]`.
+    """The correlation of x and z after both were regressed on the controls, `[…, neurons]`.
 
     Args:
         zz: ΣZᵀZ `[K, K]`.
         zx: ΣZᵀX `[K, neurons]`.
         xx: ΣX² `[neurons]`, over the tokens whose intercept (in the controls) is 1.
-        covariate: weights `[K]`; z = Z @ covariate.
+        covariate: weights `[K]`, or `[K, covariates]`; z = Z @ covariate.
         controls: indices of columns of Z. Their span contains the intercept; they may be linearly dependent.
         shift: what was subtracted from x, `[neurons]`.
     """
     within = zz[np.ix_(controls, controls)]
     scale = np.sqrt(np.where(np.diag(within) > 0, np.diag(within), 1))  # makes the cut-off of pinv meaningful
     inverse = np.linalg.pinv(within / np.outer(scale, scale), rcond=1e-10, hermitian=True) / np.outer(scale, scale)
-    with_z = (zz @ covariate)[controls]
+    weights = covariate.reshape(len(zz), -1)
+    by_column = zz @ weights  # [K, covariates]
+    with_z, whole_z = by_column[controls], np.einsum("km,km->m", weights, by_column)
     fitted_z = inverse @ with_z
-    left_z = covariate @ zz @ covariate - with_z @ fitted_z
+    left_z = whole_z - np.einsum("cm,cm->m", with_z, fitted_z)
     with_x = zx[controls]
     left_x = xx - np.einsum("kn,kn->n", with_x, inverse @ with_x)
     count = np.diag(zz)[controls].max()
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = (covariate @ zx - fitted_z @ with_x) / np.sqrt(left_z * left_x)
-        defined = varies(left_x / count, shift)
-    if left_z <= 1e-9 * (covariate @ zz @ covariate):
-        return np.full(zx.shape[1], np.nan)
-    return np.where(defined, np.clip(r, -1, 1), np.nan)
+        r = (weights.T @ zx - fitted_z.T @ with_x) / np.sqrt(left_z[:, None] * left_x)
+    defined = varies(left_x / count, shift) & (left_z > 1e-9 * whole_z)[:, None]
+    return np.where(defined, np.clip(r, -1, 1), np.nan).reshape(*covariate.shape[1:], -1)
 
 
 def eta_squared(counts: np.ndarray, sums: np.ndarray, xx: np.ndarray, shift: np.ndarray | float = 0.0) -> np.ndarray:

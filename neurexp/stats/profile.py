@@ -1,7 +1,7 @@
 """The statistics of a profile, one layer at a time: every neuron's association with a covariate of the tokens.
 
 Applies `association` to the sums ΣZᵀZ and ΣZᵀX of a design matrix Z, whose columns are the covariate's categories, the
-confounds, the draws of the null and blocks of tokens. Knows no token and no activation.
+confounds, the context, the draws of the null and blocks of tokens. Knows no token and no activation.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ import numpy as np
 
 from neurexp.stats import association
 from neurexp.stats.association import Sums
+
+CONFOUNDS = ("position", "log_frequency", "begins_word")  # columns; the position bins span the intercept
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,31 @@ class ProfileSums:
             layer: its place in the arrays.
             xx: ΣX² `[neurons]` over all tokens.
         """
-        covariate = np.zeros(len(self.zz))
-        covariate[self.columns["category"]] = self.categories - self.centre
-        names = ("position", "log_frequency", "begins_word")  # the position bins span the intercept
+        return self._given(layer, xx, self._covariate(), CONFOUNDS)
+
+    def given_context(self, layer: int, xx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same given the tokens before it too: r `[neurons]`, and the same of the null's draws `[draws, neurons]`.
+
+        The draws (`null_in_context`) are those of what the confounds leave of the covariate.
+
+        Args:
+            layer: its place in the arrays.
+            xx: ΣX² `[neurons]` over all tokens.
+        """
+        null = np.eye(len(self.zz))[:, self.columns["null_in_context"]]
+        weights = np.column_stack([self._covariate(), null])
+        r = self._given(layer, xx, weights, (*CONFOUNDS, "context"))
+        return r[0], r[1:]
+
+    def _covariate(self) -> np.ndarray:
+        """Weights `[K]` of the columns that give the covariate."""
+        weights = np.zeros(len(self.zz))
+        weights[self.columns["category"]] = self.categories - self.centre
+        return weights
+
+    def _given(self, layer: int, xx: np.ndarray, weights: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         controls = np.concatenate([np.arange(len(self.zz))[self.columns[name]] for name in names])
-        return association.partial_correlation(self.zz, self.zx[layer], xx, covariate, controls, self.shift[layer])
+        return association.partial_correlation(self.zz, self.zx[layer], xx, weights, controls, self.shift[layer])
 
 
 @dataclass(frozen=True)
@@ -92,6 +114,8 @@ class LayerProfile:
     high: np.ndarray
     r_frequency: np.ndarray
     r_partial: np.ndarray
+    r_given_context: np.ndarray
+    p_given_context: np.ndarray
     r_without_first: np.ndarray
     r_with_skipped: np.ndarray
     eta2: np.ndarray
@@ -122,6 +146,8 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
     early_p = association.permutation_p(r_halves[0], null_early.pearson(shift))
     late_p = association.permutation_p(r_halves[1], null_late.pearson(shift))
 
+    in_context, null_in_context = sums.given_context(layer, whole.xx)
+
     # Tokens of one type are alike, and so are tokens of one sequence: the wider of the two intervals is reported
     bounds = []
     for blocks in (by_type, by_sequence):
@@ -143,6 +169,8 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
         high=high,
         r_frequency=sums.with_columns(layer, whole, "log_frequency").pearson(shift)[0],
         r_partial=sums.partial(layer, whole.xx),
+        r_given_context=in_context,
+        p_given_context=association.permutation_p(in_context, null_in_context)[0],
         r_without_first=(whole - sums.by_indicator(layer, "first").total()).pearson(shift),
         r_with_skipped=(whole + sums.by_indicator(layer, "skipped").total()).pearson(shift),
         eta2=association.eta_squared(counts, category_sums, whole.xx, shift),

@@ -14,7 +14,7 @@ import numpy as np
 import regex
 from transformers import PreTrainedTokenizerBase
 
-from neurexp.text.tokenizer import only_unknown_token
+from neurexp.text.tokenizer import only_unknown_token, special_ids
 
 _SPACE = "▁"  # a space in a SentencePiece token
 _BYTE = regex.compile("<0x([0-9A-Fa-f]{2})>")  # the token of a byte in byte fallback
@@ -88,7 +88,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], spell_sp
     spelled |= _decoded_within_text(tokenizer, other_kinds)
     if not spell_special:
         unknown = only_unknown_token(tokenizer)
-        for token_id in {*tokenizer.all_special_ids, unknown}.intersection(ids):
+        for token_id in {*special_ids(tokenizer), unknown}.intersection(ids):
             space = b" " if spelled[token_id].startswith(b" ") else b""
             spelled[token_id] = space + (b"\xff" if token_id == unknown else b"\0")
     return spelled

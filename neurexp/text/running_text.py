@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from neurexp.config.schema import DatasetConfig
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.text import sources
+from neurexp.text.tokenizer import document_end, first_tokens
 from neurexp.text.tokens import Tokens, cached, pack
 
 
@@ -17,12 +18,13 @@ def read_text(dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, bos: b
     Args:
         dataset: which text, how many tokens, and how they are cut into sequences.
         tokenizer: the model's.
-        bos: whether every sequence begins with BOS.
+        bos: whether every sequence begins with `first_tokens(tokenizer)`.
         cache: the store's folder; tokens that an earlier run kept there are reused.
 
     Raises:
         UserError: the text cannot be read, or has too few tokens.
     """
+    eos = dataset.eos.wanted
     key = {
         "dataset": sources.identity(dataset),
         "rules": sources.RULES,
@@ -30,13 +32,14 @@ def read_text(dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, bos: b
         "tokenizer": hash_of_tokenizer(tokenizer),
         "tokens": dataset.tokens,
         "sequence_length": dataset.sequence_length,
-        "bos": bos,
+        "first_tokens": first_tokens(tokenizer) if bos else [],
+        "document_end": document_end(tokenizer, eos),
     }
 
     def tokenise() -> Tokens:
         reading = sources.Reading(dataset)
         texts = sources.documents(dataset, reading)
-        tokens = pack(texts, tokenizer, dataset.tokens, dataset.sequence_length, bos, skipped=reading.skipped)
+        tokens = pack(texts, tokenizer, dataset.tokens, dataset.sequence_length, bos, reading.skipped, eos)
         reading.check()
         return replace(tokens, bad_share=reading.needed)
 

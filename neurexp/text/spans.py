@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
-from neurexp.text.tokenizer import dropped_characters, encode, first_token, unknown_token
+from neurexp.text.tokenizer import dropped_characters, encode, first_tokens, unknown_token
 from neurexp.text.tokens import Tokens
 
 
@@ -74,7 +74,7 @@ def align(
     Args:
         tokenizer: a fast tokenizer, because only those give character offsets.
         examples: the texts and their words.
-        begin_with_bos: whether every sequence begins with `first_token(tokenizer)`.
+        begin_with_bos: whether every sequence begins with `first_tokens(tokenizer)`.
         required: whether it is an error if no word is left.
 
     Raises:
@@ -85,7 +85,7 @@ def align(
             "model.tokenizer: it gives no character offsets, which finding a word's tokens needs; give one with a "
             "tokenizer.json"
         )
-    bos = [first_token(tokenizer)] if begin_with_bos else []
+    bos = first_tokens(tokenizer) if begin_with_bos else []
     encoded = encode(tokenizer, [example.text for example in examples], return_offsets_mapping=True)
     unknown = unknown_token(tokenizer)
     sequences, kept = [], []

@@ -4,11 +4,16 @@ Knows no model and no sequence of tokens.
 """
 
 from collections import Counter
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError, one_line
+
+T = TypeVar("T")
+
+# What ended a document in the pretraining of models whose EOS may be a chat marker
+ENDS_OF_DOCUMENTS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<EOS_TOKEN>")
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str | list[str], **options: Any) -> Any:
@@ -58,13 +63,14 @@ def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 def only_unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The unknown token; None if it also has another use, as GPT-2's, which is its end-of-text token."""
-    others = (tokenizer.eos_token_id, tokenizer.bos_token_id, own_first_token(tokenizer))
+    before, after = added_tokens(tokenizer)
+    others = (tokenizer.eos_token_id, tokenizer.bos_token_id, *before, *after, *(document_end(tokenizer) or []))
     unknown = unknown_token(tokenizer)
     return None if unknown in others else unknown
 
 
-def require_token(token_id: Any, what: str, why: str = "which is needed; give") -> int:
-    """Returns `token_id`, the id of a special token.
+def require_token(token_id: T | None, what: str, why: str = "which is needed; give") -> T:
+    """Returns `token_id`, the id of a special token (or the ids of several).
 
     Raises:
         UserError: it is None; the message names the token as `what` and goes on with `why`.
@@ -74,27 +80,65 @@ def require_token(token_id: Any, what: str, why: str = "which is needed; give") 
     return token_id
 
 
-def own_first_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the tokenizer adds before a text by default; None if it adds none there."""
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text by default (`add_special_tokens=True`)."""
     try:
         plain, full = (tokenizer("a", add_special_tokens=added, verbose=False)["input_ids"] for added in (False, True))
     except Exception:  # the tokenizer cannot read an `a`
-        return None
-    if not plain:  # without a token for `a`, only the name shows whether a special token is the first
-        return full[0] if full and full[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else None
-    before = next((n for n in range(len(full)) if full[n : n + len(plain)] == plain), 0)
-    return full[0] if before else None
+        return [], []
+    if plain:
+        start = next((n for n in range(len(full)) if full[n : n + len(plain)] == plain), None)
+        return ([], []) if start is None else (full[:start], full[start + len(plain) :])
+    # Without a token for `a`, only the names show which special token is the first and which is the last
+    before = full[:1] if full and full[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else []
+    rest = full[len(before) :]
+    return before, rest[-1:] if rest and rest[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id) else []
 
 
-def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token to begin a sequence with: `own_first_token`, or else BOS.
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The ids of all tokens that stand for no text: named, marked as special, or put around a text by default.
+
+    The unknown token is not among them unless it has such a use as well.
+    """
+    before, after = added_tokens(tokenizer)
+    marked = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+    return {*tokenizer.all_special_ids, *marked, *before, *after}
+
+
+def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens to begin a sequence with: those that the tokenizer puts before a text by default, or else BOS.
 
     Raises:
         UserError: the tokenizer has neither.
     """
-    own = own_first_token(tokenizer)
-    if own is not None:
-        return own
-    return require_token(
-        tokenizer.bos_token_id, "beginning-of-text", "which dataset.bos=true asks for; leave dataset.bos out, or"
-    )
+    bos: Any = tokenizer.bos_token_id
+    why = "which dataset.bos=true asks for; leave dataset.bos out, or"
+    return added_tokens(tokenizer)[0] or [require_token(bos, "beginning-of-text", why)]
+
+
+def document_end(tokenizer: PreTrainedTokenizerBase, eos: bool | None = None) -> list[int] | None:
+    """The tokens between two documents; None if the tokenizer has none.
+
+    Chat models often name the end of a turn as EOS. In the text of their pretraining another token ended a document.
+
+    Args:
+        tokenizer: the model's.
+        eos: True: those that the tokenizer puts after a text by default, or else EOS. False: nothing, an empty list.
+            None: as True, but in place of an EOS that the chat template spells out, the first of `ENDS_OF_DOCUMENTS`
+            that the tokenizer has as a special token.
+    """
+    if eos is False:
+        return []
+    own, end, name = added_tokens(tokenizer)[1], tokenizer.eos_token_id, tokenizer.eos_token
+    if own or end is None:
+        return own or None
+    if eos is None and name not in ENDS_OF_DOCUMENTS and _is_chat_marker(tokenizer, str(name)):
+        special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        end = next((special[one] for one in ENDS_OF_DOCUMENTS if one in special), end)
+    return [end]  # type: ignore[list-item]
+
+
+def _is_chat_marker(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    """Whether the chat template (of several: one of them) spells the token out."""
+    template = getattr(tokenizer, "chat_template", None) or ""
+    return any(token in one for one in (template.values() if isinstance(template, dict) else [template]))

@@ -1,8 +1,8 @@
 """From documents to token sequences `[sequences, length]` with exactly the requested number of tokens.
 
-Documents are joined by the tokenizer's end-of-text token, which counts as a token and is special. A last partial
-sequence is padded on the right. Padding is marked by position, never by token id, because a pad may share its id with
-another token. Knows nothing of models.
+Documents are joined by an end-of-text token (`tokenizer.document_end`), which counts as a token and is special. A last
+partial sequence is padded on the right. Padding is marked by position, never by token id, because a pad may share its
+id with another token. Knows nothing of models.
 """
 
 import hashlib
@@ -20,7 +20,14 @@ from transformers import PreTrainedTokenizerBase
 from neurexp.errors import UserError
 from neurexp.io.store import Entry, Store
 from neurexp.text.skipped import Skipped, named
-from neurexp.text.tokenizer import dropped_characters, encode, first_token, only_unknown_token, require_token
+from neurexp.text.tokenizer import (
+    document_end,
+    dropped_characters,
+    encode,
+    first_tokens,
+    only_unknown_token,
+    require_token,
+)
 
 # Where a long document may be cut: after a letter, and before a clause ends or a space or newline precedes a letter
 _CUT = re.compile(r"(?<=[^\W\d_])(?:(?=[ \n][^\W\d_])|(?=[.,;。，、；！？]))")
@@ -102,6 +109,7 @@ def pack(
     sequence_length: int,
     begin_with_bos: bool = False,
     skipped: Sequence[Skipped] = (),
+    eos: bool | None = None,
 ) -> Tokens:
     """Tokenises documents until there are exactly `tokens`, and cuts the stream into sequences.
 
@@ -110,27 +118,36 @@ def pack(
         tokenizer: the spelling of a special token inside a text is tokenised as plain text.
         tokens: number of tokens of the result, special tokens included.
         sequence_length: tokens of each sequence; the last one may have fewer.
-        begin_with_bos: every sequence begins with `first_token(tokenizer)`.
+        begin_with_bos: every sequence begins with `first_tokens(tokenizer)`.
         skipped: parts of the source that could not be used; the list may grow while `documents` are read.
+        eos: `document_end(tokenizer, eos)` joins the documents.
 
     Raises:
-        UserError: the documents have too few tokens, the tokenizer lacks a special token that is needed, or the
-            tokenizer cannot read the text.
+        UserError: the documents have too few tokens, the tokenizer lacks a special token that is needed or cannot read
+            the text, or a sequence has no room for text.
     """
     sequences = -(-tokens // sequence_length)
-    bos = [first_token(tokenizer)] if begin_with_bos else []
-    needed = tokens - sequences * len(bos)
+    bos = first_tokens(tokenizer) if begin_with_bos else []
+    if len(bos) >= sequence_length:
+        raise UserError(
+            f"dataset.sequence_length={sequence_length}: each sequence begins with {len(bos)} special tokens; give "
+            f"{len(bos) + 1} or more, or dataset.bos=false"
+        )
+    valid = np.arange(sequences * sequence_length).reshape(sequences, sequence_length) < tokens
+    is_text = valid.copy()
+    is_text[:, : len(bos)] = False
+    needed = int(is_text.sum())
+    joint = document_end(tokenizer, eos)
     stream = np.empty(needed, dtype=np.int32)
     filled = begun = 0  # tokens, documents
     dropped = Counter[str]()
     for text in documents:
         if begun:
-            stream[filled] = require_token(
-                tokenizer.eos_token_id,
-                "end-of-text",
-                "which joins documents; give one document, fewer dataset.tokens, or",
-            )
-            filled += 1
+            between = require_token(
+                joint, "end-of-text", "which joins documents; give dataset.eos=false to join them by nothing, or"
+            )[: needed - filled]
+            stream[filled : filled + len(between)] = between
+            filled += len(between)
         begun += 1
         for piece in _pieces(text, tokenizer):
             if filled == needed:
@@ -150,11 +167,8 @@ def pack(
         )
     pad = 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     input_ids = np.full((sequences, sequence_length), pad, dtype=np.int32)
-    valid = np.arange(sequences * sequence_length).reshape(sequences, sequence_length) < tokens
-    is_text = valid.copy()
-    if bos:
-        input_ids[:, 0] = bos[0]
-        is_text[:, 0] = False
+    input_ids[:, : len(bos)] = bos
+    input_ids[~valid] = pad
     input_ids[is_text] = stream
     return Tokens(input_ids, valid, begun, (*_unreadable_parts(stream, dropped, tokenizer), *skipped))
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from neurexp.text.tokenizer import unknown_token
+from neurexp.text.tokenizer import special_ids, unknown_token
 
 UNDEFINED = -1  # the length of a special token, and of an id without a token
 _SPACE = "\u2581"  # a space at the beginning of a SentencePiece token
@@ -64,7 +64,7 @@ def token_lengths(tokenizer: PreTrainedTokenizerBase, strip_space: bool = False)
     lengths = np.array([len(text.removeprefix(" ") if strip_space else text) for text in texts], dtype=np.int32)
     defined = np.zeros(len(lengths), dtype=bool)
     defined[list(tokenizer.get_vocab().values())] = True
-    special = [*tokenizer.all_special_ids, unknown_token(tokenizer)]
+    special = [*special_ids(tokenizer), unknown_token(tokenizer)]
     defined[[token_id for token_id in special if token_id is not None and token_id < len(defined)]] = False
     lengths[~defined] = UNDEFINED
     return lengths

@@ -49,6 +49,8 @@ WITH_MINI = [
     ("experiment.name=../../x", "experiment.name=../../x: it becomes a folder's"),
     ("experiment.site=", f"experiment.site=: gpt_neo has {GPT_NEO_SITES}; give one of them"),
     ("experiment.site=MPL", f"experiment.site=MPL: gpt_neo has {GPT_NEO_SITES}; did you mean MLP?"),
+    ("dataset.bos=maybe", "dataset.bos=maybe: give auto, true or false"),
+    ("dataset.eos=[1]", "dataset.eos=[1]: give auto, true or false"),
     ("model.weights=none", "model.weights: Invalid value 'none', expected one of [pretrained, random]"),
     ("model.tokenizer=/no/such", "model.tokenizer=/no/such: no such folder"),
     ("model.tokenizer=", "model.tokenizer is empty: give model.tokenizer=ORGANISATION/MODEL, a local folder, or mini"),

@@ -51,7 +51,7 @@ def test_help_lists_every_group_with_its_choices(cli, tmp_path):
     assert (process.returncode, process.stderr) == (0, "")
     lines = process.stdout.splitlines()
     for line in (
-        "model: gpt_neo_125m, gpt_neo_1_3b, hub, mini",
+        "model: gpt_neo_125m, gpt_neo_1_3b, hub, mini, smollm2",
         "device: auto, cpu, cuda",
         "dataset: fineweb, pydoc, text",
         "experiment: benchmark, grammar_tuning, token_length",
@@ -79,7 +79,7 @@ def test_what_needs_no_run_imports_nothing_heavy(tmp_path, question):
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("model=", {f"model={choice}" for choice in ("gpt_neo_125m", "gpt_neo_1_3b", "hub", "mini")}),
+        ("model=", {f"model={choice}" for choice in ("gpt_neo_125m", "gpt_neo_1_3b", "hub", "mini", "smollm2")}),
         ("dataset=p", {"dataset=pydoc"}),
         ("dataset.seq", {"dataset.sequence_length="}),
         ("experiment.b", {"experiment.bins=", "experiment.blocks="}),
@@ -419,10 +419,26 @@ def test_in_a_sweep_a_job_that_fails_stops_no_other_and_the_exit_code_tells(quic
     assert read_table(sweep / "layers.parquet")["layer"].tolist() == [0, 1]
 
 
-def test_dataset_bos_puts_bos_before_every_sequence_and_is_noted(quick_cli, finished, tmp_path):
-    process = quick_cli(*FINISHED_ARGUMENTS, "tracking=off", "dataset.bos=true", "hydra.run.dir=run")
-    assert (process.returncode, process.stderr) == (0, "")
-    for folder, begins in ((tmp_path / "run", True), (finished.folder, False)):
-        ids = load_file(folder / "tokens.safetensors")["input_ids"]
-        assert bool((ids[:, 0] == 0).all()) == begins  # mini's BOS, which its tokenizer by itself puts nowhere
-        assert json.loads((folder / "summary.json").read_text("utf-8"))["provenance"]["begins_with_bos"] == begins
+def test_dataset_bos_and_eos_put_their_tokens_and_are_noted(quick_cli, finished, tmp_path):
+    (tmp_path / "texts").mkdir()
+    for name in "ab":
+        (tmp_path / "texts" / f"{name}.txt").write_text("The house is by the river. " * 8, "utf-8")
+    # mini's tokenizer puts nothing around a text; its BOS and its EOS have the id 0
+    cases = {
+        "auto": ("dataset.bos=auto", "dataset.eos=auto", None, "<|endoftext|>"),
+        "none": ("dataset.bos=false", "dataset.eos=False", None, None),
+        "both": ("dataset.bos=true", "dataset.eos=true", "<|endoftext|>", "<|endoftext|>"),
+    }
+    for name, (bos, eos, first, end) in cases.items():
+        arguments = ("model=mini", "experiment=token_length", "tracking=off", bos, eos, f"hydra.run.dir={name}")
+        text = ("dataset=text", "dataset.path=texts", "dataset.tokens=96", "dataset.sequence_length=16")
+        process = quick_cli(*arguments, *text)
+        assert (process.returncode, process.stderr) == (0, "")
+        ids = load_file(tmp_path / name / "tokens.safetensors")["input_ids"]
+        assert int((ids[:, 0] == 0).sum()) == (6 if first else 0)
+        assert int((ids[:, 1:] == 0).sum()) == (1 if end else 0)
+        facts = json.loads((tmp_path / name / "summary.json").read_text("utf-8"))["provenance"]
+        told = [facts[fact] for fact in ("begins_with_bos", "first_token", "document_end_token")]
+        assert told == [first is not None, first, end]
+    facts = json.loads((finished.folder / "summary.json").read_text("utf-8"))["provenance"]
+    assert (facts["begins_with_bos"], facts["first_token"]) == (False, None)

@@ -1,4 +1,4 @@
-"""`experiment.control=random`: the same pass with random weights, its numbers and the excess over them beside ours."""
+"""`experiment.control`: the same with random weights, or with the words shuffled; its numbers beside ours."""
 
 import json
 from dataclasses import dataclass
@@ -51,6 +51,7 @@ def runs(tmp_path_factory):
         ("alone", "experiment.control=off"),
         ("controlled", "experiment.control=random"),
         ("control", "model.weights=random"),
+        ("shuffled", "experiment.control=shuffled_text"),
     ):
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_FOLDER)):
             config = compose(
@@ -136,7 +137,41 @@ def test_the_control_speaks_for_itself(runs):
     spoken = [line for line in runs["controlled"].findings if line.startswith("Control (random weights)")]
     assert spoken
     assert any("median |r|" in line for line in spoken)
-    assert runs["controlled"].findings[: len(runs["alone"].findings)] == runs["alone"].findings
+    hint = " What a network with random weights shows too (experiment.control=random) is not learned."
+    alone = [line.removesuffix(hint) for line in runs["alone"].findings]
+    assert alone != runs["alone"].findings
+    assert runs["controlled"].findings[1 : 1 + len(alone)] == alone
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("controlled", "in the same network with random weights"),
+        ("shuffled", "in the same model over the text with its words shuffled"),
+    ],
+)
+def test_the_first_finding_is_the_share_of_neurons_beside_the_controls(runs, name, where):
+    metrics, first = runs[name].metrics, runs[name].findings[0]
+    for share in ("share_significant_all", "share_significant_given_context_all"):
+        ours, theirs = metrics[share], metrics[f"{share}_control"]
+        assert f"{ours:.1%} of the neurons" in first
+        assert f"against {theirs:.1%} {where}" in first
+        points = f"{100 * abs(ours - theirs):.1f} percentage points"
+        assert (f"an excess of {points}" if ours >= theirs else f"{points} fewer") in first
+
+
+def test_the_control_of_a_shuffled_text_is_the_same_model_over_other_tokens(runs):
+    shuffled, alone, random = runs["shuffled"], runs["alone"], runs["controlled"]
+    for name, values in alone.table("layers").items():
+        np.testing.assert_array_equal(shuffled.table("layers")[name], values, name)
+    layers, untrained = shuffled.table("layers"), random.table("layers")
+    assert not np.array_equal(layers["r_median"], layers["r_median_control"])
+    assert not np.array_equal(layers["r_median_control"], untrained["r_median_control"])
+    np.testing.assert_allclose(layers["std_control"], layers["std"], rtol=0.2)  # the same model
+    assert not np.allclose(untrained["std_control"], untrained["std"], rtol=0.2)
+    lines = (shuffled.folder / "columns.md").read_text("utf-8")
+    assert "of the control: the same model over the text with its words shuffled" in lines
+    assert "random weights" not in lines
 
 
 def test_two_reports_side_by_side():

@@ -15,8 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 from neurexp.config.mistakes import explain
 from neurexp.config.schema import (
     CONFIG_FOLDER,
+    Added,
     Backend,
     Config,
+    DatasetConfig,
     Dtype,
     Source,
     Weights,
@@ -261,3 +263,28 @@ def test_a_quoted_value_is_read_back_as_it_was(value):
     read = override.value()
     assert read == value
     assert type(read) is type(value) or str(read) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        *[(word, None) for word in ("auto", "AUTO", "null")],
+        *[(word, True) for word in ("true", "'true'", "True", "yes")],
+        *[(word, False) for word in ("false", "'False'", "0", "off")],
+    ],
+)
+@pytest.mark.parametrize("option", ["bos", "eos"])
+def test_bos_and_eos_are_auto_true_or_false_however_yaml_or_the_shell_spells_them(option, given, wanted):
+    dataset = settings("dataset=pydoc", f"dataset.{option}={given}").dataset
+    other = "eos" if option == "bos" else "bos"
+    assert getattr(dataset, option).wanted is wanted
+    assert getattr(dataset, other) is Added.auto
+
+
+def test_bos_and_eos_of_python_are_the_same():
+    assert DatasetConfig(Source.pydoc).bos is DatasetConfig(Source.pydoc, bos=None).bos is Added.auto
+    assert DatasetConfig(Source.pydoc, eos=False).eos is DatasetConfig(Source.pydoc, eos="false").eos is Added.false
+    assert OmegaConf.to_yaml(composed("dataset=pydoc").dataset).count(": auto\n") == 2
+    for value in ("maybe", "[1]", "2", "''"):
+        with pytest.raises(UserError, match=r"^dataset\.bos=.*: give auto, true or false$"):
+            settings("dataset=pydoc", f"dataset.bos={value}")

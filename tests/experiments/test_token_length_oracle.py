@@ -163,6 +163,7 @@ def test_what_the_pass_saw_is_hugging_faces_own_forward(mini, runs):
 def test_every_column_is_recomputed(runs):
     run = runs("main")
     by_name = {"layer", "neuron", "r_length_low", "r_length_high", "q_length", "q_length_all", "survival"}
+    by_name |= {"q_length_given_context", "q_length_given_context_all"}
     assert set(run.neurons[0]) | by_name == set(run.report.neurons)
 
 
@@ -176,7 +177,7 @@ def test_means_and_standard_deviations_of_neurons(run):
 
 def test_correlations_of_neurons(run):
     names = [name for name in run.neurons[0] if name.startswith(("r_", "eta2", "null"))]
-    assert len(names) == 9 + bool(run.text.skip_positions)
+    assert len(names) == 10 + bool(run.text.skip_positions)
     for index, expected in enumerate(run.neurons):
         for name in names:
             assert_close(run.found(index)[name], expected[name], FINE, f"{name}, layer {index}")
@@ -205,17 +206,19 @@ def test_intervals_of_neurons(run):
         assert_close(found["r_length_high"][::EVERY], high, 10 * FINE, f"layer {index}")
 
 
-def test_p_of_neurons(run):
+@pytest.mark.parametrize("name", ["p_length", "p_length_given_context"])
+def test_p_of_neurons(run, name):
     for index, expected in enumerate(run.neurons):
-        assert_close(run.found(index)["p_length"], expected["p_length"], 10 * FINE, f"layer {index}")
+        assert_close(run.found(index)[name], expected[name], 10 * FINE, f"layer {index}")
 
 
-def test_corrections_of_neurons_name_their_family(run):
+@pytest.mark.parametrize("name", ["length", "length_given_context"])
+def test_corrections_of_neurons_name_their_family(run, name):
     dependent = run.correction == "by"
-    p, q = (run.report.neurons[name].reshape(run.layers, -1) for name in ("p_length", "q_length"))
+    p, q = (run.report.neurons[f"{kind}_{name}"].reshape(run.layers, -1) for kind in "pq")
     for of_p, of_q in zip(p, q, strict=True):
-        assert_close(of_q, by_hand.q_values(of_p, dependent), 1e-12, "q_length")
-    assert_close(run.report.neurons["q_length_all"], by_hand.q_values(p.ravel(), dependent), 1e-12, "q_length_all")
+        assert_close(of_q, by_hand.q_values(of_p, dependent), 1e-12, f"q_{name}")
+    assert_close(run.report.neurons[f"q_{name}_all"], by_hand.q_values(p.ravel(), dependent), 1e-12, f"q_{name}_all")
 
 
 def test_survival_of_neurons(run):

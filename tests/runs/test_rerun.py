@@ -9,10 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from conftest import run_in
+from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
+from neurexp.config.schema import CONFIG_FOLDER, checked, quoted
 from neurexp.errors import UserError
 from neurexp.runs.rerun import arguments_of, repeat
 
@@ -58,6 +60,22 @@ def test_threads_and_batches_are_those_of_then_though_nobody_gave_them(tmp_path)
     facts = {"threads": 3, "batch_size": 7, "model_revision": "shipped", "dataset": {"source": "pydoc"}}
     arguments = arguments_of(tmp_path, OmegaConf.create(), facts)
     assert {"++device.threads=3", "++device.batch_size=7"} <= set(arguments)
+
+
+@pytest.mark.parametrize(("then", "wanted"), [(None, None), (True, True), (False, False), ("auto", None)])
+@pytest.mark.parametrize("overridden", [False, True])
+def test_a_run_from_before_auto_begins_its_sequences_as_it_did(tmp_path, then, wanted, overridden):
+    """Its config has `bos: null`, and no `eos`."""
+    folder = tmp_path / ".hydra"
+    folder.mkdir()
+    given = ["model=mini", "dataset=pydoc", *([f"dataset.bos={quoted(then)}"] if overridden else [])]
+    OmegaConf.save(given, folder / "overrides.yaml")
+    OmegaConf.save({"dataset": {"source": "pydoc", "bos": then}}, folder / "config.yaml")
+    facts = {"threads": 3, "batch_size": 7, "model_revision": "shipped", "dataset": {"source": "pydoc"}}
+    arguments = arguments_of(tmp_path, OmegaConf.load(folder / "config.yaml"), facts)
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        dataset = checked(compose("config", arguments)).dataset
+    assert (dataset.bos.wanted, dataset.eos.wanted) == (wanted, None)
 
 
 def test_a_store_is_that_of_the_folder_where_its_address_was_typed(finished, tmp_path, monkeypatch):

@@ -75,13 +75,55 @@ class Text:
     def controls(self) -> Array:
         """`[tokens, controls]`: bins of position, log frequency, word beginning."""
         bins = np.array([int(place).bit_length() for place in self.position])
-        begins = np.array([re.match(r" [^\W_]", self.spelled[index]) is not None for index in self.ids])
-        return np.column_stack([bins[:, None] == np.unique(bins), self.log_frequency, begins]).astype(float)
+        return np.column_stack([bins[:, None] == np.unique(bins), self.log_frequency, self.begins]).astype(float)
 
     @cached_property
     def counts(self) -> Array:
         """`[vocabulary]`: occurrences among the tokens used."""
         return np.bincount(self.ids[self.used], minlength=len(self.lengths))
+
+    @cached_property
+    def begins(self) -> Array:
+        """`[tokens]` 0 or 1: a space and a letter or digit."""
+        return np.array([re.match(r" [^\W_]", self.spelled[index]) is not None for index in self.ids]).astype(float)
+
+    @cached_property
+    def context(self) -> Array:
+        """`[tokens, 10]`: of the tokens before each one in its sequence, 0 (the mean) where there are none.
+
+        The lengths of the last three; the length to be expected after the last one's type; means of length, log
+        frequency and word beginning; and the same with weights that halve every 16 tokens.
+        """
+        known, used = self.counts[self.ids] > 0, self.used
+        features = np.column_stack(
+            [
+                np.where(self.length >= 0, self.length - self.length[used].mean(), 0.0),
+                np.where(known, self.log_frequency - self.log_frequency[used].mean(), 0.0),
+                np.where(known, self.begins - self.begins[used].mean(), 0.0),
+            ]
+        )
+        fold = self.sequence * min(8, self.rows) // self.rows
+        follows, found = used & (self.position > 0), np.zeros((len(self.ids), 10))
+        for token in np.flatnonzero(self.position > 0):
+            before = features[token - self.position[token] : token][::-1]  # the nearest first
+            found[token, : min(3, len(before))] = before[:3, 0]
+            elsewhere = follows & (fold != fold[token])
+            lengths = features[elsewhere, 0]
+            after = features[elsewhere & (np.roll(self.ids, 1) == self.ids[token - 1]), 0]
+            overall = lengths.mean() if len(lengths) else 0.0
+            found[token, 3] = (after.sum() + 4 * overall) / (len(after) + 4)
+            found[token, 4:7] = before.mean(0)
+            halving = 2.0 ** (-np.arange(len(before)) / 16)
+            found[token, 7:] = halving @ before * (1 - 2 ** (-1 / 16))
+        return found
+
+    @cached_property
+    def shuffled_in_context(self) -> Array:
+        """`[draws, tokens]`: what frequency and word beginning leave of a length, dealt out anew among types."""
+        columns = np.column_stack([np.ones(len(self.ids)), self.log_frequency, self.begins])[self.used]
+        length, of_type = self.length[self.used].astype(float), np.zeros(len(self.lengths))
+        of_type[self.ids[self.used]] = length - columns @ np.linalg.lstsq(columns, length, rcond=None)[0]
+        return shuffled_within_bands(of_type, self.counts, self.draws, self.seed)[:, self.ids]
 
     @cached_property
     def shuffled(self) -> Array:
@@ -218,6 +260,10 @@ def of_layer(x: Array, text: Text) -> tuple[dict[str, Array], dict[str, float]]:
             row[f"{name}_distance"] = np.sqrt((((x[members].mean(0) - neurons["mean"]) / spread) ** 2).mean())
 
     r, null = pearson(used, length), pearson(used, shuffled)
+    in_context = np.column_stack([text.controls, text.context])[text.used]
+    z = np.column_stack([length, text.shuffled_in_context[:, text.used].T])
+    left_x, left_z = (y - in_context @ np.linalg.lstsq(in_context, y, rcond=None)[0] for y in (used, z))
+    r_in_context, *null_in_context = pearson(left_x, left_z.T)
     row["r_largest_by_chance"] = np.quantile(np.abs(null - null.mean(0)).max(1), 0.95)
     r_half, p_half, above = [], [], []
     for half in (early, ~early):
@@ -234,6 +280,8 @@ def of_layer(x: Array, text: Text) -> tuple[dict[str, Array], dict[str, float]]:
         "r_length": r,
         "r_frequency": pearson(used, text.log_frequency[text.used]),
         "r_length_partial": partial(used, length, text.controls[text.used]),
+        "r_length_given_context": r_in_context,
+        "p_length_given_context": p_against(r_in_context, np.array(null_in_context)),
         "r_length_without_first": pearson(used[not_first], length[not_first]),
         "r_length_first_half": r_half[0],
         "r_length_second_half": r_half[1],
@@ -270,6 +318,8 @@ def summary_of_neurons(neurons: dict[str, Array], draws: int) -> dict[str, float
         "share_significant_negative": ((q < 0.05) & (r < neurons["null_mean"])).mean(),
         "r_frequency_median": np.median(neurons["r_frequency"]),
         "r_partial_median": np.median(partial_r),
+        "r_given_context_median": np.median(neurons["r_length_given_context"]),
+        "share_significant_given_context": (neurons["q_length_given_context"] < 0.05).mean(),
         "r_median_without_first": np.median(neurons["r_length_without_first"]),
         "survival": slope(r, partial_r),
         "eta2_median": np.median(neurons["eta2_length"]),
@@ -304,7 +354,9 @@ def metrics(text: Text, neurons: dict[str, Array], layers: dict[str, Array]) -> 
         "r_median_all": np.median(r),
         "r_abs_median": np.median(np.abs(r)),
         "r_partial_abs_median": np.median(np.abs(partial_r)),
+        "r_given_context_abs_median": np.median(np.abs(neurons["r_length_given_context"])),
         "share_significant_all": significant.mean(),
+        "share_significant_given_context_all": (neurons["q_length_given_context_all"] < 0.05).mean(),
         "share_significant_all_positive": (significant & (r > neurons["null_mean"])).mean(),
         "survival_overall": slope(r, partial_r),
         "replication_r_overall": np.corrcoef(neurons["r_length_first_half"], neurons["r_length_second_half"])[0, 1],

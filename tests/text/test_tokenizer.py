@@ -13,7 +13,15 @@ from neurexp.experiments.profile.design import Design
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.text.occurrences import find_occurrences
 from neurexp.text.spans import align, place
-from neurexp.text.tokenizer import dropped_characters, encode, first_token, own_first_token, unknown_token
+from neurexp.text.tokenizer import (
+    added_tokens,
+    document_end,
+    dropped_characters,
+    encode,
+    first_tokens,
+    special_ids,
+    unknown_token,
+)
 from neurexp.text.tokens import pack
 from neurexp.text.vocabulary import UNDEFINED, begins_word, token_lengths, token_texts, vocabulary_size
 
@@ -79,28 +87,74 @@ def test_tokenizers_that_differ_in_what_is_special_have_other_hashes():
     assert hash_of_tokenizer(gappy(eos_token="</s>")) == hash_of_tokenizer(gappy(eos_token="</s>"))
 
 
-# What the tokenizer puts first
+# What the tokenizer puts around a text
 
 
-def test_the_tokenizer_itself_says_whether_a_text_begins_with_a_special_token():
-    assert own_first_token(gappy(bos_token="<s>", unk_token="<unk>")) is None
-    assert own_first_token(adding(gappy(bos_token="<s>"), "<s> $A", ltsgt=6)) == 6
-    assert own_first_token(adding(gappy(eos_token="</s>"), "$A </s>", **{"lt/sgt": 5})) is None
-    both = adding(gappy(), "<s> $A </s>", ltsgt=6, **{"lt/sgt": 5})
-    assert own_first_token(both) == 6  # whatever its name, as BERT's [CLS]
+def test_the_tokenizer_itself_says_what_stands_around_a_text():
+    ends = {"lt/sgt": 5}
+    assert added_tokens(gappy(bos_token="<s>", unk_token="<unk>")) == ([], [])
+    assert added_tokens(adding(gappy(bos_token="<s>"), "<s> $A", ltsgt=6)) == ([6], [])
+    assert added_tokens(adding(gappy(eos_token="</s>"), "$A </s>", **ends)) == ([], [5])
+    assert added_tokens(adding(gappy(), "<s> $A </s>", ltsgt=6, **ends)) == ([6], [5])  # as BERT's [CLS] and [SEP]
+    assert added_tokens(adding(gappy(), "<s> </s> $A </s> <s>", ltsgt=6, **ends)) == ([6, 5], [5, 6])
 
 
 def test_a_text_begins_with_what_the_tokenizer_puts_there_else_with_its_bos():
-    assert first_token(gappy(bos_token="<s>")) == 6
-    assert first_token(adding(gappy(bos_token="</s>"), "<s> $A", ltsgt=6)) == 6
+    assert first_tokens(gappy(bos_token="<s>")) == [6]
+    assert first_tokens(adding(gappy(bos_token="</s>"), "<s> $A", ltsgt=6)) == [6]
     with pytest.raises(UserError, match=r"^model\.tokenizer: .*dataset\.bos"):
-        first_token(gappy(eos_token="</s>"))
+        first_tokens(gappy(eos_token="</s>"))
+
+
+def test_documents_end_with_what_the_tokenizer_puts_there_else_with_its_eos():
+    assert document_end(gappy(eos_token="</s>")) == [5]
+    assert document_end(adding(gappy(eos_token="</s>"), "$A <s>", ltsgt=6)) == [6]
+    assert document_end(adding(gappy(), "$A <s>", ltsgt=6), eos=True) == [6]
+    assert document_end(gappy(bos_token="<s>")) is None
+    assert document_end(gappy(eos_token="</s>"), eos=False) == []
+
+
+@pytest.mark.parametrize("plain", ["<|endoftext|>", "<|end_of_text|>", "</s>"])
+def test_an_eos_that_only_ends_a_turn_of_a_chat_ends_no_document(plain):
+    tokenizer = gappy(eos_token="<|im_end|>", pad_token="<|im_end|>")
+    turn = tokenizer.eos_token_id
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<eos>", plain]})
+    end = tokenizer.convert_tokens_to_ids(plain)
+    assert document_end(tokenizer) == [turn]  # nothing says that it is a chat's
+    tokenizer.chat_template = "{{ message['content'] + '<|im_end|>' }}"
+    assert document_end(tokenizer) == [end]
+    assert document_end(tokenizer, eos=True) == [turn]
+    tokenizer.chat_template = {"tool_use": "", "default": "<|im_end|>"}  # type: ignore[assignment]
+    assert document_end(tokenizer) == [end]
+
+
+def test_a_chat_marker_joins_documents_where_there_is_nothing_else_or_the_base_used_it_too():
+    only = gappy(eos_token="<|im_end|>", chat_template="<|im_end|>")
+    assert document_end(only) == [only.eos_token_id]
+    both = gappy(eos_token="</s>", pad_token="<|endoftext|>", chat_template="[INST] </s>")  # as Mistral's
+    assert document_end(both) == [5]
+    text = gappy(eos_token="<|im_end|>", chat_template="<|im_end|>")
+    text.add_tokens(["<|endoftext|>"])  # an ordinary token of that name is no special one
+    assert document_end(text) == [text.eos_token_id]
+
+
+def test_what_stands_around_a_text_and_what_is_marked_is_special_though_no_name_says_so():
+    tokenizer = adding(gappy(unk_token="<unk>"), "<s> $A </s>", ltsgt=6, **{"lt/sgt": 5})
+    tokenizer.backend_tokenizer.add_special_tokens([AddedToken("c", special=True)])
+    assert tokenizer.all_special_ids == [3]
+    assert special_ids(tokenizer) == {3, 5, 6, 40}
+    lengths = token_lengths(tokenizer)
+    assert np.flatnonzero(lengths != UNDEFINED).tolist() == [9]
+    packed = pack(["ab", "ab", "ab"], tokenizer, 6, 6, True)
+    assert find_occurrences(packed, tokenizer, [("ab", 0)], 3).words == ["ab", "ab"]
 
 
 def test_a_tokenizer_that_cannot_read_an_a_has_an_answer_too():
-    assert own_first_token(wrapped(models.WordLevel({"b": 0}))) is None
-    silent = adding(wrapped(models.BPE({"b": 0, "<s>": 6}, []), bos_token="<s>"), "<s> $A", ltsgt=6)
-    assert own_first_token(silent) == 6
+    assert added_tokens(wrapped(models.WordLevel({"b": 0}))) == ([], [])
+    silent = wrapped(models.BPE({"b": 0, "<s>": 6, "</s>": 5}, []), bos_token="<s>", eos_token="</s>")
+    assert added_tokens(adding(silent, "<s> $A", ltsgt=6)) == ([6], [])
+    assert added_tokens(adding(silent, "$A </s>", **{"lt/sgt": 5})) == ([], [5])
+    assert added_tokens(adding(silent, "<s> $A </s>", ltsgt=6, **{"lt/sgt": 5})) == ([6], [5])
 
 
 # What it does not know
@@ -194,9 +248,10 @@ def any_tokenizer(draw: st.DrawFn) -> PreTrainedTokenizerFast:
         normaliser = draw(st.sampled_from([None, normalizers.Lowercase(), normalizers.NFD()]))
         if normaliser is not None:
             backend.normalizer = normaliser
-    if draw(st.booleans()) and "<s>" in vocabulary:
-        index = backend.token_to_id("<s>")
-        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", index)])
+    if "</s>" in vocabulary:
+        template = draw(st.sampled_from(["$A", "<s> $A", "<s> $A </s>", "$A </s>", "<s> </s> $A </s> <s>"]))
+        pairs = [(name, backend.token_to_id(name)) for name in ("<s>", "</s>")]
+        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=pairs)
     names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     told = {name: spelling for name, spelling in names.items() if draw(st.booleans())}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **told)  # adds those that are not in it
@@ -205,16 +260,18 @@ def any_tokenizer(draw: st.DrawFn) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def check_any(tokenizer: PreTrainedTokenizerFast, documents: list[str], tokens: int, bos: bool | None) -> None:
+def check_any(
+    tokenizer: PreTrainedTokenizerFast, documents: list[str], tokens: int, bos: bool | None, eos: bool | None
+) -> None:
     """A tokenizer and a text end well, or in one line; what is packed is what the tokenizer itself says."""
     size = vocabulary_size(tokenizer)
     lengths, begins = token_lengths(tokenizer), begins_word(tokenizer)
     assert len(lengths) == len(begins) == len(token_texts(tokenizer)) == size
     ids = list(tokenizer.get_vocab().values())
     assert {index for index in range(size) if index not in ids} <= set(np.flatnonzero(lengths == UNDEFINED))
-    starts = own_first_token(tokenizer) is not None if bos is None else bos
+    starts = bool(added_tokens(tokenizer)[0]) if bos is None else bos
     try:
-        packed = pack(documents, tokenizer, tokens, 6, begin_with_bos=starts)
+        packed = pack(documents, tokenizer, tokens, 6, begin_with_bos=starts, eos=eos)
     except UserError as error:
         assert "\n" not in str(error)
         assert str(error).startswith(("model.tokenizer", "dataset.tokens"))
@@ -222,12 +279,11 @@ def check_any(tokenizer: PreTrainedTokenizerFast, documents: list[str], tokens: 
     assert packed.count == tokens
     occurring = packed.input_ids[packed.valid]
     assert set(occurring.tolist()) <= set(ids)
-    first = [first_token(tokenizer)] if starts else []
+    first = first_tokens(tokenizer) if starts else []
     expected: list[int] = []
-    needed = tokens - len(first) * len(packed.valid)
-    for index, document in enumerate(documents):
-        if index and len(expected) < needed:
-            expected.append(tokenizer.eos_token_id)
+    needed = int(packed.valid[:, len(first) :].sum())
+    for index, document in enumerate(documents[: packed.documents]):
+        expected += (document_end(tokenizer, eos) or []) if index else []
         if len(expected) < needed:
             expected += tokenizer(document, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     rows: list[list[int]] = []
@@ -251,14 +307,14 @@ def check_any(tokenizer: PreTrainedTokenizerFast, documents: list[str], tokens: 
 TEXTS = st.lists(st.text(LETTERS, max_size=12), min_size=1, max_size=4)
 
 
-@given(any_tokenizer(), TEXTS, st.integers(1, 20), st.sampled_from([None, False, True]))
+@given(any_tokenizer(), TEXTS, st.integers(1, 20), *[st.sampled_from([None, False, True])] * 2)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_tokenizer_ends_well_or_in_one_line(tokenizer, documents, tokens, bos):
-    check_any(tokenizer, documents, tokens, bos)
+def test_any_tokenizer_ends_well_or_in_one_line(tokenizer, documents, tokens, bos, eos):
+    check_any(tokenizer, documents, tokens, bos, eos)
 
 
 @pytest.mark.slow
-@given(any_tokenizer(), TEXTS, st.integers(1, 20), st.sampled_from([None, False, True]))
+@given(any_tokenizer(), TEXTS, st.integers(1, 20), *[st.sampled_from([None, False, True])] * 2)
 @settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_tokenizer_ends_well_or_in_one_line_at_length(tokenizer, documents, tokens, bos):
-    check_any(tokenizer, documents, tokens, bos)
+def test_any_tokenizer_ends_well_or_in_one_line_at_length(tokenizer, documents, tokens, bos, eos):
+    check_any(tokenizer, documents, tokens, bos, eos)

@@ -109,11 +109,12 @@ class Gram(Reducer):
             counts = torch.bincount(cells.of_token, minlength=len(exact))
             self.zz[cells.columns[:, None], cells.columns] += exact.T @ (exact * counts[:, None])
             for other in given[:index]:
-                by_cell = torch.zeros(len(exact), other.design.shape[1], dtype=torch.float64)
-                by_cell.index_add_(0, cells.of_token, other.design.double()[other.of_token])
-                crossed = exact.T @ by_cell
-                self.zz[cells.columns[:, None], other.columns] += crossed
-                self.zz[other.columns[:, None], cells.columns] += crossed.T
+                narrow, wide = sorted((cells, other), key=lambda one: len(one.columns))  # the narrow one is added up
+                by_cell = torch.zeros(len(wide.design), len(narrow.columns), dtype=torch.float64)
+                by_cell.index_add_(0, wide.of_token, narrow.design.double()[narrow.of_token])
+                crossed = wide.design.double().T @ by_cell
+                self.zz[wide.columns[:, None], narrow.columns] += crossed
+                self.zz[narrow.columns[:, None], wide.columns] += crossed.T
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         tokens, neurons = activations.shape
@@ -152,8 +153,8 @@ class _Block:
             self.products.append(_Columns(cells.design.T[inside], cells.columns[inside] - part.start, device))
 
     def by_cell(self, values: torch.Tensor) -> torch.Tensor:
-        """Sums of values `[tokens, neurons]` over the tokens of each cell, `[cells, neurons]`; never a view."""
-        return values.clone() if self._tokens is None else sum_rows(values, *self._tokens)
+        """Sums of values `[tokens, neurons]` over the tokens of each cell, `[cells, neurons]`; or `values` itself."""
+        return values if self._tokens is None else sum_rows(values, *self._tokens)
 
 
 class _Columns:

@@ -45,6 +45,7 @@ def write(data: ContrastData) -> Report:
         columns=columns,
         statistic="cohens_d" if data.two else "eta2",
         of_the_text=OF_THE_WORDS,
+        shares={"share_bonferroni_within_layers": "differ between the categories (p < 0.05 / neurons of the layer)"},
         tensors={"activations": tensors},
         notes={"activations": notes},
         tables={"words": _words(analyst), "agreement": _agreement(neurons, data)},

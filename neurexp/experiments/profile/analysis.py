@@ -60,6 +60,7 @@ def _neuron_table(data: ProfileData, profiles: list[LayerProfile]) -> Table:
     table[f"r_{name}_low"], table[f"r_{name}_high"] = column("low"), column("high")
     table["r_frequency"] = column("r_frequency")
     table[f"r_{name}_partial"] = column("r_partial")
+    table[f"r_{name}_given_context"] = column("r_given_context")
     table[f"r_{name}_without_first"] = column("r_without_first")
     if data.options.skip_positions:
         table[f"r_{name}_with_skipped"] = column("r_with_skipped")
@@ -69,6 +70,10 @@ def _neuron_table(data: ProfileData, profiles: list[LayerProfile]) -> Table:
     table[f"p_{name}"] = p.ravel()
     table[f"q_{name}"] = np.concatenate([association.q_values(row, by_yekutieli) for row in p])
     table[f"q_{name}_all"] = association.q_values(p, by_yekutieli).ravel()
+    in_context = np.stack([profile.p_given_context for profile in profiles])
+    table[f"p_{name}_given_context"] = in_context.ravel()
+    table[f"q_{name}_given_context"] = np.concatenate([association.q_values(row, by_yekutieli) for row in in_context])
+    table[f"q_{name}_given_context_all"] = association.q_values(in_context, by_yekutieli).ravel()
     with np.errstate(invalid="ignore", divide="ignore"):
         survival = table[f"r_{name}_partial"] / table[f"r_{name}"]
     table["survival"] = np.where(table[f"q_{name}"] < association.LEVEL, survival, np.nan)
@@ -110,6 +115,8 @@ def _layer_table(data: ProfileData, profiles: list[LayerProfile], neurons: Table
     # The test is about the null's mean, and so is the direction of what it found
     above = _above_null(data, neurons).reshape(len(data.layers), -1)
     table["share_significant"] = by_layer.mean(1)
+    in_context = neurons[f"q_{data.covariate.name}_given_context"].reshape(len(data.layers), -1)
+    table["share_significant_given_context"] = (in_context < association.LEVEL).mean(1)
     table["share_significant_positive"] = (by_layer & above).mean(1)
     table["share_significant_negative"] = (by_layer & ~above).mean(1)
     table["r_detectable"] = np.array(
@@ -135,7 +142,11 @@ def _metrics(data: ProfileData, layers: Table, neurons: Table) -> dict[str, floa
         "r_median_all": summary.median(r),
         "r_abs_median": summary.median(np.abs(r)),
         "r_partial_abs_median": summary.median(np.abs(neurons[f"r_{name}_partial"])),
+        "r_given_context_abs_median": summary.median(np.abs(neurons[f"r_{name}_given_context"])),
         "share_significant_all": float(significant.mean()),
+        "share_significant_given_context_all": float(
+            (neurons[f"q_{name}_given_context_all"] < association.LEVEL).mean()
+        ),
         "share_significant_all_positive": float((significant & _above_null(data, neurons)).mean()),
         "survival_overall": summary.slope(r, neurons[f"r_{name}_partial"]),
         "replication_r_overall": summary.correlation(neurons[f"r_{name}_first_half"], neurons[f"r_{name}_second_half"]),
@@ -180,6 +191,7 @@ def _summarise(profile: LayerProfile) -> dict[str, float]:
         "share_negative": float((r < 0).mean()),
         "r_frequency_median": summary.median(profile.r_frequency),
         "r_partial_median": summary.median(profile.r_partial),
+        "r_given_context_median": summary.median(profile.r_given_context),
         "r_median_without_first": summary.median(profile.r_without_first),
         "survival": summary.slope(r, profile.r_partial),
         "eta2_median": summary.median(profile.eta2),

@@ -31,6 +31,7 @@ class Profile(Experiment[ProfilePlan]):
     """Base of profiles. A subclass implements `covariate`."""
 
     Options = Options
+    controls = ("off", "random", "shuffled_text")
     cacheable = True  # the statistics of its pass stand for the same pass of later runs
 
     def __init__(self, options: Any):

@@ -32,9 +32,21 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
     low, equal, high = covariate.groups
     over = f"over the tokens that have a {noun} (no special tokens, no skipped positions)"
     missing = f"missing if undefined (a neuron or a {noun} that never varies)"
+    context = (
+        f"the {noun} of the previous three tokens, the {noun} to be expected after the previous token's type (its mean "
+        "over the tokens that follow the type in other sequences), and averages over the earlier tokens of the "
+        f"sequence of {noun}, log2 frequency and word beginning (over all of them, and with weights that halve every "
+        "16 tokens)"
+    )
     null = "values dealt out anew among token types of the same octave of count"
     if not covariate.by_type:
         null = "values shifted circularly along the text, by at least a sequence or a quarter of the text"
+    draws_in_context = (
+        "here the null deals out anew what log2 frequency and word beginning leave of the values, and the draws are "
+        "given the same confounds"
+    )
+    if not covariate.by_type:
+        draws_in_context = "here the null shifts what the confounds leave of the values"
     return {
         "layer": "block index, from 0",
         "neuron": "index of the unit within the site",
@@ -69,6 +81,8 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "r_frequency": "Pearson's r of the activation with log2 of the token's smoothed frequency, same tokens",
         f"r_{name}_partial": f"partial correlation of activation and {noun} given log2 frequency, position (bins 0, "
         "1, 2–3, 4–7, …) and whether the token begins a word",
+        f"r_{name}_given_context": f"the same given the token's context too: {context}; a network that mixes "
+        "neighbours in, as any does, shows these in place of the token itself",
         f"r_{name}_without_first": f"r_{name} without the tokens at position 0",
         f"r_{name}_with_skipped": f"r_{name} with the tokens at skipped positions; what excluding them changed is the "
         f"difference to r_{name}; present only if experiment.skip_positions is not 0",
@@ -81,6 +95,9 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "Student's t with draws − 1 degrees of freedom; 1 if undefined",
         f"q_{name}": f"p_{name} corrected for all neurons of the layer (Benjamini-Hochberg, or -Yekutieli if asked)",
         f"q_{name}_all": f"p_{name} corrected for all neurons of all layers of the run",
+        f"p_{name}_given_context": f"two-sided p of r_{name}_given_context, as p_{name}: {draws_in_context}",
+        f"q_{name}_given_context": f"p_{name}_given_context corrected for all neurons of the layer",
+        f"q_{name}_given_context_all": f"p_{name}_given_context corrected for all neurons of all layers of the run",
         "survival": f"neurons: r_{name}_partial / r_{name} where q_{name} < 0.05, else missing; layers: slope of "
         f"r_{name}_partial on r_{name} through the origin over all neurons",
         "r_mean": f"mean of r_{name} over the layer's neurons",
@@ -91,11 +108,13 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "share_positive": f"share of the layer's neurons with r_{name} > 0",
         "share_negative": f"share of the layer's neurons with r_{name} < 0",
         "share_significant": f"share of the layer's neurons with q_{name} < 0.05",
-        "share_significant_positive": f"of them with r_{name} > null_mean, as a share of all neurons: the test "
-        "is about null_mean",
-        "share_significant_negative": f"of them with r_{name} < null_mean, as a share of all",
+        "share_significant_given_context": f"share of the layer's neurons with q_{name}_given_context < 0.05",
+        "share_significant_positive": f"share of the layer's neurons with q_{name} < 0.05 and r_{name} > "
+        "null_mean: the test is about null_mean",
+        "share_significant_negative": f"share of the layer's neurons with q_{name} < 0.05 and r_{name} < null_mean",
         "r_frequency_median": "median of r_frequency over the layer's neurons",
         "r_partial_median": f"median of r_{name}_partial over the layer's neurons",
+        "r_given_context_median": f"median of r_{name}_given_context over the layer's neurons",
         "r_median_without_first": f"median of r_{name}_without_first over the layer's neurons",
         "eta2_median": f"median of eta2_{name} over the layer's neurons",
         "null_sd_median": "median of null_sd over the layer's neurons",
@@ -120,8 +139,10 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "types_effective": "(Σ count)² / Σ count²: as many equally frequent types would weigh as much",
         "r_abs_median": f"median of |r_{name}| over all neurons",
         "r_partial_abs_median": f"median of |r_{name}_partial| over all neurons",
+        "r_given_context_abs_median": f"median of |r_{name}_given_context| over all neurons",
+        "share_significant_given_context_all": f"share of all neurons with q_{name}_given_context_all < 0.05",
         "share_significant_all": f"share of all neurons with q_{name}_all < 0.05",
-        "share_significant_all_positive": f"of them with r_{name} > null_mean, as a share of all",
+        "share_significant_all_positive": f"share of all neurons with q_{name}_all < 0.05 and r_{name} > null_mean",
         "survival_overall": f"slope of r_{name}_partial on r_{name} through the origin over all neurons of all layers",
         "replication_r_overall": "replication_r over all neurons of all layers",
         "r_detectable_median": "median of r_detectable over layers",

@@ -1,8 +1,8 @@
 """The design of a profile: which covariates of its token each activation is related to, as columns of a matrix.
 
 Beside the covariate in question the design holds what confounds it (frequency, position, whether the token begins a
-word), draws of its null, and indicators of blocks of tokens for the jackknife; one `Gram` reducer sums it all in one
-pass. Knows no activations.
+word; the tokens before it), draws of its null, and indicators of blocks of tokens for the jackknife; one `Gram` reducer
+sums it all in one pass. Knows no activations.
 """
 
 from dataclasses import dataclass, field
@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from neurexp.engine.reducers.gram import Cells
+from neurexp.experiments.profile.context import Context
 from neurexp.experiments.profile.covariate import MOST_VALUES, UNDEFINED, Covariate
 from neurexp.text.tokens import Tokens
 from neurexp.text.vocabulary import balanced_blocks, log_frequency, shuffled_within_bands
 
 USUAL, FIRST, SKIPPED = range(3)  # the stage of a token in its sequence
+CHUNK = 100_000  # tokens whose confounds are in memory at the same time
 
 
 @dataclass
@@ -30,7 +32,9 @@ class Design:
         draws: of the covariate's null.
         blocks: at most so many blocks of types, and of sequences.
         skip_positions: tokens at positions below it take part in nothing but the columns `skipped` and `group`.
-        seed: of the null's draws.
+        seed: of the null's draws. Beside those of the covariate there are draws of what its confounds leave of it
+            (`null_in_context`), as Freedman and Lane (1983, Journal of Business & Economic Statistics 1) permute: the
+            covariate depends on the confounds, its own draws do not, and would be another null for partial r.
         group_of_value: `[largest value + 2]` the group of each value; the last is that of tokens without a value.
         groups: how many groups there are, the last of them that of the tokens at skipped positions, if any are skipped.
     """
@@ -70,14 +74,23 @@ class Design:
         type_block = np.eye(self.blocks)[balanced_blocks(self.counts, self.blocks)[types]]
         by_type = {"log_frequency": frequency[types, None], "begins_word": self.begins_word[types, None]}
         self._tables = {name: _with_zeros(part) for name, part in {**by_type, "type_block": type_block}.items()}
+        begins = self.begins_word - (self.counts * self.begins_word).sum() / max(1, self.counts.sum())
+        of_type = np.where(present[:, None], np.column_stack([frequency, begins]), 0.0).astype(np.float32)
+        self._context = Context(self.tokens, values, counted, self.centre, of_type)
         if self.covariate.by_type:
             centred = np.where(self.covariate.values != UNDEFINED, self.covariate.values - self.centre, 0.0)
             shuffled = shuffled_within_bands(centred, self.counts, self.draws, self.seed)
             self._null = _with_zeros(shuffled[:, types].T)
+            left = np.zeros(len(present))
+            of_types = np.column_stack([np.ones(len(types)), frequency[types], self.begins_word[types]])
+            left[types] = _left_by(of_types, centred[types], self.counts[types])
+            shuffled = shuffled_within_bands(left, self.counts, self.draws, self.seed)
+            self._null_in_context = _with_zeros(shuffled[:, types].T)
         else:
-            self._series = (seen - self.centre).astype(np.float32)  # along the text
-            self._place = (np.cumsum(counted) - 1).reshape(counted.shape)  # of each token in the series
+            self._place = (np.cumsum(counted) - 1).reshape(counted.shape)  # of each counted token along the text
             self._offsets = _offsets(len(seen), self.tokens.valid.shape[1], self.draws, self.seed)
+            self._series = {"null": (seen - self.centre).astype(np.float32)}
+            self._series["null_in_context"] = self._left_by_controls(counted, seen - self.centre).astype(np.float32)
 
         rows = len(self.tokens.valid)
         self.sequence_blocks = min(self.blocks, rows)
@@ -88,6 +101,7 @@ class Design:
         widths |= {"sequence_block": self.sequence_blocks, "first": 1, "early": 1, "skipped": 1, "group": self.groups}
         widths |= {"skipped_value": 1, "sequence_block_value": self.sequence_blocks, "first_value": 1, "early_value": 1}
         widths |= {"null_early": self.draws, "null_late": self.draws, "position": _position_bins(self.tokens)}
+        widths |= {"context": self._context.width, "null_in_context": self.draws}
         edges = np.cumsum([0, *widths.values()])
         self.columns = {name: slice(int(a), int(b)) for name, a, b in zip(widths, edges, edges[1:], strict=False)}
         self.squared = slice(self.columns["type_block"].start, self.columns["group"].stop)
@@ -97,7 +111,7 @@ class Design:
         """The design matrix of a batch `[tokens, width]`, from each token's id, position and sequence, on the CPU.
 
         Tokens of one type and value in one block of sequences have all their covariates in common, but for their
-        position, and for a null that shifts the values along the text.
+        position, their context, and a null that shifts the values along the text.
         """
         id_of, position, sequence = ids.numpy(), positions.numpy(), sequences.numpy()
         value = self.values_of(id_of, position, sequence)
@@ -109,33 +123,46 @@ class Design:
         _, example, cell = np.unique(keys, return_index=True, return_inverse=True)
         by_cell = self._of_cells(id_of[example], value[example], block[example], early[example], stage[example])
         counted = (stage != SKIPPED) & (value != UNDEFINED)
-        found = [Cells(torch.from_numpy(cell), *by_cell), self._of_positions(position, counted)]
-        return found if self.covariate.by_type else [*found, self._shifted(position, sequence, counted, early)]
+        return [Cells(torch.from_numpy(cell), *by_cell), self._by_token(position, sequence, counted, early)]
 
     def values_of(self, ids: np.ndarray, positions: np.ndarray, sequences: np.ndarray) -> np.ndarray:
         """The covariate of tokens `[tokens]`. Packed sequences are padded on the right: a position is a column."""
         return self.covariate.values[ids] if self.covariate.by_type else self.covariate.values[sequences, positions]
 
-    def _of_positions(self, position: np.ndarray, counted: np.ndarray) -> Cells:
-        """Indicators of bins of positions."""
-        bins = np.where(counted, _position_bin(position), 0)
-        occurring, bin_of_token = np.unique(bins * 2 + counted, return_inverse=True)
-        position_columns = np.arange(self.columns["position"].start, self.columns["position"].stop)
-        of_bins = np.zeros((len(occurring), len(position_columns)), np.float32)
-        of_bins[np.arange(len(occurring)), occurring // 2] = occurring % 2
-        return Cells(torch.from_numpy(bin_of_token), torch.from_numpy(of_bins), torch.from_numpy(position_columns))
+    def _by_token(self, position: np.ndarray, sequence: np.ndarray, counted: np.ndarray, early: np.ndarray) -> Cells:
+        """The covariates that tokens of one type do not share: position, context, and a null along the text."""
+        parts = {"position": np.eye(_position_bins(self.tokens), dtype=np.float32)[_position_bin(position)]}
+        parts["context"] = self._context(sequence, position)
+        if not self.covariate.by_type:
+            place = np.where(counted, self._place[sequence, position], 0)[:, None]
+            draws, in_context = (
+                series[(place + self._offsets) % len(series)] if len(series) else np.zeros((len(place), self.draws))
+                for series in self._series.values()
+            )
+            parts |= {"null_early": draws * early[:, None], "null_late": draws * ~early[:, None]}
+            parts["null_in_context"] = in_context
+        parts = {name: values for name, values in parts.items() if not name.startswith("null") or values.any()}
+        names = sorted(parts, key=lambda name: self.columns[name].start)
+        design = np.concatenate([parts[name] for name in names], axis=1) * counted[:, None]
+        columns = np.concatenate([np.arange(self.columns[name].start, self.columns[name].stop) for name in names])
+        return Cells(torch.arange(len(position)), torch.from_numpy(design), torch.from_numpy(columns))
 
-    def _shifted(self, position: np.ndarray, sequence: np.ndarray, counted: np.ndarray, early: np.ndarray) -> Cells:
-        """The null's draws for each token: the values of the tokens that stand `offsets` further along in the text."""
-        place = self._place[sequence, position]
-        draws = np.zeros((len(place), self.draws), np.float32)
-        if len(self._series):
-            draws = self._series[(place[:, None] + self._offsets) % len(self._series)]
-        halves = [(name, counted & inside) for name, inside in (("null_early", early), ("null_late", ~early))]
-        halves = [(name, inside) for name, inside in halves if inside.any()] or halves[:1]
-        columns = np.concatenate([np.arange(self.columns[name].start, self.columns[name].stop) for name, _ in halves])
-        design = np.concatenate([draws * inside[:, None] for _, inside in halves], axis=1)
-        return Cells(torch.arange(len(place)), torch.from_numpy(design), torch.from_numpy(columns))
+    def _left_by_controls(self, counted: np.ndarray, series: np.ndarray) -> np.ndarray:
+        """What regression on the confounds leaves of a series `[counted tokens]`."""
+        places = np.nonzero(counted)
+        ids = self.tokens.input_ids[places]
+        chunks = [slice(start, start + CHUNK) for start in range(0, len(series), CHUNK)]
+
+        def controls(chunk: slice) -> np.ndarray:
+            sequence, position, row = places[0][chunk], places[1][chunk], self._row[ids[chunk]]
+            bins = np.eye(_position_bins(self.tokens))[_position_bin(position)]
+            own = [self._tables[name][row] for name in ("log_frequency", "begins_word")]
+            return np.concatenate([bins, *own, self._context(sequence, position)], axis=1, dtype=np.float64)
+
+        within = sum(part.T @ part for part in map(controls, chunks))
+        with_series = sum(controls(chunk).T @ series[chunk] for chunk in chunks)
+        weights = np.linalg.lstsq(within, with_series, rcond=1e-10)[0] if len(series) else []
+        return np.concatenate([series[:0], *(series[chunk] - controls(chunk) @ weights for chunk in chunks)])
 
     def _of_cells(self, ids, value, block, early, stage) -> tuple[torch.Tensor, torch.Tensor]:
         """The covariates of cells `[cells, columns given]`, and which columns are given: the others are all zero."""
@@ -170,9 +197,17 @@ class Design:
         for name, inside in (("null_early", counted & early), ("null_late", counted & ~early)):
             if self.covariate.by_type and inside.any():
                 put(name, self._null[row] * inside[:, None])
+        if self.covariate.by_type:
+            put("null_in_context", self._null_in_context[row] * counted[:, None])
         columns = [start + np.arange(values.shape[1]) for start, values in sorted(parts.items())]
         values = [values for _, values in sorted(parts.items())]
         return torch.from_numpy(np.concatenate(values, axis=1)), torch.from_numpy(np.concatenate(columns))
+
+
+def _left_by(columns: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What weighted regression on the columns leaves of values."""
+    root = np.sqrt(weights)
+    return values - columns @ np.linalg.lstsq(columns * root[:, None], values * root, rcond=1e-10)[0]
 
 
 def _offsets(count: int, length: int, draws: int, seed: int) -> np.ndarray:

@@ -38,6 +38,13 @@ def findings_of(data: ProfileData, analysis: Analysis) -> list[str]:
         )
     else:
         lines.append(f"Nothing of {name} is left once frequency, position and word beginning are known.")
+    if "r_given_context_abs_median" in metrics:
+        lines.append(
+            f"Given the tokens before it as well, {metrics['share_significant_given_context_all']:.1%} of the neurons "
+            f"differ from the null (median |r| {metrics['r_given_context_abs_median']:.3f})."
+        )
+        if data.options.control == "off":
+            lines[-1] += " What a network with random weights shows too (experiment.control=random) is not learned."
     if "replication_r_overall" in metrics:
         lines.append(
             f"The two halves of the text agree on r with a correlation of {metrics['replication_r_overall']:.2f} "

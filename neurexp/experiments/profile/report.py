@@ -6,7 +6,7 @@ from neurexp.experiments.profile.analysis import analyse
 from neurexp.experiments.profile.columns import columns_of
 from neurexp.experiments.profile.data import ProfileData
 from neurexp.experiments.profile.figures import Figures
-from neurexp.experiments.profile.findings import findings_of
+from neurexp.experiments.profile.findings import NULLS, findings_of
 from neurexp.report.report import Report
 
 
@@ -25,6 +25,10 @@ def write(data: ProfileData) -> Report:
         columns=columns_of(covariate),
         statistic=f"r_{name}",
         of_the_text=frozenset(of_the_text),
+        shares={
+            "share_significant_all": f"differ from the null of {NULLS[covariate.by_type]}",
+            "share_significant_given_context_all": "do so given the token's frequency, position and context",
+        },
         over_layers={
             "share_significant": ("share of neurons that differ from the null", ""),
             "r_median": (f"median r with {covariate.noun}", ""),
