@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
 from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
 
+MOST_IN_LEGEND = 12  # layers
+WIDEST = 13  # inches
 POINTS = 241  # at which a density is drawn
 # Of runs over each other: no two of up to 28 look alike
 RUN_COLORS = ("#E69F00", "#555555", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -37,6 +41,28 @@ def _limit(values: Sequence[np.ndarray]) -> float:
     return float(max(0.05, np.quantile(np.abs(finite), 0.999) * 1.1)) if len(finite) else 1.0
 
 
+def _shades(layers: Sequence[int]) -> np.ndarray:
+    """A colour for each layer, light to dark from the first to the last, `[layers, 4]`."""
+    return colormaps["viridis_r"](np.linspace(0.1, 1, len(layers)))
+
+
+def _name_layers(figure: Figure, axes: Any, layers: Sequence[int], columns: int) -> None:
+    """Says which line is which layer: a legend, or for many layers a colour bar, which covers no line.
+
+    `axes` are the panel with the lines first, and the panels that share its colour bar.
+    """
+    if len(layers) <= MOST_IN_LEGEND:
+        axes[0].legend(title="layer", frameon=False, fontsize=7, ncols=columns)
+        return
+    steps = BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers))
+    bar = figure.colorbar(
+        ScalarMappable(steps, ListedColormap(_shades(layers))), ax=list(axes), label="layer", pad=0.02
+    )
+    shown = np.unique(np.linspace(0, len(layers) - 1, 7).round().astype(int))
+    bar.set_ticks(shown.tolist(), labels=[str(layers[index]) for index in shown])
+    bar.minorticks_off()
+
+
 def density_by_layer(
     runs: Sequence[tuple[str, Sequence[int], Sequence[np.ndarray]]], title: str, detail: str, xlabel: str
 ) -> Figure:
@@ -51,7 +77,7 @@ def density_by_layer(
     panels = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
     for axes, (name, layers, values) in zip(panels, runs, strict=True):
         places, densities = _densities(values, limit)
-        shades = colormaps["viridis_r"](np.linspace(0.1, 1, len(layers)))
+        shades = _shades(layers)
         for index, layer in enumerate(layers):
             outer = index in (0, len(layers) - 1)
             style = "--" if index == 0 else "-"
@@ -59,7 +85,7 @@ def density_by_layer(
         axes.axvline(0, color="black", linewidth=0.6)
         axes.set(xlabel=xlabel, title=textwrap.fill(name, 60))
         bare(axes)
-        axes.legend(title="layer", frameon=False, fontsize=7, ncols=2 if len(layers) > 12 else 1)
+        _name_layers(figure, [axes], layers, 1)
     panels[0].set_ylabel("density over neurons")
     panels[0].set_ylim(0, None)  # shared: only once all are drawn
     set_title(figure, title, detail)
@@ -153,12 +179,12 @@ def curves_by_layer(
     """
     figure = new_figure(8, 5.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    shades = colormaps["viridis_r"](np.linspace(0.1, 1, len(layers)))
+    shades = _shades(layers)
     for index, layer in enumerate(layers):
         above.plot(values, curves[index], "o-", ms=2.5, color=shades[index], label=layer)
     above.axhline(0, color="black", linewidth=0.6)
     above.set_ylabel(ylabel)
-    above.legend(title="layer", frameon=False, fontsize=7, ncols=4)
+    _name_layers(figure, [above, below], layers, 4)
     below.bar(values, weights, color=GROUP_STYLES[1]["color"])
     below.set_yscale("log")
     below.set(xlabel=xlabel, ylabel="tokens")
@@ -178,7 +204,7 @@ def quantiles_by_layer(
         series: name → `[neurons]` values of each layer.
         title, detail, ylabel: texts.
     """
-    figure = new_figure(max(6.5, 0.6 * len(layers) + 2), 4.4)
+    figure = new_figure(min(max(6.5, 0.6 * len(layers) + 2), WIDEST), 4.4)
     axes = figure.add_subplot()
     markers = ("o", "s", "^")
     for index, (name, values) in enumerate(series.items()):
@@ -190,7 +216,8 @@ def quantiles_by_layer(
         axes.vlines(place, quartiles[:, 0], quartiles[:, 2], color=color, linestyle=style)
         axes.plot(place, quartiles[:, 1], markers[index], color=color, label=name)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_xticks(np.arange(len(layers)), [str(layer) for layer in layers])
+    shown = range(0, len(layers), 1 + len(layers) // 40)
+    axes.set_xticks(shown, [str(layers[index]) for index in shown])
     axes.set(xlabel="layer", ylabel=ylabel)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend

@@ -51,7 +51,7 @@ def test_help_lists_every_group_with_its_choices(cli, tmp_path):
     assert (process.returncode, process.stderr) == (0, "")
     lines = process.stdout.splitlines()
     for line in (
-        "model: gpt_neo_125m, gpt_neo_1_3b, hub, mini",
+        "model: gpt_neo_125m, gpt_neo_1_3b, hub, mini, smollm2",
         "device: auto, cpu, cuda",
         "dataset: fineweb, pydoc, text",
         "experiment: benchmark, grammar_tuning, token_length",
@@ -79,7 +79,7 @@ def test_what_needs_no_run_imports_nothing_heavy(tmp_path, question):
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("model=", {f"model={choice}" for choice in ("gpt_neo_125m", "gpt_neo_1_3b", "hub", "mini")}),
+        ("model=", {f"model={choice}" for choice in ("gpt_neo_125m", "gpt_neo_1_3b", "hub", "mini", "smollm2")}),
         ("dataset=p", {"dataset=pydoc"}),
         ("dataset.seq", {"dataset.sequence_length="}),
         ("experiment.b", {"experiment.bins=", "experiment.blocks="}),

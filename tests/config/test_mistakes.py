@@ -53,7 +53,10 @@ WITH_MINI = [
 ]
 # On their own.
 ALONE = [
-    ("model=min", "model=min: no such choice; did you mean mini? (choices: gpt_neo_125m, gpt_neo_1_3b, hub, mini)"),
+    (
+        "model=min",
+        "model=min: no such choice; did you mean mini? (choices: gpt_neo_125m, gpt_neo_1_3b, hub, mini, smollm2)",
+    ),
     ("model=125", "model=125: "),
     ("model=null", "model=null: "),
     ("device=gpu", "device=gpu: no such choice; did you mean cpu? (choices: auto, cpu, cuda)"),
