@@ -86,6 +86,9 @@ class ModelConfig:
     weights: Weights = Weights.pretrained
     default_layer: int | None = None  # for experiments on one layer
     fast: bool = True  # faster kernels (models/fast), verified against transformers' own when the model is loaded
+    # Which of transformers' attention implementations (eager, sdpa, flash_attention_2, …), without `fast`; its own
+    # choice if not given
+    attention: str | None = None
     # Where to look in an architecture that neurexp does not know, or for further sites: the path of the list of blocks,
     # and NAME: PATH of a module in a block (PATH:input is what it reads, PATH[1/3] the second third of its output)
     blocks: str | None = None

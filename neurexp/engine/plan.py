@@ -66,6 +66,7 @@ def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict
         "weights": model.weights_hash,
         "dtype": str(model.network.dtype),
         "fast": model.fast,
+        "attention": model.attention,
         "site": planned.site,
         "address": str(sites_of(model.network).get(planned.site)),
         "tokens": planned.tokens.hash,

@@ -7,7 +7,6 @@ experiments.
 import hashlib
 import json
 import logging
-import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -30,13 +27,15 @@ from transformers.utils import logging as transformers_logging
 
 from neurexp.errors import UserError
 from neurexp.models import contents, gguf_file
+from neurexp.models.attention import attention_of, check_attention, check_it_runs
 from neurexp.models.families import FAMILIES, Family
 from neurexp.models.fast import difference_from_eager
 from neurexp.models.kernels import whole_precision
-from neurexp.models.locations import Location, download, locate_parts
+from neurexp.models.locations import download, locate_parts
 from neurexp.models.own_tokenizer import embedding_rows, load_tokenizer, token_counts, warn_if_of_another_model
 from neurexp.models.reading import SAFE, guarded, source_of
 from neurexp.models.sites import blocks_of, family_of, family_with, unknown_architecture, use_family
+from neurexp.models.weights import check_unexpected, load_weights
 from neurexp.text.tokenizer import added_tokens, first_tokens
 from neurexp.text.vocabulary import vocabulary_size
 
@@ -46,8 +45,6 @@ log = logging.getLogger(__name__)
 AGREEMENT = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 # In a config, but not in a forward
 NOT_COMPUTED = ("_name_or_path", "_model_name_or_path", "transformers_version", "dtype", "architectures")
-# Constants that older versions of transformers saved with the weights
-BUFFER = re.compile(r"\.(attn|attention|self_attn)(\.attention)?\.(bias|masked_bias)$|\.inv_freq$|\.masked_bias$")
 
 # transformers sets PyTorch's default dtype while it loads, and random weights use the process's one generator. Two
 # loads at the same time would mix up formats or numbers
@@ -82,6 +79,11 @@ class LanguageModel:
     def weights_hash(self) -> str:
         """SHA-256 over config and parameters, computed on first use."""
         return hash_of_weights(self.network)
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation of transformers' own forward."""
+        return attention_of(self.network)
 
     @property
     def device(self) -> torch.device:
@@ -147,6 +149,7 @@ def load_model(
     seed: int = 0,
     fast: bool = False,
     bos: bool | None = None,
+    attention: str | None = None,
     blocks: str | None = None,
     sites: Mapping[str, str] | None = None,
 ) -> LanguageModel:
@@ -167,12 +170,15 @@ def load_model(
         seed: of random weights.
         fast: verify that the fast forward (`models.fast`) agrees with transformers' own; the network stays as it is.
         bos: whether sequences begin with BOS; None: if the tokenizer by itself puts a special token before a text.
+        attention: which of transformers' attention implementations to compute with (`eager`, `sdpa`, …), without the
+            fast forward; None: transformers' own choice.
         blocks: the path of the list of blocks in the model, for an architecture that neurexp does not know.
         sites: name → path of a module in a block, likewise, or beside the known ones (`models.sites.family_with`).
 
     Raises:
         UserError: the model does not exist, cannot be reached, is gated, damaged, or of an unknown family; or it is an
-            adapter, has quantised weights, asks for code, or has weights that the architecture does not use.
+            adapter, has quantised weights, asks for code, or has weights that the architecture does not use; or its
+            architecture or this machine has no such `attention`.
     """
     target = choose_device(device)
     if dtype not in ("float32", "bfloat16", "float16"):
@@ -199,6 +205,7 @@ def load_model(
             seed,
             fast,
             bos,
+            attention,
             blocks,
             sites,
         )
@@ -216,6 +223,7 @@ def _load(
     seed: int,
     fast: bool,
     bos: bool | None,
+    attention: str | None,
     blocks: str | None,
     sites: Mapping[str, str] | None,
 ) -> LanguageModel:
@@ -247,20 +255,25 @@ def _load(
         config = guarded(name, lambda: AutoConfig.from_pretrained(folder, **SAFE))
     _check_architecture(config.model_type)
 
+    options: dict[str, Any] = {"dtype": number_format}
+    if attention is not None:
+        check_attention(attention, config, target, number_format)
+        options["attn_implementation"] = attention
     if weights == "random":
         identity = f"random weights of seed {seed}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            built = guarded(name, lambda: AutoModelForCausalLM.from_config(config, dtype=torch.float32), "architecture")
+            drawn = options | {"dtype": torch.float32}
+            built = guarded(name, lambda: AutoModelForCausalLM.from_config(config, **drawn), "architecture")
         network, unused = built.to(number_format), []
     else:
         assert location is not None
         identity = location.identity
-        network, unused = _load_weights(name, location, config, number_format)
+        network, unused = load_weights(name, location, config, options)
     network.eval()  # before a forward that may look for the sites
     if blocks is not None or sites:
         use_family(network, family_with(network, blocks, sites or {}))
-    _check_unexpected(f"model.name={name}", unused, network)
+    check_unexpected(f"model.name={name}", unused, network)
     tokenizer_name = tokenizer_location.name
     download(tokenizer_location, f"model.{'tokenizer' if tokenizer else 'name'}={tokenizer_name}")
     loaded = load_tokenizer(tokenizer_name, tokenizer_location)
@@ -269,7 +282,9 @@ def _load(
     if begins_with_bos:
         first_tokens(loaded)
     network.requires_grad_(False).to(target)  # type: ignore[arg-type]
-    agrees = fast and _fast_agrees(network)
+    if attention is not None:
+        check_it_runs(attention, network)
+    agrees = fast and attention is None and _fast_agrees(network)
     counts = token_counts(tokenizer_location, vocabulary_size(loaded))
     return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos, tokenizer_name)
 
@@ -295,91 +310,3 @@ def _fast_agrees(network: PreTrainedModel) -> bool:
         log.warning("The fast forward differs from transformers' own by %.1e: not used (model.fast=false)", difference)
         return False
     return True
-
-
-def _load_weights(
-    name: str, location: Location, config: PreTrainedConfig, dtype: torch.dtype
-) -> tuple[PreTrainedModel, list[str]]:
-    """The network, and the names of weights that it does not use."""
-    folder, given = Path(location.path), f"model.name={name}"
-    if location.is_gguf:
-        return _load_gguf(name, location, config, dtype)
-    used = contents.files_used(folder)
-    contents.log_unused(folder, location.names, used)
-    guarded(name, lambda: _check_tensors(given, [folder / file for file in used if (folder / file).is_file()]))
-    network, report = guarded(
-        name,
-        lambda: AutoModelForCausalLM.from_pretrained(
-            location.path,
-            dtype=dtype,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **SAFE,
-        ),
-    )
-    _check_report(given, report)
-    return network, sorted(report["unexpected_keys"])
-
-
-def _load_gguf(
-    name: str, location: Location, config: PreTrainedConfig, dtype: torch.dtype
-) -> tuple[PreTrainedModel, list[str]]:
-    file, given = Path(location.path), f"model.name={name}"
-    header = gguf_file.read_header(given, file)
-    kind, part = gguf_file.quantisation(header), f" of {location.package}" if location.package else ""
-    log.info("Weights: %s%s (%s, GGUF), dequantised to %s", file.name, part, kind, str(dtype).removeprefix("torch."))
-    with source_of(location) as source:
-        options = {"dtype": dtype}
-        network, report = guarded(name, lambda: gguf_file.load_weights(given, header, config, source, options))
-    _check_report(given, report)
-    return network, sorted(report["unexpected_keys"])
-
-
-def _check_report(given: str, report: dict[str, Any]) -> None:
-    """Refuses weights that do not fill the model, by transformers' report of its loading."""
-    if report["mismatched_keys"]:
-        raise UserError(f"{given}: its weights have other shapes than its config says; fetch it again")
-    if report["missing_keys"]:
-        # transformers would fill them with random numbers
-        absent = sorted(report["missing_keys"])
-        there = sorted(report["unexpected_keys"])
-        beside = f"; they hold {len(there)} others, {there[0]} the first" if there else ""
-        raise UserError(
-            f"{given}: its weight files lack {len(absent)} tensors, {absent[0]} the first{beside}; give the "
-            "config.json that they were saved with, or fetch it again"
-        )
-
-
-def _check_tensors(given: str, files: list[Path]) -> None:
-    """Refuses what transformers loads silently: a tensor in two files, and quantised numbers."""
-    seen: dict[str, Path] = {}
-    for file in files:
-        with safe_open(file, "np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (it is no dict)
-                if name in seen:
-                    raise UserError(
-                        f"{given}: {name} is in {seen[name].name} and in {file.name}, which are of two saves; fetch it "
-                        "again"
-                    )
-                seen[name] = file
-                kind = tensors.get_slice(name).get_dtype()
-                if not kind.startswith(("F", "BF")) and name.endswith((".weight", ".bias")) and not BUFFER.search(name):
-                    raise UserError(
-                        f"{given}: {name} in {file.name} holds {kind}, no floating-point numbers: quantised weights, "
-                        "which neurexp does not load; give the model that it was made from"
-                    )
-
-
-def _check_unexpected(given: str, names: list[str], network: PreTrainedModel) -> None:
-    """Refuses weights inside the blocks that the architecture does not use: they would change the activations."""
-    names = [name for name in names if not BUFFER.search(name)]
-    blocks = re.compile(rf"(^|\.){re.escape(family_of(network).blocks)}\.\d+\.")
-    within = [name for name in names if blocks.search(name)]
-    if within:
-        raise UserError(
-            f"{given}: its weight files hold {len(within)} tensors that its config.json has no place for, {within[0]} "
-            "the first; give the config.json that they were saved with"
-        )
-    if names:
-        log.warning("Weights that the model does not use: %s", contents.first_few(names))

@@ -193,6 +193,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
             "batch_size": batch_size_of(run.config),
             "processes": processes.count(),
             "fast_forward": model.fast,
+            "attention": model.attention,
             **provenance.of_arithmetic(network.device),
             "reused": list(run.measured.reused),
             "resumed": dict(run.measured.resumed),

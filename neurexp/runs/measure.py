@@ -368,6 +368,7 @@ def _model_arguments(config: Config) -> dict[str, Any]:
         "dtype": config.device.dtype.value,
         "seed": config.run.seed,
         "fast": model.fast,
+        "attention": model.attention,
         "bos": config.dataset.bos.wanted,
         "blocks": model.blocks,
         "sites": model.sites,
