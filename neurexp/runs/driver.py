@@ -265,9 +265,11 @@ def _check_control(options: Any, plugin: "type[Experiment]") -> None:
     if options.control in plugin.controls:
         return
     why = ""
-    if options.control == "shuffled_text":
+    if len(plugin.controls) == 1:
+        why = f"a {options.name} has no control; "
+    elif options.control == "shuffled_text":
         why = f"{options.name} has rows of their own, and no running text whose words could be shuffled; "
-    known = f"{', '.join(plugin.controls[:-1])} or {plugin.controls[-1]}"
+    known = " or ".join(filter(None, (", ".join(plugin.controls[:-1]), plugin.controls[-1])))
     raise UserError(f"experiment.control={options.control}: {why}give {known}")
 
 

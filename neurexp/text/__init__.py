@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from neurexp.text.running_text import read_text
     from neurexp.text.skipped import Skipped, check_share
     from neurexp.text.spans import Example, Selection, align, drop_too_long, place
+    from neurexp.text.tokenizer import special_ids
     from neurexp.text.tokens import Tokens, pack
     from neurexp.text.vocabulary import UNDEFINED, begins_word, log_frequency, token_lengths, token_texts
     from neurexp.text.words import OWN_LISTS, WordLists, read_lists
@@ -38,6 +39,7 @@ __all__ = [
     "read_lists",
     "read_text",
     "readable_tokens",
+    "special_ids",
     "token_lengths",
     "token_texts",
 ]
@@ -61,6 +63,7 @@ _HOMES = {
     "read_lists": "neurexp.text.words",
     "read_text": "neurexp.text.running_text",
     "readable_tokens": "neurexp.text.characters",
+    "special_ids": "neurexp.text.tokenizer",
     "token_lengths": "neurexp.text.vocabulary",
     "token_texts": "neurexp.text.vocabulary",
 }

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
 from neurexp.config.schema import CONFIG_FOLDER, register_schema
+from neurexp.errors import UserError
 from neurexp.report.report import Report, with_control
 from neurexp.runs import driver
 from neurexp.runs.driver import run
@@ -191,3 +192,22 @@ def test_two_reports_side_by_side():
     assert "layer_control" not in both.layers
     assert ours.metrics == {"tokens": 9, "r": 0.5, "only": 1.0}
     assert set(ours.columns) == {"tokens", "r", "only", "layer", "share"}
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        (
+            "experiment=grammar_tuning",
+            "grammar_tuning has rows of their own, and no running text .*; give off or random",
+        ),
+        ("experiment=benchmark", "a benchmark has no control; give off"),
+    ],
+)
+def test_words_alone_have_no_text_to_shuffle(tmp_path, option, line):
+    register_schema()
+    options = [option, "model=mini", "dataset=pydoc", "tracking=off", f"run.outputs={tmp_path}"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_FOLDER)):
+        config = compose("config", [*options, "experiment.control=shuffled_text"])
+    with pytest.raises(UserError, match=f"^experiment.control=shuffled_text: {line}$"):
+        run(config, tmp_path)

@@ -98,12 +98,11 @@ def test_values_that_a_neuron_follows_are_found(model, text):
 
 
 @pytest.mark.slow
-def test_p_is_uniform_under_values_that_mean_nothing(model):
+@pytest.mark.parametrize("name", ["p_place", "p_place_given_context"])
+def test_p_is_uniform_under_values_that_mean_nothing(model, name):
     """The walks are autocorrelated. A seed's neurons depend on each other, so the shares are averaged over seeds."""
     text = text_of(np.random.default_rng(0).integers(1, 200, 2000), LENGTH)
-    p = np.array(
-        [profile_of(model, text, walk(text.valid.shape, seed), layer=1).neurons["p_place"] for seed in range(100)]
-    )
+    p = np.array([profile_of(model, text, walk(text.valid.shape, seed), layer=1).neurons[name] for seed in range(100)])
     for level in (0.05, 0.2, 0.5, 0.8):
         shares = (p < level).mean(1)
         error = shares.std(ddof=1) / np.sqrt(len(shares))

@@ -66,6 +66,7 @@ class Benchmark(Experiment[Plan]):
     """The experiment `benchmark`. It plans the pass of `token_length`, which warms up the machine, then measures."""
 
     Options = Options
+    controls = ("off",)
 
     def __init__(self, options: Any):
         super().__init__(options)
