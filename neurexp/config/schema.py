@@ -80,6 +80,7 @@ class ModelConfig:
     name: str = MISSING  # Hub id, local folder, GGUF file, or `mini`
     # In its place where no Hub is in reach: PACKAGE:FILE.gguf of an installed package, a GGUF file, or a folder
     fallback: str | None = None
+    label: str | None = None  # what titles call it, in place of what the Hub id, the config or the path says
     revision: str = "main"
     tokenizer: str | None = None  # Hub id, local folder, or `mini`; the model's own if not given
     weights: Weights = Weights.pretrained

@@ -60,12 +60,13 @@ class LanguageModel:
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    name: str
+    name: str  # of config and weights; that of the fallback if they are from there
     revision: str  # the commit on the Hub; else the path, or the package and the file
     weights: str  # "pretrained" or "random"
     token_counts: np.ndarray | None = None  # [vocabulary] in the text that the tokenizer's model was trained on
     fast: bool = False  # the fast forward is wanted, and agrees with the eager one
     begins_with_bos: bool = False  # whether a sequence begins with `text.tokenizer.first_tokens`
+    tokenizer_name: str | None = None  # as `name`, of the tokenizer
 
     @property
     def family(self) -> Family:
@@ -227,6 +228,7 @@ def _load(
     if used.in_place_of is not None:
         what = "weights" if location is not None and weights != "random" else "config and tokenizer"
         log.info("%s is not in reach: the %s are those of %s", used.in_place_of, what, used.identity)
+    name = name if location is None else location.name
     if location is None:
         fields = dict(architecture or {})
         config = guarded(name, lambda: AutoConfig.for_model(fields.pop("model_type"), **fields), "architecture")
@@ -259,7 +261,7 @@ def _load(
     if blocks is not None or sites:
         use_family(network, family_with(network, blocks, sites or {}))
     _check_unexpected(f"model.name={name}", unused, network)
-    tokenizer_name = tokenizer or name
+    tokenizer_name = tokenizer_location.name
     download(tokenizer_location, f"model.{'tokenizer' if tokenizer else 'name'}={tokenizer_name}")
     loaded = load_tokenizer(tokenizer_name, tokenizer_location)
     warn_if_of_another_model(tokenizer_name, loaded, network)
@@ -269,7 +271,7 @@ def _load(
     network.requires_grad_(False).to(target)  # type: ignore[arg-type]
     agrees = fast and _fast_agrees(network)
     counts = token_counts(tokenizer_location, vocabulary_size(loaded))
-    return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos)
+    return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos, tokenizer_name)
 
 
 def _check_architecture(model_type: str | None) -> None:

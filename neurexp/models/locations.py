@@ -37,6 +37,7 @@ class Location:
     repository: hub.Repository | None = None
     package: str | None = None  # name and version of the package that the file is a part of
     in_place_of: str | None = None  # the Hub id that is not in reach
+    name: str = ""  # by which it was found: that of the fallback if that took the place of another
 
     @property
     def is_gguf(self) -> bool:
@@ -101,15 +102,15 @@ def _locate_or_fall_back(name: str, revision: str, option: str, files: list[str]
         UserError: neither can be had; the message says how to get either.
     """
     try:
-        return _locate(name, revision, option, files)
+        return replace(_locate(name, revision, option, files), name=name)
     except hub.UnreachableError as error:
         if fallback is None:
             raise
         try:
             location = _locate(fallback, "main", option, files)
         except UserError as other:
-            raise UserError(f"{error}; in its place: {str(other).partition(': ')[2]}") from other
-        return replace(location, in_place_of=name)
+            raise UserError(f"{error}; in its place {str(other).removeprefix(f'{option}=')}") from other
+        return replace(location, in_place_of=name, name=fallback)
 
 
 def _gguf(location: Location, given: str) -> Location:
@@ -160,19 +161,15 @@ def download(location: Location, given: str) -> str:
     return location.path if location.repository is None else str(hub.fetch(location.repository, given))
 
 
-def check_reachable(
-    name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool, fallback: str | None = None
-) -> None:
-    """Checks that everything that `load_model` needs exists. Raises UserError if not."""
-    locate_parts(name, revision, tokenizer, weights, has_architecture, fallback)
-
-
 def locate_parts(
     name: str, revision: str, tokenizer: str | None, weights: str, has_architecture: bool, fallback: str | None = None
 ) -> tuple[Location | None, Location]:
     """The locations of config and weights (None: built from the named architecture) and of the tokenizer.
 
     Where the Hub is out of reach, `fallback` takes the place of `name`.
+
+    Raises:
+        UserError: something that `load_model` needs does not exist, or cannot be reached.
     """
     files = TOKENIZER_FILES if tokenizer is None else []
     location = None
@@ -180,7 +177,7 @@ def locate_parts(
         files = CONFIG_FILES + (WEIGHT_FILES if weights != "random" else []) + files
         location = _locate_or_fall_back(name, revision, "model.name", files, fallback)
         if not location.is_gguf:
-            _check_model(location, f"model.name={name}", weights)
+            _check_model(location, f"model.name={location.name}", weights)
     if tokenizer is not None:
-        return location, _locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES)
+        return location, replace(_locate(tokenizer, "main", "model.tokenizer", TOKENIZER_FILES), name=tokenizer)
     return location, location or _locate_or_fall_back(name, revision, "model.tokenizer", files, fallback)

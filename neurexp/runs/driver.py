@@ -24,6 +24,7 @@ from neurexp.report.clock import Stopwatch
 from neurexp.report.folder import HYDRA, SKIPPED, SUMMARY, TOKENS, forget, summary_of, write_figures, write_report
 from neurexp.runs import resume
 from neurexp.runs import sweep as sweeps
+from neurexp.runs.run_name import run_name
 from neurexp.runs.sweep_job import Membership
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     """
     environment.check()
     typed = checked(config)
-    unreachable = hearing_signals(_check_reachable, typed)
+    model_name, unreachable = hearing_signals(_check_reachable, typed)
     options, plugin = hearing_signals(typed_options, typed.experiment)
     _check_control(options, plugin)
     if options.control == "random" and typed.model.weights is Weights.random:
@@ -64,7 +65,7 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     experiment = plugin(options)
     if unreachable and experiment.reads_text:
         raise unreachable
-    names = _model_name(typed), _dataset_name(typed, experiment)
+    names = model_name, _dataset_name(typed, experiment)
     other_layers = job is not None and job.varies("experiment.layer")
     hearing_signals(processes.connect)
     if processes.rank() > 0:
@@ -87,12 +88,13 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
         text = hearing_signals(sources.identity, typed.dataset) if experiment.reads_text else {"source": "none"}
         facts = provenance.of_process() | {"dataset": text}
         with clock("track"):
-            tracker = hearing_signals(_start_tracking, typed, config, folder, job, " on ".join(names), progress)
+            name = run_name(" on ".join(names), config, options, job)
+            tracker = hearing_signals(_start_tracking, typed, config, folder, job, name, progress)
         progress.remember(run_id=tracker.run_id or progress.note.get("run_id"))
         try:
             measured = hearing_signals(measure, typed, experiment, names, folder, clock, other_layers)
             processes.shut_down()
-            written = _Written(typed, experiment, measured, folder, clock, tracker)
+            written = _Written(typed, experiment, measured, folder, clock, tracker, name)
             hearing_signals(_write, written, resume.options_of(config), facts)
             progress.results_are_whole()
             untracked = hearing_signals(_log, folder, tracker, clock)
@@ -112,18 +114,17 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
 
 
 def _start_tracking(
-    typed: Config, config: DictConfig, folder: Path, job: Membership | None, label: str, progress: resume.Progress
+    typed: Config, config: DictConfig, folder: Path, job: Membership | None, name: str, progress: resume.Progress
 ) -> "Tracker":
     from neurexp.tracking import tracker as tracking
 
-    outputs, name = Path(typed.run.outputs).expanduser().resolve(), typed.experiment["name"]
-    parent = None if job is None else sweeps.parent(typed.tracking, outputs, name, job.folder)
-    run_name = label if job is None or not job.label else f"{label}, {job.label}"
+    outputs, experiment = Path(typed.run.outputs).expanduser().resolve(), typed.experiment["name"]
+    parent = None if job is None else sweeps.parent(typed.tracking, outputs, experiment, job.folder)
     return tracking.start(
         typed.tracking,
         outputs,
+        experiment,
         name,
-        run_name,
         flat(config),
         folder,
         parent,
@@ -142,6 +143,7 @@ class _Written:
     folder: Path
     clock: Stopwatch
     tracker: "Tracker"
+    name: str  # in MLflow
 
 
 def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> None:
@@ -176,6 +178,8 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
             **plan.provenance,  # first: an experiment's own facts replace none of these
             **report.provenance,
             **begun,
+            "model_name": model.name,
+            "tokenizer_name": model.tokenizer_name,
             "model_revision": model.revision,
             "model_weights": model.weights,
             "model_hash": model.weights_hash,
@@ -202,6 +206,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
         "device": str(network.device),
         "dtype": dtype,
         "setting": plan.inputs.label,
+        "run_name": run.name,
         "model_layers": model.layers,
         "statistic": report.statistic,
         "step_column": report.step_column,
@@ -235,20 +240,24 @@ def _log(folder: Path, tracker: "Tracker", clock: Stopwatch) -> str | None:
     return None
 
 
-def _check_reachable(config: Config) -> UserError | None:
+def _check_reachable(config: Config) -> tuple[str, UserError | None]:
     """Refuses a model or a dataset that cannot be reached, before anything heavy is imported, loaded or written.
 
-    An experiment with an option `text` may not read the dataset after all. Its error is returned: only the experiment
-    can say whether it reads text (`Experiment.reads_text`).
+    Returns:
+        What titles call the model, and the dataset's error of an experiment with an option `text`, which may not read
+        the dataset after all: only the experiment can say whether it does (`Experiment.reads_text`).
     """
-    from neurexp.models.locations import check_reachable
+    from neurexp.models.label import label_of
+    from neurexp.models.locations import locate_parts
     from neurexp.text import sources
 
     model = config.model
-    has_architecture = model.architecture is not None
-    check_reachable(model.name, model.revision, model.tokenizer, model.weights.value, has_architecture, model.fallback)
+    drawn, has_architecture = model.weights is Weights.random, model.architecture is not None
+    arguments = model.name, model.revision, model.tokenizer, model.weights.value, has_architecture, model.fallback
+    location, _ = locate_parts(*arguments)
+    label = label_of(model.name, location, model.label) + (" with random weights" if drawn else "")
     if config.experiment.get("text") is False:
-        return None
+        return label, None
     try:
         sources.check_reachable(config.dataset)
     except UserError as error:
@@ -256,8 +265,8 @@ def _check_reachable(config: Config) -> UserError | None:
             raise
         hinted = UserError(f"{error}; experiment.text=false does without a text")
         hinted.__cause__ = error
-        return hinted
-    return None
+        return label, hinted
+    return label, None
 
 
 def _check_control(options: Any, plugin: "type[Experiment]") -> None:
@@ -271,11 +280,6 @@ def _check_control(options: Any, plugin: "type[Experiment]") -> None:
         why = f"{options.name} has rows of their own, and no running text whose words could be shuffled; "
     known = " or ".join(filter(None, (", ".join(plugin.controls[:-1]), plugin.controls[-1])))
     raise UserError(f"experiment.control={options.control}: {why}give {known}")
-
-
-def _model_name(config: Config) -> str:
-    name = config.model.name.rsplit("/")[-1]
-    return f"{name} with random weights" if config.model.weights is Weights.random else name
 
 
 def _dataset_name(config: Config, experiment: "Experiment") -> str:

@@ -26,8 +26,7 @@ def names_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
     options = [summary.get("options") or {} for summary in summaries]
     different = [name for name in _different(options) if not _is_in_titles(name, options, summaries)]
     names = [
-        ", ".join([summary["setting"], *_pairs(one, different)])
-        for summary, one in zip(summaries, options, strict=True)
+        ", ".join([summary["setting"], *pairs(one, different)]) for summary, one in zip(summaries, options, strict=True)
     ]
     facts = [flat_facts(summary) for summary in summaries]
     for name in {name for name in names if names.count(name) > 1}:
@@ -35,7 +34,7 @@ def names_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
         known = _different([facts[index] for index in same])
         known.sort(key=lambda fact: FIRST.index(fact) if fact in FIRST else len(FIRST))
         for index in same:
-            names[index] = ", ".join([name, *_pairs(facts[index], known[:1])])
+            names[index] = ", ".join([name, *pairs(facts[index], known[:1])])
     return [name if names.count(name) == 1 else f"{name} (run {index})" for index, name in enumerate(names)]
 
 
@@ -77,7 +76,8 @@ def _is_in_titles(name: str, options: Sequence[dict[str, Any]], summaries: Seque
     return all(len(found) == 1 for found in values.values())
 
 
-def _pairs(table: dict[str, Any], names: Sequence[str]) -> list[str]:
+def pairs(table: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """`NAME=VALUE` of the first few options or facts, and how many more there are."""
     told = [f"{name}={_short(table.get(name))}" for name in names[:SHOWN]]
     return told + ([f"and {len(names) - SHOWN} more options"] if len(names) > SHOWN else [])
 

@@ -126,6 +126,7 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
     pinned |= {f"device.{name}": facts[name] for name in ("threads", "batch_size")}
     if re.fullmatch("[0-9a-f]{40}", facts["model_revision"]):
         pinned["model.revision"] = facts["model_revision"]
+    pinned |= _pinned_names(wanted, facts)
     if facts["dataset"]["source"] == "hub":
         pinned["dataset.revision"] = facts["dataset"]["resolved"]
     register_schema()
@@ -138,6 +139,20 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
         if today.get(name) != then[name] and not name.startswith(("run.", "tracking.")):
             pinned.setdefault(name, OmegaConf.select(wanted, name))
     return arguments + [f"++{name}={quoted(value)}" for name, value in pinned.items()]
+
+
+def _pinned_names(wanted: DictConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    """The options that name what the run read where that was not what its config says, but its fallback."""
+    name, tokenizer = (OmegaConf.select(wanted, f"model.{option}") for option in ("name", "tokenizer"))
+    used, tokenizer_used = facts.get("model_name"), facts.get("tokenizer_name")
+    if used is not None and used != name:
+        pinned = {"model.name": used}
+        if OmegaConf.select(wanted, "model.architecture.of") == name:  # a control has this architecture
+            pinned["model.architecture.of"] = used
+        return pinned
+    if tokenizer_used is not None and tokenizer_used != (tokenizer or name):
+        return {"model.tokenizer": tokenizer_used}
+    return {}
 
 
 def _searched(folder: Path) -> list[str]:

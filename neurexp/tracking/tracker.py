@@ -296,7 +296,8 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
     store = without_secrets(stores.store_of(uri, outputs).uri)
     parent = next((run_id for place in folder.resolve().parents if (run_id := _sweep_in(place, store))), None)
     wanted, known = TrackingConfig(Backend.mlflow, uri, config.tracking.get("experiment")), summary["mlflow_run_id"]
-    tracker = start(wanted, outputs, name, summary["setting"], flat(config), folder.resolve(), parent, known, True)  # type: ignore[arg-type]
+    run_name = summary.get("run_name", summary["setting"])
+    tracker = start(wanted, outputs, name, run_name, flat(config), folder.resolve(), parent, known, True)  # type: ignore[arg-type]
     try:
         changed = {"mlflow_run_id": tracker.run_id, "mlflow_store": tracker.store}
         if summary | changed != summary:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from neurexp.errors import UserError
 from neurexp.models import contents
 from neurexp.models.load import load_model
-from neurexp.models.locations import MINI, check_reachable
+from neurexp.models.locations import MINI, locate_parts
 
 LETTERS = {"<e>": END_OF_TEXT} | {chr(ord("a") + index): index + 1 for index in range(26)}
 SIZES = LETTERS | {f"w{index}": index + 27 for index in range(VOCABULARY - 27)}  # as many as the model's embeddings
@@ -92,7 +92,7 @@ def test_an_adapter_alone_is_refused_before_anything_is_loaded(tmp_path):
     (tmp_path / "adapter_model.safetensors").touch()
     for weights in ("pretrained", "random"):
         with pytest.raises(UserError, match=r"an adapter \(LORA\) of some/base"):
-            check_reachable(str(tmp_path), "main", "mini", weights, False)
+            locate_parts(str(tmp_path), "main", "mini", weights, False)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors"])

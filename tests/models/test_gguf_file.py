@@ -14,7 +14,7 @@ import neurexp
 from neurexp.errors import UserError
 from neurexp.models import contents
 from neurexp.models.load import load_model
-from neurexp.models.locations import check_reachable
+from neurexp.models.locations import locate_parts
 
 KINDS = gguf.GGMLQuantizationType
 
@@ -172,14 +172,14 @@ def test_a_package_that_is_missing_is_named_before_anything_is_loaded(monkeypatc
     found = contents.find_spec
     monkeypatch.setattr(contents, "find_spec", lambda name: None if name == missing else found(name))
     with pytest.raises(UserError, match=rf"needs {missing}: pip install {missing}$"):
-        check_reachable(str(file), "main", None, "pretrained", False)
+        locate_parts(str(file), "main", None, "pretrained", False)
 
 
 @pytest.mark.parametrize("content", [b"", b"GGU", b"PK\x03\x04 a zip"])
 def test_a_file_of_another_kind(tmp_path, content):
     (tmp_path / "a.gguf").write_bytes(content)
     with pytest.raises(UserError, match="is no GGUF file"):
-        check_reachable(str(tmp_path / "a.gguf"), "main", None, "pretrained", False)
+        locate_parts(str(tmp_path / "a.gguf"), "main", None, "pretrained", False)
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.001, 0.02, 0.05, 0.5, 0.999])
