@@ -50,10 +50,10 @@ def test_sites_of_a_folder_with_a_place_of_the_users(quick_cli, tmp_path):
 
 @pytest.fixture(scope="module")
 def runs(commands, tmp_path_factory):
-    """Folders of a run of three sites at once, and of a run of each."""
+    """Folders of a run of three sites at once, and of runs of two of them alone."""
     where = tmp_path_factory.mktemp("sites")
     folders = {}
-    for name, site in (("all", "[Q,NEURON,NORMED]"), *((one, one) for one in ("Q", "NEURON", "NORMED"))):
+    for name, site in (("all", "[Q,NEURON,NORMED]"), ("Q", "Q"), ("NEURON", "NEURON")):
         options = (*MINI, "model.sites.NORMED=ln_1", f"experiment.site={site}", f"run.outputs={name}")
         process = commands.run((*options, f"hydra.run.dir={name}/run"), where)
         assert process.returncode == 0, process.stderr
@@ -65,7 +65,7 @@ def test_several_sites_have_the_rows_that_each_has_alone(runs):
     together = read_table(runs["all"] / "neurons.parquet")
     sites = np.array(together["site"].to_pylist())
     assert list(dict.fromkeys(sites)) == ["Q", "NEURON", "NORMED"]
-    for site in ("Q", "NEURON", "NORMED"):
+    for site in ("Q", "NEURON"):
         alone, rows = read_table(runs[site] / "neurons.parquet"), together.filter(sites == site)
         assert set(alone.column_names) <= set(rows.column_names)
         for name in alone.column_names:
