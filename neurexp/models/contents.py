@@ -106,13 +106,14 @@ def check_config(given: str, config: dict[str, Any], known: Sequence[str]) -> No
             f"{given}: its architecture {kind!r} comes as code in the repository (auto_map), which neurexp never runs; "
             f"known are {', '.join(known)}; give a model of one of them"
         )
-    for key in ("quantization_config", "compression_config"):
-        if config.get(key):
-            method = config[key].get("quant_method") if isinstance(config[key], dict) else None
-            raise UserError(
-                f"{given}: its weights are quantised ({method or key}), which neurexp does not load; give the model "
-                "that it was made from, or dequantize() it in transformers, save_pretrained, and give that folder"
-            )
+    for part in (config, *(inner for inner in config.values() if isinstance(inner, dict))):  # such as text_config
+        for key in ("quantization_config", "compression_config"):
+            if part.get(key):
+                method = part[key].get("quant_method") if isinstance(part[key], dict) else None
+                raise UserError(
+                    f"{given}: its weights are quantised ({method or key}), which neurexp does not load; give the model "
+                    "that it was made from, or dequantize() it in transformers, save_pretrained, and give that folder"
+                )
     if code:
         log.warning(
             "config.json names code of the repository (%s), which is not run: transformers' own %s is measured",

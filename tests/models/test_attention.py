@@ -67,11 +67,11 @@ def test_random_weights_take_it_too(llama):
     ("family", "attention", "dtype", "answer"),
     [
         ("llama", "sdpaa", "float32",
-         "transformers has no such attention for llama; give eager or sdpa or flex_attention, or null"),
+         "transformers has no such attention for llama; give eager, sdpa, flex_attention, or null"),
         ("gpt_neo", "sdpa", "float32", "transformers has no such attention for gpt_neo; give eager, or null"),
-        ("llama", "kernels-community/flash-attn", "float32", "transformers has no such attention for llama; give eager"),
+        ("llama", "kernels-community/flash-attn", "float32", "transformers has no such attention for llama"),
         ("llama", "flash_attention_2", "float32",
-         "needs a GPU (device=cuda) and device.dtype=bfloat16 or float16 and the package flash_attn; give eager or"),
+         "needs a GPU (device=cuda) and device.dtype=bfloat16 or float16 and the package flash_attn; give eager,"),
         ("bloom", "flash_attention_2", "float32", "transformers has no such attention for bloom; give eager, or null"),
     ],
 )  # fmt: skip
@@ -100,7 +100,6 @@ def test_an_attention_that_fails_here_is_one_line(llama, monkeypatch):
 def test_the_command_line_takes_it_and_keeps_what_was_used(quick_cli, tmp_path):
     common = ("model=mini", "dataset=pydoc", "device=cpu", "dataset.tokens=300", "dataset.sequence_length=64")
     wanted = ("tracking=off", "model.attention=eager", "hydra.run.dir=run")
-
     process = quick_cli(*common, *wanted)
     assert process.returncode == 0, process.stderr
     facts = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))["provenance"]
