@@ -1,5 +1,6 @@
 """Contrasts: words × neurons, effect against evidence, t against its null, values word by word, and over layers."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from neurexp.figures.fonts import drawable, families
 from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
 
 MARKERS = "os^Dvx"
+MOST_TICKS = 15  # layers with a number on the axis
 CROWDED = 4  # categories, beyond which their names are turned
 
 
@@ -178,8 +180,8 @@ def over_layers(
         axes.plot(layers, values, "o-", color=GROUP_STYLES[2]["color"], label="found")
         if null is not None:
             axes.plot(layers, null, "s--", ms=4, color=GROUP_STYLES[1]["color"], label="shuffled labels")
-        axes.set_xticks(layers)
-        axes.set(xlabel="layer", ylabel=name)
+        axes.set_xticks(layers[:: 1 + len(layers) // MOST_TICKS])
+        axes.set(xlabel="layer", ylabel=textwrap.fill(name, 30))
         axes.legend(frameon=False, fontsize=8)
         bare(axes)
     set_title(figure, title, detail)
