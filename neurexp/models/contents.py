@@ -111,8 +111,9 @@ def check_config(given: str, config: dict[str, Any], known: Sequence[str]) -> No
             if part.get(key):
                 method = part[key].get("quant_method") if isinstance(part[key], dict) else None
                 raise UserError(
-                    f"{given}: its weights are quantised ({method or key}), which neurexp does not load; give the model "
-                    "that it was made from, or dequantize() it in transformers, save_pretrained, and give that folder"
+                    f"{given}: its weights are quantised ({method or key}), which neurexp does not load; give the "
+                    "model that it was made from, or dequantize() it in transformers, save_pretrained, and give that "
+                    "folder"
                 )
     if code:
         log.warning(

@@ -119,10 +119,8 @@ def test_a_sliding_window_shorter_than_the_sequences(tmp_path, family):
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2"])
 def test_a_sliding_window_under_the_fast_forward(tmp_path, family):
-    changes = {"sliding_window": 5} | (
-        {"use_sliding_window": True, "max_window_layers": 1} if family == "qwen2" else {}
-    )
-    model = check_equal_to_plain(saved(tmp_path, family, **changes), fast=True)
+    more = {"use_sliding_window": True, "max_window_layers": 1} if family == "qwen2" else {}
+    model = check_equal_to_plain(saved(tmp_path, family, sliding_window=5, **more), fast=True)
     assert model.fast
     plain = outputs_of(model.network)
     with fast_forward(model.network):
