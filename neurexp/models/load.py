@@ -20,6 +20,7 @@ from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -248,12 +249,12 @@ def _load(
         given = f"model.name={name}"
         raw = contents.read_json(location.file("config.json", given)) if "config.json" in location.names else {}
         contents.check_config(given, raw, list(FAMILIES))  # before the weights are downloaded
-        _check_architecture(raw.get("model_type"))
+        _check_architecture(raw.get("model_type"), bool(raw.get("is_decoder")))
         if weights != "random":
             contents.check_weights(given, location.names)
         folder = download(location, given)
         config = guarded(name, lambda: AutoConfig.from_pretrained(folder, **SAFE))
-    _check_architecture(config.model_type)
+    _check_architecture(config.model_type, getattr(config, "is_decoder", False))
 
     options: dict[str, Any] = {"dtype": number_format}
     if attention is not None:
@@ -289,16 +290,20 @@ def _load(
     return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos, tokenizer_name)
 
 
-def _check_architecture(model_type: str | None) -> None:
+def _check_architecture(model_type: str | None, is_decoder: bool) -> None:
     """Refuses an architecture that is neither in neurexp's table nor one of transformers' causal language models.
 
-    Of the others the structure decides, once the model is loaded.
+    An encoder such as BERT is one of these only if its config says `is_decoder`. Of the others the structure decides,
+    once the model is loaded.
     """
     if model_type in FAMILIES or model_type is None:
         return
-    mapping = AutoModelForCausalLM._model_mapping
-    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in mapping:
-        raise unknown_architecture(model_type)
+    if model_type in CONFIG_MAPPING:
+        kind = CONFIG_MAPPING[model_type]
+        is_encoder = kind in AutoModelForMaskedLM._model_mapping and not is_decoder
+        if kind in AutoModelForCausalLM._model_mapping and not is_encoder:
+            return
+    raise unknown_architecture(model_type)
 
 
 def _fast_agrees(network: PreTrainedModel) -> bool:

@@ -78,7 +78,7 @@ WITH_MINI = [
 ]
 # On their own: what is chosen is what is wrong.
 ALONE = [
-    ("model=min", "model=min: no such choice; did you mean mini? (choices: gpt_neo_125m, gpt_neo_1_3b, hub, mini)"),
+    ("model=min", "model=min: no such choice; did you mean mini? (choices: gpt_neo_125m, gpt_neo_1_3b, hub, mini"),
     ("devise=cpu", "devise: no such option; did you mean device?"),
     ("~experiment", "hydra.run.dir: "),
     ("-m model=mini run.outputs= experiment.layer=0,1", "run.outputs is empty: give run.outputs=FOLDER"),
