@@ -158,7 +158,7 @@ def main() -> None:
     """The command line: `python -m neurexp` and the console script `neurexp`."""
     terminal.prepare()
     # Hydra takes a new name in a dictionary only with ++ before it
-    sys.argv = ["++" + text if text.startswith("model.sites.") else text for text in sys.argv]
+    sys.argv = ["++" + text if text.startswith(("model.sites.", "model.sites={")) else text for text in sys.argv]
     # Hydra raises its errors only in this mode; the user's choice is kept in another variable
     os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"

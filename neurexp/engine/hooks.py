@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 
+from neurexp.errors import UserError
 from neurexp.models.sites import Site
 
 
@@ -38,6 +39,9 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
         receive: called with the site's index in `sites` and its activations `[sequences, length, neurons]`, in the
             order in which the forward reaches them, by the thread that is in the forward. It may keep a view, but must
             not write into it.
+
+    Raises (from `forward`):
+        UserError: the forward did not call a site's module.
 
     Other threads and other contexts may run the same model at the same time. The hooks ignore those forwards and do not
     stop them.
@@ -66,8 +70,11 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
         finally:
             current.pending = None
         if unreached:
-            missing = ", ".join(sites[index].key for index in sorted(unreached))
-            raise RuntimeError(f"the forward never reached {missing}")
+            missing = sites[min(unreached)]
+            raise UserError(
+                f"experiment.site={missing.name}: the forward does not call {missing.address} of layer "
+                f"{missing.layer}; give another site, or model.fast=false if only the faster forward leaves it out"
+            )
 
     handles = []
     try:

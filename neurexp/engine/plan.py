@@ -24,7 +24,7 @@ from neurexp.errors import UserError
 from neurexp.io.provenance import hash_of_code, of_arithmetic
 from neurexp.models.fast import fast_forward
 from neurexp.models.load import LanguageModel
-from neurexp.models.sites import Site, find_sites, sites_of
+from neurexp.models.sites import Site, family_of, find_sites, sites_of
 from neurexp.text.tokens import Tokens
 
 
@@ -39,7 +39,7 @@ class Pass:
         layers: block indices, ascending.
         reducers: makes new reducers, by name. It is called once for each run of the pass.
         covariates: what the reducers must know of the tokens of a batch (`engine.passes.run_pass`).
-        key: everything that the reducers' states depend on, except `activation_key` and the layers; JSON values.
+        key: everything that the reducers' states depend on, except `activation_key`, site and layers; JSON values.
         label: the inputs in a few words, for the log.
         distributed: `torchrun` splits the pass over its processes. Otherwise its first process runs it alone.
         cacheable: the states are stored, and stand for the same pass of later runs.
@@ -68,7 +68,7 @@ def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict
         "fast": model.fast,
         "attention": model.attention,
         "site": planned.site,
-        "address": str(sites_of(model.network).get(planned.site)),
+        "address": f"{family_of(model.network).blocks}: {sites_of(model.network).get(planned.site)}",
         "tokens": planned.tokens.hash,
         "batch_size": batch_size,
         "arithmetic": of_arithmetic(model.device),
@@ -155,10 +155,11 @@ def _explaining_not_finite(
         )
         bad = [site.key for site, count in zip(sites, counts, strict=True) if count] or [sites[error.site].key]
         dtype = str(model.network.dtype).removeprefix("torch.")
+        places = "layers" if len({site.name for site in sites}) == 1 else "sites of layers"
         remedy = "check the model's weights" if dtype == "float32" else "give device.dtype=float32 or bfloat16"
         raise UserError(
             f"device.dtype={dtype}: {bad[0]} puts out NaN or infinity, and {sum(map(bool, counts))} of {len(sites)} "
-            f"layers in all ({sum(counts):,} of {sum(values):,} activations); {remedy}"
+            f"{places} in all ({sum(counts):,} of {sum(values):,} activations); {remedy}"
         ) from error
 
 

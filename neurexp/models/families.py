@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import torch
 
+from neurexp.errors import UserError
+
 # Every site that a family may have, in the order of tables and messages
 SITES = {
     "MLP": "the MLP's expansion before its non-linearity; in a gated MLP the gate",
@@ -48,8 +50,16 @@ class Part:
     count: int = 3
 
     def of(self, values: torch.Tensor, config: Any) -> torch.Tensor:
-        """The part of values `[…, columns]`, as `[…, columns of the part]`. `config` is the model's."""
+        """The part of values `[…, columns]`, as `[…, columns of the part]`. `config` is the model's.
+
+        Raises:
+            UserError: the columns do not make so many equal parts.
+        """
         if self.layout == "equal":
+            if values.shape[-1] % self.count:
+                raise UserError(
+                    f"model.sites: {values.shape[-1]} columns do not make {self.count} equal parts; give another {self}"
+                )
             return values.chunk(self.count, dim=-1)[self.index]
         heads, width = config.num_attention_heads, head_width(config)
         if self.layout == "heads":

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from neurexp.errors import UserError, closest
 from neurexp.models.families import BY_HEAD, FAMILIES, SITES, Address, Family, Part, head_width
+from neurexp.models.structure import find_family
 
 TELL = "tell neurexp where its neurons are with model.blocks=PATH and model.sites.MLP=PATH (docs/models.md)"
 _ADDRESS = re.compile(r"(?P<module>[A-Za-z_][\w.]*|)(?:\[(?P<index>\d+)/(?P<count>\d+)\])?(?P<input>:input)?")
@@ -79,8 +80,6 @@ def family_of(network: PreTrainedModel) -> Family:
         return given
     known = FAMILIES.get(network.config.model_type)
     if known is None:
-        from neurexp.models.structure import find_family
-
         known = find_family(network)
         if known is None:
             raise unknown_architecture(network.config.model_type)
@@ -114,7 +113,7 @@ def family_with(network: PreTrainedModel, blocks: str | None, sites: Mapping[str
     if not isinstance(found, nn.ModuleList) or not len(found):
         lists = [name for name, module in network.base_model.named_modules() if isinstance(module, nn.ModuleList)]
         raise UserError(
-            f"model.blocks={blocks}: is no list of blocks but a {type(found).__name__}; this model has "
+            f"model.blocks={blocks}: is no list of blocks (it is {type(found).__name__}); this model has "
             f"{', '.join(lists[:8]) or 'none'}; give one of them"
         )
     own = {name: _parsed(name, path) for name, path in sites.items()}
@@ -131,7 +130,7 @@ def family_with(network: PreTrainedModel, blocks: str | None, sites: Mapping[str
 
 def _parsed(name: str, path: str) -> Address:
     match = _ADDRESS.fullmatch(str(path))
-    if match is None or not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+    if match is None or not (match["module"] or match["input"]) or not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
         raise UserError(
             f"model.sites.{name}={path}: give a NAME in capitals, and PATH, PATH:input or PATH[INDEX/COUNT], such as "
             "model.sites.MLP=mlp.fc1"
@@ -140,7 +139,7 @@ def _parsed(name: str, path: str) -> Address:
     if match["count"]:
         index, count = int(match["index"]), int(match["count"])
         if not 0 <= index < count:
-            raise UserError(f"model.sites.{name}={path}: of {count} parts the last is [{count - 1}/{count}]")
+            raise UserError(f"model.sites.{name}={path}: give an INDEX from 0 and a larger COUNT, such as [0/3]")
         part = Part("equal", index, count)
     return Address(match["module"], "input" if match["input"] else "output", part)
 
@@ -169,7 +168,8 @@ def site_names(site: object) -> list[str]:
     """
     names = list(site) if isinstance(site, list | tuple) else [site]
     if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise UserError(f"experiment.site={site}: give one site, or a list of different ones such as [Q,K,V]")
+        shown = str(site).replace("'", "").replace(", ", ",").replace("None", "null")
+        raise UserError(f"experiment.site={shown}: give one site, or a list of different ones such as [Q,K,V]")
     return cast(list[str], names)
 
 
@@ -195,7 +195,13 @@ def find_sites(
             raise _unknown_site(network, name, known)
         address = known[name]
         for layer in range(len(blocks)) if layers is None else layers:
-            module = blocks[layer].get_submodule(address.module)
+            try:
+                module = blocks[layer].get_submodule(address.module)
+            except AttributeError:
+                raise UserError(
+                    f"experiment.site={name}: layer {layer} of this model has no {address.module}; give "
+                    f"experiment.layer= of layers that have it, or another model.sites.{name}="
+                ) from None
             found.append(Site(name, layer, module, address, network.config))
     return found
 
@@ -205,7 +211,7 @@ def _unknown_site(network: PreTrainedModel, name: str, known: Mapping[str, Addre
     if family.experts and name in SITES:
         return UserError(
             f"experiment.site={name}: {kind} is a mixture of experts, whose neurons neurexp cannot address, because "
-            f"each token passes others; it has {', '.join(known)}; give one of them"
+            f"each token goes through other experts; it has {', '.join(known)}; give one of them"
         )
     if name in family.sites:
         return UserError(
@@ -213,6 +219,8 @@ def _unknown_site(network: PreTrainedModel, name: str, known: Mapping[str, Addre
             f"norms follow them; it has {', '.join(known)}; give one of them"
         )
     advice = closest(str(name).upper(), known) or "; give one of them"
+    if name in SITES and "MLP" not in known:
+        advice += f", or {TELL}"
     return UserError(f"experiment.site={name}: {kind} has {', '.join(known)}{advice}")
 
 

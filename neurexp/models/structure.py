@@ -56,8 +56,9 @@ def find_family(network: PreTrainedModel) -> Family | None:
         worst = max(_disagreement(block, sites, non_linearity) for block in seen)
         if worst <= tolerance:
             log.info(
-                "Architecture %s is not in neurexp's table; its sites were found by structure, and agree with what "
-                "each block adds to the residual stream to %.0e: blocks %s; %s",
+                "Architecture %s is not in neurexp's table; its sites were found by structure. The MLP's and "
+                "attention's output agree to %.0e with what each block adds to the residual stream; Q, K and V are "
+                "taken by their names: blocks %s; %s",
                 network.config.model_type,
                 worst,
                 path,
@@ -187,7 +188,9 @@ def _disagreement(block: _Seen, sites: dict[str, Address], act: Any) -> float:
 
 
 def _differ(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+    """‖found − expected‖ / ‖expected‖; infinity where that is no number."""
+    difference = float((found - expected).norm() / expected.norm())
+    return difference if difference == difference else float("inf")
 
 
 def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:

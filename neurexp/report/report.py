@@ -139,6 +139,8 @@ def join_sites(reports: Mapping[str, Report]) -> Report:
     first = next(iter(reports.values()))
     if len(reports) == 1:
         return first
+    for report in reports.values():
+        report.check()
     joined = replace(
         first, findings=[], metrics={}, tensors={}, notes={}, tables={}, figures={}, pages={},
         columns=first.columns | {SITE: "the site of the row (docs/models.md)"},
@@ -168,6 +170,8 @@ def _stacked(tables: Mapping[str, Table]) -> Table:
     """Tables below each other, with the column `site` first. A column that one of them lacks is left out there: NaN,
     or −1 among whole numbers."""
     names = dict.fromkeys(name for table in tables.values() for name in table)
+    if not names:
+        return {}
     rows = {site: len(next(iter(table.values()), ())) for site, table in tables.items()}
     stacked: Table = {SITE: np.repeat(list(tables), list(rows.values()))}
     for name in names:

@@ -138,7 +138,9 @@ def compare(runs: list[Run]) -> Report:
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
         for key in shared:
             metrics[f"{key}_{index}"] = run.summary["metrics"][key]
-            columns[f"{key}_{index}"] = f"{key} of run {index} ({name}): {definitions[index].get(key, '')}"
+            of_site = f"{(run.summary.get('options') or {}).get('experiment.site')}/{key}"  # in a run of several sites
+            meaning = definitions[index].get(key) or definitions[index].get(of_site, "")
+            columns[f"{key}_{index}"] = f"{key} of run {index} ({name}): {meaning}"
     layers = {
         "run": np.concatenate([np.full(len(run.depth), index) for index, run in enumerate(runs)]),
         "name": np.repeat(names, [len(run.depth) for run in runs]),
@@ -226,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     outputs = options.outputs.expanduser().resolve()
-    runs = [read_run(given, options.uri, outputs) for given in options.runs]
+    runs = [part for given in options.runs for part in by_site(read_run(given, options.uri, outputs))]
     report = compare(runs)
     folder = outputs / "compare" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     try:

@@ -82,9 +82,9 @@ def measure(
     plan, reports = runner.run(_inputs(config, model, names))
     if options.control != "off":
         log.info("Control: %s", CONTROLS[options.control].meaning)
-        inputs = own = _inputs(config, model, names)
+        inputs = original = _inputs(config, model, names)
         if options.control == "shuffled_text":
-            inputs = replace(own, read_text=lambda: shuffled_text(own.text, model.tokenizer, own.seed))
+            inputs = replace(original, read_text=lambda: shuffled_text(original.text, model.tokenizer, original.seed))
         else:
             with clock("load_model"):
                 inputs = replace(inputs, model=_load({**arguments, "weights": "random"}))
@@ -170,6 +170,9 @@ class _Runner:
                 missing = [index for index, one in enumerate(found) if one is None]
                 if missing:
                     absent = [stored[index] for index in missing]
+                    self.reused += [
+                        f"{name}, {planned.site}" for planned, one in zip(passes, found, strict=True) if one is not None
+                    ]
                     made = self._run_and_store(absent, model, [keys[index] for index in missing], name)
                     for index, reducers in zip(missing, made, strict=True):
                         found[index] = reducers
@@ -203,7 +206,7 @@ class _Runner:
         short = re.sub(r"\W+", "-", name.lower()) + part
         whole_key = keys[0] | {"layers": list(passes[0].layers)}
         if len(passes) > 1:
-            whole_key |= {"site": [planned.site for planned in passes]}
+            whole_key |= {name: [key[name] for key in keys] for name in ("site", "address")}
         checkpoints = Checkpoints(self.folder, short, whole_key, self.config.run.checkpoint_every)
         try:
             with self.clock("capture"):

@@ -9,6 +9,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 
 from neurexp.config.schema import CONFIG_FOLDER, checked
+from neurexp.errors import UserError
 
 ORIGINS = {
     "table": "known to neurexp",
@@ -24,6 +25,8 @@ def show_sites(overrides: Sequence[str]) -> str:
     Raises:
         UserError: the model cannot be loaded, or its architecture is unknown.
     """
+    if flags := [text for text in overrides if text.startswith("-")]:
+        raise UserError(f"--sites {flags[0]}: it takes options of the model (model=…) only; leave {flags[0]} out")
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         # A dataset that needs nothing: none is read
         config = checked(compose("config", [*overrides, "dataset=pydoc"]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from neurexp.io.files import read_table
-from neurexp.report.report import Report, Table
+from neurexp.report.report import SITE, Report, Table
 from neurexp.runs.compare import definitions_in
 from neurexp.runs.sweep_job import Job
 
@@ -33,6 +33,9 @@ def report_of(jobs: list[Job], folder: Path, swept: list[str], failed: list[Job]
     if not all((one / "layers.parquet").exists() for one in folders):  # an experiment without layers
         return Report([], {}, {}, {}, {}, "", step_column=None)
     tables = [read_table(one / "layers.parquet") for one in folders]
+    if any(SITE in table for table in tables):
+        for job, table in zip(jobs, tables, strict=True):
+            table.setdefault(SITE, np.full(len(table["layer"]), str(job.run["options"].get("experiment.site", ""))))
     shared = [name for name in tables[0] if all(name in table for table in tables)]
     rows = [len(table["layer"]) for table in tables]
     layers = {name: np.concatenate([table[name] for table in tables]) for name in shared}

@@ -36,9 +36,11 @@ def shuffled_words(tokens: Tokens, begins_word: np.ndarray, special: np.ndarray,
     """
     random, ids = np.random.default_rng(seed), tokens.input_ids.copy()
     place = tokens.valid.copy()
-    first = ids[:, 0]
-    if special[first[0]] and (first == first[0]).all():  # BOS before each sequence, and no end of a document
-        place[:, 0] = False
+    for column in range(ids.shape[1]):  # the tokens that begin each sequence, and no end of a document
+        same = (ids[:, column] == ids[0, column]).all() and place[:, column].all()
+        if not (same and special[ids[0, column]]):
+            break
+        place[:, column] = False
     stream = ids[place]
     parts, moved = [], False
     for stretch in np.split(stream, np.flatnonzero(special[stream])):
@@ -51,8 +53,8 @@ def shuffled_words(tokens: Tokens, begins_word: np.ndarray, special: np.ndarray,
         parts += [stretch[:fixed], *(words[index] for index in order)]
     if not moved:
         raise UserError(
-            "experiment.control=shuffled_text: no token of this text is a space and a letter, so there are no words to "
-            "shuffle; give off or random"
+            "experiment.control=shuffled_text: no document of this text has two words by this tokenizer, so there is "
+            "nothing to shuffle; give off or random"
         )
     ids[place] = np.concatenate(parts)
     return replace(tokens, input_ids=ids)

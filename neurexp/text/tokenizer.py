@@ -98,7 +98,7 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[in
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The ids of all tokens that stand for no text: named, marked as special, or put around a text by default.
 
-    The unknown token is not among them unless it has such a use as well.
+    The unknown token is among them where the tokenizer names it as special.
     """
     before, after = added_tokens(tokenizer)
     marked = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
@@ -112,7 +112,7 @@ def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         UserError: the tokenizer has neither.
     """
     bos: Any = tokenizer.bos_token_id
-    why = "which dataset.bos=true asks for; leave dataset.bos out, or"
+    why = "which dataset.bos=true asks for; leave dataset.bos out, or give"
     return added_tokens(tokenizer)[0] or [require_token(bos, "beginning-of-text", why)]
 
 

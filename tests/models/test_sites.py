@@ -165,6 +165,26 @@ def test_the_user_tells_where_the_neurons_of_an_invented_architecture_are():
             x = after
 
 
+def test_parts_that_are_not_equal_are_refused():
+    model = InventedModel(InventedConfig()).eval()
+    use_family(model, family_with(model, "steps", {"MLP": "widen[0/7]"}))
+    with pytest.raises(UserError, match=r"model.sites: 36 columns do not make 7 equal parts"):
+        neurexp.capture(model, token_ids(1, 3))
+
+
+def test_a_module_that_some_layers_lack_or_no_forward_calls():
+    model = build("llama")
+    del model.model.layers[2].self_attn.q_proj
+    with pytest.raises(UserError, match=r"layer 2 of this model has no self_attn.q_proj; give experiment.layer="):
+        find_sites(model, "Q")
+    assert len(find_sites(model, "Q", [0, 1])) == 2
+    unused = InventedModel(InventedConfig()).eval()
+    unused.steps[0].spare = unused.steps[1].spare = torch.nn.Identity()
+    use_family(unused, family_with(unused, "steps", {"SPARE": "spare"}))
+    with pytest.raises(UserError, match=r"experiment.site=SPARE: the forward does not call spare of layer 0"):
+        neurexp.capture(unused, token_ids(1, 3), "SPARE")
+
+
 def test_a_site_of_the_users_beside_the_known_ones():
     model, ids = build("llama"), token_ids(2, 5)
     use_family(model, family_with(model, None, {"NORMED": "input_layernorm"}))
@@ -180,9 +200,10 @@ def test_a_site_of_the_users_beside_the_known_ones():
     ("blocks", "sites", "message"),
     [
         ("stepz", {}, "model.blocks=stepz: no such module in InventedModel; did you mean steps"),
-        ("words", {}, "model.blocks=words: is no list of blocks but a Embedding; this model has steps"),
+        ("words", {}, r"model.blocks=words: is no list of blocks \(it is Embedding\); this model has steps"),
         ("steps", {"MLP": "wide"}, "model.sites.MLP=wide: no such module in Invented"),
-        ("steps", {"MLP": "widen[3/3]"}, r"of 3 parts the last is \[2/3\]"),
+        ("steps", {"MLP": "widen[3/3]"}, r"give an INDEX from 0 and a larger COUNT"),
+        ("steps", {"MLP": ""}, "give a NAME in capitals, and PATH"),
         ("steps", {"MLP": "widen:output"}, "give a NAME in capitals, and PATH"),
         ("steps", {"mlp": "widen"}, "give a NAME in capitals, and PATH"),
     ],

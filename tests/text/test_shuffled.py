@@ -83,7 +83,7 @@ def test_words_move_across_the_ends_of_sequences():
 
 
 def test_a_text_without_words_is_refused():
-    with pytest.raises(UserError, match=r"^experiment.control=shuffled_text: no token of this text is a space"):
+    with pytest.raises(UserError, match=r"^experiment.control=shuffled_text: no document of this text has two words"):
         shuffled_words(text(), np.zeros(VOCABULARY, dtype=bool), SPECIAL, 0)
 
 

@@ -3,6 +3,9 @@
 Knows nothing of what the reducer does.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
@@ -22,22 +25,30 @@ class OfSites(Reducer):
     def is_calibrated(self) -> bool:  # type: ignore[override]
         return self._reducer.is_calibrated
 
-    def calibrate(self, site: int, activations: torch.Tensor) -> None:
-        if 0 <= site - self._first < self._count:
-            self._reducer.calibrate(site - self._first, activations)
-
-    def check(self) -> None:
+    @contextmanager
+    def _counted_in_the_pass(self) -> Iterator[None]:
+        """Gives an error of the reducer inside the site's index in the pass."""
         try:
-            self._reducer.check()
+            yield
         except NotFiniteError as error:
             raise NotFiniteError(self._first + error.site) from error
+
+    def calibrate(self, site: int, activations: torch.Tensor) -> None:
+        if 0 <= site - self._first < self._count:
+            with self._counted_in_the_pass():
+                self._reducer.calibrate(site - self._first, activations)
+
+    def check(self) -> None:
+        with self._counted_in_the_pass():
+            self._reducer.check()
 
     def begin(self, batch: Batch) -> None:
         self._reducer.begin(batch)
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         if 0 <= site - self._first < self._count:
-            self._reducer.update(site - self._first, activations, batch)
+            with self._counted_in_the_pass():
+                self._reducer.update(site - self._first, activations, batch)
 
     def state(self) -> dict[str, torch.Tensor]:
         return self._reducer.state()

@@ -28,7 +28,7 @@ from neurexp.experiments.benchmark.columns import COLUMNS
 from neurexp.experiments.benchmark.peers import find_peers
 from neurexp.models.fast import difference_from_eager, fast_forward
 from neurexp.models.load import AGREEMENT, LanguageModel
-from neurexp.models.sites import find_sites
+from neurexp.models.sites import family_of, find_sites, use_family
 from neurexp.report.report import Report, Table
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,8 @@ class Benchmark(Experiment[Plan]):
         super().__init__(options)
         if options.control != "off":
             raise UserError(f"experiment.control={options.control}: a benchmark has no control; give off")
+        if not isinstance(options.site, str):
+            raise UserError(f"experiment.site={list(options.site)}: a benchmark measures one site; give one of them")
         if processes.count() > 1:
             raise UserError("experiment=benchmark: it measures one process; leave torchrun out")
         if options.rounds < FEWEST_ROUNDS:
@@ -180,6 +182,7 @@ class _Benchmark:
             )
         if self._wants_bfloat16():
             network = copy.deepcopy(model.network).to(torch.bfloat16)  # type: ignore[arg-type]
+            use_family(network, family_of(model.network))
             agrees = difference_from_eager(network)
             half = replace(
                 model, network=network, fast=model.fast and agrees is not None and agrees <= AGREEMENT[torch.bfloat16]

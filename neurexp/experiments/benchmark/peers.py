@@ -36,7 +36,7 @@ def _transformer_lens(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
     """TransformerLens: its bridge around the loaded model, and `run_with_cache` with a filter of names."""
     build = import_module("transformer_lens.model_bridge.sources").build_bridge_from_module
     if unnamed := {site.name for site in sites} - set(HOOK_NAMES):
-        raise NotImplementedError(f"{', '.join(unnamed)} has no counterpart there that is compared")
+        raise NotImplementedError(f"{', '.join(sorted(unnamed))} has no counterpart there that is compared")
     twin = _twin(network)
     bridge = build(twin, type(twin).__name__, hf_config=twin.config)
     names = [f"blocks.{site.layer}.{HOOK_NAMES[site.name]}" for site in sites]

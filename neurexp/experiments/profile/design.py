@@ -32,9 +32,9 @@ class Design:
         draws: of the covariate's null.
         blocks: at most so many blocks of types, and of sequences.
         skip_positions: tokens at positions below it take part in nothing but the columns `skipped` and `group`.
-        seed: of the null's draws. Beside those of the covariate there are draws of what its confounds leave of it
-            (`null_in_context`), as Freedman and Lane (1983, Journal of Business & Economic Statistics 1) permute: the
-            covariate depends on the confounds, its own draws do not, and would be another null for partial r.
+        seed: of the null's draws. For partial r the draws are of what the confounds leave of the covariate
+            (`null_in_context`; Freedman and Lane 1983, Journal of Business & Economic Statistics 1), because draws of
+            the covariate itself would not depend on the confounds, as the covariate does.
         group_of_value: `[largest value + 2]` the group of each value; the last is that of tokens without a value.
         groups: how many groups there are, the last of them that of the tokens at skipped positions, if any are skipped.
     """
