@@ -133,10 +133,8 @@ def pack(
             f"dataset.sequence_length={sequence_length}: each sequence begins with {len(bos)} special tokens; give "
             f"{len(bos) + 1} or more, or dataset.bos=false"
         )
-    valid = np.arange(sequences * sequence_length).reshape(sequences, sequence_length) < tokens
-    is_text = valid.copy()
-    is_text[:, : len(bos)] = False
-    needed = int(is_text.sum())
+    last = tokens - (sequences - 1) * sequence_length
+    needed = tokens - (sequences - 1) * len(bos) - min(len(bos), last)
     joint = document_end(tokenizer, eos)
     stream = np.empty(needed, dtype=np.int32)
     filled = begun = 0  # tokens, documents
@@ -167,6 +165,10 @@ def pack(
         )
     pad = 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     input_ids = np.full((sequences, sequence_length), pad, dtype=np.int32)
+    # Only now, when the text is known to be long enough: these arrays are as large as the tokens that were asked for
+    valid = np.arange(sequences * sequence_length).reshape(sequences, sequence_length) < tokens
+    is_text = valid.copy()
+    is_text[:, : len(bos)] = False
     input_ids[:, : len(bos)] = bos
     input_ids[~valid] = pad
     input_ids[is_text] = stream

@@ -93,9 +93,9 @@ def test_token_length_finds_the_first_layer(run, data):
 
 
 def test_grammar_tuning_finds_verbs_and_nouns(run, data):
-    _, folder = run("experiment=grammar_tuning", "experiment.text=false", "experiment.layer=[5,15]", "dataset=pydoc")
+    _, folder = run("experiment=grammar_tuning", "experiment.text=false", "experiment.layer=[10,15]", "dataset=pydoc")
     layers = read_table(folder / "layers.parquet").to_pylist()
-    assert [row["layer"] for row in layers] == [5, 15]
+    assert [row["layer"] for row in layers] == [10, 15]
     neurons = read_table(folder / "neurons.parquet")
     assert neurons.num_rows == 2 * 1536
     assert np.nanmax(np.abs(neurons["cohens_d"].to_numpy())) > 1.5
