@@ -199,7 +199,7 @@ def test_two_reports_side_by_side():
     [
         (
             "experiment=grammar_tuning",
-            "grammar_tuning has rows of their own, and no running text .*; give off or random",
+            "grammar_tuning has rows of its own, and no running text .*; give off or random",
         ),
         ("experiment=benchmark", "a benchmark has no control; give off"),
     ],

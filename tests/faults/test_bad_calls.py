@@ -54,7 +54,7 @@ CAPTURES = [
     ({"valid": torch.ones(2, 7)}, ValueError, "valid has shape"),
     ({"batch_size": 0}, ValueError, "batch_size is 0"),
     ({"budget_bytes": -1}, MemoryError, "bytes of -1"),
-    ({"site": None}, neurexp.UserError, "experiment.site=None: give one site, or a list"),
+    ({"site": None}, neurexp.UserError, "experiment.site=null: give one site, or a list"),
     ({"site": ["MLP", "mlp"]}, neurexp.UserError, "did you mean MLP?"),
     ({"site": "\x1b[2J"}, neurexp.UserError, "experiment.site=\\x1b[2J: gpt_neo has MLP"),
     ({"layers": -1}, neurexp.UserError, "this model has layers 0 to 2"),
