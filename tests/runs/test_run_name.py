@@ -106,6 +106,7 @@ def test_the_pins_keep_the_architecture_of_a_control_and_the_tokenizer_of_random
     assert not any(text.startswith(("++model.name", "++model.tok")) for text in neither)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "answer"),
     [(b"oops", "in its place bad.gguf: is no GGUF file, or a damaged one"), (b"GGUF", "model.name=bad.gguf: cannot")],
