@@ -235,8 +235,10 @@ def _load(
     location, tokenizer_location = locate_parts(name, revision, tokenizer, weights, has_architecture, fallback)
     used = location or tokenizer_location
     if used.in_place_of is not None:
-        what = "weights" if location is not None and weights != "random" else "config and tokenizer"
-        log.info("%s is not in reach: the %s are those of %s", used.in_place_of, what, used.identity)
+        what = "tokenizer is that" if location is None else "weights are those"
+        if location is not None and weights == "random":
+            what = "config and tokenizer are those"
+        log.info("%s is not in reach: the %s of %s", used.in_place_of, what, used.identity)
     name = name if location is None else location.name
     if location is None:
         fields = dict(architecture or {})
