@@ -69,7 +69,7 @@ class Pages:
         client = MlflowClient(f"sqlite:///{self.outputs / 'mlflow.db'}")
         found = client.get_experiment_by_name(experiment)
         assert found is not None
-        runs = client.search_runs([found.experiment_id], f"attributes.run_name = '{TRAINED}'")
+        runs = client.search_runs([found.experiment_id], f"attributes.run_name LIKE '{TRAINED}%'")  # options may follow
         return found.experiment_id, runs[0].info.run_id
 
 
