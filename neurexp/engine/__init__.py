@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
-    from neurexp.engine.passes import capture, run_pass
+    from neurexp.engine.notebook import capture
+    from neurexp.engine.passes import run_pass
     from neurexp.engine.plan import Pass, run
 
 __all__ = ["Pass", "capture", "run", "run_pass"]
 
 _HOMES = {
     "Pass": "neurexp.engine.plan",
-    "capture": "neurexp.engine.passes",
+    "capture": "neurexp.engine.notebook",
     "run": "neurexp.engine.plan",
     "run_pass": "neurexp.engine.passes",
 }
