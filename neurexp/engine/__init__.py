@@ -7,11 +7,13 @@ from neurexp.lazy import lazy
 if TYPE_CHECKING:
     from neurexp.engine.notebook import capture
     from neurexp.engine.passes import run_pass
-    from neurexp.engine.plan import Pass, run
+    from neurexp.engine.plan import EditedPass, GradientPass, Pass, run
 
-__all__ = ["Pass", "capture", "run", "run_pass"]
+__all__ = ["EditedPass", "GradientPass", "Pass", "capture", "run", "run_pass"]
 
 _HOMES = {
+    "EditedPass": "neurexp.engine.plan",
+    "GradientPass": "neurexp.engine.plan",
     "Pass": "neurexp.engine.plan",
     "capture": "neurexp.engine.notebook",
     "run": "neurexp.engine.plan",

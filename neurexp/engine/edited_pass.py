@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.edits import Change, Edit, Place, changing, resolve
 from neurexp.engine.passes import as_tensor, inputs_of, make_batch
-from neurexp.engine.predictions import losses_of, measures_of, next_tokens, predictable
-from neurexp.engine.reducers.base import Batch, NotFiniteError
+from neurexp.engine.predictions import losses_of, measures_of, next_tokens
+from neurexp.engine.reducers.base import Batch, NotFiniteError, predicting
 from neurexp.engine.reducers.effects import Effects
 from neurexp.models.fast.patches import replaced
 from neurexp.models.head import Head
@@ -221,7 +221,7 @@ class _Predictions:
 
     def __init__(self, head: Head, batch: Batch, hidden: torch.Tensor, effects: Effects):
         self._head, self._effects, self._first = head, effects, batch.first
-        self._counted = predictable(batch.valid)
+        self._counted = predicting(batch.valid)
         self._rows = self._counted.flatten().nonzero().squeeze(1).to(batch.device)
         self._targets = next_tokens(batch.input_ids).flatten().to(batch.device)[self._rows]
         self._plain = hidden.flatten(0, 1)[self._rows]

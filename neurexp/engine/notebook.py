@@ -25,7 +25,8 @@ from neurexp.engine.edits import (
     resolve,
 )
 from neurexp.engine.passes import as_tensor, inputs_of, make_batch, run_pass
-from neurexp.engine.predictions import MEASURES, measures_of, next_tokens, predictable
+from neurexp.engine.predictions import MEASURES, measures_of, next_tokens
+from neurexp.engine.reducers.base import predicting
 from neurexp.engine.reducers.keep import Keep
 from neurexp.models.head import Head
 from neurexp.models.load import LanguageModel
@@ -119,7 +120,7 @@ def predictions(
     if len(given) and not 0 <= int(given.min()) <= int(given.max()) < network.config.get_text_config().vocab_size:
         raise ValueError(f"tokens must be ids of the vocabulary, not {list(tokens)}")
     changes = [measured_on(network, one, ids, mask, batch_size, budget_bytes) for one in resolve(network, edits)]
-    counted, targets = predictable(every), next_tokens(ids)
+    counted, targets = predicting(every), next_tokens(ids)
     found = {name: torch.full(ids.shape, torch.nan) for name in (*MEASURES, "loss_unedited")}
     if len(given):
         found |= {f"{name}_of": torch.full((*ids.shape, len(given)), torch.nan) for name in ("log_probability", "rank")}

@@ -8,13 +8,6 @@ import torch
 MEASURES = ("loss", "kl", "agrees", "rank")  # of every prediction
 
 
-def predictable(valid: torch.Tensor) -> torch.Tensor:
-    """Where a prediction counts, `[sequences, length]`: a token and the one after it are valid."""
-    counted = torch.zeros_like(valid)
-    counted[:, :-1] = valid[:, :-1] & valid[:, 1:]
-    return counted
-
-
 def next_tokens(ids: torch.Tensor) -> torch.Tensor:
     """The token after each token, `[sequences, length]`; that of a last token is of no meaning."""
     return ids.roll(-1, dims=1)
