@@ -4,14 +4,18 @@ The analysis, the report, the figures and the column texts read `InterventionDat
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from neurexp.engine.reducers.effects import Effects
 from neurexp.experiments import base
-from neurexp.experiments.intervention.direct import DirectPath
+from neurexp.experiments.intervention.direct import DirectPath, direct_path
+from neurexp.experiments.intervention.draws import Drawn, Measured, draw
+from neurexp.experiments.intervention.selection import FoundNeurons
 from neurexp.experiments.intervention.trials import Pairs, Trials
+from neurexp.models.direct import why_no_direct_path
 
 
 @dataclass
@@ -22,7 +26,7 @@ class Options(base.Options):
     run: str | None = None
     neurons: Any = None
     by: str | None = None
-    count: int = 16
+    count: int | None = None
     direction: str = "auto"
     significant: bool = True
     kind: Any = "mean"
@@ -44,35 +48,18 @@ class Group:
 ALL = Group("all", "all predictions")
 
 
-@dataclass(frozen=True)
-class NeuronSet:
-    """Neurons that are edited together.
-
-    Args:
-        pairs: `[n, 2]`, layer and neuron, in the order of their rank.
-        scores: `[n]`, by which they were ranked; NaN if the user gave them.
-        column: what the scores are; empty if the user gave the neurons.
-        description: as it stands in a sentence.
-    """
-
-    pairs: Pairs
-    scores: np.ndarray
-    column: str
-    description: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class InterventionPlan(base.Plan):
     """What an intervention runs, and what its analysis needs beside the results."""
 
     layers: tuple[int, ...]
-    sets: Mapping[str, NeuronSet]
+    sets: Mapping[str, FoundNeurons]
     trials: Trials
     groups: tuple[Group, ...]  # the first is `ALL`
     own_groups: Mapping[str, str]  # set → the group of predictions that its finding is about
-    blocks: int  # of consecutive sequences, for intervals
-    sequences_of_block: int  # the largest number
-    category_tokens: Mapping[str, np.ndarray]  # group → ids that begin one of its members in the text
+    blocks_are_sequences: bool  # intervals are over sequences; else over blocks of consecutive ones
+    category_tokens: Mapping[str, np.ndarray]  # name of a group of tokens → ids that begin one of its members
+    source: str  # the run that the neurons are from, in words; empty without one
 
 
 @dataclass(frozen=True)
@@ -90,48 +77,69 @@ class InterventionData:
         details: `[1 + detailed trials, 3, groups, blocks]`, sums of the KL divergence from the model without edits in
             nats, of agreement (1 where the most probable token is the same), and of the rank of the next token.
         counts: `[groups, blocks]`, predictions.
-        mean, magnitude: `[layers, neurons]`, the mean of the activation and of its magnitude over the text.
-        estimates: kind → `[layers, neurons]`, first-order estimate of the change of the mean loss in nats.
-        norms: `[layers, neurons]`, of the output weights; None where the site has none.
-        drawn: set → `[draws, n, 2]`, random neurons in place of the set's.
-        features: what they were matched in, `[layers · neurons, f]`, logarithms.
-        sample: `[sample, 2]`, neurons of the sample.
+        measured: of each neuron: mean, magnitude, estimates.
+        drawn: random neurons in place of the sets', and a sample of all neurons.
         direct: the direct paths to the logits, or None.
         why_no_direct: if there are none.
         source: the run that the neurons are from, in words; empty without one.
         blocks_are_sequences: each block is one sequence.
-        site: where neurons are edited.
         seed: of every random choice.
         model_name, label: for titles.
     """
 
     options: Options
     layers: tuple[int, ...]
-    sets: Mapping[str, NeuronSet]
+    sets: Mapping[str, FoundNeurons]
     trials: Trials
     groups: tuple[Group, ...]
     own_groups: Mapping[str, str]
     loss: np.ndarray
     details: np.ndarray
     counts: np.ndarray
-    mean: np.ndarray
-    magnitude: np.ndarray
-    estimates: Mapping[str, np.ndarray]
-    norms: np.ndarray | None
-    drawn: Mapping[str, np.ndarray]
-    features: np.ndarray
-    sample: Pairs
+    measured: Measured
+    drawn: Drawn
     direct: DirectPath | None
     why_no_direct: str = ""
     source: str = ""
     blocks_are_sequences: bool = True
-    site: str = "NEURON"
     seed: int = 0
     model_name: str = "model"
     label: str = "model on text"
-    counts_of_tokens: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, options: Options, plan: InterventionPlan, results: base.Results) -> "InterventionData":
+        """Joins a plan with the results of its passes."""
+        inputs, trials, effects = plan.inputs, plan.trials, results["edits"]["effects"]
+        assert isinstance(effects, Effects)
+        measured = Measured.of(results, plan.layers, trials.kinds, inputs.seed)
+        drawn = draw(measured, inputs.model.network, options.site, trials, inputs.seed)
+        return cls(
+            options=options,
+            layers=plan.layers,
+            sets=plan.sets,
+            trials=trials,
+            groups=plan.groups,
+            own_groups=plan.own_groups,
+            loss=effects.loss.numpy(),
+            details=effects.details.numpy(),
+            counts=effects.counts.numpy(),
+            measured=measured,
+            drawn=drawn,
+            direct=direct_path(inputs.model, options.site, trials.sets, drawn.sets, plan.category_tokens),
+            why_no_direct=why_no_direct_path(inputs.model.network) or f"{options.site} has no output weights",
+            source=plan.source,
+            blocks_are_sequences=plan.blocks_are_sequences,
+            seed=inputs.seed,
+            model_name=inputs.model_name,
+            label=inputs.label,
+        )
+
+    @property
+    def site(self) -> str:
+        """Where neurons are edited."""
+        return self.options.site
 
     def flat(self, pairs: Pairs) -> np.ndarray:
         """The index of each neuron among all of `layers`, one layer after the other."""
         places = np.searchsorted(self.layers, pairs[..., 0])
-        return places * self.mean.shape[1] + pairs[..., 1]
+        return places * self.measured.mean.shape[1] + pairs[..., 1]

@@ -92,7 +92,11 @@ def _effects(model: Any, site: str, pairs: Pairs) -> torch.Tensor | None:
             chosen = [weights[layer] for layer, _ in pairs[first : first + AT_ONCE].tolist()]
             if any(one is None for one in chosen):
                 return None
-            own = [one[neuron] for one, (_, neuron) in zip(chosen, pairs[first : first + AT_ONCE].tolist(), strict=True) if one is not None]
+            own = [
+                one[neuron]
+                for one, (_, neuron) in zip(chosen, pairs[first : first + AT_ONCE].tolist(), strict=True)
+                if one is not None
+            ]
             part = direct_effects(model.network, torch.stack(own))
             if part is None:
                 return None

@@ -4,8 +4,8 @@ Reads a run's table of neurons by the names of its columns. Knows no model and n
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -42,6 +42,16 @@ class FoundNeurons:
     description: str
     criterion: str
     found: int
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """Layer and neuron of each, `[n, 2]`."""
+        return np.stack([self.layers, self.neurons], axis=1)
+
+    def first(self, count: int) -> Self:
+        """The first so many of them."""
+        cut = {name: getattr(self, name)[:count] for name in ("layers", "neurons", "scores")}
+        return replace(self, **cut)
 
 
 def neurons_found(

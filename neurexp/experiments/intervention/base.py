@@ -1,0 +1,197 @@
+"""The base of interventions: does the model use these neurons?
+
+A subclass says which neurons (`sets`), on which predictions (`groups`) and how they are edited (`edits`). The passes,
+matched random neurons, the estimate for all neurons, the direct path, statistics and figures are shared.
+"""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from neurexp.engine.edits import Edit
+from neurexp.engine.notebook import capture
+from neurexp.engine.plan import EditedPass, GradientPass, Pass
+from neurexp.engine.reducers.attribution import Attribution
+from neurexp.engine.reducers.base import predicting
+from neurexp.engine.reducers.effects import Effects
+from neurexp.engine.reducers.rows import Rows
+from neurexp.errors import UserError
+from neurexp.experiments.base import Experiment, Inputs, Results, TokenGroup
+from neurexp.experiments.intervention.data import ALL, Group, InterventionData, InterventionPlan, Options
+from neurexp.experiments.intervention.draws import Measured, draw
+from neurexp.experiments.intervention.report import write
+from neurexp.experiments.intervention.selection import FoundNeurons
+from neurexp.experiments.intervention.trials import Pairs, Trials, by_layer, doses
+from neurexp.models.head import Head
+from neurexp.report.report import Report
+from neurexp.text.tokens import Tokens
+
+KINDS = ("mean", "zero", "peak", "resample")
+MOST_BLOCKS = 256  # of sequences, for intervals
+ROWS = 1024  # tokens of the text that `peak` and `resample` are measured on
+MOST = 16  # neurons of a set, if no number is given
+
+
+class Intervention(Experiment[InterventionPlan]):
+    """Base of interventions. A subclass implements `sets`, and may say on which tokens (`groups_of_tokens`)."""
+
+    Options = Options
+    controls = ("off",)
+
+    def __init__(self, options: Any):
+        super().__init__(options)
+        self.check_range(20, 10_000, "draws")
+        self.check_range(0, 100_000, "sample")
+        self.check_range(100, 100_000, "bootstraps")
+        self.kinds = tuple([options.kind] if isinstance(options.kind, str) else options.kind or ())
+        if not self.kinds or set(self.kinds) - set(KINDS) or len(set(self.kinds)) < len(self.kinds):
+            raise UserError(f"experiment.kind={options.kind}: give one of {', '.join(KINDS)}, or a list of them")
+        ks = options.ks
+        if ks is not None and not (isinstance(ks, list) and all(type(k) is int and k > 0 for k in ks) and ks):
+            raise UserError(f"experiment.ks={ks}: give a list of whole numbers such as [1,2,4], or null")
+        if not isinstance(options.site, str):
+            raise UserError(f"experiment.site={list(options.site or ())}: an intervention edits one site; give one")
+
+    @abstractmethod
+    def sets(self, inputs: Inputs) -> Mapping[str, FoundNeurons]:
+        """The neurons that are edited, by name. Raises UserError if there are none."""
+
+    def groups_of_tokens(self, inputs: Inputs) -> Mapping[str, TokenGroup]:
+        """The groups of tokens that effects are measured on apart, by name; by default none."""
+        return {}
+
+    def describe_source(self, inputs: Inputs) -> str:
+        """Where the neurons are from, in words; empty if the user named them."""
+        return ""
+
+    def prepare(self, inputs: Inputs) -> InterventionPlan:
+        model, options, tokens = inputs.model, self.options, inputs.text
+        with Head(model.network):  # raises UserError if there is none
+            pass
+        sets = {name: one for name, one in self.sets(inputs).items() if len(one.layers)}
+        pairs = {name: one.pairs for name, one in sets.items()}
+        _check_neurons(model.network, options.site, np.concatenate(list(pairs.values())))
+        own = {int(layer) for one in sets.values() for layer in one.layers}
+        layers = tuple(sorted({*inputs.layers(options.layer), *own}))
+        ks = {name: doses(len(one), options.ks, f"the set {name}") for name, one in pairs.items()}
+        trials = Trials(pairs, self.kinds, ks, options.draws, options.alone, options.sample)
+        found = self.groups_of_tokens(inputs)
+        groups, masks = _groups(tokens, found)
+        blocks = _blocks(len(tokens.valid))
+        measured = partial(Measured.of, layers=layers, kinds=self.kinds, seed=inputs.seed)
+
+        def variants(results: Results) -> Sequence[Sequence[Edit]]:
+            known = measured(results)
+            drawn = draw(known, model.network, options.site, trials, inputs.seed)
+            return trials.variants(drawn.sets, drawn.sample, partial(known.edits, options.site))
+
+        attribution = GradientPass(
+            name="gradients",
+            tokens=tokens,
+            site=options.site,
+            layers=layers,
+            reducers=lambda: {"attribution": Attribution(len(layers), model.device)},
+            label="Estimates for all neurons",
+            cacheable=True,
+            shared=True,
+        )
+        edited = EditedPass(
+            name="edits",
+            tokens=tokens,
+            site=options.site,
+            layers=layers,
+            reducers=lambda: {"effects": Effects(masks, blocks, trials.count, trials.detailed)},
+            key={
+                "sets": {name: one.tolist() for name, one in pairs.items()},
+                "ks": {name: list(one) for name, one in ks.items()},
+                "groups": hashlib.sha256(np.packbits(masks.numpy()).tobytes()).hexdigest(),
+                "kinds": list(self.kinds),
+                "seed": inputs.seed,
+                **{name: getattr(options, name) for name in ("draws", "alone", "sample")},
+            },
+            label=f"Edits: {trials.count:,} edited models",
+            cacheable=True,
+            variants=variants,
+        )
+        return InterventionPlan(
+            inputs=inputs,
+            passes=(attribution, *self._rows(inputs, layers), edited),
+            tokens=tokens,
+            skipped=tokens.skipped,
+            layers=layers,
+            sets=sets,
+            trials=trials,
+            groups=groups,
+            own_groups={name: f"next: {name}" for name in sets if name in found and found[name].begins.any()},
+            blocks_are_sequences=int(blocks.max()) + 1 == len(tokens.valid),
+            category_tokens={
+                name: np.unique(tokens.input_ids[group.begins & tokens.valid])
+                for name, group in found.items()
+                if group.begins.any()
+            },
+            source=self.describe_source(inputs),
+        )
+
+    def analyse(self, plan: InterventionPlan, results: Results) -> Report:
+        return write(InterventionData.of(self.options, plan, results))
+
+    def _rows(self, inputs: Inputs, layers: tuple[int, ...]) -> list[Pass]:
+        """The pass that keeps activations at random tokens, if an edit needs them."""
+        if not {"peak", "resample"} & set(self.kinds):
+            return []
+        tokens = inputs.text
+        places = np.argwhere(tokens.valid)
+        chosen = np.random.default_rng([inputs.seed, 1]).choice(len(places), min(ROWS, len(places)), replace=False)
+        sequence, start = torch.from_numpy(places[np.sort(chosen)]).T.contiguous()
+        return [
+            Pass(
+                name="rows",
+                tokens=tokens,
+                site=self.options.site,
+                layers=layers,
+                reducers=lambda: {"rows": Rows(sequence, start, start + 1, pooling="mean")},
+                key={"rows": ROWS, "seed": inputs.seed},
+                label=f"Activations at {len(chosen)} random tokens",
+                distributed=False,
+                shared=True,
+            )
+        ]
+
+
+def _groups(tokens: Tokens, found: Mapping[str, TokenGroup]) -> tuple[tuple[Group, ...], torch.Tensor]:
+    """The groups of predictions, and which predictions are in each, `[groups, sequences, length]`: all of them, those
+    whose next token begins a member of a group of tokens, and those made at its tokens. Empty groups are left out."""
+    counted = predicting(torch.from_numpy(tokens.valid))
+    groups, masks = [ALL], [counted]
+    for name, group in found.items():
+        following = torch.zeros_like(counted)
+        following[:, :-1] = torch.from_numpy(np.ascontiguousarray(group.begins[:, 1:]))
+        for place, words, mask in (
+            ("next", f"predictions whose next token begins one of the {group.description}", following),
+            ("own", f"predictions at tokens of the {group.description}", torch.from_numpy(group.own)),
+        ):
+            if bool((mask & counted).any()):
+                groups.append(Group(f"{place}: {name}", words))
+                masks.append(mask & counted)
+    return tuple(groups), torch.stack(masks)
+
+
+def _blocks(sequences: int) -> torch.Tensor:
+    """The block of each sequence, `[sequences]`: itself, or one of `MOST_BLOCKS` runs of consecutive sequences."""
+    return torch.arange(sequences) * min(sequences, MOST_BLOCKS) // sequences
+
+
+def _check_neurons(network: Any, site: str, pairs: Pairs) -> None:
+    """Raises UserError if the site has fewer neurons than are to be edited."""
+    for layer, neurons in by_layer(pairs):
+        (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), site, layer).values()
+        if max(neurons) >= values.shape[-1]:
+            raise UserError(
+                f"experiment.neurons: there is no neuron {max(neurons)} in layer {layer}; {site} has neurons 0 to "
+                f"{values.shape[-1] - 1} there"
+            )
