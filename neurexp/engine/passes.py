@@ -26,6 +26,7 @@ from neurexp.engine.edits import (
     Place,
     check_edits,
     check_neurons,
+    check_tokens,
     measured,
     network_of,
     resolve,
@@ -85,10 +86,12 @@ def run_pass(
     Raises:
         NotFiniteError: a site put out NaN or infinity. Raised some batches later: the check waits for the device.
         OtherPassError: the checkpoints belong to another pass.
+        ValueError: a change's mask of tokens has another shape than `input_ids`.
     """
     device = network.device
     ids = _tensor(input_ids).cpu()
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else _tensor(valid).cpu()
+    check_tokens(changes, ids.shape)
     sequences = range(*part.indices(len(ids)))
     widths: dict[int, int] = {}
 
@@ -291,7 +294,9 @@ def capture(
         ids, mask = ids[None], None if mask is None else mask[None]
     _check_ids(network, ids if mask is None else ids.where(mask, 0))
     sites = find_sites(network, site, parse_layers(layers, len(blocks_of(network))))
-    changes = [_measured(network, change, ids, mask, batch_size, budget_bytes) for change in resolve(network, edits)]
+    changes = resolve(network, edits)
+    check_tokens(changes, ids.shape)
+    changes = [_measured(network, change, ids, mask, batch_size, budget_bytes) for change in changes]
     keep = Keep(len(sites), ids.shape[0], ids.shape[1], budget_bytes)
     run_pass(network, sites, ids, mask, [keep], batch_size=batch_size, changes=changes)
     return {found.key: keep.kept[index] for index, found in enumerate(sites)}
