@@ -242,6 +242,12 @@ def changing(network: PreTrainedModel, changes: Sequence[Change], place: Callabl
         yield
 
 
+def in_this_thread(place: Place) -> Callable[[], Place | None]:
+    """For `changing`: forwards of the calling thread stand at `place`, those of others are not changed."""
+    own = threading.get_ident()
+    return lambda: place if threading.get_ident() == own else None
+
+
 def _at_the_site(
     network: PreTrainedModel, changes: Sequence[Change], place: Callable[[], Place | None]
 ) -> Iterator[RemovableHandle]:

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
+
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.base import Reducer
 from neurexp.errors import UserError
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import parse_layers
+from neurexp.report.finished import FinishedRun
 from neurexp.report.report import Report
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens
@@ -48,6 +51,7 @@ class Inputs:
     seed: int = 0
     default_layer: int | None = None  # the model config's own, for experiments on one layer
     batch_size: int = 4  # sequences of running text in one forward
+    source: FinishedRun | None = None  # the run that the experiment goes on from (`Experiment.source_run`)
 
     @property
     def label(self) -> str:
@@ -74,6 +78,22 @@ class Inputs:
         if chosen is None:
             chosen = 2 * self.model.layers // 3 if self.default_layer is None else self.default_layer
         return tuple(parse_layers(chosen, self.model.layers))
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """The tokens of a running text that a finding is about.
+
+    Args:
+        own: `[sequences, length]` bool: the token belongs to the group.
+        begins: `[sequences, length]` bool: a member begins at the token. Equal to `own` for a property of single
+            tokens; the first token of each word for a list of words.
+        description: as it stands in a sentence: “occurrences of the listed verbs”.
+    """
+
+    own: np.ndarray
+    begins: np.ndarray
+    description: str
 
 
 @dataclass(frozen=True)
@@ -106,6 +126,14 @@ class Experiment(ABC, Generic[P]):
         """Whether the plan needs the dataset's running text."""
         return True
 
+    @property
+    def source_run(self) -> str | None:
+        """The finished run that this one goes on from, as the user gave it: a folder, or an id in MLflow.
+
+        By default the option `run`, where an experiment has one. `Inputs.source` is that run, of the same model.
+        """
+        return getattr(self.options, "run", None)
+
     @abstractmethod
     def prepare(self, inputs: Inputs) -> P:
         """Plans the passes.
@@ -118,12 +146,21 @@ class Experiment(ABC, Generic[P]):
     def analyse(self, plan: P, results: Results) -> Report:
         """Turns the passes' results into the report."""
 
+    def token_groups(self, inputs: Inputs) -> dict[str, TokenGroup]:
+        """The groups of tokens of `inputs.text` that the experiment's finding is about, by name; by default none.
+
+        A group may have no token in a text. `inputs.source`, where there is one, is the finished run of this
+        experiment.
+        """
+        return {}
+
     def key(self, inputs: Inputs) -> dict[str, Any]:
         """What a pass depends on that follows from all options. A pass that depends on fewer names them itself."""
         return {
             "experiment": f"{type(self).__module__}.{type(self).__qualname__}",
             "tokenizer": hash_of_tokenizer(inputs.model.tokenizer),
             "seed": inputs.seed,
+            **({"source": inputs.source.neurons_hash} if inputs.source is not None else {}),
             "options": {name: str(value) for name, value in vars(self.options).items()},
         }
 

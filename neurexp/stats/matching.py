@@ -58,7 +58,7 @@ def matched_draws(
     features, layers, targets = np.asarray(features, dtype=np.float64), np.asarray(layers), np.asarray(targets)
     if len(np.unique(targets)) < len(targets):
         raise ValueError("a target is given twice")
-    finite = np.isfinite(features).all(1)
+    finite = _finite(features)
     for target in targets[~finite[targets]]:
         raise ValueError(f"neuron {target} is dead: {features[target].tolist()} has a value that is not finite")
     candidate = finite & ~np.asarray(excluded, dtype=bool)
@@ -100,7 +100,7 @@ def balance(features: np.ndarray, layers: np.ndarray, targets: np.ndarray, chose
         targets: `[n]` indices of neurons.
         chosen: `[draws, n]`, as in `Draws`.
     """
-    spread = _spread(features, layers, np.isfinite(features).all(1))
+    spread = _spread(features, layers, _finite(features))
     return ((features[targets] - features[chosen].mean(0)) / spread[targets]).mean(0)
 
 
@@ -111,6 +111,11 @@ def mean_ratios(features: np.ndarray, targets: np.ndarray, chosen: np.ndarray) -
     the random neurons have 0.98 times the targets' value.
     """
     return np.exp((features[chosen].mean(0) - features[targets]).mean(0))
+
+
+def _finite(features: np.ndarray) -> np.ndarray:
+    """The neurons all of whose features are finite, `[neurons]` bool."""
+    return np.logical_and.reduce(np.isfinite(features), axis=1)
 
 
 def _spread(features: np.ndarray, layers: np.ndarray, finite: np.ndarray) -> np.ndarray:
