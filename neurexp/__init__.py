@@ -2,6 +2,8 @@
 
 load_model    a causal language model and its tokenizer: "mini" (embedded), a folder, or a Hub id
 capture       its activations at one site of every chosen layer: {"MLP_0": [sequences, length, neurons], …}
+Edit          activations of chosen neurons that are replaced: by zero, their mean, another token's value, …
+edited        a context in which a model runs with edits
 Contrast      base of experiments that compare labelled rows; its options: ContrastOptions
 Profile       base of experiments that relate activations to a Covariate of tokens; its options: ProfileOptions
 UserError     what a user can mend; its text is the whole message
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
+    from neurexp.engine.edits import Edit, edited
     from neurexp.engine.passes import capture
     from neurexp.errors import UserError
     from neurexp.experiments.contrast import Condition, Contrast
@@ -30,10 +33,12 @@ __all__ = [
     "Contrast",
     "ContrastOptions",
     "Covariate",
+    "Edit",
     "Profile",
     "ProfileOptions",
     "UserError",
     "capture",
+    "edited",
     "load_model",
 ]
 
@@ -42,10 +47,12 @@ _HOMES = {
     "Contrast": "neurexp.experiments.contrast",
     "ContrastOptions": "neurexp.experiments.contrast:Options",
     "Covariate": "neurexp.experiments.profile",
+    "Edit": "neurexp.engine.edits",
     "Profile": "neurexp.experiments.profile",
     "ProfileOptions": "neurexp.experiments.profile:Options",
     "UserError": "neurexp.errors",
     "capture": "neurexp.engine.passes",
+    "edited": "neurexp.engine.edits",
     "load_model": "neurexp.models.load",
 }
 __getattr__ = lazy(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""Hooks on an unmodified model for the length of a context: each chosen site passes on its activations.
+"""Hooks on a model for the length of a context: each chosen site passes on its activations, after the edits if any.
 
 The context registers its hooks on entering and removes them on leaving, also after an error. Other hooks on the model
 stay. The forward stops after the last chosen site, so nothing beyond it is computed. Several threads may run the model
@@ -8,10 +8,12 @@ activations.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
+from transformers import PreTrainedModel
 
+from neurexp.engine.edits import Change, Place, changing
 from neurexp.errors import UserError
 from neurexp.models.sites import Site
 
@@ -25,20 +27,29 @@ class _Forward(threading.local):
 
     pending: frozenset[int] | None = None  # sites that are not reached yet; None outside the context's own forwards
     shape: tuple[int, ...] = ()  # [sequences, length] of the tokens
+    place: Place | None = None  # for edits; None outside the context's own forwards
 
 
 @contextmanager
-def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) -> Iterator[Callable[..., None]]:
-    """Hooks `sites`, and yields `forward`, which runs a module up to the last of them.
+def hooked(
+    network: PreTrainedModel,
+    sites: Sequence[Site],
+    receive: Callable[[int, torch.Tensor], None],
+    changes: Sequence[Change] = (),
+) -> Iterator[Callable[..., None]]:
+    """Hooks `sites`, and yields `forward`, which runs the model without its head up to the last of them.
 
-        with hooked(sites, receive) as forward:
-            forward(model.base_model, input_ids=batch, use_cache=False)
+        with hooked(model, sites, receive) as forward:
+            forward(input_ids=batch, use_cache=False)
 
     Args:
+        network: a causal Hugging Face model, with or without its head.
         sites: whose activations to capture: outputs or inputs of modules; two parts of one module are two sites.
         receive: called with the site's index in `sites` and its activations `[sequences, length, neurons]`, in the
             order in which the forward reaches them, by the thread that is in the forward. It may keep a view, but must
             not write into it.
+        changes: edits (`engine.edits`), which act before the activations are passed on. `forward` then needs `place`,
+            which says where the batch stands.
 
     Raises (from `forward`):
         UserError: the forward did not call a site's module.
@@ -61,14 +72,15 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
 
         return receive_activations
 
-    def forward(module: torch.nn.Module, **inputs) -> None:
+    def forward(place: Place | None = None, **inputs) -> None:
         current.pending, current.shape = frozenset(range(len(sites))), tuple(inputs["input_ids"].shape)
+        current.place = place
         try:
             with suppress(_AllSitesReached):
-                module(**inputs)
+                network.base_model(**inputs)
             unreached = current.pending
         finally:
-            current.pending = None
+            current.pending = current.place = None
         if unreached:
             missing = sites[min(unreached)]
             raise UserError(
@@ -77,10 +89,12 @@ def hooked(sites: Sequence[Site], receive: Callable[[int, torch.Tensor], None]) 
             )
 
     handles = []
+    editing = changing(network, changes, lambda: current.place) if changes else nullcontext()
     try:
-        for index, site in enumerate(sites):
-            handles.append(site.listen(receive_for(index)))
-        yield forward
+        with editing:
+            for index, site in enumerate(sites):
+                handles.append(site.listen(receive_for(index)))
+            yield forward
     finally:
         for handle in handles:
             handle.remove()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,17 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
+from neurexp.engine.edits import (
+    MEASURED,
+    Change,
+    Edit,
+    Place,
+    check_edits,
+    check_neurons,
+    measured,
+    network_of,
+    resolve,
+)
 from neurexp.engine.hooks import hooked
 from neurexp.engine.lanes import Lanes
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
@@ -45,6 +57,7 @@ def run_pass(
     part: slice = slice(None),
     checkpoints: Checkpoints | None = None,
     lanes: int = 1,
+    changes: Sequence[Change] = (),
 ) -> None:
     """Runs every sequence once and lets each reducer see each site's activations of the valid tokens.
 
@@ -67,6 +80,7 @@ def run_pass(
         lanes: how many batches run at the same time, each in a thread (`engine.lanes`), if every reducer is
             `concurrent`. Other hooks on the network, and `covariates`, are then called in these threads, several at a
             time.
+        changes: of `engine.edits.resolve`: the activations are those of the model with these edits.
 
     Raises:
         NotFiniteError: a site put out NaN or infinity. Raised some batches later: the check waits for the device.
@@ -136,7 +150,9 @@ def run_pass(
             mine.index, mine.batch, mine.reducers = index, batch, updated
             mine.rows = None if batch.rows is None else batch.rows.to(device, non_blocking=True)
             with adding_sequences(index):
-                forward(network.base_model, use_cache=False, **_inputs(batch))
+                shape = (batch.valid.shape[0], batch.valid.shape[1])
+                place = Place(shape, batch.first, batch.valid) if changes else None
+                forward(place, use_cache=False, **_inputs(batch))
             if index % CHECKED_EVERY == 0:
                 check(index)
         bar.update(tokens_in[index])
@@ -154,7 +170,7 @@ def run_pass(
         disable=None if progress else True,
         leave=False,
     )
-    with bar, hooked(sites, receive) as forward:
+    with bar, hooked(network, sites, receive, changes) as forward:
         while workers.begun < len(batches):
             workers.run(run_batch, len(batches), pause=lambda: checkpoints is not None and checkpoints.due())
             check(workers.begun - 1)
@@ -231,6 +247,7 @@ def capture(
     valid: np.ndarray | torch.Tensor | None = None,
     batch_size: int = 4,
     budget_bytes: int = 4 * 2**30,
+    edits: Sequence[Edit] = (),
 ) -> dict[str, torch.Tensor]:
     """The activations themselves: `{"MLP_0": [sequences, length, neurons], …}` on the CPU, in the model's dtype.
 
@@ -248,16 +265,17 @@ def capture(
         valid: `[sequences, length]` bool; where it is False the result is NaN, and the token is never attended to.
         batch_size: sequences in one forward; it does not change the result beyond the forward's own rounding.
         budget_bytes: the largest size of the result.
+        edits: activations that are replaced (`neurexp.Edit`); the result has what they lead to, also at their own
+            sites. What an edit takes from the text (a mean) is measured on all valid tokens, without any edit.
 
     Raises:
-        UserError: unknown family, site or layer.
+        UserError: unknown family, site, layer or neuron.
         MemoryError: the result would not fit the budget; reduce inside a pass instead (`neurexp.engine`).
         ValueError: shapes do not match, or ids are not integers of the vocabulary, or sequences are too long.
         TypeError: `model` is not a model.
     """
-    network = model.network if isinstance(model, LanguageModel) else model
-    if not isinstance(network, PreTrainedModel):
-        raise TypeError(f"model must be load_model's or a transformers model, not {type(network).__name__}")
+    network = network_of(model)
+    check_edits(edits)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; give a whole number of 1 or more")
     ids = _argument("input_ids", input_ids)
@@ -273,6 +291,27 @@ def capture(
         ids, mask = ids[None], None if mask is None else mask[None]
     _check_ids(network, ids if mask is None else ids.where(mask, 0))
     sites = find_sites(network, site, parse_layers(layers, len(blocks_of(network))))
+    changes = [_measured(network, change, ids, mask, batch_size, budget_bytes) for change in resolve(network, edits)]
     keep = Keep(len(sites), ids.shape[0], ids.shape[1], budget_bytes)
-    run_pass(network, sites, ids, mask, [keep], batch_size=batch_size)
+    run_pass(network, sites, ids, mask, [keep], batch_size=batch_size, changes=changes)
     return {found.key: keep.kept[index] for index, found in enumerate(sites)}
+
+
+def _measured(
+    network: PreTrainedModel,
+    change: Change,
+    ids: torch.Tensor,
+    mask: torch.Tensor | None,
+    batch_size: int,
+    budget_bytes: int,
+) -> Change:
+    """A change with what it takes from the text: it must not depend on how the text is cut into batches."""
+    if change.kind not in MEASURED or change.values is not None:
+        return change
+    keep = Keep(1, ids.shape[0], ids.shape[1], budget_bytes)
+    run_pass(network, [change.site], ids, mask, [keep], batch_size=batch_size)
+    kept = keep.kept[0] if mask is None else keep.kept[0][mask]
+    values = kept.reshape(-1, kept.shape[-1])
+    check_neurons(change, values.shape[-1])
+    sample = values[:, change.neurons]
+    return replace(change, values=sample if change.kind == "resample" else measured(change.kind, sample))

@@ -16,6 +16,7 @@ from neurexp.errors import UserError
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import parse_layers
+from neurexp.report.finished import FinishedRun
 from neurexp.report.report import Report
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens
@@ -48,6 +49,7 @@ class Inputs:
     seed: int = 0
     default_layer: int | None = None  # the model config's own, for experiments on one layer
     batch_size: int = 4  # sequences of running text in one forward
+    source: FinishedRun | None = None  # the run that the experiment goes on from (`Experiment.source_run`)
 
     @property
     def label(self) -> str:
@@ -106,6 +108,14 @@ class Experiment(ABC, Generic[P]):
         """Whether the plan needs the dataset's running text."""
         return True
 
+    @property
+    def source_run(self) -> str | None:
+        """The finished run that this one goes on from, as the user gave it: a folder, or an id in MLflow.
+
+        By default the option `run`, where an experiment has one. `Inputs.source` is that run, of the same model.
+        """
+        return getattr(self.options, "run", None)
+
     @abstractmethod
     def prepare(self, inputs: Inputs) -> P:
         """Plans the passes.
@@ -124,6 +134,7 @@ class Experiment(ABC, Generic[P]):
             "experiment": f"{type(self).__module__}.{type(self).__qualname__}",
             "tokenizer": hash_of_tokenizer(inputs.model.tokenizer),
             "seed": inputs.seed,
+            **({"source": inputs.source.neurons_hash} if inputs.source is not None else {}),
             "options": {name: str(value) for name, value in vars(self.options).items()},
         }
 

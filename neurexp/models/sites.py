@@ -42,6 +42,13 @@ class Site:
         """The key of its activations, `MLP_0`."""
         return f"{self.name}_{self.layer}"
 
+    @property
+    def is_bypassed(self) -> bool:
+        """Whether its values also go around the module that reads them: the residual stream between attention and MLP
+        does, except where a config lets the stream go through the norm."""
+        through_norm = getattr(self.config, "apply_residual_connection_post_layernorm", False)
+        return self.name == "RESID_MID" and self.address.side == "input" and not through_norm
+
     def read(self, values: Any) -> torch.Tensor:
         """The activations in the module's output, or in its first input: `[…, neurons]`."""
         if isinstance(values, tuple):
@@ -55,6 +62,29 @@ class Site:
 
         def before(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
             receive(self.read(arguments or next(iter(named.values()))))
+
+        return self.module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def columns(self, width: int) -> torch.Tensor:
+        """Which of the `width` columns that the module puts out, or reads, are the site's neurons: `[neurons]`."""
+        every = torch.arange(width)
+        return every if self.address.part is None else self.address.part.of(every, self.config)
+
+    def replace(self, change: Callable[[torch.Tensor], torch.Tensor]) -> RemovableHandle:
+        """Calls `change` with all columns `[…, width]` of the module's output, or of its first input, and lets the
+        model go on with what it returns, until the handle is removed."""
+        if self.address.side == "output":
+
+            def after(module: nn.Module, arguments: tuple, output: Any) -> Any:
+                return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+            return self.module.register_forward_hook(after)
+
+        def before(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            if arguments:
+                return (change(arguments[0]), *arguments[1:]), named
+            name = next(iter(named))
+            return arguments, named | {name: change(named[name])}
 
         return self.module.register_forward_pre_hook(before, with_kwargs=True)
 
@@ -158,6 +188,11 @@ def _module(root: nn.Module, path: str, given: str) -> nn.Module:
 def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
     """The model's blocks, in order. Raises UserError for an unknown architecture."""
     return cast(nn.ModuleList, network.base_model.get_submodule(family_of(network).blocks))
+
+
+def trunk_of(network: PreTrainedModel) -> nn.Module:
+    """The module that runs the blocks, from token ids to the last hidden states: OPT's is not the whole base model."""
+    return network.base_model.get_submodule(family_of(network).blocks.rpartition(".")[0])
 
 
 def site_names(site: object) -> list[str]:

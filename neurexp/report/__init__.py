@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
+    from neurexp.report.finished import FinishedRun, read_finished
     from neurexp.report.folder import write_figures, write_report
     from neurexp.report.report import Report, Table, with_control
 
-__all__ = ["Report", "Table", "with_control", "write_figures", "write_report"]
+__all__ = ["FinishedRun", "Report", "Table", "read_finished", "with_control", "write_figures", "write_report"]
 
 _HOMES = {
+    "FinishedRun": "neurexp.report.finished",
     "Report": "neurexp.report.report",
     "Table": "neurexp.report.report",
+    "read_finished": "neurexp.report.finished",
     "with_control": "neurexp.report.report",
     "write_figures": "neurexp.report.folder",
     "write_report": "neurexp.report.folder",

@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
-    from neurexp.runs.compare import Run, read_run
+    from neurexp.runs.compare import read_run
     from neurexp.runs.driver import run
     from neurexp.runs.measure import Measurement
 
-__all__ = ["Measurement", "Run", "read_run", "run"]
+__all__ = ["Measurement", "read_run", "run"]
 
 _HOMES = {
     "Measurement": "neurexp.runs.measure",
-    "Run": "neurexp.runs.compare",
     "read_run": "neurexp.runs.compare",
     "run": "neurexp.runs.driver",
 }

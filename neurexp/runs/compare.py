@@ -5,14 +5,11 @@ Models of different depth are compared at relative depth. Reads run folders only
 """
 
 import argparse
-import json
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,36 +17,14 @@ from neurexp.config.schema import Backend, TrackingConfig
 from neurexp.console import terminal
 from neurexp.errors import UserError, one_line, printable
 from neurexp.io import files
-from neurexp.report.folder import LAYERS, NEURONS, SUMMARY, definitions_in, write_figures, write_report
-from neurexp.report.report import SITE, Report
+from neurexp.report.finished import FinishedRun, read_finished
+from neurexp.report.folder import SUMMARY, definitions_in, write_figures, write_report
+from neurexp.report.report import Report
 from neurexp.runs.names import circumstances, names_of
 from neurexp.tracking import tracker as tracking
 
-# Entries of a run's summary that a comparison needs
-NEEDED = {"setting": str, "experiment": str, "statistic": str, "model_layers": int, "metrics": dict}
 
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run, read back."""
-
-    place: str  # its folder, or its id in MLflow
-    folder: Path
-    summary: dict[str, Any]
-    layers: dict[str, np.ndarray]
-    neurons: dict[str, np.ndarray]
-
-    def by_layer(self, column: str) -> list[np.ndarray]:
-        """A column of the neurons' table, an array per layer."""
-        return [self.neurons[column][self.neurons["layer"] == layer] for layer in self.layers["layer"]]
-
-    @property
-    def depth(self) -> np.ndarray:
-        """Relative depth of each captured layer: 0 the model's first, 1 its last."""
-        return self.layers["layer"] / max(1, self.summary["model_layers"] - 1)
-
-
-def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> Run:
+def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> FinishedRun:
     """Reads a run folder, or the artifacts of an MLflow run in the store `uri`, which are the same files.
 
     If `uri` is not given, the store is that of MLFLOW_TRACKING_URI, else the one in `outputs`.
@@ -66,54 +41,17 @@ def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> Ru
         ) from error
     if not is_folder:
         folder = tracking.download(given, uri, outputs.resolve())
-    missing = [name for name in (SUMMARY, LAYERS, NEURONS) if not (folder / name).exists()]
-    if missing:
-        hint = "; this is a sweep: give the folders of its jobs" if _is_sweep(folder) else ""
-        raise UserError(f"{given}: not the folder of a finished run ({', '.join(missing)} missing){hint}")
-    try:
-        summary = json.loads((folder / SUMMARY).read_text("utf-8"))
-        tables = [files.read_table(folder / f"{name}.parquet") for name in ("layers", "neurons")]
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{given}: cannot be read ({one_line(error)}); give the folder of a finished run") from error
-    known = summary if isinstance(summary, dict) else {}
-    wrong = [name for name, kind in NEEDED.items() if not isinstance(known.get(name), kind)]
-    if wrong:
-        raise UserError(f"{given}: its summary.json is not that of one finished run ({', '.join(wrong)} missing)")
-    if not all("layer" in table for table in tables):
-        raise UserError(f"{given}: its layers.parquet or neurons.parquet has no column layer")
-    return Run(str(folder) if is_folder else f"MLflow run {given}", folder, summary, *tables)
+    return read_finished(folder, given, str(folder) if is_folder else f"MLflow run {given}")
 
 
-def _is_sweep(folder: Path) -> bool:
-    with suppress(OSError, ValueError, AttributeError):
-        return json.loads((folder / SUMMARY).read_text("utf-8")).get("experiment") == "sweep"
-    return (folder / "multirun.yaml").exists()
-
-
-def by_site(run: Run) -> list[Run]:
-    """A run of several sites as one run for each of them; a run of one site as it is."""
-    if SITE not in run.neurons:
-        return [run]
-    parts = []
-    for site in dict.fromkeys(run.layers[SITE].tolist()):
-        layers, neurons = (
-            {name: values[table[SITE] == site] for name, values in table.items()} for table in (run.layers, run.neurons)
-        )
-        metrics = {name.removeprefix(f"{site}/"): value for name, value in run.summary["metrics"].items()}
-        options = (run.summary.get("options") or {}) | {"experiment.site": site}
-        summary = run.summary | {"metrics": metrics, "options": options}
-        parts.append(replace(run, summary=summary, layers=layers, neurons=neurons))
-    return parts
-
-
-def compare(runs: list[Run]) -> Report:
+def compare(runs: list[FinishedRun]) -> Report:
     """Headlines and layer medians of the runs, side by side.
 
     Raises:
         UserError: fewer than two runs, or runs of different experiments.
     """
     experiments = {run.summary["experiment"] for run in runs}
-    runs = [part for run in runs for part in by_site(run)]
+    runs = [part for run in runs for part in run.by_site()]
     if len(runs) < 2:
         raise UserError("compare: give two runs or more")
     if len(experiments) > 1:
@@ -228,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     outputs = options.outputs.expanduser().resolve()
-    runs = [part for given in options.runs for part in by_site(read_run(given, options.uri, outputs))]
+    runs = [part for given in options.runs for part in read_run(given, options.uri, outputs).by_site()]
     report = compare(runs)
     folder = outputs / "compare" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     try:

@@ -25,6 +25,7 @@ from neurexp.report.folder import HYDRA, SKIPPED, SUMMARY, TOKENS, forget, summa
 from neurexp.runs import resume
 from neurexp.runs import sweep as sweeps
 from neurexp.runs.run_name import run_name
+from neurexp.runs.source import facts_of, opened
 from neurexp.runs.sweep_job import Membership
 
 if TYPE_CHECKING:
@@ -65,49 +66,50 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     experiment = plugin(options)
     if unreachable and experiment.reads_text:
         raise unreachable
-    names = model_name, _dataset_name(typed, experiment)
-    other_layers = job is not None and job.varies("experiment.layer")
-    hearing_signals(processes.connect)
-    if processes.rank() > 0:
-        shared = hearing_signals(processes.broadcast, "")
-        if shared and plugin.distributed:
-            hearing_signals(measure, typed, experiment, names, Path(shared), clock)
-        processes.shut_down()
-        return
-    with resume.at_work(folder, config) as progress:
-        resume.redact(folder / HYDRA)
-        is_whole = (folder / SUMMARY).exists()  # the process ended while it logged
-        hearing_signals(processes.broadcast, "" if is_whole else str(folder.resolve()))
-        if is_whole:
+    with opened(experiment.source_run, typed) as source:
+        names = model_name, _dataset_name(typed, experiment)
+        other_layers = job is not None and job.varies("experiment.layer")
+        hearing_signals(processes.connect)
+        if processes.rank() > 0:
+            shared = hearing_signals(processes.broadcast, "")
+            if shared and plugin.distributed:
+                hearing_signals(measure, typed, experiment, names, Path(shared), clock, source=source)
             processes.shut_down()
-            progress.results_are_whole()
-            if typed.tracking.backend is not Backend.off:
-                hearing_signals(tracking.log_later, folder, typed.tracking.uri)
-            forget(folder)
             return
-        text = hearing_signals(sources.identity, typed.dataset) if experiment.reads_text else {"source": "none"}
-        facts = provenance.of_process() | {"dataset": text}
-        with clock("track"):
-            name = run_name(" on ".join(names), config, options, job)
-            tracker = hearing_signals(_start_tracking, typed, config, folder, job, name, progress)
-        progress.remember(run_id=tracker.run_id or progress.note.get("run_id"))
-        try:
-            measured = hearing_signals(measure, typed, experiment, names, folder, clock, other_layers)
-            processes.shut_down()
-            written = _Written(typed, experiment, measured, folder, clock, tracker, name)
-            hearing_signals(_write, written, resume.options_of(config), facts)
-            progress.results_are_whole()
-            untracked = hearing_signals(_log, folder, tracker, clock)
-        except BaseException as error:
-            how, why = "FAILED", f"{type(error).__name__}: {error}"
-            if isinstance(error, KeyboardInterrupt):
-                how, why = "KILLED", "interrupted"
-                files.remove_own(folder)  # of work that native code still does
-            with suppress(Exception):  # the user must see the first error, not this one
-                hearing_signals(tracker.finish, how, why)
-            raise
-        if not untracked:
-            forget(folder)
+        with resume.at_work(folder, config) as progress:
+            resume.redact(folder / HYDRA)
+            is_whole = (folder / SUMMARY).exists()  # the process ended while it logged
+            hearing_signals(processes.broadcast, "" if is_whole else str(folder.resolve()))
+            if is_whole:
+                processes.shut_down()
+                progress.results_are_whole()
+                if typed.tracking.backend is not Backend.off:
+                    hearing_signals(tracking.log_later, folder, typed.tracking.uri)
+                forget(folder)
+                return
+            text = hearing_signals(sources.identity, typed.dataset) if experiment.reads_text else {"source": "none"}
+            facts = provenance.of_process() | {"dataset": text} | facts_of(source)
+            with clock("track"):
+                name = run_name(" on ".join(names), config, options, job)
+                tracker = hearing_signals(_start_tracking, typed, config, folder, job, name, progress)
+            progress.remember(run_id=tracker.run_id or progress.note.get("run_id"))
+            try:
+                measured = hearing_signals(measure, typed, experiment, names, folder, clock, other_layers, source)
+                processes.shut_down()
+                written = _Written(typed, experiment, measured, folder, clock, tracker, name)
+                hearing_signals(_write, written, resume.options_of(config), facts)
+                progress.results_are_whole()
+                untracked = hearing_signals(_log, folder, tracker, clock)
+            except BaseException as error:
+                how, why = "FAILED", f"{type(error).__name__}: {error}"
+                if isinstance(error, KeyboardInterrupt):
+                    how, why = "KILLED", "interrupted"
+                    files.remove_own(folder)  # of work that native code still does
+                with suppress(Exception):  # the user must see the first error, not this one
+                    hearing_signals(tracker.finish, how, why)
+                raise
+            if not untracked:
+                forget(folder)
     _print_result(written)
     if untracked:
         raise UserError(untracked)
@@ -149,7 +151,7 @@ class _Written:
 def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> None:
     """Writes everything into the run folder. `summary.json` comes last, and makes the folder a result.
 
-    `begun` describes the code and the text as they were before the pass.
+    `begun` describes the code, the text and the source run as they were before the pass.
     """
     from neurexp.io import provenance
     from neurexp.runs.measure import MOST_TOKENS_WRITTEN, batch_size_of

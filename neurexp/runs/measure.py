@@ -29,6 +29,7 @@ from neurexp.io.store import Entry, Store
 from neurexp.models.load import LanguageModel, choose_device, load_model
 from neurexp.models.sites import find_sites, site_names, width_of_head
 from neurexp.report.clock import Stopwatch
+from neurexp.report.finished import FinishedRun
 from neurexp.report.report import CONTROLS, Report, join_sites, with_control
 from neurexp.text.running_text import read_text
 from neurexp.text.shuffled import shuffled_text
@@ -60,6 +61,7 @@ def measure(
     folder: Path,
     clock: Stopwatch,
     other_layers: bool = False,
+    source: FinishedRun | None = None,
 ) -> Measurement:
     """Loads the model, runs the passes and analyses them; the same on a control if one is asked for.
 
@@ -70,19 +72,26 @@ def measure(
         folder: where checkpoints go.
         clock: gets the seconds of each stage.
         other_layers: other jobs of the sweep want other layers of the same passes.
+        source: the finished run that the experiment goes on from.
+
+    Raises:
+        UserError: a mistake of the user; the source is of another model, for example.
     """
     arguments, options = _model_arguments(config), experiment.options
     with clock("load_model"):
         model = _load(arguments)
+        if source is not None:
+            source.check_model(model.name, model.weights_hash)
+        original = _inputs(config, model, names, source)
         if experiment.reads_text:
             _check_length(config, model)
-        find_sites(model.network, options.site, _inputs(config, model, names).layers(options.layer))
+        find_sites(model.network, options.site, original.layers(options.layer))
     log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
     runner = _Runner(config, experiment, folder, clock, other_layers)
-    plan, reports = runner.run(_inputs(config, model, names))
+    plan, reports = runner.run(original)
     if options.control != "off":
         log.info("Control: %s", CONTROLS[options.control].meaning)
-        inputs = original = _inputs(config, model, names)
+        inputs = original = _inputs(config, model, names, source)
         if options.control == "shuffled_text":
             inputs = replace(original, read_text=lambda: shuffled_text(original.text, model.tokenizer, original.seed))
         else:
@@ -307,7 +316,7 @@ def cache_of(config: Config) -> Path:
     return Path(config.run.outputs).expanduser().resolve() / "cache"
 
 
-def _inputs(config: Config, model: LanguageModel, names: tuple[str, str]) -> Inputs:
+def _inputs(config: Config, model: LanguageModel, names: tuple[str, str], source: FinishedRun | None = None) -> Inputs:
     dataset, bos = config.dataset, model.begins_with_bos
     return Inputs(
         model,
@@ -316,6 +325,7 @@ def _inputs(config: Config, model: LanguageModel, names: tuple[str, str]) -> Inp
         seed=config.run.seed,
         default_layer=config.model.default_layer,
         batch_size=batch_size_of(config),
+        source=source,
     )
 
 

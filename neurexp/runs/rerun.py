@@ -127,6 +127,8 @@ def arguments_of(folder: Path, wanted: DictConfig, facts: dict[str, Any]) -> lis
     if re.fullmatch("[0-9a-f]{40}", facts["model_revision"]):
         pinned["model.revision"] = facts["model_revision"]
     pinned |= _pinned_names(wanted, facts)
+    if facts.get("source_run") and OmegaConf.select(wanted, "experiment.run") is not None:
+        pinned["experiment.run"] = facts["source_run"]  # absolute: the old working folder may be gone
     if facts["dataset"]["source"] == "hub":
         pinned["dataset.revision"] = facts["dataset"]["resolved"]
     register_schema()

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from neurexp.io.files import read_table
+from neurexp.report.folder import definitions_in
 from neurexp.report.report import SITE, Report, Table
-from neurexp.runs.compare import definitions_in
 from neurexp.runs.sweep_job import Job
 
 SHOWN = 5  # columns that are named

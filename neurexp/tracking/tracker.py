@@ -232,7 +232,7 @@ def log_run(tracker: Tracker, folder: Path) -> None:
             tracker.log_folder(entry, entry.name if entry.is_dir() else None)
 
 
-def download(run_id: str, uri: str | None, outputs: Path, into: Path | None = None) -> Path:
+def download(run_id: str, uri: str | None, outputs: Path, into: Path | None = None, option: str = "--uri") -> Path:
     """Downloads the files of a run from MLflow into `into` or a temporary folder.
 
     Args:
@@ -240,14 +240,15 @@ def download(run_id: str, uri: str | None, outputs: Path, into: Path | None = No
         uri: of the store; MLFLOW_TRACKING_URI, or the one in `outputs`, if not given.
         outputs: the folder of all outputs.
         into: a folder that exists.
+        option: the option that names the store, for messages.
 
     Raises:
         UserError: there is no such store, or no such run in it.
     """
-    store = stores.store_of(uri, outputs, option="--uri")
+    store = stores.store_of(uri, outputs, option=option)
     if store.file is not None and not store.file.exists():
         raise UserError(
-            f"{run_id}: no such run folder, and no MLflow store at {store.file}; give its address with --uri"
+            f"{run_id}: no such run folder, and no MLflow store at {store.file}; give its address with {option}"
         )
     client = stores.open_store(store, make=False)
     from mlflow.exceptions import MlflowException
@@ -258,7 +259,7 @@ def download(run_id: str, uri: str | None, outputs: Path, into: Path | None = No
     except (MlflowException, OSError) as error:
         raise UserError(
             f"{run_id}: no such run folder, and no such run in {without_secrets(store.uri)} ({one_line(error)}); give "
-            "a run folder, or the address of another store with --uri"
+            f"a run folder, or the address of another store with {option}"
         ) from error
 
 

@@ -47,9 +47,12 @@ def test_the_callers_own_forward_is_neither_heard_nor_stopped():
         with torch.no_grad():
             return model(token_ids(2, 9)).logits
 
-    with hooked(find_sites(model, "MLP", [0]), lambda index, values: heard.append(index)) as forward, torch.no_grad():
+    with (
+        hooked(model, find_sites(model, "MLP", [0]), lambda index, values: heard.append(index)) as forward,
+        torch.no_grad(),
+    ):
         assert torch.equal(in_a_thread(own), whole)
-        forward(model.base_model, input_ids=token_ids(1, 5))
+        forward(input_ids=token_ids(1, 5))
         assert torch.equal(own(), whole)
     assert heard == [0]
 
@@ -62,17 +65,17 @@ def test_a_forward_in_the_middle_of_another_threads_forward():
     def inner():
         with (
             torch.no_grad(),
-            hooked(sites[:2], lambda index, values: heard["inner"].append((index, len(values)))) as forward,
+            hooked(model, sites[:2], lambda index, values: heard["inner"].append((index, len(values)))) as forward,
         ):
-            forward(model.base_model, input_ids=token_ids(3, 5))
+            forward(input_ids=token_ids(3, 5))
 
     def outer(index, values):
         heard["outer"].append((index, len(values)))
         if index == 1:
             in_a_thread(inner)
 
-    with torch.no_grad(), hooked(sites, outer) as forward:
-        forward(model.base_model, input_ids=token_ids(1, 5))
+    with torch.no_grad(), hooked(model, sites, outer) as forward:
+        forward(input_ids=token_ids(1, 5))
     assert heard == {"outer": [(index, 1) for index in range(LAYERS)], "inner": [(0, 3), (1, 3)]}
 
 

@@ -1,0 +1,308 @@
+"""Edits: activations of chosen neurons are replaced while the model runs.
+
+An `Edit` is what a user writes; `resolve` turns it into a `Change`, which acts on a model's site. Changes live in hooks
+that a context registers and removes. Weights are never touched, and a module's own output is never written into,
+because others may keep it. Knows nothing of predictions, and not why a neuron is edited.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from neurexp.errors import UserError
+from neurexp.models.load import LanguageModel
+from neurexp.models.sites import Site, blocks_of, find_sites, parse_layers, trunk_of
+
+KINDS = ("zero", "mean", "peak", "resample", "value", "scale", "add")
+MEASURED = ("mean", "peak", "resample")  # kinds that depend on a text
+NEEDS_VALUE = ("value", "scale", "add")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replaces activations of chosen neurons at one site of one layer.
+
+    Args:
+        site: a place in a block, `NEURON` for example (docs/models.md).
+        layer: the index of the block.
+        neurons: indices of neurons of the site.
+        kind: what the activation x of a neuron becomes.
+
+            - `zero`: 0.
+            - `mean`: the neuron's mean, over `value`'s text or the tokens at hand.
+            - `peak`: the neuron's mode, likewise (`stats.mode`).
+            - `resample`: its value at a random token, the same token for all neurons of the edit.
+            - `value`: `value`.
+            - `scale`: x · `value`.
+            - `add`: x + `value`.
+        value: a number, or one for each neuron. It may be left out for `mean` and `peak`: then they are measured. With
+            `edited` that is on the tokens of the same forward (pads are left out by its attention mask), with `capture`
+            on all its tokens, on the model without edits. For `resample` it is a seed (0 if left out), or values
+            `[rows, neurons]` to draw from.
+        tokens: `[sequences, length]` bool, of the tokens that are run: only there. None: everywhere.
+
+    Raises:
+        ValueError: an unknown kind, no neuron or one twice, or a value that does not fit.
+    """
+
+    site: str
+    layer: int
+    neurons: Sequence[int]
+    kind: str = "zero"
+    value: Any = None
+    tokens: Any = None
+
+    def __post_init__(self) -> None:
+        given = np.atleast_1d(np.asarray(self.neurons))
+        if given.ndim != 1 or not given.size or given.dtype.kind not in "iu" or given.min() < 0:
+            raise ValueError(f"neurons must be a list of indices from 0, not {self.neurons!r}")
+        if len(set(given.tolist())) < given.size:
+            raise ValueError("neurons has an index twice")
+        object.__setattr__(self, "neurons", tuple(given.tolist()))
+        if self.kind not in KINDS:
+            raise ValueError(f"kind={self.kind!r}: give one of {', '.join(KINDS)}")
+        if self.kind == "zero" and self.value is not None:
+            raise ValueError("kind='zero' takes no value; kind='value' does")
+        if self.kind in NEEDS_VALUE and self.value is None:
+            raise ValueError(f"kind={self.kind!r} needs a value: a number, or one for each neuron")
+        if self.value is not None:
+            self._check_value()
+
+    def _check_value(self) -> None:
+        value = torch.as_tensor(self.value)
+        if self.kind == "resample":
+            rows = value.ndim == 2 and value.shape[1] == len(self.neurons) and len(value) > 0
+            if not (rows or (value.ndim == 0 and not value.is_floating_point() and int(value) >= 0)):
+                raise ValueError("kind='resample' takes a seed, or values [rows, neurons] to draw from")
+        elif value.ndim > 1 or (value.ndim == 1 and len(value) != len(self.neurons)):
+            raise ValueError(f"value must be a number, or one for each of the {len(self.neurons)} neurons")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its values must be measured on a text."""
+        no_rows = self.value is None or (self.kind == "resample" and torch.as_tensor(self.value).ndim == 0)
+        return self.kind in MEASURED and no_rows
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a forward stands: which sequences of the text it runs, and how many variants of them side by side."""
+
+    shape: tuple[int, int]  # sequences of one variant, length
+    first: int = 0  # the index of its first sequence
+    valid: torch.Tensor | None = None  # [sequences, length] bool; None: all
+    variants: int = 1  # each has all sequences; variant after variant
+
+
+@dataclass(frozen=True)
+class Change:
+    """An edit as it acts at a site. `values` are `[neurons]`, or `[rows, neurons]` to draw from; None: measured on the
+    tokens of each forward."""
+
+    site: Site
+    neurons: torch.Tensor
+    kind: str
+    values: torch.Tensor | None = None
+    seed: int = 0
+    tokens: torch.Tensor | None = None
+    variant: int = 0
+
+    def of(self, x: torch.Tensor, place: Place) -> torch.Tensor:
+        """What the activations x `[tokens, neurons]` of one variant become."""
+        new = self._new(x, place)
+        if self.tokens is None:
+            return new.expand_as(x)
+        chosen = self.tokens[place.first : place.first + place.shape[0]]
+        if tuple(chosen.shape) != place.shape:
+            raise ValueError(
+                f"tokens has the shape {list(self.tokens.shape)}, which the tokens that are run do not have"
+            )
+        return torch.where(chosen.to(x.device).reshape(-1, 1), new, x)
+
+    def _new(self, x: torch.Tensor, place: Place) -> torch.Tensor:
+        if self.kind == "zero":
+            return torch.zeros_like(x)
+        if self.kind == "resample":
+            return self._drawn(x, place)
+        if self.values is None:
+            sample = x if place.valid is None else x[place.valid.flatten().to(x.device)]
+            return measured(self.kind, sample).to(x)
+        values = self.values.to(x)
+        if self.kind == "scale":
+            return x * values
+        return x + values if self.kind == "add" else values
+
+    def _drawn(self, x: torch.Tensor, place: Place) -> torch.Tensor:
+        if self.values is not None:
+            rows = [
+                _random(self.seed, place.first + one, len(self.values), place.shape[1]) for one in range(place.shape[0])
+            ]
+            return self.values[torch.cat(rows)].to(x)
+        allowed = torch.arange(len(x)) if place.valid is None else place.valid.flatten().nonzero().squeeze(1).cpu()
+        sources = allowed[_random(self.seed, place.first, len(allowed), len(x))]
+        return x[sources.to(x.device)]
+
+
+def _random(seed: int, sequence: int, most: int, count: int) -> torch.Tensor:
+    """`count` numbers below `most` for one sequence of the text: they do not depend on the batches."""
+    own = np.random.default_rng([seed, sequence])
+    return torch.from_numpy(own.integers(0, most, count))
+
+
+def measured(kind: str, sample: torch.Tensor) -> torch.Tensor:
+    """The mean or the mode (`peak`) of a sample `[tokens, neurons]`, `[neurons]` float64."""
+    if kind == "mean":
+        return sample.double().mean(0)
+    from neurexp.stats.mode import half_sample_mode
+
+    return torch.from_numpy(half_sample_mode(sample.detach().double().cpu().numpy()))
+
+
+def resolve(network: PreTrainedModel, edits: Sequence[Edit], variant: int = 0) -> list[Change]:
+    """The changes of edits, in their order. `variant` is the place of this model among models side by side.
+
+    Raises:
+        UserError: the model has no such site or layer.
+    """
+    changes = []
+    for edit in edits:
+        layers = parse_layers(edit.layer, len(blocks_of(network)))
+        site = find_sites(network, edit.site, layers)[0]
+        given = None if edit.value is None else torch.as_tensor(edit.value)
+        seed = 0
+        if edit.kind == "resample" and given is not None and given.ndim == 0:
+            given, seed = None, int(given)
+        tokens = None if edit.tokens is None else torch.as_tensor(edit.tokens).bool()
+        tokens = tokens[None] if tokens is not None and tokens.ndim == 1 else tokens
+        changes.append(Change(site, torch.tensor(edit.neurons), edit.kind, given, seed, tokens, variant))
+    return changes
+
+
+@contextmanager
+def changing(network: PreTrainedModel, changes: Sequence[Change], place: Callable[[], Place | None]) -> Iterator[None]:
+    """Within the context, forwards of `network` run with the changes. `place` says where the calling thread's forward
+    stands; None: this forward is not to be changed."""
+    by_site: dict[tuple[str, int], list[Change]] = {}
+    for change in changes:
+        by_site.setdefault((change.site.name, change.site.layer), []).append(change)
+    with ExitStack() as hooks:
+        for own in by_site.values():
+            register = _in_the_middle if own[0].site.is_bypassed else _at_the_site
+            for handle in register(network, own, place):
+                hooks.callback(handle.remove)
+        yield
+
+
+def _at_the_site(network: PreTrainedModel, changes: Sequence[Change], place: Callable[[], Place | None]) -> list[Any]:
+    def changed(values: torch.Tensor) -> torch.Tensor:
+        here = place()
+        return values if here is None else changed_values(values, changes, here)
+
+    return [changes[0].site.replace(changed)]
+
+
+def _in_the_middle(network: PreTrainedModel, changes: Sequence[Change], place: Callable[[], Place | None]) -> list[Any]:
+    """A norm reads the residual stream in the middle of a block, but the stream also goes around it: what the edit adds
+    there is added to the block's output as well."""
+    added = threading.local()
+
+    def changed(values: torch.Tensor) -> torch.Tensor:
+        here = place()
+        if here is None:
+            return values
+        new = changed_values(values, changes, here)
+        added.values = new - values
+        return new
+
+    def add(values: torch.Tensor) -> torch.Tensor:
+        return values if place() is None else values + added.values.view_as(values)
+
+    after = replace(changes[0].site, module=blocks_of(network)[changes[0].site.layer])
+    after = replace(after, address=replace(after.address, module="", side="output", part=None))
+    return [changes[0].site.replace(changed), after.replace(add)]
+
+
+def changed_values(values: torch.Tensor, changes: Sequence[Change], place: Place) -> torch.Tensor:
+    """A copy of what a module puts out or reads, `[…, columns]`, with the changes of one site.
+
+    Raises:
+        UserError: the site has fewer neurons than an edit names.
+        ValueError: an edit's mask of tokens has another shape than the tokens that are run.
+    """
+    site = changes[0].site
+    columns = site.columns(values.shape[-1])
+    new = values.clone(memory_format=torch.contiguous_format)
+    rows = new.view(place.variants, -1, values.shape[-1])
+    for change in changes:
+        check_neurons(change, len(columns))
+        own = columns[change.neurons].to(values.device)
+        of_variant = rows[change.variant]
+        of_variant[:, own] = change.of(of_variant[:, own], place).to(values.dtype)
+    return new
+
+
+def check_neurons(change: Change, count: int) -> None:
+    """Raises UserError if the site has fewer neurons than the edit names."""
+    if int(change.neurons.max()) >= count:
+        raise UserError(
+            f"neuron {int(change.neurons.max())} of layer {change.site.layer}: {change.site.name} has neurons 0 to "
+            f"{count - 1} there"
+        )
+
+
+@contextmanager
+def edited(model: LanguageModel | PreTrainedModel, edits: Sequence[Edit]) -> Iterator[Any]:
+    """Within the context, every forward of the model runs with the edits; yields the model.
+
+        with neurexp.edited(model, [neurexp.Edit("NEURON", 3, [5, 7], "zero")]):
+            logits = model.network(ids).logits
+
+    The edits are gone when the context is left, whatever happens inside. Other hooks stay. Weights are not touched, and
+    gradients flow through the edits. With a KV cache the edits act on the tokens of each forward.
+
+    Args:
+        model: of `load_model`, or any causal transformers model of a known family.
+        edits: applied in their order.
+
+    Raises:
+        UserError: unknown family, site, layer or neuron (a neuron is checked in the forward).
+        TypeError: `model` is not a model, or an edit is no `Edit`.
+    """
+    network = network_of(model)
+    check_edits(edits)
+    changes = resolve(network, edits)
+    current = threading.local()
+
+    def note(module: torch.nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
+        ids = next(one for one in (*arguments, named.get("input_ids"), named.get("inputs_embeds")) if one is not None)
+        mask = named.get("attention_mask")
+        fits = isinstance(mask, torch.Tensor) and mask.shape == ids.shape[:2]
+        current.place = Place(tuple(ids.shape[:2]), valid=mask.bool() if fits else None)  # type: ignore[union-attr]
+
+    handle = trunk_of(network).register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with changing(network, changes, lambda: getattr(current, "place", None)):
+            yield model
+    finally:
+        handle.remove()
+
+
+def network_of(model: LanguageModel | PreTrainedModel) -> PreTrainedModel:
+    """The transformers model. Raises TypeError for anything else."""
+    network = model.network if isinstance(model, LanguageModel) else model
+    if not isinstance(network, PreTrainedModel):
+        raise TypeError(f"model must be load_model's or a transformers model, not {type(network).__name__}")
+    return network
+
+
+def check_edits(edits: Sequence[Edit]) -> None:
+    """Raises TypeError unless all are edits."""
+    for edit in edits:
+        if not isinstance(edit, Edit):
+            raise TypeError(f"edits must be a list of neurexp.Edit, not of {type(edit).__name__}")
