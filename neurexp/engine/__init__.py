@@ -6,11 +6,12 @@ from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
     from neurexp.engine.passes import capture, run_pass
-    from neurexp.engine.plan import Pass, run
+    from neurexp.engine.plan import GradientPass, Pass, run
 
-__all__ = ["Pass", "capture", "run", "run_pass"]
+__all__ = ["GradientPass", "Pass", "capture", "run", "run_pass"]
 
 _HOMES = {
+    "GradientPass": "neurexp.engine.plan",
     "Pass": "neurexp.engine.plan",
     "capture": "neurexp.engine.passes",
     "run": "neurexp.engine.plan",

@@ -16,6 +16,7 @@ import transformers
 
 from neurexp.engine import processes
 from neurexp.engine.checkpoint import Checkpoints
+from neurexp.engine.gradients import run_gradient_pass
 from neurexp.engine.lanes import lanes_on
 from neurexp.engine.passes import Covariates, count_not_finite, run_pass
 from neurexp.engine.reducers.base import NotFiniteError, Reducer
@@ -59,6 +60,14 @@ class Pass:
     batch_factor: int = 1
 
 
+@dataclass(frozen=True)
+class GradientPass(Pass):
+    """A pass that also runs backwards: its reducers get the loss's gradients, too (`engine.gradients`).
+
+    They must need no calibration by the first sequence.
+    """
+
+
 def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict[str, Any]:
     """What a pass's activations depend on to the last bit: weights, tokens, arithmetic and the batches' boundaries."""
     return {
@@ -74,6 +83,7 @@ def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict
         "arithmetic": of_arithmetic(model.device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        **({"gradients": True} if isinstance(planned, GradientPass) else {}),
     }
 
 
@@ -92,7 +102,7 @@ def run_together(
 ) -> list[dict[str, Reducer]]:
     """Runs several passes over the same tokens as one; returns the reducers of each, which have seen every token.
 
-    The passes may differ in their site, layers and reducers only.
+    The passes may differ in their site, layers and reducers only: all of them are of one kind.
 
     Under `torchrun` each process runs its share of a distributed pass, and only the reducers of process 0 see it all.
     One thread at a time runs a pass: the fast forward swaps parts of a model, and lanes share out PyTorch's threads.
@@ -109,8 +119,8 @@ def run_together(
         ValueError: the passes are not over the same tokens.
     """
     first, tokens = passes[0], passes[0].tokens
-    if len({(one.tokens.hash, json.dumps(one.key, sort_keys=True), one.distributed) for one in passes}) > 1:
-        raise ValueError("passes that run together must have the same tokens and key")
+    if len({(type(one), one.tokens.hash, json.dumps(one.key, sort_keys=True), one.distributed) for one in passes}) > 1:
+        raise ValueError("passes that run together must be of one kind, with the same tokens and key")
     batch_size *= first.batch_factor
     with _one_pass, fast_forward(model.network) if model.fast else nullcontext():
         model.check_ids(tokens.input_ids[tokens.valid])
@@ -123,20 +133,17 @@ def run_together(
             reducers += mine if len(passes) == 1 else [OfSites(reducer, len(sites), len(own)) for reducer in mine]
             sites += own
         with _explaining_not_finite(model, sites, tokens, batch_size):
-            run_pass(
-                model.network,
-                sites,
-                tokens.input_ids,
-                tokens.valid,
-                reducers,
-                first.covariates,
-                batch_size,
-                progress=progress,
-                forecast=forecast,
-                part=processes.own_part(len(tokens.valid)) if first.distributed else slice(None),
-                checkpoints=checkpoints,
-                lanes=lanes_on(model.device),
-            )
+            inputs = model.network, sites, tokens.input_ids, tokens.valid, reducers, first.covariates, batch_size
+            options: dict[str, Any] = {
+                "progress": progress,
+                "forecast": forecast,
+                "part": processes.own_part(len(tokens.valid)) if first.distributed else slice(None),
+                "checkpoints": checkpoints,
+            }
+            if isinstance(first, GradientPass):
+                run_gradient_pass(*inputs, **options)
+            else:
+                run_pass(*inputs, **options, lanes=lanes_on(model.device))
     if first.distributed:
         processes.merge([reducer for one in results for reducer in one.values()])
     return results
@@ -157,6 +164,10 @@ def _explaining_not_finite(
         dtype = str(model.network.dtype).removeprefix("torch.")
         places = "layers" if len({site.name for site in sites}) == 1 else "sites of layers"
         remedy = "check the model's weights" if dtype == "float32" else "give device.dtype=float32 or bfloat16"
+        if not sum(counts):
+            raise UserError(
+                f"device.dtype={dtype}: the loss or its gradient at {bad[0]} is NaN or infinite; {remedy}"
+            ) from error
         raise UserError(
             f"device.dtype={dtype}: {bad[0]} puts out NaN or infinity, and {sum(map(bool, counts))} of {len(sites)} "
             f"{places} in all ({sum(counts):,} of {sum(values):,} activations); {remedy}"

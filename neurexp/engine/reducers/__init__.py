@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
+    from neurexp.engine.reducers.attribution import Attribution
     from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
     from neurexp.engine.reducers.gram import Cells, Gram
     from neurexp.engine.reducers.histogram import Histogram
@@ -12,9 +13,21 @@ if TYPE_CHECKING:
     from neurexp.engine.reducers.not_finite import NotFinite
     from neurexp.engine.reducers.rows import Rows
 
-__all__ = ["Batch", "Cells", "Gram", "Histogram", "Keep", "NotFinite", "NotFiniteError", "Reducer", "Rows"]
+__all__ = [
+    "Attribution",
+    "Batch",
+    "Cells",
+    "Gram",
+    "Histogram",
+    "Keep",
+    "NotFinite",
+    "NotFiniteError",
+    "Reducer",
+    "Rows",
+]
 
 _HOMES = {
+    "Attribution": "neurexp.engine.reducers.attribution",
     "Batch": "neurexp.engine.reducers.base",
     "Cells": "neurexp.engine.reducers.gram",
     "Gram": "neurexp.engine.reducers.gram",

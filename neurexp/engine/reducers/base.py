@@ -40,6 +40,13 @@ class Batch:
         return self.input_ids.numel() if self.rows is None else len(self.rows)
 
 
+def predicting(valid: torch.Tensor) -> torch.Tensor:
+    """Which tokens predict one, `[sequences, length]` bool: they are valid, and so is the next one of the sequence."""
+    found = torch.zeros_like(valid)
+    found[:, :-1] = valid[:, :-1] & valid[:, 1:]
+    return found
+
+
 class NotFiniteError(ArithmeticError):
     """A site put out NaN or infinity; `site` is its index in the pass, `sequences` those that were not checked yet."""
 
@@ -77,6 +84,13 @@ class Reducer(ABC):
     @abstractmethod
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         """One site's activations `[tokens, neurons]` of the batch's valid tokens."""
+
+    def update_with_gradient(self, site: int, activations: torch.Tensor, gradients: torch.Tensor, batch: Batch) -> None:
+        """What a gradient pass calls in place of `update`, with the loss's `gradients` `[tokens, neurons]` as well.
+
+        A reducer that does not use them reduces the activations alone.
+        """
+        self.update(site, activations, batch)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that resuming, merging and the store need, on the CPU. `load` of an equal reducer takes it back.

@@ -50,6 +50,11 @@ class OfSites(Reducer):
             with self._counted_in_the_pass():
                 self._reducer.update(site - self._first, activations, batch)
 
+    def update_with_gradient(self, site: int, activations: torch.Tensor, gradients: torch.Tensor, batch: Batch) -> None:
+        if 0 <= site - self._first < self._count:
+            with self._counted_in_the_pass():
+                self._reducer.update_with_gradient(site - self._first, activations, gradients, batch)
+
     def state(self) -> dict[str, torch.Tensor]:
         return self._reducer.state()
 
