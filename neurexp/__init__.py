@@ -4,6 +4,7 @@ load_model    a causal language model and its tokenizer: "mini" (embedded), a fo
 capture       its activations at one site of every chosen layer: {"MLP_0": [sequences, length, neurons], …}
 Edit          activations of chosen neurons that are replaced: by zero, their mean, another token's value, …
 edited        a context in which a model runs with edits
+predictions   what a model predicts at every token, with and without edits: loss, divergence, rank
 Contrast      base of experiments that compare labelled rows; its options: ContrastOptions
 Profile       base of experiments that relate activations to a Covariate of tokens; its options: ProfileOptions
 UserError     what a user can mend; its text is the whole message
@@ -16,7 +17,7 @@ from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
     from neurexp.engine.edits import Edit, edited
-    from neurexp.engine.passes import capture
+    from neurexp.engine.notebook import capture, predictions
     from neurexp.errors import UserError
     from neurexp.experiments.contrast import Condition, Contrast
     from neurexp.experiments.contrast import Options as ContrastOptions
@@ -40,6 +41,7 @@ __all__ = [
     "capture",
     "edited",
     "load_model",
+    "predictions",
 ]
 
 _HOMES = {
@@ -51,8 +53,9 @@ _HOMES = {
     "Profile": "neurexp.experiments.profile",
     "ProfileOptions": "neurexp.experiments.profile:Options",
     "UserError": "neurexp.errors",
-    "capture": "neurexp.engine.passes",
+    "capture": "neurexp.engine.notebook",
     "edited": "neurexp.engine.edits",
     "load_model": "neurexp.models.load",
+    "predictions": "neurexp.engine.notebook",
 }
 __getattr__ = lazy(__name__, _HOMES)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.passes import CHECKED_EVERY, Covariates, _batch, _inputs, _tensor
+from neurexp.engine.passes import CHECKED_EVERY, Covariates, as_tensor, inputs_of, make_batch
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer, predicting
 from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.errors import UserError
@@ -62,8 +62,8 @@ def run_gradient_pass(
     if not all(reducer.is_calibrated for reducer in reducers):
         raise ValueError("a gradient pass calibrates no reducer: give shifts and edges when you make it")
     device = network.device
-    ids = _tensor(input_ids).cpu()
-    mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else _tensor(valid).cpu()
+    ids = as_tensor(input_ids).cpu()
+    mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
     if not any(reducer.handles_not_finite for reducer in reducers):
         reducers = [*reducers, NotFinite(len(sites), device)]
     sequences = range(*part.indices(len(ids)))
@@ -92,7 +92,7 @@ def run_gradient_pass(
     with bar, _Backward(network, sites, reducers) as backward:
         for index in range(done, len(batches)):
             began, here = time.perf_counter(), batches[index]
-            backward.run(_batch(ids[here], mask[here], here.start, device, covariates))
+            backward.run(make_batch(ids[here], mask[here], here.start, device, covariates))
             due = checkpoints is not None and checkpoints.due()
             if due or index % CHECKED_EVERY == 0 or index == len(batches) - 1:
                 check(index)
@@ -192,7 +192,7 @@ class _Backward:
         with torch.inference_mode(False), torch.enable_grad():
             self._now.batch = batch
             try:
-                hidden = self._network.base_model(use_cache=False, **_inputs(batch))[0]
+                hidden = self._network.base_model(use_cache=False, **inputs_of(batch))[0]
                 embedded = self._now.embedded
             finally:
                 self._now.batch = self._now.embedded = None

@@ -2,7 +2,7 @@
 
 On a CPU batches may run at the same time (`engine.lanes`), with the same result as one after the other.
 
-`capture` is the public function that returns the activations themselves. Knows neither token lengths nor words: what a
+`engine.notebook` has functions that return the activations themselves. Knows neither token lengths nor words: what a
 reducer must know about the tokens comes as covariates.
 """
 
@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,29 +18,16 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.edits import (
-    MEASURED,
-    Change,
-    Edit,
-    Place,
-    check_edits,
-    check_neurons,
-    measured,
-    network_of,
-    resolve,
-)
+from neurexp.engine.edits import Change, Place
 from neurexp.engine.hooks import hooked
 from neurexp.engine.lanes import Lanes
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
-from neurexp.engine.reducers.keep import Keep
 from neurexp.engine.reducers.not_finite import NotFinite
-from neurexp.models.load import LanguageModel
-from neurexp.models.sites import Site, blocks_of, find_sites, parse_layers
+from neurexp.models.sites import Site
 
 Covariates = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, Any]]
 
 CHECKED_EVERY = 8  # batches between two checks for NaN and infinity
-INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
 def run_pass(
@@ -87,8 +73,8 @@ def run_pass(
         OtherPassError: the checkpoints belong to another pass.
     """
     device = network.device
-    ids = _tensor(input_ids).cpu()
-    mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else _tensor(valid).cpu()
+    ids = as_tensor(input_ids).cpu()
+    mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
     sequences = range(*part.indices(len(ids)))
     widths: dict[int, int] = {}
 
@@ -143,7 +129,7 @@ def run_pass(
         here = slice(chosen.start, chosen.stop)
         with torch.inference_mode():
             with workers.turn(index, 0):
-                batch = _batch(ids[here], mask[here], chosen.start, device, covariates)
+                batch = make_batch(ids[here], mask[here], chosen.start, device, covariates)
                 updated = list(reducers) if chosen[0] in sequences else []
                 for reducer in updated:
                     reducer.begin(batch)
@@ -152,7 +138,7 @@ def run_pass(
             with adding_sequences(index):
                 shape = (batch.valid.shape[0], batch.valid.shape[1])
                 place = Place(shape, batch.first, batch.valid) if changes else None
-                forward(place, use_cache=False, **_inputs(batch))
+                forward(place, use_cache=False, **inputs_of(batch))
             if index % CHECKED_EVERY == 0:
                 check(index)
         bar.update(tokens_in[index])
@@ -196,29 +182,17 @@ def count_not_finite(
     return counted.counts.tolist(), counted.values.tolist()
 
 
-def _tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
+def as_tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
     """The array as a tensor; a copy only if the array is read-only, because PyTorch would warn."""
     if isinstance(array, np.ndarray) and not array.flags.writeable:
         array = array.copy()
     return torch.as_tensor(array)
 
 
-def _argument(name: str, given: Any) -> torch.Tensor:
-    try:
-        return _tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} must be numbers [sequences, length], not {type(given).__name__} ({error})") from error
-
-
-def _check_ids(network: PreTrainedModel, ids: torch.Tensor) -> None:
-    vocabulary, positions = network.config.vocab_size, getattr(network.config, "max_position_embeddings", None)
-    if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-        raise ValueError(f"input_ids must be 0 or more, and below the vocabulary's {vocabulary}")
-    if positions is not None and ids.shape[1] > positions:
-        raise ValueError(f"input_ids has sequences of {ids.shape[1]} tokens; the model has {positions} positions")
-
-
-def _batch(ids, valid, first: int, device: torch.device, covariates: Covariates | None) -> Batch:
+def make_batch(
+    ids: torch.Tensor, valid: torch.Tensor, first: int, device: torch.device, covariates: Covariates | None = None
+) -> Batch:
+    """A batch of tokens `[sequences, length]`, of which `first` is the index of the first sequence."""
     ids = ids.long().where(valid, 0)  # a pad's id may be unknown to the model
     rows = None if bool(valid.all()) else valid.flatten().nonzero().squeeze(1)
     positions = (valid.cumsum(1) - 1).clamp(min=0)
@@ -230,88 +204,10 @@ def _batch(ids, valid, first: int, device: torch.device, covariates: Covariates 
     return Batch(ids, valid, rows, positions, first, named, device)
 
 
-def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
+def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
     """The forward's arguments. Only pads that are not all on the right need a mask, and positions that skip them."""
     inputs = {"input_ids": batch.input_ids}
     right_padded = batch.rows is None or bool((batch.valid[:, :-1] >= batch.valid[:, 1:]).all())
     if not right_padded:
         inputs |= {"attention_mask": batch.valid.long(), "position_ids": batch.positions}
     return {name: tensor.to(batch.device, non_blocking=True) for name, tensor in inputs.items()}
-
-
-def capture(
-    model: LanguageModel | PreTrainedModel,
-    input_ids: np.ndarray | torch.Tensor,
-    site: str | Sequence[str] = "MLP",
-    layers: object = "all",
-    valid: np.ndarray | torch.Tensor | None = None,
-    batch_size: int = 4,
-    budget_bytes: int = 4 * 2**30,
-    edits: Sequence[Edit] = (),
-) -> dict[str, torch.Tensor]:
-    """The activations themselves: `{"MLP_0": [sequences, length, neurons], …}` on the CPU, in the model's dtype.
-
-        model = neurexp.load_model("mini")
-        activations = neurexp.capture(model, model.tokenizer("Hello world", return_tensors="pt").input_ids)
-
-    Any number of threads may call it at the same time, on one model or on several, and may also run the model directly.
-    Each gets the same result as alone, and none waits for another.
-
-    Args:
-        model: of `load_model`, or any causal transformers model of a known family (put it in `eval()` yourself).
-        input_ids: `[sequences, length]`, or one sequence `[length]`.
-        site: `MLP` (the expansion before its non-linearity), `NEURON`, `RESID_POST`, … (docs/models.md), or several.
-        layers: `"all"`, one layer or a list.
-        valid: `[sequences, length]` bool; where it is False the result is NaN, and the token is never attended to.
-        batch_size: sequences in one forward; it does not change the result beyond the forward's own rounding.
-        budget_bytes: the largest size of the result.
-        edits: activations that are replaced (`neurexp.Edit`); the result has what they lead to, also at their own
-            sites. What an edit takes from the text (a mean) is measured on all valid tokens, without any edit.
-
-    Raises:
-        UserError: unknown family, site, layer or neuron.
-        MemoryError: the result would not fit the budget; reduce inside a pass instead (`neurexp.engine`).
-        ValueError: shapes do not match, or ids are not integers of the vocabulary, or sequences are too long.
-        TypeError: `model` is not a model.
-    """
-    network = network_of(model)
-    check_edits(edits)
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; give a whole number of 1 or more")
-    ids = _argument("input_ids", input_ids)
-    if ids.dtype not in INTEGERS or ids.ndim not in (1, 2) or ids.numel() == 0:
-        raise ValueError(f"input_ids must be integers [sequences, length], not {ids.dtype} {list(ids.shape)}")
-    mask = None if valid is None else _argument("valid", valid)
-    if mask is not None and mask.shape != ids.shape:
-        raise ValueError(f"valid has shape {list(mask.shape)}, input_ids {list(ids.shape)}")
-    if mask is not None and not bool(((mask == 0) | (mask == 1)).all()):
-        raise ValueError("valid must be true or false everywhere")
-    mask = None if mask is None else mask.bool()
-    if ids.ndim == 1:
-        ids, mask = ids[None], None if mask is None else mask[None]
-    _check_ids(network, ids if mask is None else ids.where(mask, 0))
-    sites = find_sites(network, site, parse_layers(layers, len(blocks_of(network))))
-    changes = [_measured(network, change, ids, mask, batch_size, budget_bytes) for change in resolve(network, edits)]
-    keep = Keep(len(sites), ids.shape[0], ids.shape[1], budget_bytes)
-    run_pass(network, sites, ids, mask, [keep], batch_size=batch_size, changes=changes)
-    return {found.key: keep.kept[index] for index, found in enumerate(sites)}
-
-
-def _measured(
-    network: PreTrainedModel,
-    change: Change,
-    ids: torch.Tensor,
-    mask: torch.Tensor | None,
-    batch_size: int,
-    budget_bytes: int,
-) -> Change:
-    """A change with what it takes from the text: it must not depend on how the text is cut into batches."""
-    if change.kind not in MEASURED or change.values is not None:
-        return change
-    keep = Keep(1, ids.shape[0], ids.shape[1], budget_bytes)
-    run_pass(network, [change.site], ids, mask, [keep], batch_size=batch_size)
-    kept = keep.kept[0] if mask is None else keep.kept[0][mask]
-    values = kept.reshape(-1, kept.shape[-1])
-    check_neurons(change, values.shape[-1])
-    sample = values[:, change.neurons]
-    return replace(change, values=sample if change.kind == "resample" else measured(change.kind, sample))

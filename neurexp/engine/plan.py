@@ -8,14 +8,15 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 import transformers
 
 from neurexp.engine import processes
 from neurexp.engine.checkpoint import Checkpoints
+from neurexp.engine.edited_pass import Variant, run_edited_pass
 from neurexp.engine.gradients import run_gradient_pass
 from neurexp.engine.lanes import lanes_on
 from neurexp.engine.passes import Covariates, count_not_finite, run_pass
@@ -45,6 +46,7 @@ class Pass:
         distributed: `torchrun` splits the pass over its processes. Otherwise its first process runs it alone.
         cacheable: the states are stored, and stand for the same pass of later runs.
         batch_factor: so many times more sequences go into one forward than of running text.
+        shared: every process of `torchrun` gets the merged reducers, because a later pass is planned from them.
     """
 
     name: str
@@ -58,6 +60,11 @@ class Pass:
     distributed: bool = True
     cacheable: bool = False
     batch_factor: int = 1
+    shared: bool = False
+
+    def after(self, results: Mapping[str, Mapping[str, Reducer]]) -> Self:
+        """The pass as it runs once earlier passes of the plan have these results: pass → name → reducer."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,24 @@ class GradientPass(Pass):
 
     They must need no calibration by the first sequence.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditedPass(Pass):
+    """A pass over edited variants of the model, whose predictions are added up (`engine.edited_pass`).
+
+    Its one reducer is an `Effects`. `site` and `layers` are those of the edits.
+
+    Args:
+        variants: the edits of each variant, from the results of the plan's earlier passes.
+        edits: the same, once they are known.
+    """
+
+    variants: Callable[[Mapping[str, Mapping[str, Reducer]]], Sequence[Variant]]
+    edits: Sequence[Variant] = ()
+
+    def after(self, results: Mapping[str, Mapping[str, Reducer]]) -> Self:
+        return replace(self, edits=self.variants(results))
 
 
 def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict[str, Any]:
@@ -83,7 +108,7 @@ def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict
         "arithmetic": of_arithmetic(model.device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        **({"gradients": True} if isinstance(planned, GradientPass) else {}),
+        **({} if type(planned) is Pass else {"kind": type(planned).__name__}),
     }
 
 
@@ -140,12 +165,20 @@ def run_together(
                 "part": processes.own_part(len(tokens.valid)) if first.distributed else slice(None),
                 "checkpoints": checkpoints,
             }
-            if isinstance(first, GradientPass):
+            if isinstance(first, EditedPass):
+                if len(passes) > 1:
+                    raise ValueError("an edited pass runs alone")
+                (effects,) = reducers
+                run_edited_pass(model.network, first.edits, *inputs[2:4], effects, batch_size, **options)
+            elif isinstance(first, GradientPass):
                 run_gradient_pass(*inputs, **options)
             else:
                 run_pass(*inputs, **options, lanes=lanes_on(model.device))
     if first.distributed:
-        processes.merge([reducer for one in results for reducer in one.values()])
+        every = [reducer for one in results for reducer in one.values()]
+        processes.merge(every)
+        if first.shared:
+            processes.share(every)
     return results
 
 
@@ -166,7 +199,7 @@ def _explaining_not_finite(
         remedy = "check the model's weights" if dtype == "float32" else "give device.dtype=float32 or bfloat16"
         if not sum(counts):
             raise UserError(
-                f"device.dtype={dtype}: the loss or its gradient at {bad[0]} is NaN or infinite; {remedy}"
+                f"device.dtype={dtype}: the loss, or its gradient at {bad[0]}, is NaN or infinite; {remedy}"
             ) from error
         raise UserError(
             f"device.dtype={dtype}: {bad[0]} puts out NaN or infinity, and {sum(map(bool, counts))} of {len(sites)} "

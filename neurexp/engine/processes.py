@@ -101,6 +101,26 @@ def merge(reducers: "Sequence[Reducer]") -> None:
             reducer.merge(other)
 
 
+def share(reducers: "Sequence[Reducer]") -> None:
+    """Gives the states of process 0 to all processes, after `merge`.
+
+    Raises:
+        UserError: another process has ended.
+    """
+    if count() == 1:
+        return
+    from safetensors.torch import load, save
+
+    with _explaining_lost_process():
+        for reducer in reducers:
+            if rank() > 0:
+                reducer.load(load(_receive(0)))
+            else:
+                content = save(reducer.state())
+                for other in range(1, count()):
+                    _send(content, other)
+
+
 def shut_down() -> None:
     """Closes the connection of `connect`."""
     if count() == 1:

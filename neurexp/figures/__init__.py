@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from neurexp.figures.bars import ratio_bars
     from neurexp.figures.contrasts import against_null, over_layers, values_by_word, volcano, words_by_neurons
     from neurexp.figures.distributions import group_histograms, split_counts
+    from neurexp.figures.estimates import DirectPath, direct_path, estimate_against_exact
     from neurexp.figures.heat import heat_map, heat_page
+    from neurexp.figures.interventions import Doses, TokenEffect, dose_response, effects_by_tokens
     from neurexp.figures.profiles import (
         curves_by_layer,
         densities_at_depths,
@@ -19,11 +21,18 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "DirectPath",
+    "Doses",
+    "TokenEffect",
     "against_null",
     "curves_by_layer",
     "densities_at_depths",
     "density_by_layer",
     "density_map",
+    "direct_path",
+    "dose_response",
+    "effects_by_tokens",
+    "estimate_against_exact",
     "group_histograms",
     "heat_map",
     "heat_page",
@@ -38,11 +47,18 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DirectPath": "neurexp.figures.estimates",
+    "Doses": "neurexp.figures.interventions",
+    "TokenEffect": "neurexp.figures.interventions",
     "against_null": "neurexp.figures.contrasts",
     "curves_by_layer": "neurexp.figures.profiles",
     "densities_at_depths": "neurexp.figures.profiles",
     "density_by_layer": "neurexp.figures.profiles",
     "density_map": "neurexp.figures.profiles",
+    "direct_path": "neurexp.figures.estimates",
+    "dose_response": "neurexp.figures.interventions",
+    "effects_by_tokens": "neurexp.figures.interventions",
+    "estimate_against_exact": "neurexp.figures.estimates",
     "group_histograms": "neurexp.figures.distributions",
     "heat_map": "neurexp.figures.heat",
     "heat_page": "neurexp.figures.heat",

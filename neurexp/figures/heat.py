@@ -35,7 +35,7 @@ def escape(text: str) -> str:
     return escape_markup(printable(text))
 
 
-def _shown(token: str) -> str:
+def on_one_line(token: str) -> str:
     """A token on one line, without characters that would move others."""
     text = token.replace("\n", "⏎").replace("\t", "→")
     hidden = set(unseen(text))
@@ -76,7 +76,7 @@ def heat_map(passages: Sequence[Passage], categories: Sequence[str], title: str,
         leftwards = _runs_left(tokens)
         for line in lines:
             for index, x in line:
-                text = _shown(tokens[index])
+                text = on_one_line(tokens[index])
                 width = _columns(text)
                 x = WIDTH - x - width if leftwards else x
                 axes.add_patch(_box(x, y, width, colours[index]))
@@ -104,7 +104,7 @@ def _lines(passage: Passage) -> list[list[tuple[int, int]]]:
     """For each line of the picture, the tokens on it and the column each begins at."""
     lines, x = [[]], 0
     for index, token in enumerate(passage[1]):
-        width = _columns(_shown(token))
+        width = _columns(on_one_line(token))
         if x + width > WIDTH and lines[-1]:
             lines.append([])
             x = 0
@@ -136,7 +136,7 @@ def heat_page(passages: Sequence[Passage], categories: Sequence[str], title: str
             line = f";text-decoration:{LINES[int(category) % len(LINES)]};font-weight:bold" if category >= 0 else ""
             parts.append(
                 f'<span title="{value:+.3f}" style="background:rgb({red},{green},{blue}){line}">'
-                f"{escape_markup(_shown(token))}</span>"
+                f"{escape_markup(on_one_line(token))}</span>"
             )
         parts.append("</p>")
     parts.append(f'<footer dir="auto">{escape(detail)}</footer></body></html>')

@@ -131,6 +131,7 @@ class _Runner:
         self._log_skipped(plan)
         results: list[dict[str, dict[str, Reducer]]] = [{} for _ in plans]
         for passes in zip(*(one.passes for one in plans), strict=True):
+            passes = [one.after(own) for one, own in zip(passes, results, strict=True)]
             first = passes[0]
             if first.name in results[0]:
                 raise ValueError(f"two passes are named {first.name}: give each a name of its own")

@@ -30,7 +30,7 @@ def show_sites(overrides: Sequence[str]) -> str:
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         # A dataset that needs nothing: none is read
         config = checked(compose("config", [*overrides, "dataset=pydoc"]))
-    from neurexp.engine.passes import capture
+    from neurexp.engine.notebook import capture
     from neurexp.models.families import SITES
     from neurexp.models.sites import family_of, sites_of, width_of_head
     from neurexp.runs.measure import load_configured

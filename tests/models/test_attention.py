@@ -8,7 +8,7 @@ import torch
 from tiny import build, difference, token_ids
 from transformers import AutoModelForCausalLM
 
-from neurexp.engine.passes import capture
+from neurexp.engine.notebook import capture
 from neurexp.engine.plan import Pass, activation_key
 from neurexp.errors import UserError
 from neurexp.models.load import load_model

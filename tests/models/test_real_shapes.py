@@ -12,7 +12,7 @@ from safetensors import safe_open
 from tiny import VOCABULARY, build, difference, token_ids
 from transformers import AutoModelForCausalLM
 
-from neurexp.engine.passes import capture
+from neurexp.engine.notebook import capture
 from neurexp.errors import UserError
 from neurexp.models.fast import fast_forward
 from neurexp.models.load import LanguageModel, load_model

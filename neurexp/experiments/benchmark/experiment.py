@@ -17,7 +17,7 @@ import torch
 
 from neurexp.engine import processes
 from neurexp.engine.lanes import lanes_on
-from neurexp.engine.passes import capture
+from neurexp.engine.notebook import capture
 from neurexp.engine.plan import Pass
 from neurexp.errors import UserError
 from neurexp.experiments import token_length
