@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
+
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.base import Reducer
 from neurexp.errors import UserError
@@ -79,6 +81,22 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class TokenGroup:
+    """The tokens of a running text that a finding is about.
+
+    Args:
+        own: `[sequences, length]` bool: the token belongs to the group.
+        begins: `[sequences, length]` bool: a member begins at the token. Equal to `own` for a property of single
+            tokens; the first token of each word for a list of words.
+        description: as it stands in a sentence: “occurrences of the listed verbs”.
+    """
+
+    own: np.ndarray
+    begins: np.ndarray
+    description: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """What an experiment wants to run. A kind of experiment adds what its analysis needs."""
 
@@ -127,6 +145,14 @@ class Experiment(ABC, Generic[P]):
     @abstractmethod
     def analyse(self, plan: P, results: Results) -> Report:
         """Turns the passes' results into the report."""
+
+    def token_groups(self, inputs: Inputs) -> dict[str, TokenGroup]:
+        """The groups of tokens of `inputs.text` that the experiment's finding is about, by name; by default none.
+
+        A group may have no token in a text. `inputs.source`, where there is one, is the finished run of this
+        experiment.
+        """
+        return {}
 
     def key(self, inputs: Inputs) -> dict[str, Any]:
         """What a pass depends on that follows from all options. A pass that depends on fewer names them itself."""

@@ -111,10 +111,10 @@ class FinishedRun:
         there = ", ".join(self.sites)
         if site is None:
             if len(self.sites) > 1:
-                raise UserError(f"{self.given}: is of several sites; say which one's neurons are meant ({there})")
+                raise UserError(f"{self.given}: is of several sites; give experiment.run_site= one of {there}")
             return self.by_site()[0]
         if site not in self.sites:
-            raise UserError(f"{self.given}: has no site {site}; it is of {there}")
+            raise UserError(f"experiment.run_site={site}: {self.given} has no such site; give one of {there}")
         return self._only(site) if SITE in self.neurons else self
 
     def _only(self, site: str) -> "FinishedRun":

@@ -50,6 +50,15 @@ class Selection:
             self, **spans, words=[word for word, is_chosen in zip(self.words, chosen, strict=True) if is_chosen]
         )
 
+    def masks(self, category: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which tokens belong to a row of the category, and which of them begin one: `[sequences, length]` bool."""
+        own, begins = (np.zeros(self.tokens.valid.shape, dtype=bool) for _ in range(2))
+        rows = self.category == category
+        for sequence, start, stop in zip(self.sequence[rows], self.start[rows], self.stop[rows], strict=True):
+            own[sequence, start:stop] = True
+            begins[sequence, start] = True
+        return own, begins
+
     @property
     def lengths(self) -> np.ndarray:
         """The number of tokens of each row, `[rows]`."""

@@ -67,15 +67,18 @@ def test_a_run_of_several_sites_is_seen_site_by_site(folder):
         assert run.neurons["r_length"].tolist() == pytest.approx((-first.neurons["r_length"]).tolist(), nan_ok=True)
         assert set(run.neurons["site"]) == set(run.layers["site"]) == {"K"}
         assert run.summary["metrics"] == {"r_median_all": 1, "Q/r_median_all": 0}
-    assert refusal(lambda: whole.at_site("V")) == f"{GIVEN}: has no site V; it is of Q, K"
-    assert refusal(whole.at_site).startswith(f"{GIVEN}: is of several sites; say which one's neurons are meant (Q, K)")
+    assert refusal(lambda: whole.at_site("V")) == f"experiment.run_site=V: {GIVEN} has no such site; give one of Q, K"
+    assert refusal(whole.at_site) == f"{GIVEN}: is of several sites; give experiment.run_site= one of Q, K"
 
 
 def test_a_run_of_one_site_needs_no_choice(finished: Finished):
     run = read_finished(finished.folder, GIVEN)
     assert run.at_site() is run
     assert run.at_site("MLP") is run
-    assert refusal(lambda: run.at_site("NEURON")) == f"{GIVEN}: has no site NEURON; it is of MLP"
+    assert (
+        refusal(lambda: run.at_site("NEURON"))
+        == f"experiment.run_site=NEURON: {GIVEN} has no such site; give one of MLP"
+    )
 
 
 @pytest.mark.parametrize(

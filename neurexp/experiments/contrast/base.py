@@ -6,8 +6,10 @@ are shared. Knows no statistic, no sentence and no figure: those are in the modu
 
 import hashlib
 import json
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.rows import Rows
 from neurexp.errors import UserError
-from neurexp.experiments.base import Experiment, Inputs, Results
+from neurexp.experiments.base import Experiment, Inputs, Results, TokenGroup
 from neurexp.experiments.contrast.data import FEWEST, Condition, ContrastData, ContrastPlan, Options, TextRows
 from neurexp.experiments.contrast.report import write
 from neurexp.io.provenance import hash_of_tokenizer
@@ -95,8 +97,7 @@ class Contrast(Experiment[ContrastPlan]):
         selections = {"words": rows} | {name: condition.rows for name, condition in conditions.items()}
         skipped = _each_once([*self.skipped, *(one for rows in selections.values() for one in rows.tokens.skipped)])
         counts = dict(self.counts(skipped))
-        labelled = json.dumps([rows.words, rows.category.tolist()], ensure_ascii=False)
-        provenance = {"words_hash": hashlib.sha256(labelled.encode()).hexdigest()}
+        provenance = {"words_hash": _hash_of_words(rows)}
         found, text = None, None
         if self.reads_text:
             found = self.in_text(model, rows, inputs.text)
@@ -119,6 +120,29 @@ class Contrast(Experiment[ContrastPlan]):
             reads_text=self.reads_text,
             counts=counts | _occurrence_counts(found),
         )
+
+    def token_groups(self, inputs: Inputs) -> dict[str, TokenGroup]:
+        """For each category all occurrences of its words in the text; none if a word is of several categories.
+
+        Raises:
+            UserError: the words are not those of `inputs.source`.
+        """
+        rows = self.select(inputs.model)
+        then = None if inputs.source is None else inputs.source.facts.get("words_hash")
+        if inputs.source is not None and then not in (None, _hash_of_words(rows)):
+            raise UserError(
+                f"{inputs.source.given}: its words are others now (another list, or another model.tokenizer); give a "
+                "run of today's words"
+            )
+        everywhere = copy(self)
+        everywhere.options = replace(self.options, occurrences=sys.maxsize)
+        found = everywhere.in_text(inputs.model, rows, inputs.text)
+        if found is None or found.tokens.hash != inputs.text.hash:  # rows of another text
+            return {}
+        return {
+            name: TokenGroup(*found.masks(category), f"occurrences of the listed {name}")
+            for category, name in enumerate(self.categories)
+        }
 
     def analyse(self, plan: ContrastPlan, results: Results) -> Report:
         return write(ContrastData.of(self.options, plan, results))
@@ -164,6 +188,11 @@ def _check_length(selection: Selection, model: LanguageModel) -> None:
             f"experiment: its longest text has {length} tokens; {model.name} has {positions} positions; give shorter "
             "words or templates, or another model.name"
         )
+
+
+def _hash_of_words(rows: Selection) -> str:
+    labelled = json.dumps([rows.words, rows.category.tolist()], ensure_ascii=False)
+    return hashlib.sha256(labelled.encode()).hexdigest()
 
 
 def _each_once(skipped: Sequence[Skipped]) -> list[Skipped]:

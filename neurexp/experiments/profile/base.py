@@ -15,15 +15,16 @@ from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.gram import Gram
 from neurexp.engine.reducers.histogram import Histogram
 from neurexp.errors import UserError
-from neurexp.experiments.base import Experiment, Inputs, Results
+from neurexp.experiments.base import Experiment, Inputs, Results, TokenGroup
 from neurexp.experiments.profile.columns import check_names
 from neurexp.experiments.profile.covariate import UNDEFINED, Covariate
 from neurexp.experiments.profile.data import SKIPPED, SPECIAL, Options, ProfileData, ProfilePlan
 from neurexp.experiments.profile.design import Design
+from neurexp.experiments.profile.grouping import Grouping
 from neurexp.experiments.profile.report import write
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.report.report import Report
-from neurexp.stats.groups import median_split
+from neurexp.stats.groups import HIGH, LOW
 from neurexp.text.vocabulary import begins_word
 
 
@@ -50,25 +51,11 @@ class Profile(Experiment[ProfilePlan]):
 
     def prepare(self, inputs: Inputs) -> ProfilePlan:
         model, tokens, options = inputs.model, inputs.text, self.options
-        layers, covariate, starts = inputs.layers(options.layer), self.covariate(inputs), begins_word(model.tokenizer)
-        check_names(covariate)
-        if covariate.by_type and len(covariate.values) != len(starts):
-            raise ValueError(
-                f"{covariate.name} has {len(covariate.values)} values; give one for each of the vocabulary's "
-                f"{len(starts)} tokens"
-            )
-        length = tokens.valid.shape[1]
-        skipped = options.skip_positions
-        if not 0 <= skipped < length:
-            raise UserError(f"experiment.skip_positions={skipped}: give a whole number from 0 to {length - 1}")
-        values = covariate.of_tokens(tokens)
-        defined = values != UNDEFINED
-        counted = defined.copy()
-        counted[:, :skipped] = False
-        value_counts = np.bincount(values[counted], minlength=int(covariate.values.max()) + 1)
-        if not value_counts.any():
+        layers, starts = inputs.layers(options.layer), begins_word(model.tokenizer)
+        covariate, grouping = self._grouped(inputs, len(starts))
+        skipped, split, value_counts = options.skip_positions, grouping.split, grouping.value_counts
+        if split is None:
             raise UserError(f"dataset.tokens: no token of this text has a {covariate.noun}; give more text")
-        split = median_split(value_counts)
         reference = "the counts of the tokenizer's training text"
         reference_counts = model.token_counts
         if reference_counts is None:
@@ -127,9 +114,35 @@ class Profile(Experiment[ProfilePlan]):
             design=design,
             split=split,
             value_counts=value_counts,
-            special=int(tokens.valid.sum() - defined.sum()),
+            special=int(tokens.valid.sum() - (grouping.values != UNDEFINED).sum()),
             reference=reference,
         )
+
+    def token_groups(self, inputs: Inputs) -> dict[str, TokenGroup]:
+        """The tokens below and above the text's median value, which `prepare` compares."""
+        covariate, grouping = self._grouped(inputs, len(begins_word(inputs.model.tokenizer)))
+        low, _, high = covariate.groups
+        at = "" if grouping.split is None else f", {grouping.split.median:g} {covariate.unit}"
+        sides = {low: (LOW, "below"), high: (HIGH, "above")}
+        masks = {name: grouping.members(group) for name, (group, _) in sides.items()}
+        return {
+            name: TokenGroup(masks[name], masks[name], f"tokens {side} the median {covariate.noun}{at}")
+            for name, (_, side) in sides.items()
+        }
+
+    def _grouped(self, inputs: Inputs, vocabulary: int) -> tuple[Covariate, Grouping]:
+        """The covariate, and the text's tokens grouped by it. Raises UserError if all positions are skipped."""
+        covariate, tokens, skipped = self.covariate(inputs), inputs.text, self.options.skip_positions
+        check_names(covariate)
+        if covariate.by_type and len(covariate.values) != vocabulary:
+            raise ValueError(
+                f"{covariate.name} has {len(covariate.values)} values; give one for each of the vocabulary's "
+                f"{vocabulary} tokens"
+            )
+        length = tokens.valid.shape[1]
+        if not 0 <= skipped < length:
+            raise UserError(f"experiment.skip_positions={skipped}: give a whole number from 0 to {length - 1}")
+        return covariate, Grouping.of(covariate, tokens, skipped)
 
     def analyse(self, plan: ProfilePlan, results: Results) -> Report:
         return write(ProfileData.of(self.options, plan, results))
