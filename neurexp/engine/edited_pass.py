@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.edits import Change, Edit, Place, changing, resolve
+from neurexp.engine.edits import Change, Edit, Place, changing, check_tokens, in_this_thread, resolve
 from neurexp.engine.passes import as_tensor, inputs_of, make_batch
 from neurexp.engine.predictions import losses_of, measures_of, next_tokens
 from neurexp.engine.reducers.base import Batch, NotFiniteError, predicting
@@ -86,6 +86,8 @@ def run_edited_pass(
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
     sequences = range(*part.indices(len(ids)))
     batches = [range(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
+    for edits in variants:
+        check_tokens(resolve(network, edits), ids.shape)
     depth = len(blocks_of(network))
     found = [
         _Variant(index + 1, tuple(edits), min(edit.layer for edit in edits)) for index, edits in enumerate(variants)
@@ -196,7 +198,7 @@ class _Stream:
         sequences, length = self._batch.valid.shape
         place = Place((sequences, length), self._batch.first, self._batch.valid, variants)
         inputs = {name: values.repeat(variants, 1) for name, values in self._inputs.items()}
-        with self._skipped(start, variants), changing(self._network, changes, lambda: place):
+        with self._skipped(start, variants), changing(self._network, changes, in_this_thread(place)):
             return self._network.base_model(**inputs, use_cache=False)[0]
 
     @contextmanager

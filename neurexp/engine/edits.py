@@ -5,19 +5,21 @@ that a context registers and removes. Weights are never touched, and a module's 
 because others may keep it. Knows nothing of predictions, and not why a neuron is edited.
 """
 
+import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from neurexp.errors import UserError
 from neurexp.models.load import LanguageModel
-from neurexp.models.sites import Site, blocks_of, find_sites, parse_layers, trunk_of
+from neurexp.models.sites import Site, blocks_of, find_sites, trunk_of
 
 KINDS = ("zero", "mean", "peak", "resample", "value", "scale", "add")
 MEASURED = ("mean", "peak", "resample")  # kinds that depend on a text
@@ -35,20 +37,22 @@ class Edit:
         kind: what the activation x of a neuron becomes.
 
             - `zero`: 0.
-            - `mean`: the neuron's mean, over `value`'s text or the tokens at hand.
-            - `peak`: the neuron's mode, likewise (`stats.mode`).
+            - `mean`: the neuron's mean.
+            - `peak`: the neuron's mode (`stats.mode`).
             - `resample`: its value at a random token, the same token for all neurons of the edit.
             - `value`: `value`.
             - `scale`: x · `value`.
             - `add`: x + `value`.
-        value: a number, or one for each neuron. It may be left out for `mean` and `peak`: then they are measured. With
-            `edited` that is on the tokens of the same forward (pads are left out by its attention mask), with `capture`
-            on all its tokens, on the model without edits. For `resample` it is a seed (0 if left out), or values
-            `[rows, neurons]` to draw from.
-        tokens: `[sequences, length]` bool, of the tokens that are run: only there. None: everywhere.
+        value: a number, or one for each neuron. For `mean` and `peak` it is the mean or mode that you measured. If you
+            leave it out, it is measured for you: with `edited` on the tokens of the same forward (pads are left out by
+            its attention mask), with `capture` on all its tokens, on the model without edits. For `resample` it is a
+            seed (0 if left out), or values `[rows, neurons]` to draw from.
+        tokens: `[sequences, length]` bool, of the tokens that are run, or `[length]` of one sequence: only there.
+            None: everywhere.
 
     Raises:
-        ValueError: an unknown kind, no neuron or one twice, or a value that does not fit.
+        ValueError: a site that is no name, a layer that is no index, no neuron or one twice, an unknown kind, or a
+            value or tokens that do not fit.
     """
 
     site: str
@@ -59,12 +63,12 @@ class Edit:
     tokens: Any = None
 
     def __post_init__(self) -> None:
-        given = np.atleast_1d(np.asarray(self.neurons))
-        if given.ndim != 1 or not given.size or given.dtype.kind not in "iu" or given.min() < 0:
-            raise ValueError(f"neurons must be a list of indices from 0, not {self.neurons!r}")
-        if len(set(given.tolist())) < given.size:
-            raise ValueError("neurons has an index twice")
-        object.__setattr__(self, "neurons", tuple(given.tolist()))
+        if not isinstance(self.site, str):
+            raise ValueError(f"site must be the name of one site, such as 'NEURON', not {self.site!r}")
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int | np.integer):
+            raise ValueError(f"layer must be the index of one block, not {self.layer!r}; give one Edit for each layer")
+        object.__setattr__(self, "layer", int(self.layer))
+        object.__setattr__(self, "neurons", _indices(self.neurons))
         if self.kind not in KINDS:
             raise ValueError(f"kind={self.kind!r}: give one of {', '.join(KINDS)}")
         if self.kind == "zero" and self.value is not None:
@@ -73,9 +77,15 @@ class Edit:
             raise ValueError(f"kind={self.kind!r} needs a value: a number, or one for each neuron")
         if self.value is not None:
             self._check_value()
+        if self.tokens is not None:
+            tokens = _tensor("tokens", self.tokens)
+            if tokens.ndim not in (1, 2) or not bool(((tokens == 0) | (tokens == 1)).all()):
+                raise ValueError("tokens must be true or false for each token, [sequences, length], not their indices")
 
     def _check_value(self) -> None:
-        value = torch.as_tensor(self.value)
+        value = _tensor("value", self.value)
+        if not bool(value.isfinite().all()):
+            raise ValueError("value must be finite")
         if self.kind == "resample":
             rows = value.ndim == 2 and value.shape[1] == len(self.neurons) and len(value) > 0
             if not (rows or (value.ndim == 0 and not value.is_floating_point() and int(value) >= 0)):
@@ -88,6 +98,26 @@ class Edit:
         """Whether its values must be measured on a text."""
         no_rows = self.value is None or (self.kind == "resample" and torch.as_tensor(self.value).ndim == 0)
         return self.kind in MEASURED and no_rows
+
+
+def _indices(neurons: Any) -> tuple[int, ...]:
+    """Raises ValueError unless these are different indices from 0."""
+    try:
+        given = np.atleast_1d(np.asarray(neurons))
+    except (TypeError, ValueError):  # ragged lists
+        given = np.empty(0)
+    if given.ndim != 1 or not given.size or given.dtype.kind not in "iu" or given.min() < 0:
+        raise ValueError(f"neurons must be a list of indices from 0, not {neurons!r}")
+    if len(set(given.tolist())) < given.size:
+        raise ValueError("neurons has an index twice")
+    return tuple(int(index) for index in given)
+
+
+def _tensor(name: str, given: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be numbers, not {given!r} ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -119,10 +149,7 @@ class Change:
         if self.tokens is None:
             return new.expand_as(x)
         chosen = self.tokens[place.first : place.first + place.shape[0]]
-        if tuple(chosen.shape) != place.shape:
-            raise ValueError(
-                f"tokens has the shape {list(self.tokens.shape)}, which the tokens that are run do not have"
-            )
+        check_shape(chosen.shape, place.shape)
         return torch.where(chosen.to(x.device).reshape(-1, 1), new, x)
 
     def _new(self, x: torch.Tensor, place: Place) -> torch.Tensor:
@@ -133,6 +160,8 @@ class Change:
         if self.values is None:
             sample = x if place.valid is None else x[place.valid.flatten().to(x.device)]
             return measured(self.kind, sample).to(x)
+        # In float32 for smaller formats: the result is rounded once
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         values = self.values.to(x)
         if self.kind == "scale":
             return x * values
@@ -147,6 +176,19 @@ class Change:
         allowed = torch.arange(len(x)) if place.valid is None else place.valid.flatten().nonzero().squeeze(1).cpu()
         sources = allowed[_random(self.seed, place.first, len(allowed), len(x))]
         return x[sources.to(x.device)]
+
+
+def check_tokens(changes: Sequence[Change], shape: Sequence[int]) -> None:
+    """Raises ValueError if an edit's mask of tokens has another shape than the tokens that are run."""
+    for change in changes:
+        if change.tokens is not None:
+            check_shape(change.tokens.shape, shape)
+
+
+def check_shape(mask: Sequence[int], run: Sequence[int]) -> None:
+    """Raises ValueError if the shapes of a mask and of the tokens that are run differ."""
+    if tuple(mask) != tuple(run):
+        raise ValueError(f"tokens of an edit has the shape {list(mask)}, the tokens that are run {list(run)}")
 
 
 def _random(seed: int, sequence: int, most: int, count: int) -> torch.Tensor:
@@ -170,10 +212,11 @@ def resolve(network: PreTrainedModel, edits: Sequence[Edit], variant: int = 0) -
     Raises:
         UserError: the model has no such site or layer.
     """
-    changes = []
+    changes, count = [], len(blocks_of(network))
     for edit in edits:
-        layers = parse_layers(edit.layer, len(blocks_of(network)))
-        site = find_sites(network, edit.site, layers)[0]
+        if not 0 <= edit.layer < count:
+            raise UserError(f"layer {edit.layer} of an edit: this model has layers 0 to {count - 1}")
+        site = find_sites(network, edit.site, [edit.layer])[0]
         given = None if edit.value is None else torch.as_tensor(edit.value)
         seed = 0
         if edit.kind == "resample" and given is not None and given.ndim == 0:
@@ -199,21 +242,31 @@ def changing(network: PreTrainedModel, changes: Sequence[Change], place: Callabl
         yield
 
 
-def _at_the_site(network: PreTrainedModel, changes: Sequence[Change], place: Callable[[], Place | None]) -> list[Any]:
+def in_this_thread(place: Place) -> Callable[[], Place | None]:
+    """For `changing`: forwards of the calling thread stand at `place`, those of others are not changed."""
+    own = threading.get_ident()
+    return lambda: place if threading.get_ident() == own else None
+
+
+def _at_the_site(
+    network: PreTrainedModel, changes: Sequence[Change], place: Callable[[], Place | None]
+) -> Iterator[RemovableHandle]:
     def changed(values: torch.Tensor) -> torch.Tensor:
         here = place()
         return values if here is None else changed_values(values, changes, here)
 
-    return [changes[0].site.replace(changed)]
+    yield changes[0].site.replace(changed)
 
 
-def _in_the_middle(network: PreTrainedModel, changes: Sequence[Change], place: Callable[[], Place | None]) -> list[Any]:
+def _in_the_middle(
+    network: PreTrainedModel, changes: Sequence[Change], place: Callable[[], Place | None]
+) -> Iterator[RemovableHandle]:
     """A norm reads the residual stream in the middle of a block, but the stream also goes around it: what the edit adds
-    there is added to the block's output as well."""
+    there is added to the block's output as well, before any other hook sees that."""
     added = threading.local()
 
     def changed(values: torch.Tensor) -> torch.Tensor:
-        here = place()
+        added.values, here = None, place()
         if here is None:
             return values
         new = changed_values(values, changes, here)
@@ -221,11 +274,15 @@ def _in_the_middle(network: PreTrainedModel, changes: Sequence[Change], place: C
         return new
 
     def add(values: torch.Tensor) -> torch.Tensor:
-        return values if place() is None else values + added.values.view_as(values)
+        # None also in a forward that was between the two hooks when another thread registered them
+        here = getattr(added, "values", None)
+        added.values = None
+        return values if here is None else values + here.view_as(values)
 
     after = replace(changes[0].site, module=blocks_of(network)[changes[0].site.layer])
     after = replace(after, address=replace(after.address, module="", side="output", part=None))
-    return [changes[0].site.replace(changed), after.replace(add)]
+    yield changes[0].site.replace(changed)
+    yield after.replace(add, first=True)
 
 
 def changed_values(values: torch.Tensor, changes: Sequence[Change], place: Place) -> torch.Tensor:
@@ -233,7 +290,6 @@ def changed_values(values: torch.Tensor, changes: Sequence[Change], place: Place
 
     Raises:
         UserError: the site has fewer neurons than an edit names.
-        ValueError: an edit's mask of tokens has another shape than the tokens that are run.
     """
     site = changes[0].site
     columns = site.columns(values.shape[-1])
@@ -263,29 +319,47 @@ def edited(model: LanguageModel | PreTrainedModel, edits: Sequence[Edit]) -> Ite
         with neurexp.edited(model, [neurexp.Edit("NEURON", 3, [5, 7], "zero")]):
             logits = model.network(ids).logits
 
-    The edits are gone when the context is left, whatever happens inside. Other hooks stay. Weights are not touched, and
-    gradients flow through the edits. With a KV cache the edits act on the tokens of each forward.
+    The edits are gone when the context is left, whatever happens inside. Other hooks stay, and all hooks of a module
+    act in the order in which they were registered. Weights are not touched, and gradients flow through the edits (a
+    `peak` is a constant). With a KV cache the edits act on the tokens of each forward. Forwards in other threads are
+    edited too: for edits of one thread alone, use `capture`.
 
     Args:
         model: of `load_model`, or any causal transformers model of a known family.
-        edits: applied in their order.
+        edits: applied in the order of the sites in a forward, and in their own order at one site. A context within a
+            context adds its edits to the outer ones.
 
     Raises:
-        UserError: unknown family, site, layer or neuron (a neuron is checked in the forward).
+        UserError: unknown family, site, layer or neuron (a neuron is checked in the forward); or, in the forward,
+            activation checkpointing, which runs blocks again without the edits.
         TypeError: `model` is not a model, or an edit is no `Edit`.
+        ValueError: in the forward: an edit's `tokens` have another shape than the tokens that are run.
     """
     network = network_of(model)
     check_edits(edits)
     changes = resolve(network, edits)
     current = threading.local()
+    trunk = trunk_of(network)
+    parameters = inspect.signature(type(trunk).forward)
 
-    def note(module: torch.nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
-        ids = next(one for one in (*arguments, named.get("input_ids"), named.get("inputs_embeds")) if one is not None)
-        mask = named.get("attention_mask")
-        fits = isinstance(mask, torch.Tensor) and mask.shape == ids.shape[:2]
-        current.place = Place(tuple(ids.shape[:2]), valid=mask.bool() if fits else None)  # type: ignore[union-attr]
+    def note(module: torch.nn.Module, arguments: tuple, named: dict[str, Any] | None = None) -> None:
+        if named is None:
+            return  # see `Site.replace`
+        if module.training and torch.is_grad_enabled() and network.is_activation_checkpointing:
+            raise UserError("edited: activation checkpointing loses the edits; call activation_checkpointing_disable()")
+        given = parameters.bind_partial(module, *arguments, **named).arguments
+        ids = given.get("input_ids") if given.get("inputs_embeds") is None else given["inputs_embeds"]
+        if ids is None:
+            return  # the model says so itself
+        shape = (ids.shape[0], ids.shape[1])
+        check_tokens(changes, shape)
+        mask = given.get("attention_mask")
+        if not isinstance(mask, torch.Tensor) or mask.ndim != 2 or mask.shape[1] < shape[1]:
+            mask = None
+        # With a KV cache the mask also has the tokens that were run before
+        current.place = Place(shape, valid=None if mask is None else mask[:, -shape[1] :].bool())
 
-    handle = trunk_of(network).register_forward_pre_hook(note, with_kwargs=True)
+    handle = trunk.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with changing(network, changes, lambda: getattr(current, "place", None)):
             yield model
@@ -302,7 +376,9 @@ def network_of(model: LanguageModel | PreTrainedModel) -> PreTrainedModel:
 
 
 def check_edits(edits: Sequence[Edit]) -> None:
-    """Raises TypeError unless all are edits."""
+    """Raises TypeError unless this is a list of edits."""
+    if isinstance(edits, str) or not isinstance(edits, Iterable):
+        raise TypeError(f"edits must be a list of neurexp.Edit, not {type(edits).__name__}")
     for edit in edits:
         if not isinstance(edit, Edit):
             raise TypeError(f"edits must be a list of neurexp.Edit, not of {type(edit).__name__}")

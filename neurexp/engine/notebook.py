@@ -20,6 +20,8 @@ from neurexp.engine.edits import (
     changing,
     check_edits,
     check_neurons,
+    check_tokens,
+    in_this_thread,
     measured,
     network_of,
     resolve,
@@ -74,7 +76,7 @@ def capture(
     check_edits(edits)
     ids, mask = checked_tokens(network, input_ids, valid, batch_size)
     sites = find_sites(network, site, parse_layers(layers, len(blocks_of(network))))
-    changes = [measured_on(network, change, ids, mask, batch_size, budget_bytes) for change in resolve(network, edits)]
+    changes = _changes(network, edits, ids, mask, batch_size, budget_bytes)
     keep = Keep(len(sites), ids.shape[0], ids.shape[1], budget_bytes)
     run_pass(network, sites, ids, mask, [keep], batch_size=batch_size, changes=changes)
     return {found.key: keep.kept[index] for index, found in enumerate(sites)}
@@ -119,7 +121,7 @@ def predictions(
     given = torch.as_tensor(list(tokens), dtype=torch.long, device=network.device)
     if len(given) and not 0 <= int(given.min()) <= int(given.max()) < network.config.get_text_config().vocab_size:
         raise ValueError(f"tokens must be ids of the vocabulary, not {list(tokens)}")
-    changes = [measured_on(network, one, ids, mask, batch_size, budget_bytes) for one in resolve(network, edits)]
+    changes = _changes(network, edits, ids, mask, batch_size, budget_bytes)
     counted, targets = predicting(every), next_tokens(ids)
     found = {name: torch.full(ids.shape, torch.nan) for name in (*MEASURES, "loss_unedited")}
     if len(given):
@@ -132,7 +134,7 @@ def predictions(
             plain = network.base_model(**inputs_of(batch), use_cache=False)[0].flatten(0, 1)
             hidden = plain
             if changes:
-                with changing(network, changes, lambda place=place: place):
+                with changing(network, changes, in_this_thread(place)):
                     hidden = network.base_model(**inputs_of(batch), use_cache=False)[0].flatten(0, 1)
             rows = batch.valid.flatten().nonzero().squeeze(1)
             for piece in head.pieces(len(rows)):
@@ -152,6 +154,20 @@ def predictions(
                     found["log_probability_of"][here].view(-1, length)[rows[piece]] = chosen.float().cpu()
                     found["rank_of"][here].view(-1, length)[rows[piece]] = ranks.float().cpu()
     return found
+
+
+def _changes(
+    network: PreTrainedModel,
+    edits: Sequence[Edit],
+    ids: torch.Tensor,
+    mask: torch.Tensor | None,
+    batch_size: int,
+    budget_bytes: int,
+) -> list[Change]:
+    """The changes of edits, with what they take from the text."""
+    changes = resolve(network, edits)
+    check_tokens(changes, ids.shape)
+    return [measured_on(network, change, ids, mask, batch_size, budget_bytes) for change in changes]
 
 
 def measured_on(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.edits import Change, Place
+from neurexp.engine.edits import Change, Place, check_tokens
 from neurexp.engine.hooks import hooked
 from neurexp.engine.lanes import Lanes
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
@@ -71,10 +71,12 @@ def run_pass(
     Raises:
         NotFiniteError: a site put out NaN or infinity. Raised some batches later: the check waits for the device.
         OtherPassError: the checkpoints belong to another pass.
+        ValueError: a change's mask of tokens has another shape than `input_ids`.
     """
     device = network.device
     ids = as_tensor(input_ids).cpu()
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
+    check_tokens(changes, ids.shape)
     sequences = range(*part.indices(len(ids)))
     widths: dict[int, int] = {}
 

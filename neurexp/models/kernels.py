@@ -15,7 +15,7 @@ from torch.nn import functional
 INTEL = "Intel" in str(torch.cpu.get_capabilities().get("cpu_name", ""))
 ONEDNN = torch.backends.mkldnn.is_available() and not (INTEL and torch.backends.mkl.is_available())
 
-CACHE = 2**22  # bytes of float32 that stay in a CPU's caches over several operations
+CACHE = 2**20  # bytes of float32 that stay in a CPU's caches over several operations
 
 
 def cache_sized_slices(count: int, each: int, device: torch.device) -> list[slice]:
@@ -62,20 +62,21 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Ten
     """x / √(mean of x² + epsilon) · weight over the last axis, in float32 (Zhang and Sennrich, 2019). No gradients."""
     width, result = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
     rows, out = x.reshape(-1, width), result.view(-1, width)
-    for some in cache_sized_slices(len(rows), 4 * width, x.device):
+    for some in cache_sized_slices(len(rows), width, x.device):
         part = rows[some]
         scale = torch.linalg.vector_norm(part, dim=-1, keepdim=True).square_().mul_(1 / width).add_(epsilon).rsqrt_()
         torch.mul(part, scale, out=out[some]).mul_(weight)
     return result
 
 
-def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """a `[m, k]` @ b `[k, n]`, in the full precision of its number format, also with `device.tf32`.
 
-    It does not use oneDNN, which builds and keeps a kernel for each shape: k differs in every batch.
+    The result is in `out` `[m, n]`, if that is given. It does not use oneDNN, which builds and keeps a kernel for each
+    shape: k differs in every batch.
     """
     with whole_precision():
-        return a @ b
+        return torch.mm(a, b, out=out)
 
 
 @contextmanager

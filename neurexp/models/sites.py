@@ -60,7 +60,9 @@ class Site:
         if self.address.side == "output":
             return self.module.register_forward_hook(lambda module, arguments, output: receive(self.read(output)))
 
-        def before(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
+        def before(module: nn.Module, arguments: tuple, named: dict[str, Any] | None = None) -> None:
+            if named is None:
+                return  # see `replace`
             receive(self.read(arguments or next(iter(named.values()))))
 
         return self.module.register_forward_pre_hook(before, with_kwargs=True)
@@ -70,23 +72,27 @@ class Site:
         every = torch.arange(width)
         return every if self.address.part is None else self.address.part.of(every, self.config)
 
-    def replace(self, change: Callable[[torch.Tensor], torch.Tensor]) -> RemovableHandle:
+    def replace(self, change: Callable[[torch.Tensor], torch.Tensor], first: bool = False) -> RemovableHandle:
         """Calls `change` with all columns `[…, width]` of the module's output, or of its first input, and lets the
-        model go on with what it returns, until the handle is removed."""
+        model go on with what it returns, until the handle is removed. `first`: before hooks that are there already."""
         if self.address.side == "output":
 
             def after(module: nn.Module, arguments: tuple, output: Any) -> Any:
                 return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
-            return self.module.register_forward_hook(after)
+            return self.module.register_forward_hook(after, prepend=first)
 
-        def before(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        def before(
+            module: nn.Module, arguments: tuple, named: dict[str, Any] | None = None
+        ) -> tuple[tuple, dict[str, Any]] | None:
+            if named is None:  # another thread is just registering or removing the hook: PyTorch does so in two steps
+                return None
             if arguments:
                 return (change(arguments[0]), *arguments[1:]), named
             name = next(iter(named))
             return arguments, named | {name: change(named[name])}
 
-        return self.module.register_forward_pre_hook(before, with_kwargs=True)
+        return self.module.register_forward_pre_hook(before, with_kwargs=True, prepend=first)
 
 
 def unknown_architecture(model_type: object) -> UserError:

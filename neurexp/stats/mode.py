@@ -14,11 +14,11 @@ def half_sample_mode(values: np.ndarray) -> np.ndarray:
     50 (2006).
 
     Raises:
-        ValueError: there are no rows, or values that are not finite.
+        ValueError: there are no rows, another number of axes, or values that are not finite.
     """
     x = np.sort(np.asarray(values, dtype=np.float64), axis=0)
-    if not len(x) or not np.isfinite(x).all():
-        raise ValueError("the mode needs one row or more of finite values")
+    if x.ndim != 2 or not len(x) or not np.isfinite(x).all():
+        raise ValueError("the mode needs one row or more of finite values, [rows, columns]")
     start, size, columns = np.zeros(x.shape[1], dtype=np.int64), len(x), np.arange(x.shape[1])
     while size > 3:
         half = (size + 1) // 2

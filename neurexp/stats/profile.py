@@ -61,13 +61,12 @@ class ProfileSums:
             names: of columns. Several names have the same number of columns and no token in common; they are added.
         """
         chosen, categories = [self.columns[name] for name in names], self.columns["category"]
-        count = chosen[0].stop - chosen[0].start
         return Sums(
-            np.full(count, over.n),
+            np.full(1, over.n),  # one row for all columns: what they have in common is computed once
             np.sum([self.zz[categories, columns].sum(0) for columns in chosen], axis=0),
             np.sum([np.diag(self.zz)[columns] for columns in chosen], axis=0),
-            np.broadcast_to(over.x, (count, len(over.x))),
-            np.broadcast_to(over.xx, (count, len(over.xx))),
+            over.x[None],
+            over.xx[None],
             np.sum([self.zx[layer, columns] for columns in chosen], axis=0),
         )
 

@@ -27,7 +27,7 @@ def test_captures_of_one_model_and_of_another_with_their_own_sites_layers_and_te
     asked = [
         (models[index % 2], token_ids(3, 4 + index), {"site": site, "layers": layers, "batch_size": 1 + index % 2})
         for index, (site, layers) in enumerate(
-            [("MLP", "all"), ("MLP", "all"), ("ACT", [0, 2]), ("PROJ", 1), ("MLP", [1]), ("ACT", "all")] * 4
+            [("MLP", "all"), ("MLP", "all"), ("ACT", [0, 2]), ("NEURON", 1), ("MLP", [1]), ("RESID_PRE", "all")] * 4
         )
     ]
     alone = [neurexp.capture(model, ids, **options) for model, ids, options in asked]
@@ -35,6 +35,29 @@ def test_captures_of_one_model_and_of_another_with_their_own_sites_layers_and_te
         found = list(pool.map(lambda one: neurexp.capture(one[0], one[1], **one[2]), asked))
     assert all(map(same, found, alone))
     assert not any(module._forward_hooks for model in models for module in model.modules())
+
+
+def test_a_forward_while_another_thread_registers_hooks():
+    """PyTorch registers a hook in two steps. Between them it calls the hook without the named arguments."""
+    model = build("gpt2")
+    with torch.no_grad():
+        whole = model(token_ids(2, 9)).logits
+        edits = [neurexp.Edit(site, 1, [2]) for site in ("NEURON", "RESID_MID", "RESID_PRE")]
+        heard = []
+        with (
+            hooked(model, find_sites(model, ["NEURON", "RESID_PRE"]), lambda index, values: heard.append(index)),
+            neurexp.edited(model, edits),
+        ):
+            for module in model.modules():
+                module._forward_pre_hooks_with_kwargs.clear()
+            assert torch.equal(in_a_thread(lambda: model(token_ids(2, 9)).logits), whole)
+        assert heard == []
+        with neurexp.edited(model, edits[1:2]):
+            module = model.transformer.h[1].ln_2
+            hooks = dict(module._forward_pre_hooks)
+            module._forward_pre_hooks.clear()  # as of a forward that was behind it already
+            assert torch.equal(model(token_ids(2, 9)).logits, whole)
+            module._forward_pre_hooks.update(hooks)
 
 
 def test_the_callers_own_forward_is_neither_heard_nor_stopped():

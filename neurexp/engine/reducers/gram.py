@@ -13,6 +13,7 @@ import torch
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.models.kernels import cache_sized_slices, product, sum_rows
 
+VALUES, SQUARES, MAGNITUDES = range(3)  # what is multiplied: x, x² and |x|
 SPARSE = 4  # a column with entries in a quarter of the cells or fewer is added up instead of multiplied
 
 
@@ -86,7 +87,7 @@ class Gram(Reducer):
     def calibrate(self, site: int, activations: torch.Tensor) -> None:
         if self._calibrated_sites == 0:
             self._allocate(activations.shape[1])
-        self.shift[site] = activations.double().mean(0).float()
+        self.shift[site] = activations.mean(0, dtype=torch.float64).float()
         self._calibrated_sites += 1
         self.is_calibrated = self._calibrated_sites == self._sites
 
@@ -118,23 +119,32 @@ class Gram(Reducer):
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         tokens, neurons = activations.shape
-        wanted = [(kind, block) for kind in range(3) for block in batch.shared[self] if not block.products[kind].empty]
-        parts: list[list[torch.Tensor]] = [[] for _ in wanted]
-        for some in cache_sized_slices(neurons, tokens, activations.device):
+        blocks, device = batch.shared[self], activations.device
+        # |x| comes first, and x² is made from x in place: one part of the memory is written again and again
+        made = [
+            (kind, [(block, block.products[kind].empty(neurons)) for block in blocks if len(block.products[kind])])
+            for kind in (MAGNITUDES, VALUES, SQUARES)
+        ]
+        slices = cache_sized_slices(neurons, tokens, device)
+        memory = torch.empty(tokens * slices[0].stop if slices else 0, device=device)
+        for some in slices:
             values = activations[:, some].float()
-            changed, current = values - self.shift[site, some], 0
-            for (kind, block), part in zip(wanted, parts, strict=True):
-                if kind > current:
-                    torch.mul(changed, changed, out=changed) if kind == 1 else torch.abs(values, out=changed)
-                    current = kind
-                by_cell = block.by_cell(changed)
-                if block is batch.shared[self][0]:  # every token is in a cell of the first block
-                    self._total[site] += by_cell.sum()
-                part.append(block.products[kind].times(by_cell))
-        for (kind, block), part in zip(wanted, parts, strict=True):
-            sums, added = (self.zx, self.qxx, self.magnitudes)[kind][site], torch.cat(part, dim=1).double()
-            for given, own in block.products[kind].runs:
-                sums[own] += added[given]
+            changed = memory[: values.numel()].view(values.shape)
+            for kind, parts in made:
+                if kind == VALUES:
+                    torch.sub(values, self.shift[site, some], out=changed)
+                elif parts:
+                    torch.abs(values, out=changed) if kind == MAGNITUDES else torch.mul(changed, changed, out=changed)
+                for block, added in parts:
+                    summed = block.summed(changed, kind)
+                    if block is blocks[0]:  # every token is in a cell of the first block
+                        self._total[site] += summed.sum()
+                    block.products[kind].times(summed, added[:, some])
+        for kind, parts in made:
+            sums = (self.zx, self.qxx, self.magnitudes)[kind][site]
+            for block, added in parts:
+                for given, own in block.products[kind].runs:
+                    sums[own] += added[given]
 
 
 class _Block:
@@ -142,29 +152,36 @@ class _Block:
 
     def __init__(self, cells: Cells, wanted: Sequence[range], device: torch.device):
         count, tokens = len(cells.design), len(cells.of_token)
-        self._tokens = None
+        self._tokens: list[torch.Tensor] = []  # in the order of the cells, and where each cell ends
         if not (count == tokens and torch.equal(cells.of_token, torch.arange(tokens))):
             ends = torch.zeros(count + 1, dtype=torch.int64)
             ends[1:] = torch.bincount(cells.of_token, minlength=count).cumsum(0)
             self._tokens = [part.to(device) for part in (cells.of_token.argsort(stable=True), ends)]
         self.products = []  # of x, x² and |x|
+        self._by_cell = []  # for each of them, whether tokens are added up by cell first
         for part in wanted:
             inside = (cells.columns >= part.start) & (cells.columns < part.stop)
-            self.products.append(_Columns(cells.design.T[inside], cells.columns[inside] - part.start, device))
+            design, by_cell = cells.design.T[inside], bool(self._tokens)
+            if by_cell:
+                entries = design.count_nonzero(0)  # of each cell
+                # Where a token is in few columns, the way over the cells is the longer one
+                by_cell = int(entries[cells.of_token].sum()) > tokens + int(entries.sum())
+                design = design if by_cell else design[:, cells.of_token]
+            self._by_cell.append(by_cell)
+            self.products.append(_Columns(design, cells.columns[inside] - part.start, device))
 
-    def by_cell(self, values: torch.Tensor) -> torch.Tensor:
-        """Sums of values `[tokens, neurons]` over the tokens of each cell, `[cells, neurons]`; or `values` itself."""
-        return values if self._tokens is None else sum_rows(values, *self._tokens)
+    def summed(self, values: torch.Tensor, kind: int) -> torch.Tensor:
+        """What `products[kind]` multiplies: sums of values `[tokens, neurons]` over each cell, or `values` itself."""
+        return sum_rows(values, *self._tokens) if self._by_cell[kind] else values
 
 
 class _Columns:
-    """Columns of a design as rows `[columns, cells]`: mostly zero ones are added up, the others multiplied.
+    """Columns of a design as rows `[columns, cells or tokens]`: mostly zero ones are added up, the others multiplied.
 
     `runs` maps the rows of a product, dense ones first, to the reducer's columns.
     """
 
     def __init__(self, design: torch.Tensor, columns: torch.Tensor, device: torch.device):
-        self.empty = len(columns) == 0
         entries = design.count_nonzero(1)
         sparse = entries * SPARSE <= design.shape[1]
         self.runs = _runs(torch.cat([columns[~sparse], columns[sparse]]))
@@ -175,14 +192,21 @@ class _Columns:
         ends[1:] = entries[sparse].cumsum(0)
         self._sparse = [part.to(device) for part in (cell, ends, chosen[column, cell])]
 
-    def times(self, by_cell: torch.Tensor) -> torch.Tensor:
-        """design @ by_cell `[columns, neurons]` float32."""
-        parts = []
-        if len(self._dense):
-            parts.append(product(self._dense, by_cell))
-        if len(self._sparse[1]) > 1:
-            parts.append(sum_rows(by_cell, *self._sparse))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def __len__(self) -> int:
+        """The number of columns."""
+        return len(self._dense) + len(self._sparse[1]) - 1
+
+    def empty(self, neurons: int) -> torch.Tensor:
+        """Memory for a product, `[columns, neurons]` float32."""
+        return torch.empty(len(self), neurons, device=self._dense.device)
+
+    def times(self, summed: torch.Tensor, out: torch.Tensor) -> None:
+        """design @ summed, into `out` `[columns, neurons]` float32."""
+        dense = len(self._dense)
+        if dense:
+            product(self._dense, summed, out[:dense])
+        if len(self) > dense:
+            out[dense:] = sum_rows(summed, *self._sparse)
 
 
 def _runs(columns: torch.Tensor) -> list[tuple[slice, slice]]:

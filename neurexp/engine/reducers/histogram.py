@@ -69,12 +69,15 @@ class Histogram(Reducer):
         else:
             self.counts[site] += self._count_on_device(activations, start, inverse, *batch.shared[self])
 
-    def _number(self, values: torch.Tensor, start: float, inverse: float) -> torch.Tensor:
-        """The number of each value's bin, from 0 to bins + 1, as float32.
+    def _number(
+        self, values: torch.Tensor, start: float, inverse: float, first: int = 0, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The number of each value's bin, from `first` to `first` + bins + 1, as float32, in `out` if given.
 
         float32 holds every bin number exactly, and the width is a power of two, so the product is exact as well.
         """
-        return torch.mul(values.float(), inverse).floor_().clamp_(start, start + self.bins + 1).sub_(start)
+        numbers = torch.mul(values.float(), inverse, out=out)
+        return numbers.floor_().clamp_(start, start + self.bins + 1).sub_(start - first)
 
     def _count(
         self, values: torch.Tensor, start: float, inverse: float, order: torch.Tensor, stops: list[int]
@@ -82,11 +85,14 @@ class Histogram(Reducer):
         """How many values fall into each bin in each group, `[groups, bins + 2]`; `order` has the groups' tokens."""
         small = self.bins + 2 <= 256
         whole = torch.empty(values.shape, dtype=torch.int8 if small else torch.int32)
-        for some in cache_sized_slices(len(values), values.shape[1], values.device):
-            numbers = self._number(values[some], start, inverse)
+        slices = cache_sized_slices(len(values), values.shape[1], values.device)
+        memory = torch.empty(slices[0].stop if slices else 0, values.shape[1])
+        for some in slices:
+            # PyTorch converts to int8 much faster than to uint8. Viewed as uint8, negative numbers come last
+            part = values[some]
+            numbers = self._number(part, start, inverse, -128 if small else 0, memory[: len(part)])
             if small:
-                # PyTorch converts to int8 much faster than to uint8. Viewed as uint8, negative numbers come last
-                whole[some] = numbers.sub_(128)
+                whole[some] = numbers
             else:  # NaN becomes a negative number, which bincount refuses; another reducer reports NaN
                 whole[some] = numbers.to(torch.int32).clamp_(0, self.bins + 1)
         words = torch.int64 if small and whole.shape[1] % 8 == 0 else whole.dtype  # moving eight at once is faster

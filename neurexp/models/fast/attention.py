@@ -30,25 +30,25 @@ class BlockedAttention:
         """Attends within one sequence.
 
         Args:
-            queries: `[key heads, groups, length, width]` float32, already scaled; the `groups` heads of a key head
-                share its keys and values, which are not copied.
+            queries: `[key heads, length, groups, width]` float32, already scaled; `view` can join length and groups.
+                The `groups` heads of a key head share its keys and values, which are not copied.
             keys, values: `[key heads, length, width]` float32.
             window: how many tokens a query sees, with its own; `length` or more for all.
             out: `[length, key heads, groups, width]`, any format; written to.
         """
-        heads, groups, length, width = queries.shape
+        heads, length, groups, width = queries.shape
         for start, stop, first, hidden in self._blocks(length, min(window, length), self._block):
             rows, seen = stop - start, stop - first
-            scores = self.memory("scores", heads, groups * rows, seen)
-            some = queries[:, :, start:stop].reshape(heads, groups * rows, width)
+            scores = self.memory("scores", heads, rows * groups, seen)
+            some = queries[:, start:stop].view(heads, rows * groups, width)
             torch.bmm(some, keys[:, first:stop].transpose(1, 2), out=scores)
-            by_head = scores.view(heads, groups, rows, seen)
-            by_head[..., start - first :] += hidden[:, start - first :]
+            by_head = scores.view(heads, rows, groups, seen)
+            by_head[..., start - first :] += hidden[:, None, start - first :]
             if stop - window > first:  # not every query sees the first keys
-                by_head[..., : start - first] += hidden[:, : start - first]
+                by_head[..., : start - first] += hidden[:, None, : start - first]
             torch.softmax(scores, -1, out=scores)
-            found = torch.bmm(scores, values[:, first:stop]).view(heads, groups, rows, width)
-            out[start:stop] = found.permute(2, 0, 1, 3)
+            found = torch.bmm(scores, values[:, first:stop]).view(heads, rows, groups, width)
+            out[start:stop] = found.transpose(0, 1)
 
     def memory(self, name: str, *shape: int) -> torch.Tensor:
         """Uninitialised float32 memory of the calling thread; the next call with the same name takes it again."""

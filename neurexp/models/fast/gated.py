@@ -139,14 +139,15 @@ class _FastBlocks:
         if not getattr(module, "use_rope", True):
             cos, sin = torch.ones_like(cos), torch.zeros_like(sin)
         window = _window(module, _part(module)[0]) or length  # type: ignore[index]
-        ready_queries = self._attend.memory("queries", heads, groups, length, width)
+        ready_queries = self._attend.memory("queries", heads, length, groups, width)
         ready_keys = self._attend.memory("keys", heads, length, width)
         out = x.new_empty(sequences, length, heads, groups, width)
         for index in range(sequences):  # in float32 for every format
-            angles = cos[index % len(cos)], sin[index % len(sin)]
-            _rotate(queries[index].view(length, heads, groups, width).permute(1, 2, 0, 3), *angles, ready_queries)
-            ready_queries *= module.scaling
-            _rotate(keys[index].transpose(0, 1), *angles, ready_keys)
+            angles = torch.stack([cos[index % len(cos)], sin[index % len(sin)]])
+            scaled = (angles * module.scaling)[:, :, None]  # the same for all heads of a group
+            grouped = queries[index].view(length, heads, groups, width).transpose(0, 1)
+            _rotate(grouped, scaled[0], scaled[1], ready_queries)
+            _rotate(keys[index].transpose(0, 1), angles[0], angles[1], ready_keys)
             self._attend(ready_queries, ready_keys, values[index].transpose(0, 1).float(), window, out[index])
         return module.o_proj(out.view(sequences, length, -1)), None
 
@@ -191,12 +192,12 @@ def _sum(x: torch.Tensor, added: torch.Tensor, makers: tuple[nn.Module, nn.Modul
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> None:
     """Rotary positions (Su et al., 2021; the two halves of a head are the pairs): x·cos + (−x₂, x₁)·sin.
 
-    `x` and `out` are `[…, length, width]`, `cos` and `sin` `[length, width]`.
+    `x` and `out` are of one shape `[…, width]`, `cos` and `sin` of one that expands to it.
     """
     half = x.shape[-1] // 2
     torch.mul(x, cos, out=out)
-    out[..., :half].addcmul_(x[..., half:], sin[:, :half], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin[:, half:])
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class _BlockedAttention:
         out = query.new_empty(sequences, length, heads, width)
         for index in range(sequences):  # in float32 for every format: eager does so too, and it is faster
             queries, keys, values = (part[index].float() for part in (query, key, value))
-            self._attend(queries[:, None], keys, values, window, out[index].unsqueeze(2))
+            self._attend(queries.unsqueeze(2), keys, values, window, out[index].unsqueeze(2))
         return out.transpose(1, 2), None
 
 
