@@ -171,7 +171,7 @@ def test_a_run_without_a_test_gives_its_extremes(tmp_path):
         (
             {"count": 3},
             "experiment.count=3: 2 neurons that prefer verbs most (cohens_d) pass significant_bonferroni_all in that "
-            "run (and 1 neurons are dead: they never vary); give 2 or fewer",
+            "run (dead ones, which never vary, left out: 1); give 2 or fewer",
         ),
         ({"site": "NEURON"}, f"experiment.run_site=NEURON: {GIVEN} has no such site; give one of MLP"),
     ],

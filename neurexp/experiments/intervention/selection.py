@@ -96,7 +96,7 @@ def neurons_found(
             others = int((known & dead).sum())
             raise UserError(
                 f"experiment.count={count}: {found} neurons {side.words}{f' pass {criterion}' if criterion else ''} in "
-                f"that run{f' (and {others} neurons are dead: they never vary)' if others else ''}; give {found} or "
+                f"that run{f' (dead ones, which never vary, left out: {others})' if others else ''}; give {found} or "
                 "fewer, or null for all of them"
             )
         if found:
