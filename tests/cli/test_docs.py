@@ -1,10 +1,13 @@
-"""The page "Write your own experiment" is true: its plugin runs from outside the package, as the page says."""
+"""The pages are true: a plugin runs from outside the package, as its page says, and edits do what theirs says."""
 
 import json
 import re
 from pathlib import Path
 
+import torch
 from pyarrow.parquet import read_table
+
+from neurexp.engine.edits import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "your_own_experiment.md").read_text("utf-8")
@@ -83,3 +86,17 @@ def test_the_profile_of_the_page_is_short_and_runs_from_another_folder(quick_cli
     assert set(neurons.columns) <= set(columns)
     figures = {file.name for file in (run / "figures").iterdir()}
     assert {"activation_over_sentence_position.png", "sentence_position_and_frequency.png"} <= figures
+
+
+def test_the_code_about_edits_runs_from_top_to_bottom():
+    page = (ROOT / "docs" / "edits.md").read_text("utf-8")
+    found = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "docs/edits.md", "exec"), found)
+    with torch.no_grad():
+        plain = found["model"].network(found["ids"]).logits
+    assert not torch.allclose(found["logits"], plain)
+    assert found["stream"].shape == (1, found["ids"].shape[1], 192)
+    assert found["harm"] != 0
+    assert (found["both"][..., [5, 7]] == found["mean"]).all()
+    assert re.findall(r"^\| `(\w+)`", page, re.MULTILINE)[1:] == list(KINDS)
