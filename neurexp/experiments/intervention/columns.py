@@ -28,8 +28,10 @@ def columns_of(sets: Sequence[str], kinds: Sequence[str], draws: int, over: str)
         "mean": "mean activation over all tokens, model's own units",
         "mean_abs": "mean of the activation's magnitude |x| over all tokens",
         "output_norm": "norm of the neuron's output weights",
-        "delta_loss_estimate": f"first-order estimate of the change of the mean loss (nats per prediction) if the neuron "
-        f"alone is replaced by {WORDS[first]} at every token: gradient · (replacement − activation), summed over the text",
+        "delta_loss_estimate": "first-order estimate of the change of the mean loss (nats per prediction) if "
+        "the neuron "
+        f"alone is replaced by {WORDS[first]} at every token: gradient · (replacement − activation), summed "
+        "over the text",
         **{f"delta_loss_estimate_{kind}": f"the same, replaced by {WORDS[kind]}" for kind in more},
         "delta_loss": "exact change of the mean loss (nats per prediction) if the neuron alone is replaced by "
         f"{WORDS[first]}; missing where it was not tried",
@@ -54,14 +56,17 @@ def columns_of(sets: Sequence[str], kinds: Sequence[str], draws: int, over: str)
             f"specific_delta_loss_{name}": f"delta_loss_{name}_own minus the change on all other predictions",
             f"specific_null_z_{name}": "the same in units of the null, as null_z",
             f"specific_p_{name}": "its one-sided p by rank among the null",
-            f"match_activation_ratio_{name}": "geometric mean of |activation| of the random neurons over that of the set",
+            f"match_activation_ratio_{name}": "geometric mean of |activation| of the random neurons over that "
+            "of the set",
             f"match_weights_ratio_{name}": "the same of the norm of output weights",
-            f"match_activation_difference_{name}": "standardised mean difference of log mean |activation|, set − random",
+            f"match_activation_difference_{name}": "standardised mean difference of log mean |activation|, set "
+            "− random",
             f"match_weights_difference_{name}": "the same of the log norm of output weights",
             f"direct_{name}": f"mean over the set of direct effect on tokens that begin one of {name}, in standard "
             "deviations over the vocabulary from its mean",
             f"direct_null_mean_{name}": "the same of random neurons",
-            f"direct_p_{name}": "two-sided p by rank of the set's distance from that mean, among as many random neurons",
+            f"direct_p_{name}": "two-sided p by rank of the set's distance from that mean, among as many "
+            "random neurons",
         }
     for name, words in (("sample", "random neurons of all layers"), ("found", "neurons of the sets")):
         texts |= {
@@ -73,7 +78,8 @@ def columns_of(sets: Sequence[str], kinds: Sequence[str], draws: int, over: str)
         "set": "the set of neurons; “SET: LAYER.NEURON” for one of its neurons alone",
         "k": "how many neurons are edited together: the first k of the set",
         "kind": "what their activations are replaced by: " + "; ".join(f"{kind}: {WORDS[kind]}" for kind in kinds),
-        "tokens": "the group of predictions: all; “next: X”, those whose next token begins one of X; “own: X”, those made "
+        "tokens": "the group of predictions: all; “next: X”, those whose next token begins one of X; “own: X”, "
+        "those made "
         "at tokens of X",
         "neurons": "the neurons that are edited, LAYER.NEURON",
         "predictions": "predictions in the group",
@@ -106,7 +112,8 @@ def columns_of(sets: Sequence[str], kinds: Sequence[str], draws: int, over: str)
         "rank": "1: the strongest",
         "id": "the token's id",
         "token": "the token",
-        "effect": "logits per unit of activation through the final norm's weight and the unembedding, up to one positive "
+        "effect": "logits per unit of activation through the final norm's weight and the unembedding, up to "
+        "one positive "
         "factor for each token of a text (the norm's division is left out, and so is every later block)",
     }
     texts |= {f"effects.{name}": text for name, text in effects.items()}

@@ -119,7 +119,8 @@ def draw(measured: Measured, network: Any, site: str, trials: Trials, seed: int)
         if dead.any():
             layer, neuron = trials.sets[name][dead][0].tolist()
             raise UserError(
-                f"experiment.neurons: neuron {neuron} of layer {layer} is dead: {site} is 0 there on every token of this "
+                f"experiment.neurons: neuron {neuron} of layer {layer} is dead: {site} is 0 there on every "
+                "token of this "
                 "text, or writes nothing; leave it out"
             )
         try:

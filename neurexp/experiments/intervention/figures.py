@@ -83,13 +83,18 @@ class Figures:
             curves = []
             for kind in self._data.trials.kinds:
                 rows = self._rows(name, kind, tokens)
-                columns = (
-                    value,
-                    f"{value}_low",
-                    f"{value}_high",
-                    *(f"{prefix}null_{one}" for one in ("mean", "low", "high")),
+                curves.append(
+                    Doses(
+                        kind,
+                        effects["k"][rows].tolist(),
+                        effect=effects[value][rows],
+                        low=effects[f"{value}_low"][rows],
+                        high=effects[f"{value}_high"][rows],
+                        null_mean=effects[f"{prefix}null_mean"][rows],
+                        null_low=effects[f"{prefix}null_low"][rows],
+                        null_high=effects[f"{prefix}null_high"][rows],
+                    )
                 )
-                curves.append(Doses(kind, effects["k"][rows].tolist(), *(effects[one][rows] for one in columns)))
             panels[named(self._data, name) if not prefix else f"{named(self._data, name)}, {tokens}"] = curves
         kinds = ", ".join(WORDS[kind] for kind in self._data.trials.kinds)
         return dose_response(panels, title, self._detail(f"Replaced by {kinds}. {self._null()}"), ylabel)
@@ -107,12 +112,13 @@ class Figures:
                 TokenEffect(
                     f"{k} neurons: {named(self._data, name)}",
                     f"{effects['tokens'][row]} ({effects['predictions'][row]:,})",
-                    *(
-                        float(effects[one][row])
-                        for one in ("delta_loss", "delta_loss_low", "delta_loss_high", "null_mean", "null_low")
-                    ),
-                    float(effects["null_high"][row]),
-                    float(effects["p"][row]),
+                    effect=float(effects["delta_loss"][row]),
+                    low=float(effects["delta_loss_low"][row]),
+                    high=float(effects["delta_loss_high"][row]),
+                    null_mean=float(effects["null_mean"][row]),
+                    null_low=float(effects["null_low"][row]),
+                    null_high=float(effects["null_high"][row]),
+                    p=float(effects["p"][row]),
                 )
                 for row in chosen
             ]
@@ -162,7 +168,8 @@ class Figures:
                 )
                 shown.append(DirectPath(f"{name}: {name_of(pair)}", up, down))
         detail = self._detail(
-            "Through the final norm's weight and the unembedding, per unit of activation; what later blocks make of it is "
+            "Through the final norm's weight and the unembedding, per unit of activation; what later blocks "
+            "make of it is "
             "left out."
         )
         return direct_path(

@@ -27,9 +27,7 @@ def findings_of(data: InterventionData, analysis: Analysis) -> list[str]:
         )
         lines.append(_of_all(data, name, effects, int(rows[0]), over))
         lines += [
-            _of_own(data, name, effects, int(row))
-            for row in rows
-            if effects["tokens"][row] == data.own_groups.get(name)
+            _of_own(name, effects, int(row)) for row in rows if effects["tokens"][row] == data.own_groups.get(name)
         ]
         if data.trials.alone and (line := _alone(data, name, effects)):
             lines.append(line)
@@ -43,9 +41,9 @@ def findings_of(data: InterventionData, analysis: Analysis) -> list[str]:
     lines.append(_match(data, analysis))
     lines += _estimate(metrics)
     lines.append(
-        f"Loss without edits: {metrics['loss_unedited']:.3f} nats per prediction over {int(metrics['predictions']):,} "
-        "predictions of this text. Not tested: other texts, edits at single tokens, and what other neurons would make up "
-        "for after training. p-values are of single comparisons, not corrected for the number of sets, groups and k."
+        f"Loss without edits: {metrics['loss_unedited']:.3f} nats per prediction ({int(metrics['predictions']):,} "
+        "predictions). Not tested: other texts, edits at single tokens, neurons of several runs together. No p is "
+        "corrected for the number of sets, groups and k."
     )
     return lines
 
@@ -55,27 +53,35 @@ def _of_all(data: InterventionData, name: str, effects: dict, row: int, over: st
     which = ", ".join(name_of(pair) for pair in pairs[:NAMED]) + (", …" if len(pairs) > NAMED else "")
     p, k = effects["p"][row], effects["k"][row]
     verdict = "more than such sets usually do" if p < LEVEL else "no more than random neurons do"
-    source = f" of {data.source}" if data.source else ""
+    units = "" if np.isnan(effects["null_z"][row]) else f", {effects['null_z'][row]:+.1f} SD"
     return (
-        f"{name}: {k} {'neurons' if k > 1 else 'neuron'} {data.sets[name].description}{source} ({which}, LAYER.NEURON) "
-        f"replaced by {WORDS[data.trials.kinds[0]]}: the loss changes by {effects['delta_loss'][row]:+.4f} nats per "
-        f"prediction (95 % over {over}: {effects['delta_loss_low'][row]:+.4f} to {effects['delta_loss_high'][row]:+.4f}); "
-        f"{data.options.draws} matched random sets change it by {effects['null_mean'][row]:+.4f} ± "
-        f"{effects['null_sd'][row]:.4f} (mean ± SD; p = {p:.2g}, {effects['null_z'][row]:+.1f} SD): {verdict}. The most "
-        f"probable token stays the same in {effects['agreement'][row]:.1%} of the predictions."
+        f"{name}: without {k} {'neurons' if k > 1 else 'neuron'} {data.sets[name].description} ({which}; replaced by "
+        f"{WORDS[data.trials.kinds[0]]}) the loss changes by {_change(effects, row)} nats per prediction (95 % "
+        "interval "
+        f"over {over}), without {data.options.draws} matched random sets by {_null(effects, row)} (p = "
+        f"{p:.2g}{units}): "
+        f"{verdict}. The most probable token stays the same in {effects['agreement'][row]:.1%} of the predictions."
     )
 
 
-def _of_own(data: InterventionData, name: str, effects: dict, row: int) -> str:
+def _of_own(name: str, effects: dict, row: int) -> str:
     p = effects["specific_p"][row]
     verdict = "specific to it" if p < LEVEL else "not specific to it beyond what random neurons do"
     return (
-        f"{name}, own category: where the next token begins one of {name} ({effects['predictions'][row]:,} predictions) "
-        f"the loss changes by {effects['delta_loss'][row]:+.4f}; that is {effects['specific_delta_loss'][row]:+.4f} "
-        f"({effects['specific_delta_loss_low'][row]:+.4f} to {effects['specific_delta_loss_high'][row]:+.4f}) beyond the "
-        f"change elsewhere, against {effects['specific_null_mean'][row]:+.4f} ± {effects['specific_null_sd'][row]:.4f} of "
-        f"random sets (p = {p:.2g}): {verdict}."
+        f"{name}, on its own category: where the next token begins one of {name} ({effects['predictions'][row]:,} "
+        f"predictions) the loss changes by {_change(effects, row, 'specific_')} beyond its change elsewhere, "
+        "with random "
+        f"sets by {_null(effects, row, 'specific_')} (p = {p:.2g}): {verdict}."
     )
+
+
+def _change(effects: dict, row: int, prefix: str = "") -> str:
+    value, low, high = (effects[f"{prefix}delta_loss{end}"][row] for end in ("", "_low", "_high"))
+    return f"{value:+.4f}" + ("" if np.isnan(low) else f" ({low:+.4f} to {high:+.4f})")
+
+
+def _null(effects: dict, row: int, prefix: str = "") -> str:
+    return f"{effects[f'{prefix}null_mean'][row]:+.4f} ± {effects[f'{prefix}null_sd'][row]:.4f} (mean ± SD)"
 
 
 def _alone(data: InterventionData, name: str, effects: dict) -> str:
@@ -85,13 +91,10 @@ def _alone(data: InterventionData, name: str, effects: dict) -> str:
     if len(rows) < 2:
         return ""
     row = rows[np.argmax(effects["delta_loss"][rows])]
-    passed = int((effects["p"][rows] < LEVEL / len(rows)).sum())
     where = "on all predictions" if own == "all" else f"where the next token begins one of {name}"
     return (
-        f"{name}, alone: neuron {effects['neurons'][row]} has the largest effect {where}, "
-        f"{effects['delta_loss'][row]:+.4f} ({effects['delta_loss_low'][row]:+.4f} to "
-        f"{effects['delta_loss_high'][row]:+.4f}; p = {effects['p'][row]:.2g}); {passed} of {len(rows)} pass "
-        f"p < {LEVEL} / {len(rows)} against single random neurons."
+        f"{name}, one at a time: neuron {effects['neurons'][row]} has the largest effect {where}, "
+        f"{_change(effects, row)}, p = {effects['p'][row]:.2g} against single random neurons."
     )
 
 
