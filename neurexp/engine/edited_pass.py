@@ -20,8 +20,9 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from neurexp.engine.changes import Change, Place, changing, check_tokens, in_this_thread
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.edits import Change, Edit, Place, changing, check_tokens, in_this_thread, resolve
+from neurexp.engine.edits import Edit, resolve
 from neurexp.engine.passes import as_tensor, inputs_of, make_batch
 from neurexp.engine.predictions import losses_of, measures_of, next_tokens
 from neurexp.engine.reducers.base import Batch, NotFiniteError, predicting

@@ -12,20 +12,16 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from neurexp.engine.edits import (
-    MEASURED,
+from neurexp.engine.changes import (
     Change,
-    Edit,
     Place,
     changing,
-    check_edits,
     check_neurons,
     check_tokens,
     in_this_thread,
     measured,
-    network_of,
-    resolve,
 )
+from neurexp.engine.edits import MEASURED, Edit, check_edits, network_of, resolve
 from neurexp.engine.passes import as_tensor, inputs_of, make_batch, run_pass
 from neurexp.engine.predictions import MEASURES, measures_of, next_tokens
 from neurexp.engine.reducers.base import predicting
