@@ -1,6 +1,7 @@
 """Fixtures that several tests share: the command line, one finished run of it, the extra data."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from commands import Commands
+from hub import kept_port
 from threadpoolctl import threadpool_limits
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -42,10 +44,35 @@ def cli(tmp_path: Path) -> Cli:
 
 
 @pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    """Starts commands fast, without a Hub (`commands.py`)."""
+def hub_port() -> Iterator[int]:
+    """Where `commands` look for the Hub: refuses at once, but while a test has a `Hub` there."""
+    with kept_port() as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def _hub_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hf")
+
+
+@pytest.fixture
+def hub_home(_hub_home: Path) -> Iterator[Path]:
+    """HF_HOME of `commands`, emptied after the test: others rely on nothing being kept of a Hub."""
+    yield _hub_home
+    shutil.rmtree(_hub_home)
+    _hub_home.mkdir()
+
+
+@pytest.fixture(scope="session")
+def commands(_hub_home: Path, hub_port: int) -> Iterator[Commands]:
+    """Starts commands fast, without a Hub but where a test has one at `hub_port` (`commands.py`).
+
+    Starting the process takes as long as some twenty commands, so all tests share this one.
+    """
+    hub = {"HF_ENDPOINT": f"http://127.0.0.1:{hub_port}"}
+    silence = {"HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}  # seconds that a client waits for an answer
     # mlflow reads its logging level when it is imported, which is here before neurexp can set it
-    commands = Commands(environment(tmp_path_factory.mktemp("hf"), MLFLOW_LOGGING_LEVEL="CRITICAL"))
+    commands = Commands(environment(_hub_home, MLFLOW_LOGGING_LEVEL="CRITICAL", **hub, **silence))
     yield commands
     commands.close()
 

@@ -136,12 +136,12 @@ TEXTS = [
         "dataset=text dataset.path={inputs}/broken.parquet",
         "dataset.path={inputs}/broken.parquet: cannot be read",
     ),
-    ("dataset=fineweb", "dataset.name=HuggingFaceFW/fineweb: not a folder here, and the Hub at http://127.0.0.1:9"),
+    ("dataset=fineweb", "dataset.name=HuggingFaceFW/fineweb: not a folder here, and the Hub at {hub}"),
 ]
 # After `model=hub dataset=pydoc tracking=off`.
 MODELS = [
     ("model.name=/no/such/folder", "model.name=/no/such/folder: no such folder"),
-    ("model.name=no-such/model", "model.name=no-such/model: not a folder here, and the Hub at http://127.0.0.1:9"),
+    ("model.name=no-such/model", "model.name=no-such/model: not a folder here, and the Hub at {hub}"),
     ("model.name={inputs}/a_file", "model.name={inputs}/a_file: is a file; give the folder that holds it"),
     ("model.name={inputs}/nothing", "model.name={inputs}/nothing: it has no .safetensors file"),
     ("model.name={inputs}/cut_weights", "model.name={inputs}/cut_weights: a weight file is damaged"),
@@ -333,14 +333,15 @@ def digest_of(folder: Path) -> list[tuple[str, int, int]]:
 
 
 @pytest.mark.parametrize(("arguments", "answer"), sampled(CASES, 3))
-def test_one_line_names_the_option_and_nothing_is_left_behind(quick_cli, inputs, tmp_path, arguments, answer):
+def test_one_line_names_the_option_and_nothing_is_left_behind(quick_cli, hub_port, inputs, tmp_path, arguments, answer):
     before = digest_of(inputs)
     process = quick_cli(*(argument.replace("{inputs}", str(inputs)) for argument in arguments), timeout=20)
     assert process.returncode == 1
     line = process.stderr.removesuffix("\n")
     assert line.startswith("error: ")
     assert line.isprintable()
-    assert answer.replace("{inputs}", str(inputs)) in line
+    answer = answer.replace("{inputs}", str(inputs)).replace("{hub}", f"http://127.0.0.1:{hub_port} cannot be reached")
+    assert answer in line
     assert "Traceback" not in process.stdout
     assert digest_of(inputs) == before
     assert left_behind(tmp_path) == set()
@@ -355,12 +356,12 @@ def test_cuda_where_there_is_none_is_refused_with_what_works(quick_cli, tmp_path
     assert left_behind(tmp_path) == set()
 
 
-def test_the_default_model_without_a_hub_is_refused_with_the_offline_alternative(quick_cli, tmp_path):
+def test_the_default_model_without_a_hub_is_refused_with_the_offline_alternative(quick_cli, hub_port, tmp_path):
     process = quick_cli()
     assert process.returncode == 1
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: model.name=EleutherAI/gpt-neo-125m: ")
-    assert "the Hub at http://127.0.0.1:9 cannot be reached" in line
+    assert f"the Hub at http://127.0.0.1:{hub_port} cannot be reached" in line
     assert "model=mini dataset=pydoc" in line
     assert left_behind(tmp_path) == set()
 

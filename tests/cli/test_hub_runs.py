@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from commands import Commands
-from conftest import NO_HUB, environment
+from conftest import environment
 from hub import Hub
 from make_repos import SENTENCES, make_fineweb, make_gpt_neo
 from pyarrow import parquet
@@ -54,9 +54,9 @@ def make_rows(folder: Path) -> Path:
     return folder
 
 
-def serve(repositories: dict[str, Path]) -> Hub:
+def serve(repositories: dict[str, Path], port: int = 0) -> Hub:
     models = {MODEL: repositories["model"], ADAPTER: repositories[ADAPTER], QUANTISED: repositories[QUANTISED]}
-    return Hub(models, {DATASET: repositories["dataset"], ROWS: repositories["rows"]}, gated={GATED})
+    return Hub(models, {DATASET: repositories["dataset"], ROWS: repositories["rows"]}, {GATED}, port)
 
 
 @pytest.fixture
@@ -107,14 +107,11 @@ def test_the_default_command_runs_on_the_hubs_model_and_text(cli, hub, repositor
     assert not any(path.endswith((".bin", ".py")) for method, path in hub.requests if method == "GET")
 
 
-@pytest.fixture(scope="module")
-def served(repositories, tmp_path_factory) -> Iterator[Commands]:
+@pytest.fixture
+def served(repositories, commands, hub_port, hub_home) -> Iterator[Commands]:
     """Warm commands that reach a Hub."""
-    home = tmp_path_factory.mktemp("hf")
-    with serve(repositories) as hub:
-        commands = Commands(environment(home, HF_ENDPOINT=hub.url, MLFLOW_LOGGING_LEVEL="WARNING"))
+    with serve(repositories, hub_port):
         yield commands
-        commands.close()
 
 
 PYDOC, MINI = ("dataset=pydoc", "tracking=off"), ("model=mini", "tracking=off")
@@ -286,8 +283,8 @@ NEEDING_A_HUB = pytest.mark.parametrize(
 
 
 @NEEDING_A_HUB
-def test_a_hub_that_refuses_is_answered_soon_with_what_works_offline(commands, tmp_path, arguments, option):
-    assert_answered_soon(commands, NO_HUB, arguments, option, tmp_path)
+def test_a_hub_that_refuses_is_answered_soon_with_what_works_offline(commands, hub_port, tmp_path, arguments, option):
+    assert_answered_soon(commands, f"http://127.0.0.1:{hub_port}", arguments, option, tmp_path)
 
 
 @pytest.mark.slow

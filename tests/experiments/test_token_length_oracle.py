@@ -24,7 +24,8 @@ EVERY = 17  # the jackknife deletes tokens for real, so only for every so-maniet
 
 # name → tokens, sequence length, options. Blocks and halves of unequal size, a padded last sequence everywhere
 RUNS = {
-    "main": (8300, 192, {}),
+    "main": (2250, 192, {}),
+    "long": (8300, 192, {}),
     "skipped": (1650, 96, {"skip_positions": 4, "batch_size": 3, "layer": [0, 2, 4, 5]}),
     "stripped": (1650, 96, {"strip_space": True, "batch_size": 1, "layer": [3, 5]}),
     "corrected": (1650, 96, {"correction": "by", "layer": [1, 4]}),
@@ -124,7 +125,7 @@ def runs(mini, tmp_path_factory):
     return run
 
 
-@pytest.fixture(params=RUNS)
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] if name == "long" else []) for name in RUNS])
 def run(runs, request) -> Measured:
     return runs(request.param)
 
@@ -133,10 +134,13 @@ def assert_close(found, expected, tolerance, what):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance, err_msg=what)
 
 
-def test_the_text_is_long_and_real(runs):
-    text = runs("main").text
-    assert len(text.ids) >= 8192
-    assert text.counts.astype(bool).sum() > 500
+@pytest.mark.parametrize(
+    ("name", "tokens", "types"), [("main", 2048, 200), pytest.param("long", 8192, 500, marks=pytest.mark.slow)]
+)
+def test_the_text_is_long_and_real(runs, name, tokens, types):
+    text = runs(name).text
+    assert len(text.ids) >= tokens
+    assert text.counts.astype(bool).sum() > types
     assert all(members.any() for members in text.groups.values())
     assert not text.tokens.valid.all()
 

@@ -24,7 +24,6 @@ PICKLE, TORN, SHARDED = "some/pickle", "some/torn", "some/sharded"
 DOCUMENTS = [" ".join(SENTENCES[number % 6 :] * 2) + f"\n\nPage {number}." for number in range(36)]
 TOKENS = 7168  # all of the shards 000 and 001, and some of 002
 ALWAYS = 10_000
-TIMEOUTS = {"HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}  # seconds of silence
 QUICK = ("device=cpu", "tracking=off", f"dataset.tokens={TOKENS}", "dataset.sequence_length=256")
 WEIGHTS, FIRST, SECOND, THIRD = "model.safetensors", "000_00000.parquet", "001_00000.parquet", "002_00000.parquet"
 MODEL_INFO, DATASET_INFO, LIST = f"/api/models/{MODEL}", f"/api/datasets/{DATASET}/rev", f"/api/datasets/{DATASET}/tree"
@@ -65,28 +64,24 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def served(sources, tmp_path_factory) -> Iterator[Site]:
+def served(sources, commands, hub_port, tmp_path_factory) -> tuple[Hub, list[int]]:
+    """A Hub, and the tokens of its text."""
     tokenizer = AutoTokenizer.from_pretrained(sources["model"])
     stream: list[int] = []
     for text in DOCUMENTS:
         stream += tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
     models = {MODEL: sources["model"], PICKLE: sources[PICKLE], TORN: sources[TORN], SHARDED: sources[SHARDED]}
-    home = tmp_path_factory.mktemp("hf")
-    with Hub(models, {DATASET: sources["dataset"]}) as hub:
-        commands = Commands(environment(home, HF_ENDPOINT=hub.url, **TIMEOUTS))
-        commands.run(("--help",), home)  # once it answers, what follows is measured without the imports
-        yield Site(hub, commands, home, stream[:TOKENS])
-        hub.faults = []
-        commands.close()
+    commands.run(("--help",), tmp_path_factory.mktemp("help"))  # from here on commands start without the imports
+    return Hub(models, {DATASET: sources["dataset"]}, port=hub_port), stream[:TOKENS]
 
 
 @pytest.fixture
-def site(served) -> Site:
-    shutil.rmtree(served.home)
-    served.home.mkdir()
-    served.hub.faults = []
-    served.hub.requests.clear()
-    return served
+def site(served, commands, hub_home) -> Iterator[Site]:
+    hub, expected = served
+    hub.faults = []
+    hub.requests.clear()
+    with hub:
+        yield Site(hub, commands, hub_home, expected)
 
 
 def faults(*given: Fault) -> tuple[Fault, ...]:

@@ -18,13 +18,19 @@ that is named in `gated` alone is an empty repository, as a model and as a datas
 It does not know tokens, uploads, Spaces, search, tags, branches other than main, history, the dataset viewer, Xet, the
 redirects to storage (files are served in place), pages of long listings, or what `expand` adds. What it does not know
 is a 404 without X-Error-Code, or a 501 for a method other than GET and HEAD.
+
+Commands that have started before a Hub does are given an address that is kept for it, and that refuses until then:
+
+    with kept_port() as port, Hub(models={…}, port=port) as hub: ...
 """
 
 import hashlib
 import json
 import re
 import select
-from collections.abc import Collection, Mapping
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -136,12 +142,25 @@ class Repository:
 
 
 class Server(ThreadingHTTPServer):
+    allow_reuse_port = True  # beside `kept_port`
     daemon_threads = False  # closing it then waits for the answers under way
     request_queue_size = 64
 
 
+@contextmanager
+def kept_port() -> Iterator[int]:
+    """A port of loopback that the system gives to nobody else, and at which connections are refused at once."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
 class Hub:
-    """Entering it starts the server; leaving it waits until nothing of the server is left running."""
+    """Entering it starts the server; leaving it waits until nothing of the server is left running.
+
+    It can be entered again.
+    """
 
     url: str  # what HF_ENDPOINT has to be; set on entering
 
@@ -150,7 +169,9 @@ class Hub:
         models: Mapping[str, Path] | None = None,
         datasets: Mapping[str, Path] | None = None,
         gated: Collection[str] = (),
+        port: int = 0,
     ) -> None:
+        self.port = port
         self.requests: list[tuple[str, str]] = []  # (method, path without its query), in order of arrival
         self.faults: list[Fault] = []
         self.closing = Event()
@@ -161,7 +182,8 @@ class Hub:
                 self._repositories[kind, repo_id] = Repository(repo_id, folders.get(repo_id), repo_id in gated)
 
     def __enter__(self) -> Self:
-        self._server = Server(("127.0.0.1", 0), partial(Handler, self))
+        self.closing.clear()
+        self._server = Server(("127.0.0.1", self.port), partial(Handler, self))
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
