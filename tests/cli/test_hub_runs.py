@@ -60,13 +60,13 @@ def serve(repositories: dict[str, Path], port: int = 0) -> Hub:
 
 
 @pytest.fixture
-def hub(repositories) -> Iterator[Hub]:
-    with serve(repositories) as hub:
+def hub(repositories, hub_port) -> Iterator[Hub]:
+    with serve(repositories, hub_port) as hub:
         yield hub
 
 
-def test_the_default_command_runs_on_the_hubs_model_and_text(cli, hub, repositories, tmp_path):
-    process = cli("experiment=token_length", "device=cpu", HF_ENDPOINT=hub.url)
+def test_the_default_command_runs_on_the_hubs_model_and_text(quick_cli, hub, hub_home, repositories, tmp_path):
+    process = quick_cli("experiment=token_length", "device=cpu")
     assert (process.returncode, process.stderr) == (0, "")
 
     (folder,) = (tmp_path / "outputs" / "token_length").iterdir()
@@ -103,15 +103,14 @@ def test_the_default_command_runs_on_the_hubs_model_and_text(cli, hub, repositor
     size = sum((repositories["model"] / name).stat().st_size for name in fetched)
     assert (int(announced[1]), float(announced[2])) == (len(fetched), round(size / 1e6, 1))
     assert hub.commit(MODEL).startswith(announced[3])
-    assert announced[4].startswith(str(tmp_path / "hf"))
+    assert announced[4].startswith(str(hub_home))
     assert not any(path.endswith((".bin", ".py")) for method, path in hub.requests if method == "GET")
 
 
 @pytest.fixture
-def served(repositories, commands, hub_port, hub_home) -> Iterator[Commands]:
+def served(commands, hub, hub_home) -> Commands:
     """Warm commands that reach a Hub."""
-    with serve(repositories, hub_port):
-        yield commands
+    return commands
 
 
 PYDOC, MINI = ("dataset=pydoc", "tracking=off"), ("model=mini", "tracking=off")

@@ -23,7 +23,7 @@ from neurexp.models.locations import MINI
 from neurexp.text import sources, tokens
 
 fuzzed = settings(
-    max_examples=150,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -71,7 +71,7 @@ def understood(given: list[str]) -> Config | str:
         return message
 
 
-@settings(fuzzed, max_examples=80)
+@settings(fuzzed, max_examples=40)
 @given(st.lists(overrides, min_size=1, max_size=2))
 @example(["+="])
 @example(["model.architecture={a:1}"])
@@ -97,11 +97,10 @@ NUMBERS = [f"{group}.{name}" for group, names in {
 NO_NUMBERS = ("", "many", "1.5", "1e3", "nan", "true", "[1]", "{a:1}", "½")
 
 
-@pytest.mark.parametrize("others", ["a few", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("others", ["another for each option", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("option", NUMBERS)
 def test_what_is_no_whole_number_is_refused_for_every_option_that_wants_one(option, others):
-    first = NUMBERS.index(option) % 3
-    for value in NO_NUMBERS if others == "all" else NO_NUMBERS[first::3]:  # the few are others for each option
+    for value in NO_NUMBERS if others == "all" else NO_NUMBERS[NUMBERS.index(option) :: len(NUMBERS)]:
         answer = understood(["model=mini", "dataset=pydoc", f"{option}={value}"])
         assert isinstance(answer, str), value
         assert answer.startswith(option)
@@ -198,7 +197,7 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(mini, words):
 
 @pytest.mark.parametrize("piece", ["x", "字", "字字字字。", "word\n", "1,", "\n", "a b "])
 def test_pieces_of_a_long_line_are_bounded_and_lose_nothing(mini, piece):
-    text = piece * (3_000_000 // len(piece))
+    text = piece * (1_000_000 // len(piece))
     pieces = list(tokens._pieces(text, mini))
     assert "".join(pieces) == text
     assert max(map(len, pieces)) <= tokens.LONGEST_PIECE

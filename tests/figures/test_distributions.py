@@ -44,7 +44,7 @@ def assert_texts(figure):
 # The grid of histograms
 
 
-@pytest.mark.parametrize("layers", [1, 6, 7, 12, 24])
+@pytest.mark.parametrize("layers", [1, 7, *(pytest.param(layers, marks=pytest.mark.slow) for layers in (6, 12, 24))])
 def test_a_panel_for_every_layer(layers):
     _, _, figure = grid(layers)
     draw(figure)
@@ -138,16 +138,13 @@ def split(values, median=None, title=TEXTS["title"]):
 @pytest.mark.parametrize(
     "values",
     [
-        [1, 2, 3, 4, 5],
         [1, 2, 2, 4],
         [1, 2, 3, 4],
         [4],
-        [4] * 9,
         [0, 0, 1],
         [1, 200],
-        [1, 40],
         list(range(41)),
-        [3, 120],
+        *(pytest.param(more, marks=pytest.mark.slow) for more in ([1, 2, 3, 4, 5], [4] * 9, [1, 40], [3, 120])),
     ],
     ids=str,
 )

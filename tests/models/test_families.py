@@ -30,7 +30,7 @@ def case(request, tmp_path_factory):
     sites = {}
     for site in sites_of(ours.network):
         sites[site] = list(neurexp.capture(ours, ids, site=site, batch_size=1).values())
-    return request.param, family, folder, plain, ids, sites
+    return request.param, family, folder, plain, ids, sites, ours
 
 
 def linear(weights, name, x, transposed=False):
@@ -50,7 +50,7 @@ def test_the_families_are_those_of_the_tests():
 
 
 def test_every_family_has_all_sites_but_those_that_it_cannot_have(case):
-    name, family, *_, sites = case
+    name, family, *_, sites, _ = case
     absent = {"UP"} if family in UNGATED else set()
     if family in EXPERTS:
         absent = {"MLP", "UP", "ACT", "NEURON", "PROJ"}
@@ -60,7 +60,7 @@ def test_every_family_has_all_sites_but_those_that_it_cannot_have(case):
 
 
 def test_the_residual_stream_is_what_transformers_reports(case):
-    _, _, _, plain, ids, sites = case
+    _, _, _, plain, ids, sites, _ = case
     with torch.no_grad():
         hidden = plain(ids, output_hidden_states=True).hidden_states
     for layer in range(LAYERS):
@@ -71,7 +71,7 @@ def test_the_residual_stream_is_what_transformers_reports(case):
 
 def test_the_expansion_and_its_non_linearity_give_what_the_block_adds(case):
     """MLP → ACT → NEURON → PROJ by the saved weights, and with attention's output the step of the residual stream."""
-    name, family, folder, plain, _, sites = case
+    name, family, folder, plain, _, sites, _ = case
     block, weights, config = BLOCKS[family], load_file(folder / "model.safetensors"), plain.config
     act = relu if name == "gpt2, relu" else block.act
     for layer in range(LAYERS):
@@ -109,7 +109,7 @@ def test_the_expansion_and_its_non_linearity_give_what_the_block_adds(case):
 
 def test_values_and_what_heads_put_out_fit_the_attention_weights(case):
     """Z is each head's attention weights, as transformers reports them, times that head's V."""
-    _, _, _, plain, ids, sites = case
+    _, _, _, plain, ids, sites, _ = case
     with torch.no_grad():
         weights = plain(ids, output_attentions=True).attentions
     for layer, weight in enumerate(weights):
@@ -163,9 +163,8 @@ def test_queries_and_keys_of_fused_projections_with_a_rotation(name, monkeypatch
 
 
 def test_several_sites_at_once_are_each_of_them_alone(case):
-    _, family, folder, _, ids, sites = case
+    _, family, _, _, ids, sites, ours = case
     wanted = ["Q", "RESID_POST", "Z"] if family in EXPERTS else ["NEURON", "Q", "MLP", "RESID_PRE"]
-    ours = neurexp.load_model(str(folder), tokenizer="mini", device="cpu")
     together = neurexp.capture(ours, ids, site=wanted, batch_size=1)
     assert list(together) == [f"{site}_{layer}" for site in wanted for layer in range(LAYERS)]
     for key, values in together.items():

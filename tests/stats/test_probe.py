@@ -50,8 +50,9 @@ def test_folds_follow_the_seed_only():
 # A probe on each neuron
 
 
-@pytest.mark.parametrize("sizes", [(40, 40), (20, 60), (9, 12)])
-@pytest.mark.parametrize("offset", [0.0, 0.8, 2.0])
+@pytest.mark.parametrize(
+    ("sizes", "offset"), [((40, 40), 0.0), ((40, 40), 0.8), ((20, 60), 0.8), ((20, 60), 2.0), ((9, 12), 2.0)]
+)
 def test_a_neurons_probe_is_sklearns_unpenalised_logistic_regression(sizes, offset):
     x, labels = sample(sizes, offset=offset)
     fold = probe.folds(labels, 0)
@@ -79,11 +80,10 @@ def test_a_neurons_probe_is_sklearns_for_values_that_are_not_normal(kind):
     fold = probe.folds(labels, 0)
     probes = probe.neuron_probes(x, labels, fold)
     assert probes.converged.all()
-    fitted = ~probes.separated
-    expected = np.array(
-        [of_sklearn(x[:, [one]], labels, fold, C=np.inf, solver="newton-cholesky", tol=1e-10) for one in range(30)]
-    )
-    np.testing.assert_allclose(probes.accuracy[fitted], expected[fitted], rtol=1e-12)
+    fitted = np.flatnonzero(~probes.separated)[::4]
+    assert len(fitted) > 2
+    expected = [of_sklearn(x[:, [one]], labels, fold, C=np.inf, solver="newton-cholesky", tol=1e-10) for one in fitted]
+    np.testing.assert_allclose(probes.accuracy[fitted], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("gap", [0.5, 2.0, 10.0])
