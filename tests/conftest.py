@@ -148,6 +148,14 @@ def data() -> Path:
     return Path(where)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tests in this process that make a store of MLflow's need not wait for its migrations each time."""
+    if "mlflow" in sys.modules:
+        import stores
+
+        stores.copy_tables()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keeps this process from the Hub and from the user's cache of it, and all to one thread.
 

@@ -86,6 +86,15 @@ def base(commands, where) -> Done:
     return run_in(where, commands, *TEXT, draws=True)
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> str:
+    """The option that takes a fifth of the own lists, for what does not depend on how many words there are."""
+    folder = tmp_path_factory.mktemp("few")
+    for name, words in read_lists(OWN_LISTS).words.items():
+        (folder / f"{name}.txt").write_text("\n".join(words[:20]))
+    return f"experiment.words={folder}"
+
+
 @pytest.fixture
 def quick(commands, tmp_path):
     """A run in a folder of its own."""
@@ -290,8 +299,8 @@ def test_what_does_not_change_the_activations_takes_the_capture(base, where, com
 # Options
 
 
-def test_without_text_neither_a_dataset_nor_the_hub_is_needed(quick):
-    done = quick(*ALONE, "dataset=fineweb")
+def test_without_text_neither_a_dataset_nor_the_hub_is_needed(quick, few):
+    done = quick(*ALONE, few, "dataset=fineweb")
     assert done.summary["setting"] == "mini on words alone"
     assert done.metrics["text_occurrences"] == 0
     assert not {"auroc_text", "auroc_text_r"} & {*done.table("neurons"), *done.table("layers")}
@@ -299,8 +308,8 @@ def test_without_text_neither_a_dataset_nor_the_hub_is_needed(quick):
     assert defined_in(done.folder) == present_in(done)
 
 
-def test_all_layers_have_their_rows_and_a_figure_over_them(quick):
-    done = quick(*ALONE, "experiment.layer=all", draws=True)
+def test_all_layers_have_their_rows_and_a_figure_over_them(quick, few):
+    done = quick(*ALONE, few, "experiment.layer=all")
     assert done.table("layers")["layer"].tolist() == list(range(6))
     assert done.table("neurons")["layer"].tolist() == [layer for layer in range(6) for _ in range(NEURONS)]
     assert {f"MLP_{layer}" for layer in range(6)} < set(done.tensors)
@@ -308,8 +317,8 @@ def test_all_layers_have_their_rows_and_a_figure_over_them(quick):
     assert defined_in(done.folder) == present_in(done)
 
 
-def test_a_list_of_layers(quick):
-    done = quick(*ALONE, "experiment.layer=[5,1]", "experiment.second_template=null")
+def test_a_list_of_layers(quick, few):
+    done = quick(*ALONE, few, "experiment.layer=[5,1]", "experiment.second_template=null")
     assert done.table("layers")["layer"].tolist() == [1, 5]
     assert {name for name in done.tensors if name.count("_") == 1} == {"MLP_1", "MLP_5"}
     assert not [name for name in done.table("neurons") if "context" in name]
@@ -318,19 +327,19 @@ def test_a_list_of_layers(quick):
 @pytest.mark.parametrize(
     "site", ["PROJ", pytest.param("ACT", marks=pytest.mark.slow), pytest.param("Q", marks=pytest.mark.slow)]
 )
-def test_other_sites(quick, site):
-    done = quick(*ALONE, f"experiment.site={site}")
+def test_other_sites(quick, few, site):
+    done = quick(*ALONE, few, f"experiment.site={site}")
     width = {"PROJ": 192, "ACT": 768, "Q": 192}[site]
-    assert done.tensors[f"{site}_4_by_category"].shape == (2, 100, width)
+    assert done.tensors[f"{site}_4_by_category"].shape == (2, 20, width)
     assert done.table("neurons")["neuron"].tolist() == list(range(width))
 
 
 @pytest.mark.parametrize(
     "pooling", ["max", pytest.param("first", marks=pytest.mark.slow), pytest.param("last", marks=pytest.mark.slow)]
 )
-def test_other_poolings_run_quietly(quick, pooling):
-    done = quick(*ALONE, f"experiment.pooling={pooling}")
-    assert done.tensors["MLP_4"].shape == (200, NEURONS)
+def test_other_poolings_run_quietly(quick, few, pooling):
+    done = quick(*ALONE, few, f"experiment.pooling={pooling}")
+    assert done.tensors["MLP_4"].shape == (40, NEURONS)
 
 
 @pytest.mark.parametrize("off", ["off", *(pytest.param(one, marks=pytest.mark.slow) for one in ("no", "0"))])
@@ -343,7 +352,7 @@ def test_three_categories_have_f_and_eta_squared_in_place_of_t_and_d(quick, tmp_
     own = read_lists(OWN_LISTS).words
     folder = tmp_path / "lists"
     folder.mkdir()
-    for name, words in {"verbs": own["verbs"], "nouns": own["nouns"][:40], "more": own["nouns"][40:]}.items():
+    for name, words in {"verbs": own["verbs"][:25], "nouns": own["nouns"][:20], "more": own["nouns"][40:70]}.items():
         (folder / f"{name}.txt").write_text("\n".join(words))
     done = quick("tracking=off", "dataset=fineweb", f"experiment.words={folder}", draws=True)  # no Hub can be reached
     assert (done.summary["dataset"], done.summary["setting"]) == ("words alone", "mini on words alone")
@@ -364,9 +373,9 @@ def test_categories_of_unequal_size_have_no_paired_test(quick, tmp_path):
     own = read_lists(OWN_LISTS).words
     folder = tmp_path / "lists"
     folder.mkdir()
-    (folder / "verbs.txt").write_text("\n".join(own["verbs"]))
-    (folder / "nouns.txt").write_text("\n".join(own["nouns"][:60]))
-    done = quick(*ALONE, f"experiment.words={folder}", draws=True)
+    (folder / "verbs.txt").write_text("\n".join(own["verbs"][:30]))
+    (folder / "nouns.txt").write_text("\n".join(own["nouns"][:20]))
+    done = quick(*ALONE, f"experiment.words={folder}")
     neurons, words = done.table("neurons"), done.table("words")
     assert np.isnan(neurons["t_paired"]).all()
     assert np.isnan(neurons["p_paired"]).all()
@@ -388,16 +397,16 @@ def test_words_left_out_are_counted(quick, tmp_path):
     assert done.summary["findings"][0].endswith("Left out: duplicates (1), words in several lists (1).")
 
 
-def test_a_text_in_which_no_listed_word_occurs_is_said_so(quick, tmp_path):
+def test_a_text_in_which_no_listed_word_occurs_is_said_so(quick, few, tmp_path):
     (tmp_path / "book.txt").write_text("Nothing of that. " * 100)
-    done = quick("tracking=off", "dataset=text", f"dataset.path={tmp_path / 'book.txt'}", "dataset.tokens=300")
+    done = quick("tracking=off", "dataset=text", f"dataset.path={tmp_path / 'book.txt'}", "dataset.tokens=300", few)
     assert done.metrics["text_occurrences"] == 0
     assert "No listed word occurs in the text" in done.summary["findings"][-1]
     assert not list(done.folder.glob("figures/text_heat_map.*"))
 
 
-def test_a_control_with_random_weights_stands_beside(quick):
-    done = quick(*ALONE, "experiment.control=random", draws=True)
+def test_a_control_with_random_weights_stands_beside(quick, few):
+    done = quick(*ALONE, few, "experiment.control=random", draws=True)
     layers = done.table("layers")
     assert "share_bonferroni_control" in layers
     own = {
@@ -504,9 +513,9 @@ def sweep(commands, where: Path, *arguments: str) -> Swept:
 
 
 @pytest.fixture(scope="module")
-def swept(commands, tmp_path_factory) -> Swept:
+def swept(commands, few, tmp_path_factory) -> Swept:
     """A sweep over three layers, tracked."""
-    return sweep(commands, tmp_path_factory.mktemp("swept"), "experiment.text=false", "experiment.layer=0,1,2")
+    return sweep(commands, tmp_path_factory.mktemp("swept"), "experiment.text=false", few, "experiment.layer=0,1,2")
 
 
 def test_the_jobs_of_a_sweep_are_child_runs_of_one_parent(swept):
@@ -553,16 +562,16 @@ def test_a_sweep_over_layers_captures_once(swept):
     ]
 
 
-def test_each_job_of_a_sweep_is_to_the_bit_the_run_of_its_layer_alone(swept, commands, tmp_path):
-    alone = run_in(tmp_path, commands, *ALONE, "experiment.layer=2", "run.reuse=false")
+def test_each_job_of_a_sweep_is_to_the_bit_the_run_of_its_layer_alone(swept, commands, few, tmp_path):
+    alone = run_in(tmp_path, commands, *ALONE, few, "experiment.layer=2", "run.reuse=false")
     for table in ("neurons", "layers", "words", "agreement"):
         assert alone.bytes_of(table) == swept.job(2).bytes_of(table), table
     for name, values in alone.tensors.items():
         assert values.tobytes() == swept.job(2).tensors[name].tobytes()
 
 
-def test_a_job_that_fails_marks_the_parent_and_the_others_go_on(commands, tmp_path):
-    done = sweep(commands, tmp_path, "experiment.text=false", "experiment.layer=0,99,1")
+def test_a_job_that_fails_marks_the_parent_and_the_others_go_on(commands, few, tmp_path):
+    done = sweep(commands, tmp_path, "experiment.text=false", few, "experiment.layer=0,99,1")
     assert done.process.returncode == 1
     (line,) = done.process.stderr.splitlines()
     assert line.startswith("error: experiment.layer=99: this model has layers 0 to 5")

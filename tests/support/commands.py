@@ -5,7 +5,7 @@
 
 A command starts at once in place of after five seconds, and shares nothing with another. HF_HOME and HF_ENDPOINT are
 those of `Commands`, because huggingface_hub reads them when it is imported. What the interpreter does as it ends is
-left out.
+left out, and so are MLflow's migrations of a new store (`stores.py`) but where a file's size is limited.
 """
 
 import gc
@@ -118,7 +118,11 @@ def serve() -> None:
     """Answers each request, a line of JSON, with the exit code of its command. A fork becomes the command."""
     for module in PRELOADED:
         __import__(module)
+    import stores  # it imports mlflow, for which pytest's process has no need
+
     _warm_hydra()
+    stores.copy_tables()
+    stores.make_a_store()
     gc.freeze()  # or the collector walks, and so copies, all of these libraries in each fork
     for line in sys.stdin:
         request = json.loads(line)
@@ -135,6 +139,7 @@ def serve() -> None:
         if not request["draws"]:
             _paint_dots()
         if request["largest_file"] != resource.RLIM_INFINITY:
+            stores.make_by_mlflow()
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
         sys.argv = ["neurexp", *request["arguments"]]
         code = 1
