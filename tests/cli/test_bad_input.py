@@ -332,7 +332,7 @@ def digest_of(folder: Path) -> list[tuple[str, int, int]]:
     return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts if "no_cache" not in path.parts]
 
 
-@pytest.mark.parametrize(("arguments", "answer"), sampled(CASES, 3))
+@pytest.mark.parametrize(("arguments", "answer"), sampled(CASES, 5))
 def test_one_line_names_the_option_and_nothing_is_left_behind(quick_cli, hub_port, inputs, tmp_path, arguments, answer):
     before = digest_of(inputs)
     process = quick_cli(*(argument.replace("{inputs}", str(inputs)) for argument in arguments), timeout=20)
