@@ -1,16 +1,17 @@
 """Ablations without the command line: tiny models and texts of any words, and an oracle on plain transformers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from inprocess import inputs_of, run_passes
+from inprocess import inputs_of
 from tiny import VOCABULARY, build
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from neurexp.engine import plan as engine
 from neurexp.experiments.ablation import Ablation
 from neurexp.experiments.base import Inputs, TokenGroup
 from neurexp.experiments.intervention import FoundNeurons, Options
@@ -75,103 +76,90 @@ def of_neurons(*neurons: tuple[int, int], **options: Any) -> Ablation:
 
 
 def measured(
-    experiment: Ablation, model: LanguageModel, tokens: Tokens, batch_size: int = 2, seed: int = 0, source: Any = None
+    experiment: Ablation, model: LanguageModel, tokens: Tokens, batch_size: int = 2, seed: int = 0
 ) -> tuple[InterventionData, Report]:
     """The data of an ablation, and its report, checked."""
-    inputs = inputs_of(model, tokens, seed=seed)
-    if source is not None:
-        object.__setattr__(inputs, "source", source)
-    plan = experiment.prepare(inputs)
+    plan = experiment.prepare(inputs_of(model, tokens, seed=seed))
     results: dict[str, Any] = {}
     for one in plan.passes:
-        results |= run_passes(_of_one(plan, one.after(results)), batch_size)
+        results[one.name] = engine.run(one.after(results), model, batch_size)
     report = experiment.analyse(plan, results)
     report.check()
     return InterventionData.of(experiment.options, plan, results), report
 
 
-def _of_one(plan: Any, one: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(plan, passes=(one,))
-
-
 class Oracle:
-    """Losses in float64 of a plain transformers model, with its down-projections' inputs replaced by hooks."""
+    """What a plain transformers model in float64 predicts, its down-projections reading other values by hooks."""
 
-    def __init__(self, model: LanguageModel, tokens: Tokens, down: Callable[[Any, int], torch.nn.Module]):
-        """`down` finds the module of a layer that reads its neurons."""
-        import copy
-
+    def __init__(self, model: LanguageModel, tokens: Tokens, blocks: str, down: str):
+        """`blocks` is the path of the blocks, `down` that of the module in a block that reads its neurons."""
         self.network = copy.deepcopy(model.network).double()
-        self.tokens, self._down = tokens, down
+        self._modules = [block.get_submodule(down) for block in self.network.get_submodule(blocks)]
+        self._ids, self._valid = torch.from_numpy(tokens.input_ids.astype(np.int64)), tokens.valid
         self.counted = tokens.valid[:, :-1] & tokens.valid[:, 1:]
-        with self._watching() as seen:
-            self.log_p = self._run()
-        self.neurons = {layer: torch.cat(values).numpy() for layer, values in seen.items()}  # [sequences, length, n]
+        self.neurons: dict[int, np.ndarray] = {}  # layer → activations [sequences, length, neurons]
+        self.gradients: dict[int, np.ndarray] = {}  # of the sum of all losses, at them
+        seen: dict[int, torch.Tensor] = {}
 
-    def _run(self) -> np.ndarray:
-        """log p of every token of the vocabulary at every place, `[sequences, length, vocabulary]`."""
-        rows = []
-        with torch.inference_mode():
-            for ids, valid in zip(self.tokens.input_ids, self.tokens.valid, strict=True):
-                out = torch.zeros(len(ids), self.network.config.vocab_size, dtype=torch.float64)
-                whole = torch.from_numpy(ids[valid].astype(np.int64))[None]
-                out[: whole.shape[1]] = self.network(whole, use_cache=False).logits[0].log_softmax(-1)
-                rows.append(out.numpy())
-        return np.stack(rows)
+        def keep(layer: int, values: torch.Tensor) -> torch.Tensor:
+            seen[layer] = values.detach().requires_grad_() if layer == 0 else values
+            seen[layer].retain_grad()
+            return seen[layer]
 
-    @contextmanager
-    def _watching(self) -> Iterator[dict[int, list[torch.Tensor]]]:
-        seen: dict[int, list[torch.Tensor]] = {}
-        length, handles = self.tokens.valid.shape[1], []
-        for layer in range(self.network.config.num_hidden_layers):
-            seen[layer] = []
+        log_p = self._run(dict.fromkeys(range(len(self._modules)), keep))
+        (-log_p[:, :-1].gather(-1, self._ids[:, 1:, None])[..., 0] * torch.from_numpy(self.counted)).sum().backward()
+        for layer, values in seen.items():
+            assert values.grad is not None
+            self.neurons[layer], self.gradients[layer] = values.detach().numpy(), values.grad.numpy()
+        self.log_p = log_p.detach().numpy()
 
-            def keep(module: Any, given: tuple, layer: int = layer) -> None:
-                values = given[0].reshape(1, -1, given[0].shape[-1])
-                padded = torch.full((1, length, values.shape[-1]), torch.nan, dtype=torch.float64)
-                padded[:, : values.shape[1]] = values
-                seen[layer].append(padded)
+    def _run(self, changes: Mapping[int, Callable[[int, torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+        """log p of the vocabulary at every token, `[sequences, length, vocabulary]`; pads come last and change none."""
 
-            handles.append(self._down(self.network, layer).register_forward_pre_hook(keep))
-        yield seen
-        for handle in handles:
-            handle.remove()
+        def hook(layer: int) -> Callable:
+            def change(module: torch.nn.Module, given: tuple) -> tuple:
+                shape = given[0].shape  # some families flatten the tokens
+                return (changes[layer](layer, given[0].view(*self._ids.shape, -1)).view(shape),)
 
-    def edited(self, replacements: Mapping[tuple[int, int], np.ndarray]) -> np.ndarray:
-        """log p with neurons replaced: (layer, neuron) → values `[sequences, length]`, or one number."""
-        handles, sequence = [], {layer: -1 for layer, _ in replacements}
-        for layer in sequence:
+            return change
 
-            def change(module: Any, given: tuple, layer: int = layer) -> tuple:
-                sequence[layer] += 1
-                values = given[0].clone()
-                flat = values.view(-1, values.shape[-1])
-                for (of_layer, neuron), new in replacements.items():
-                    if of_layer == layer:
-                        full = np.broadcast_to(new, self.tokens.valid.shape)[sequence[layer], : len(flat)]
-                        flat[:, neuron] = torch.from_numpy(full.copy())
-                return (values,)
-
-            handles.append(self._down(self.network, layer).register_forward_pre_hook(change))
+        handles = [self._modules[layer].register_forward_pre_hook(hook(layer)) for layer in changes]
         try:
-            return self._run()
+            return self.network(self._ids, use_cache=False).logits.log_softmax(-1)
         finally:
             for handle in handles:
                 handle.remove()
 
-    def losses(self, log_p: np.ndarray) -> np.ndarray:
-        """−log p of the next token, `[sequences, length − 1]`; 0 where there is no prediction."""
-        following = self.tokens.input_ids[:, 1:, None].astype(np.int64)
-        return np.where(self.counted, -np.take_along_axis(log_p[:, :-1], following, -1)[..., 0], 0.0)
+    def edited(self, replaced: Mapping[tuple[int, int], np.ndarray | float]) -> np.ndarray:
+        """log p with neurons replaced: (layer, neuron) → a number, or values `[sequences, length]`."""
 
-    def measures(self, log_p: np.ndarray) -> dict[str, np.ndarray]:
-        """KL divergence from the model without edits, agreement and rank, `[sequences, length − 1]` each."""
+        def change(layer: int, values: torch.Tensor) -> torch.Tensor:
+            values = values.clone()
+            for (of_layer, neuron), new in replaced.items():
+                if of_layer == layer:
+                    values[..., neuron] = torch.as_tensor(new)
+            return values
+
+        with torch.inference_mode():
+            return self._run({layer: change for layer, _ in replaced}).numpy()
+
+    def loss(self, log_p: np.ndarray) -> np.ndarray:
+        """−log p of each next token, `[sequences, length − 1]`."""
+        return -np.take_along_axis(log_p[:, :-1], self._ids[:, 1:, None].numpy(), -1)[..., 0]
+
+    def kl(self, log_p: np.ndarray) -> np.ndarray:
+        """The KL divergence from the model without edits, `[sequences, length − 1]`."""
         plain, edited = self.log_p[:, :-1], log_p[:, :-1]
-        own = np.take_along_axis(edited, self.tokens.input_ids[:, 1:, None].astype(np.int64), -1)
-        return {
-            "kl": np.where(self.counted, (np.exp(plain) * (plain - edited)).sum(-1), 0),
-            "agreement": np.where(self.counted, plain.argmax(-1) == edited.argmax(-1), 0),
-            "rank": np.where(self.counted, 1 + (edited > own).sum(-1), 0),
-        }
+        return (np.exp(plain) * (plain - edited)).sum(-1)
+
+    def agrees(self, log_p: np.ndarray) -> np.ndarray:
+        """Whether the most probable token is that of the model without edits, `[sequences, length − 1]`."""
+        return self.log_p[:, :-1].argmax(-1) == log_p[:, :-1].argmax(-1)
+
+    def rank(self, log_p: np.ndarray) -> np.ndarray:
+        """The rank of each next token, `[sequences, length − 1]`."""
+        return 1 + (log_p[:, :-1] > -self.loss(log_p)[..., None]).sum(-1)
+
+    def mean(self, layer: int, neuron: int) -> float:
+        """A neuron's mean over all tokens that are no pads."""
+        return float(self.neurons[layer][self._valid, neuron].mean())

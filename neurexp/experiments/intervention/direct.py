@@ -104,8 +104,11 @@ def _effects(model: Any, site: str, pairs: Pairs) -> Iterator[torch.Tensor] | No
 
 
 def _standardised(effects: torch.Tensor, ids: np.ndarray) -> np.ndarray:
-    """The mean over `ids` in standard deviations over the vocabulary, `[n]`; NaN without ids."""
+    """The mean over `ids` in standard deviations over the vocabulary, `[n]`.
+
+    NaN without ids; 0 for a neuron that adds the same to every logit.
+    """
     values = effects.double()
     deviation, mean = values.std(1, unbiased=False), values.mean(1)
     chosen = values[:, torch.from_numpy(ids)].mean(1) if len(ids) else torch.full_like(mean, torch.nan)
-    return ((chosen - mean) / deviation).numpy()
+    return torch.where(deviation > 0, (chosen - mean) / deviation, 0 * chosen).numpy()
