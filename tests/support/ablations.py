@@ -17,6 +17,7 @@ from neurexp.experiments.base import Inputs, TokenGroup
 from neurexp.experiments.intervention import FoundNeurons, Options
 from neurexp.experiments.intervention.data import InterventionData
 from neurexp.models.load import LanguageModel
+from neurexp.report.finished import FinishedRun
 from neurexp.report.report import Report
 from neurexp.text.tokens import Tokens
 
@@ -76,10 +77,15 @@ def of_neurons(*neurons: tuple[int, int], **options: Any) -> Ablation:
 
 
 def measured(
-    experiment: Ablation, model: LanguageModel, tokens: Tokens, batch_size: int = 2, seed: int = 0
+    experiment: Ablation,
+    model: LanguageModel,
+    tokens: Tokens,
+    batch_size: int = 2,
+    seed: int = 0,
+    source: FinishedRun | None = None,
 ) -> tuple[InterventionData, Report]:
     """The data of an ablation, and its report, checked."""
-    plan = experiment.prepare(inputs_of(model, tokens, seed=seed))
+    plan = experiment.prepare(inputs_of(model, tokens, seed=seed, source=source))
     results: dict[str, Any] = {}
     for one in plan.passes:
         results[one.name] = engine.run(one.after(results), model, batch_size)

@@ -135,7 +135,7 @@ class Intervention(Experiment[InterventionPlan]):
             sets=sets,
             trials=trials,
             groups=groups,
-            own_groups={name: f"next: {name}" for name in sets if name in found and found[name].begins.any()},
+            own_groups={name: own for name in sets if (own := f"next: {name}") in {group.name for group in groups}},
             blocks_are_sequences=int(blocks.max()) + 1 == len(tokens.valid),
             category_tokens={
                 name: np.unique(tokens.input_ids[group.begins & tokens.valid])
