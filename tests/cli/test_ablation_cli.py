@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from background import start, wait_for
 from conftest import Finished, run_in
 from mlflow import MlflowClient
 from pyarrow.parquet import read_table
-from test_resume import start, wait_for
 
 MINI = (
     "experiment=ablation", "model=mini", "dataset=pydoc", "device=cpu", "device.threads=1",
@@ -139,8 +139,8 @@ def test_folders_that_are_no_run(finished: Finished, mistake, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_is_killed_in_its_edits_goes_on_to_the_same_bits(quick_cli, tmp_path):
     arguments = (
-        *MINI, NEURONS, "dataset.tokens=1024", "experiment.draws=60", "experiment.sample=3", "run.reuse=false",
-        "run.checkpoint_every=0.05", "experiment.kind=[mean,resample]",
+        *FEW, NEURONS, "dataset.tokens=1024", "experiment.ks=[2]", "run.reuse=false", "run.checkpoint_every=0.01",
+        "experiment.kind=[mean,resample]",
     )  # fmt: skip
     process = quick_cli(*arguments, "tracking=off", "hydra.run.dir=whole")
     assert process.returncode == 0, process.stderr
@@ -188,8 +188,8 @@ def test_a_sweep_over_kinds_is_tabulated_and_its_jobs_compared(finished: Finishe
 @pytest.mark.slow
 def test_several_processes_give_the_result_of_one(cli, tmp_path):
     options = (
-        *MINI, NEURONS, "dataset.tokens=640", "device.batch_size=1", "experiment.draws=20", "experiment.sample=3",
-        "experiment.kind=[resample,peak]", "tracking=off", "run.reuse=false",
+        *FEW, NEURONS, "dataset.tokens=300", "device.batch_size=1", "experiment.kind=[resample,peak]", "tracking=off",
+        "run.reuse=false",
     )  # fmt: skip
     process = cli(*options, "hydra.run.dir=one")
     assert process.returncode == 0, process.stderr
