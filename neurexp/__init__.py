@@ -7,6 +7,7 @@ edited        a context in which a model runs with edits
 predictions   what a model predicts at every token, with and without edits: loss, divergence, rank
 Contrast      base of experiments that compare labelled rows; its options: ContrastOptions
 Profile       base of experiments that relate activations to a Covariate of tokens; its options: ProfileOptions
+Intervention  base of experiments that edit chosen neurons; its options: InterventionOptions
 UserError     what a user can mend; its text is the whole message
 """
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from neurexp.errors import UserError
     from neurexp.experiments.contrast import Condition, Contrast
     from neurexp.experiments.contrast import Options as ContrastOptions
+    from neurexp.experiments.intervention import FoundNeurons, Intervention
+    from neurexp.experiments.intervention import Options as InterventionOptions
     from neurexp.experiments.profile import Covariate, Profile
     from neurexp.experiments.profile import Options as ProfileOptions
     from neurexp.models.load import load_model
@@ -35,6 +38,9 @@ __all__ = [
     "ContrastOptions",
     "Covariate",
     "Edit",
+    "FoundNeurons",
+    "Intervention",
+    "InterventionOptions",
     "Profile",
     "ProfileOptions",
     "UserError",
@@ -50,6 +56,9 @@ _HOMES = {
     "ContrastOptions": "neurexp.experiments.contrast:Options",
     "Covariate": "neurexp.experiments.profile",
     "Edit": "neurexp.engine.edits",
+    "FoundNeurons": "neurexp.experiments.intervention",
+    "Intervention": "neurexp.experiments.intervention",
+    "InterventionOptions": "neurexp.experiments.intervention:Options",
     "Profile": "neurexp.experiments.profile",
     "ProfileOptions": "neurexp.experiments.profile:Options",
     "UserError": "neurexp.errors",

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 import torch
 from transformers import PreTrainedModel
 
-from neurexp.engine.edits import Change, Place, changing
+from neurexp.engine.changes import Change, Place, changing
 from neurexp.errors import UserError
 from neurexp.models.sites import Site
 
@@ -48,7 +48,7 @@ def hooked(
         receive: called with the site's index in `sites` and its activations `[sequences, length, neurons]`, in the
             order in which the forward reaches them, by the thread that is in the forward. It may keep a view, but must
             not write into it.
-        changes: edits (`engine.edits`), which act before the activations are passed on. `forward` then needs `place`,
+        changes: edits (`engine.changes`), which act before the activations are passed on. `forward` then needs `place`,
             which says where the batch stands.
 
     Raises (from `forward`):

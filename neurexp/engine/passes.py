@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from neurexp.engine.changes import Change, Place, check_tokens
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.edits import Change, Place, check_tokens
 from neurexp.engine.hooks import hooked
 from neurexp.engine.lanes import Lanes
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer

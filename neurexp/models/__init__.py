@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
+    from neurexp.models.direct import direct_effects, output_weights
     from neurexp.models.fast import fast_forward
     from neurexp.models.load import LanguageModel, choose_device, load_model
     from neurexp.models.sites import Site, find_sites, parse_layers
@@ -16,9 +17,11 @@ __all__ = [
     "LanguageModel",
     "Site",
     "choose_device",
+    "direct_effects",
     "fast_forward",
     "find_sites",
     "load_model",
+    "output_weights",
     "parse_layers",
 ]
 
@@ -26,9 +29,11 @@ _HOMES = {
     "LanguageModel": "neurexp.models.load",
     "Site": "neurexp.models.sites",
     "choose_device": "neurexp.models.load",
+    "direct_effects": "neurexp.models.direct",
     "fast_forward": "neurexp.models.fast",
     "find_sites": "neurexp.models.sites",
     "load_model": "neurexp.models.load",
+    "output_weights": "neurexp.models.direct",
     "parse_layers": "neurexp.models.sites",
 }
 __getattr__ = lazy(__name__, _HOMES)

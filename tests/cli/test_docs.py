@@ -17,9 +17,9 @@ MOST_LINES = 40  # of a profile, imports included
 
 
 def blocks(language: str) -> list[str]:
-    """The code on the page: the contrast's first, then the profile's."""
+    """The code on the page: the contrast's first, then the profile's and the intervention's."""
     found = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-    assert len(found) == 2
+    assert len(found) == 3
     return found
 
 
@@ -64,7 +64,7 @@ def test_the_profile_of_the_page_is_short_and_runs_from_another_folder(quick_cli
     code = blocks("python")[1]
     assert len(code.splitlines()) <= MOST_LINES
     imports = re.findall(r"^from (neurexp[\w.]*) import", "".join(blocks("python")), re.MULTILINE)
-    assert set(imports) == {"neurexp", "neurexp.text"}  # no deep path
+    assert set(imports) == {"neurexp", "neurexp.experiments", "neurexp.models", "neurexp.text"}  # no deep path
     written(tmp_path, "sentences", "sentence_position", 1)
     command = "--config-dir conf experiment=sentence_position model=mini dataset=pydoc"
     assert f"python -m neurexp {command}" in PAGE
@@ -86,6 +86,22 @@ def test_the_profile_of_the_page_is_short_and_runs_from_another_folder(quick_cli
     assert set(neurons.columns) <= set(columns)
     figures = {file.name for file in (run / "figures").iterdir()}
     assert {"activation_over_sentence_position.png", "sentence_position_and_frequency.png"} <= figures
+
+
+def test_the_intervention_of_the_page_runs_from_another_folder(quick_cli, tmp_path):
+    written(tmp_path, "writers", "writers", 2)
+    command = "--config-dir conf experiment=writers model=mini dataset=pydoc"
+    assert f"python -m neurexp {command}" in PAGE
+    small = ("dataset.tokens=256", "dataset.sequence_length=64", "experiment.draws=20", "experiment.sample=3")
+    process = quick_cli(*command.split(), "tracking=off", *small, "experiment.ks=[4]", "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    run = tmp_path / "run"
+    effects = read_table(run / "effects.parquet").to_pandas()
+    assert set(effects["tokens"]) == {"all", "next: the", "own: the"}
+    assert {"the"} < set(effects["set"])
+    metrics = json.loads((run / "summary.json").read_text("utf-8"))["metrics"]
+    assert {"delta_loss_the", "p_the", "specific_delta_loss_the"} <= set(metrics)
+    assert metrics["direct_the"] > 1  # they were chosen for that
 
 
 def test_the_code_about_edits_runs_from_top_to_bottom():

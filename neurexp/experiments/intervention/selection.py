@@ -43,6 +43,18 @@ class FoundNeurons:
     criterion: str
     found: int
 
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[int, int]], description: str) -> Self:
+        """Neurons that an experiment of your own chooses.
+
+        Args:
+            pairs: layer and neuron of each, the most important first.
+            description: as it stands after “neurons”.
+        """
+        places = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        scores = np.full(len(places), np.nan)
+        return cls(places[:, 0], places[:, 1], scores, "", description, "", len(places))
+
     @property
     def pairs(self) -> np.ndarray:
         """Layer and neuron of each, `[n, 2]`."""
