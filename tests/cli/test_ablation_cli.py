@@ -169,12 +169,9 @@ def test_a_run_is_repeated_to_the_bit(folder, tmp_path):
 def test_a_sweep_over_kinds_is_tabulated_and_its_jobs_compared(finished: Finished, cli, tmp_path):
     process = cli("-m", *FEW, NEURONS, "experiment.kind=mean,zero")
     assert process.returncode == 0, process.stderr
-    (sweep,) = (tmp_path / "outputs" / "ablation").iterdir()
-    summary = summary_of(sweep)
-    assert summary["experiment"] == "sweep"
-    jobs = [sweep / "0", sweep / "1"] if (sweep / "0").exists() else sorted(
-        path.parent for path in sweep.glob("*/summary.json")
-    )  # fmt: skip
+    (sweep,) = {path.parent for path in tmp_path.glob("outputs/**/multirun.yaml")}
+    assert summary_of(sweep)["experiment"] == "sweep"
+    jobs = sorted(path.parent for path in sweep.glob("*/summary.json"))
     kinds = [read_table(job / "effects.parquet").to_pandas()["kind"].unique().tolist() for job in jobs]
     assert sorted(kinds) == [["mean"], ["zero"]]
     compared = run_in(tmp_path, sys.executable, "-m", "neurexp.compare", *map(str, jobs))
