@@ -37,3 +37,18 @@ def measures_of(logits: torch.Tensor, targets: torch.Tensor, reference: torch.Te
     agrees = (log_p.argmax(-1) == reference.argmax(-1)).to(log_p)
     rank = 1 + (log_p > own).sum(-1).to(log_p)
     return torch.stack([-own.squeeze(-1), kl, agrees, rank])
+
+
+def of_tokens(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log-probabilities in nats, and the ranks (1: the most probable; a tie counts in its favour), of some ids.
+
+    Args:
+        logits: `[rows, vocabulary]`.
+        tokens: `[ids]` int64.
+
+    Returns:
+        Both `[rows, ids]`.
+    """
+    log_p = logits.log_softmax(-1)
+    chosen = log_p[:, tokens]
+    return chosen, torch.stack([1 + (log_p > one[:, None]).sum(-1) for one in chosen.T], dim=-1)

@@ -157,7 +157,6 @@ class Intervention(Experiment[InterventionPlan]):
                 reducers=lambda: {"rows": Rows(sequence, start, start + 1, pooling="mean")},
                 key={"rows": ROWS, "seed": inputs.seed},
                 label=f"Activations at {len(chosen)} random tokens",
-                distributed=False,
                 shared=True,
             )
         ]
