@@ -67,7 +67,7 @@ class Stream:
         self._forward(self._inputs | {"input_ids": (self._inputs["input_ids"] + 1) % vocabulary})
         compared = self._batch.valid.to(self.hidden.device)[..., None] & self.hidden.isfinite()
         whole = self.hidden[compared].float()
-        for start in sorted(self._kept):
+        for start in sorted(self._kept, reverse=True):  # so that the other text is the last that ran below it
             try:
                 short = self.edited(start, 1)[0]
                 wrong = float((short[compared].float() - whole).norm() / whole.norm()) if len(whole) else 0.0
@@ -102,11 +102,10 @@ class Stream:
             yield
             return
         kept = self._kept[start]
-        # The rest of a tuple is attention weights and the like, None unless asked for
-        rest = (None,) * (len(kept) - 1) if isinstance(kept, tuple) else None
-        stream: torch.Tensor = kept if rest is None else kept[0]
+        stream = kept[0] if isinstance(kept, tuple) else kept
         stream = stream if variants == 1 else stream.repeat(variants, *[1] * (stream.dim() - 1))
-        output = stream if rest is None else (stream, *rest)
+        # The rest of a tuple is attention weights and the like, None unless asked for
+        output = (stream, *[None] * (len(kept) - 1)) if isinstance(kept, tuple) else stream
 
         def put_out(*arguments: Any, **named: Any) -> Any:
             return output

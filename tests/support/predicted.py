@@ -18,24 +18,22 @@ def log_probabilities(logits):
 
 def counted(valid):
     """Which tokens predict a next one, `[sequences, length]`."""
-    valid, found = np.asarray(valid), np.zeros(valid.shape, dtype=bool)
-    for sequence, token in np.ndindex(valid.shape):
-        if token + 1 < valid.shape[1]:
-            found[sequence, token] = valid[sequence, token] and valid[sequence, token + 1]
-    return found
+    valid = np.asarray(valid, dtype=bool)
+    return np.pad(valid[:, :-1] & valid[:, 1:], ((0, 0), (0, 1)))
 
 
-def measures(logits, reference, ids, valid):
-    """`[4, sequences, length]` float64 of `MEASURES`, NaN where there is no prediction; `reference` are logits too."""
+def measures(logits, reference, ids, valid, slack=0.0):
+    """`[4, sequences, length]` float64 of `MEASURES`, NaN where there is no prediction; `reference` are logits too.
+
+    A token ranks before the target only if its log-probability is larger by more than `slack`.
+    """
     p, q = log_probabilities(logits), log_probabilities(reference)
-    found = np.full((4, *ids.shape), np.nan)
-    for sequence, token in zip(*np.nonzero(counted(valid)), strict=True):
-        own, other, target = p[sequence, token], q[sequence, token], int(ids[sequence, token + 1])
-        found[0, sequence, token] = -own[target]
-        found[1, sequence, token] = (np.exp(other) * (other - own)).sum()
-        found[2, sequence, token] = own.argmax() == other.argmax()
-        found[3, sequence, token] = 1 + (own > own[target]).sum()
-    return found
+    targets = np.zeros((*ids.shape, 1), dtype=np.int64)
+    targets[:, :-1, 0] = ids[:, 1:]
+    own = np.take_along_axis(p, targets, axis=-1)
+    kl = (np.exp(q) * (q - p)).sum(-1)
+    found = np.stack([-own[..., 0], kl, p.argmax(-1) == q.argmax(-1), 1 + (p > own + slack).sum(-1)])
+    return np.where(counted(valid), found, np.nan)
 
 
 def whole_logits(model, ids, valid=None):
