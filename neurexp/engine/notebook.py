@@ -23,7 +23,7 @@ from neurexp.engine.changes import (
 )
 from neurexp.engine.edits import MEASURED, Edit, check_edits, network_of, resolve
 from neurexp.engine.passes import as_tensor, inputs_of, make_batch, run_pass
-from neurexp.engine.predictions import MEASURES, measures_of, next_tokens, of_tokens
+from neurexp.engine.predictions import MEASURES, losses_of, measures_of, next_tokens, of_tokens
 from neurexp.engine.reducers.base import predicting
 from neurexp.engine.reducers.keep import Keep
 from neurexp.models.head import Head
@@ -135,11 +135,10 @@ def predictions(
             for piece in head.pieces(len(rows)):
                 at = rows[piece].to(hidden.device)
                 logits, own = head(hidden[at]), targets[rows[piece]].to(hidden.device)
-                reference = (head(plain[at]) if changes else logits).log_softmax(-1)
-                values = measures_of(logits, own, reference)
-                unedited = -reference.gather(-1, own[:, None]).squeeze(-1)
+                unedited = head(plain[at]) if changes else logits
+                values = [*measures_of(logits, own, unedited.log_softmax(-1)), losses_of(unedited, own)]
                 exists = counted[here].flatten()[rows[piece]]
-                for name, column in zip((*MEASURES, "loss_unedited"), [*values, unedited], strict=True):
+                for name, column in zip((*MEASURES, "loss_unedited"), values, strict=True):
                     found[name][here].view(-1)[rows[piece][exists]] = column.float().cpu()[exists]
                 if len(given):
                     for name, column in zip(("log_probability", "rank"), of_tokens(logits, given), strict=True):

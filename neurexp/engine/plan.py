@@ -4,6 +4,7 @@ An experiment plans passes, and the driver runs them. Knows no experiment: what 
 earlier run may stand for, is decided elsewhere.
 """
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,14 +92,17 @@ class EditedPass(Pass):
 
     Args:
         variants: the edits of each variant, from the results of the plan's earlier passes.
-        edits: the same, once they are known.
+        edits: the same, once they are known. `key` then says which neurons each variant edits: an earlier pass that
+            was rounded differently may lead to others, and stored or half-done results are not of those.
     """
 
     variants: Callable[[Mapping[str, Mapping[str, Reducer]]], Sequence[Variant]]
     edits: Sequence[Variant] = ()
 
     def after(self, results: Mapping[str, Mapping[str, Reducer]]) -> Self:
-        return replace(self, edits=self.variants(results))
+        edits = self.variants(results)
+        places = json.dumps([[(one.site, one.layer, one.neurons, one.kind) for one in variant] for variant in edits])
+        return replace(self, edits=edits, key={**self.key, "edits": hashlib.sha256(places.encode()).hexdigest()})
 
 
 def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict[str, Any]:

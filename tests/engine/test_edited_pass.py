@@ -470,3 +470,14 @@ def test_memory_does_not_grow_with_the_text_nor_with_the_variants(model, monkeyp
     assert least > 60 * 32 * 4  # the logits of a batch's tokens, at least once
     assert peak_of(model, 12, 6) <= least + 8 * 16 * 9
     assert peak_of(model, 4, 36) <= least + 30 * 16
+
+
+def test_a_loss_is_the_same_whether_other_measures_are_taken_or_not():
+    """Found neurons get all measures and random ones the loss alone: neither may look more harmful for that."""
+    model = build("llama", vocab_size=50_000)
+    with torch.no_grad():
+        model.lm_head.weight *= 8  # logits as far apart as a real model's
+    effects = run(model, [[], []], detailed=1)
+    plain, detailed, short = (effects.loss[:, 0].sum(-1) / effects.counts[0].sum()).tolist()
+    assert detailed == pytest.approx(plain, abs=3e-7)
+    assert short == pytest.approx(plain, abs=3e-7)

@@ -68,6 +68,12 @@ def test_edits_come_from_the_results_of_earlier_passes(text):
     one = planned(text)
     later = EditedPass("later", text, "NEURON", (1,), one.reducers, variants=lambda results: results["first"]["edits"])
     assert later.after({"first": {"edits": VARIANTS[:1]}}).edits == VARIANTS[:1]
+    keys = [
+        later.after({"first": {"edits": [[Edit("NEURON", 1, [neuron], "mean", value)]]}}).key
+        for neuron, value in ((2, 0.5), (2, 0.5000001), (3, 0.5))
+    ]
+    assert keys[0] == keys[1]  # the last digits of a mean are no other pass
+    assert keys[0] != keys[2]
     plain = Pass("plain", text, "NEURON", (1,), one.reducers)
     assert plain.after({"first": {}}) is plain
 

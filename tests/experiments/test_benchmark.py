@@ -350,7 +350,7 @@ def options(**changes):
         ({"batch_sizes": []}, "experiment.batch_sizes=[]: "),
         ({"batch_sizes": [4, 0]}, "experiment.batch_sizes=[4, 0]: "),
         ({"bf16": "yes"}, "experiment.bf16=yes: give true, false or auto"),
-        ({"control": "random"}, "experiment.control=random: a benchmark has no control"),
+        ({"control": "random"}, "experiment.control=random: benchmark has no control"),
         ({"permutations": 1}, "experiment.permutations=1: "),
         ({"edits": 1}, "experiment.edits=1: give a whole number of 2 or more, or 0 for none"),
         ({"edits": -1}, "experiment.edits=-1: "),

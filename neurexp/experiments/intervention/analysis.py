@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from neurexp.experiments.intervention.data import InterventionData
-from neurexp.experiments.intervention.trials import alone_draws
+from neurexp.experiments.intervention.trials import alone_draws, different_draws
 from neurexp.report.report import Table
 from neurexp.stats.interventions import (
     bootstrap_intervals,
@@ -37,7 +37,7 @@ class Trial:
     kind: str
     neurons: np.ndarray  # [k, 2]
     number: int
-    null: np.ndarray  # [draws] numbers of trials
+    null: np.ndarray  # numbers of the trials of random neurons, each set of neurons once
 
     @property
     def alone(self) -> bool:
@@ -75,12 +75,14 @@ def trials_of(data: InterventionData) -> Iterator[Trial]:
     trials = data.trials
     for kind in trials.kinds:
         for name, pairs in trials.sets.items():
-            null = trials.null(kind, name)
+            null, drawn = trials.null(kind, name), data.drawn.sets[name]
             for index, k in enumerate(trials.ks[name]):
-                yield Trial(name, name, kind, pairs[:k], int(trials.found(kind, name)[index]), null[:, index])
-            for pair, number in zip(pairs, trials.alone_of(kind, name), strict=False):
-                alone = trials.null_alone(kind, name)
-                yield Trial(f"{name}: {name_of(pair)}", name, kind, pair[None], int(number), alone)
+                different = null[different_draws(drawn[:, :k]), index]
+                yield Trial(name, name, kind, pairs[:k], int(trials.found(kind, name)[index]), different)
+            if trials.alone:
+                alone = trials.null_alone(kind, name)[different_draws(alone_draws(drawn)[:, None])]
+                for pair, number in zip(pairs, trials.alone_of(kind, name), strict=True):
+                    yield Trial(f"{name}: {name_of(pair)}", name, kind, pair[None], int(number), alone)
 
 
 def analyse(data: InterventionData) -> Analysis:
@@ -249,15 +251,12 @@ def _direct_metrics(data: InterventionData) -> dict[str, float]:
         return metrics
     for name, groups in data.direct.on_category.items():
         if name in groups:
-            own, null = float(groups[name].mean()), data.direct.on_category_null[name][name]
+            own, drawn = float(groups[name].mean()), data.drawn.sets[name]
+            null = data.direct.on_category_null[name][name].mean(1)[different_draws(drawn)]
             metrics[f"direct_{name}"] = own
-            count = len(groups[name])
-            # The mean of as many random neurons: draws in groups of the set's size
-            means = null[: len(null) // count * count].reshape(-1, count).mean(1)
             metrics[f"direct_null_mean_{name}"] = float(null.mean())
-            if len(means) >= FEWEST:
-                away = np.abs(means - null.mean())
-                metrics[f"direct_p_{name}"] = float(rank_p(np.array(abs(own - null.mean())), away))
+            away = np.abs(null - null.mean())
+            metrics[f"direct_p_{name}"] = float(rank_p(np.array(abs(own - null.mean())), away))
     return metrics
 
 

@@ -25,7 +25,7 @@ from neurexp.experiments.base import Experiment, Inputs, Results, TokenGroup
 from neurexp.experiments.intervention.data import ALL, Group, InterventionData, InterventionPlan, Options
 from neurexp.experiments.intervention.draws import Measured, draw
 from neurexp.experiments.intervention.report import write
-from neurexp.experiments.intervention.selection import FoundNeurons
+from neurexp.experiments.intervention.selection import FoundNeurons, given
 from neurexp.experiments.intervention.trials import Pairs, Trials, by_layer, doses
 from neurexp.models.head import Head
 from neurexp.report.report import Report
@@ -48,14 +48,17 @@ class Intervention(Experiment[InterventionPlan]):
         self.check_range(20, 10_000, "draws")
         self.check_range(0, 100_000, "sample")
         self.check_range(100, 100_000, "bootstraps")
-        self.kinds = tuple([options.kind] if isinstance(options.kind, str) else options.kind or ())
-        if not self.kinds or set(self.kinds) - set(KINDS) or len(set(self.kinds)) < len(self.kinds):
-            raise UserError(f"experiment.kind={options.kind}: give one of {', '.join(KINDS)}, or a list of them")
+        kinds = [options.kind] if isinstance(options.kind, str) else options.kind
+        if not isinstance(kinds, list) or not kinds or not all(kind in KINDS for kind in kinds):
+            raise UserError(f"{given('kind', kinds)}: give one of {', '.join(KINDS)}, or a list of them")
+        if len(set(kinds)) < len(kinds):
+            raise UserError(f"{given('kind', kinds)}: give each once")
+        self.kinds = tuple(kinds)
         ks = options.ks
         if ks is not None and not (isinstance(ks, list) and all(type(k) is int and k > 0 for k in ks) and ks):
-            raise UserError(f"experiment.ks={ks}: give a list of whole numbers such as [1,2,4], or null")
+            raise UserError(f"{given('ks', ks)}: give a list of whole numbers of 1 or more, such as [1,2,4], or null")
         if not isinstance(options.site, str):
-            raise UserError(f"experiment.site={list(options.site or ())}: an intervention edits one site; give one")
+            raise UserError(f"{given('site', options.site)}: {options.name} edits one site; give one, such as NEURON")
 
     @abstractmethod
     def sets(self, inputs: Inputs) -> Mapping[str, FoundNeurons]:
@@ -75,15 +78,20 @@ class Intervention(Experiment[InterventionPlan]):
             pass
         sets = {name: one for name, one in self.sets(inputs).items() if len(one.layers)}
         pairs = {name: one.pairs for name, one in sets.items()}
-        _check_neurons(model.network, options.site, np.concatenate(list(pairs.values())))
+        _check_neurons(model.network, options, np.concatenate(list(pairs.values())))
         own = {int(layer) for one in sets.values() for layer in one.layers}
         layers = tuple(sorted({*inputs.layers(options.layer), *own}))
         ks = {name: doses(len(one), options.ks, f"the set {name}") for name, one in pairs.items()}
         trials = Trials(pairs, self.kinds, ks, options.draws, options.alone, options.sample)
         found = self.groups_of_tokens(inputs)
         groups, masks = _groups(tokens, found)
+        if not bool(masks[0].any()):
+            raise UserError(
+                f"dataset.tokens: the text has {tokens.count} {'token' if tokens.count == 1 else 'tokens'} in "
+                f"{len(tokens.valid)} sequences, and none is followed by another; give more text"
+            )
         blocks = _blocks(len(tokens.valid))
-        measured = partial(Measured.of, layers=layers, kinds=self.kinds, seed=inputs.seed)
+        measured = partial(Measured.of, layers=layers, kinds=self.kinds)
 
         def variants(results: Results) -> Sequence[Sequence[Edit]]:
             known = measured(results)
@@ -127,7 +135,7 @@ class Intervention(Experiment[InterventionPlan]):
             sets=sets,
             trials=trials,
             groups=groups,
-            own_groups={name: f"next: {name}" for name in sets if name in found and found[name].begins.any()},
+            own_groups={name: own for name in sets if (own := f"next: {name}") in {group.name for group in groups}},
             blocks_are_sequences=int(blocks.max()) + 1 == len(tokens.valid),
             category_tokens={
                 name: np.unique(tokens.input_ids[group.begins & tokens.valid])
@@ -168,10 +176,11 @@ def _groups(tokens: Tokens, found: Mapping[str, TokenGroup]) -> tuple[tuple[Grou
     counted = predicting(torch.from_numpy(tokens.valid))
     groups, masks = [ALL], [counted]
     for name, group in found.items():
+        begins = "is" if np.array_equal(group.own, group.begins) else "begins"
         following = torch.zeros_like(counted)
         following[:, :-1] = torch.from_numpy(np.ascontiguousarray(group.begins[:, 1:]))
         for place, words, mask in (
-            ("next", f"predictions whose next token begins one of the {group.description}", following),
+            ("next", f"predictions whose next token {begins} one of the {group.description}", following),
             ("own", f"predictions at tokens of the {group.description}", torch.from_numpy(group.own)),
         ):
             if bool((mask & counted).any()):
@@ -185,12 +194,13 @@ def _blocks(sequences: int) -> torch.Tensor:
     return torch.arange(sequences) * min(sequences, MOST_BLOCKS) // sequences
 
 
-def _check_neurons(network: Any, site: str, pairs: Pairs) -> None:
+def _check_neurons(network: Any, options: Options, pairs: Pairs) -> None:
     """Raises UserError if the site has fewer neurons than are to be edited."""
     for layer, neurons in by_layer(pairs):
-        (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), site, layer).values()
+        (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), options.site, layer).values()
         if max(neurons) >= values.shape[-1]:
+            option = given("run", options.run) if options.neurons is None else given("neurons", options.neurons)
             raise UserError(
-                f"experiment.neurons: there is no neuron {max(neurons)} in layer {layer}; {site} has neurons 0 to "
+                f"{option}: there is no neuron {max(neurons)} in layer {layer}; {options.site} has neurons 0 to "
                 f"{values.shape[-1] - 1} there"
             )

@@ -24,6 +24,7 @@ class Options(base.Options):
 
     site: Any = "NEURON"
     run: str | None = None
+    run_site: str | None = None
     neurons: Any = None
     by: str | None = None
     count: int | None = None
@@ -42,7 +43,7 @@ class Group:
     """A group of predictions: those made at some tokens, or of some tokens."""
 
     name: str
-    description: str  # as it stands in a sentence: "predictions of …"
+    description: str  # as it stands in a sentence: “predictions at tokens of …”
 
 
 ALL = Group("all", "all predictions")
@@ -111,7 +112,7 @@ class InterventionData:
         """Joins a plan with the results of its passes."""
         inputs, trials, effects = plan.inputs, plan.trials, results["edits"]["effects"]
         assert isinstance(effects, Effects)
-        measured = Measured.of(results, plan.layers, trials.kinds, inputs.seed)
+        measured = Measured.of(results, plan.layers, trials.kinds)
         drawn = draw(measured, inputs.model.network, options.site, trials, inputs.seed)
         return cls(
             options=options,
