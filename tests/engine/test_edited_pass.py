@@ -123,8 +123,7 @@ def reference(model, name, valid=None, cases=CASES):
     return [whole_logits(model, IDS, valid), *(edited_logits(model, name, IDS, *own, valid=valid) for _, own in cases)]
 
 
-@pytest.mark.parametrize("fast", [False, True], ids=["plain", "fast"])
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neo", "llama"])
+@pytest.mark.parametrize(("name", "fast"), [("gpt2", False), ("gpt_neo", True), ("llama", False), ("llama", True)])
 def test_variants_are_whole_forwards_with_hooks_written_by_hand(name, fast):
     model = build(name)
     logits = reference(model, name)
@@ -172,7 +171,7 @@ def test_without_a_mask_every_token_counts(model):
 
 def test_neither_batches_nor_neighbours_matter(model, monkeypatch):
     whole = run(model, VARIANTS_OF_CASES, batch_size=7)
-    for batch_size in (1, 2, 10):
+    for batch_size in (1, 10):
         assert_close(run(model, VARIANTS_OF_CASES, batch_size=batch_size), whole)
     monkeypatch.setattr(edited_pass, "SIDE_BY_SIDE", 1)
     assert_close(run(model, VARIANTS_OF_CASES), whole)
@@ -257,8 +256,7 @@ class Remembering:
             block.__dict__.pop("forward", None)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize("side_by_side", [1, 2048])
+@pytest.mark.parametrize(("batch_size", "side_by_side"), [(1, 1), (3, 2048)])
 def test_a_model_that_keeps_more_than_the_stream_runs_whole(model, monkeypatch, caplog, batch_size, side_by_side):
     """With one sequence and one variant at a time, what was left behind has the right shape, but is of another text."""
     monkeypatch.setattr(edited_pass, "SIDE_BY_SIDE", side_by_side)
@@ -398,7 +396,7 @@ class CutError(Exception):
     """What ends a pass."""
 
 
-@pytest.mark.parametrize("steps", [1, 3, 5, 8])
+@pytest.mark.parametrize("steps", [1, 3, 8])
 def test_a_pass_that_is_cut_in_the_middle_of_a_batch_goes_on(model, tmp_path, monkeypatch, steps):
     """Four steps a batch: the unedited model, and variants from each of the three blocks; then those without edits."""
     monkeypatch.setattr(checkpoint, "MIN_WAIT", 0)

@@ -150,10 +150,10 @@ def test_two_processes_have_the_effects_of_one(tmp_path):
 
     script = tmp_path / "script.py"
     script.write_text(CODE, "utf-8")
-    several = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node=2", "--standalone"]
+    several = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     for command in ([sys.executable], several):
         subprocess.run(
-            [*map(str, command), str(script), str(tmp_path)],
+            [*command, str(script), str(tmp_path)],
             env=environment(tmp_path / "hf", PYTHONPATH=str(Path(neurexp.__file__).parents[1]), OMP_NUM_THREADS="1"),
             check=True,
             timeout=240,
