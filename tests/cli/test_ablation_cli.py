@@ -75,7 +75,6 @@ def test_another_analysis_of_the_same_edits_reuses_them(folder, commands):
     assert process.stdout.count("taken from an earlier pass") == 2
     first, second = (read_table(folder / name / "effects.parquet").to_pandas() for name in ("first", "second"))
     bounds = [name for name in first.columns if name.endswith(("_low", "_high")) and "null" not in name]
-    assert not first[bounds].equals(second[bounds])
     assert first.drop(columns=bounds).equals(second.drop(columns=bounds))
     assert summary_of(folder / "second")["provenance"]["reused"] == ["gradients", "edits"]
 
@@ -169,7 +168,7 @@ def test_a_run_is_repeated_to_the_bit(folder, tmp_path):
 def test_a_sweep_over_kinds_is_tabulated_and_its_jobs_compared(finished: Finished, cli, tmp_path):
     process = cli("-m", *FEW, NEURONS, "experiment.kind=mean,zero")
     assert process.returncode == 0, process.stderr
-    (sweep,) = {path.parent for path in tmp_path.glob("outputs/**/multirun.yaml")}
+    (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
     assert summary_of(sweep)["experiment"] == "sweep"
     jobs = sorted(path.parent for path in sweep.glob("*/summary.json"))
     kinds = [read_table(job / "effects.parquet").to_pandas()["kind"].unique().tolist() for job in jobs]
