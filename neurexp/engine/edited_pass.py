@@ -20,11 +20,12 @@ from neurexp.engine.changes import Change, check_tokens
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.edits import Edit, resolve
 from neurexp.engine.passes import as_tensor, make_batch
-from neurexp.engine.predictions import losses_of, measures_of, next_tokens
+from neurexp.engine.predictions import measures_of, next_tokens
 from neurexp.engine.reducers.base import Batch, NotFiniteError, predicting
 from neurexp.engine.reducers.effects import Effects
 from neurexp.engine.stream import Stream
 from neurexp.models.head import Head
+from neurexp.models.losses import Losses
 from neurexp.models.sites import blocks_of
 
 SIDE_BY_SIDE = 2048  # tokens in one forward of several variants, on a CPU
@@ -100,6 +101,7 @@ def run_edited_pass(
         leave=False,
     )
     with bar, torch.inference_mode(), Head(network) as head:
+        losses = Losses(network, head)
         for number in range(done // len(steps), len(batches)):
             began, first = time.perf_counter(), number * len(steps)
             chosen = batches[number]
@@ -109,7 +111,7 @@ def run_edited_pass(
             if number == done // len(steps) and not stream.agrees():
                 starts = set()
                 stream = Stream(network, batch, starts)
-            predictions = _Predictions(head, batch, stream.hidden, effects)
+            predictions = _Predictions(head, losses, batch, stream.hidden, effects)
             for index in range(max(done, first), first + len(steps)):
                 step = steps[index - first]
                 try:
@@ -167,8 +169,8 @@ def _explain(error: NotFiniteError, variants: Sequence[Variant], sequences: slic
 class _Predictions:
     """What one batch's variants predict, added to the effects."""
 
-    def __init__(self, head: Head, batch: Batch, hidden: torch.Tensor, effects: Effects):
-        self._head, self._effects, self._first = head, effects, batch.first
+    def __init__(self, head: Head, losses: Losses, batch: Batch, hidden: torch.Tensor, effects: Effects):
+        self._head, self._losses, self._effects, self._first = head, losses, effects, batch.first
         self._counted = predicting(batch.valid)
         self._rows = self._counted.flatten().nonzero().squeeze(1).to(batch.device)
         self._targets = next_tokens(batch.input_ids).flatten().to(batch.device)[self._rows]
@@ -189,19 +191,15 @@ class _Predictions:
 
     def _add_all(self, variants: Sequence[int], states: torch.Tensor) -> None:
         """`states` `[variants, tokens, width]` are the last hidden states of the tokens that predict."""
-        detailed = [one <= self._effects.detailed for one in variants]
-        found: list[list[torch.Tensor]] = [[] for _ in variants]
-        for piece in self._pieces:
-            targets = self._targets[piece]
-            reference = self._head(self._plain[piece]).log_softmax(-1) if any(detailed) else None
-            for slot, every in enumerate(detailed):
-                logits = self._head(states[slot, piece])
-                if every and reference is not None:
-                    found[slot].append(measures_of(logits, targets, reference))
-                else:
-                    found[slot].append(losses_of(logits, targets)[None])
-        for one, values in zip(variants, found, strict=True):
-            self._add(one, torch.cat(values, dim=1))
+        detailed = [slot for slot, one in enumerate(variants) if one <= self._effects.detailed]
+        measured: dict[int, list[torch.Tensor]] = {slot: [] for slot in detailed}
+        for piece in self._pieces if detailed else []:
+            reference = self._head(self._plain[piece]).log_softmax(-1)
+            for slot in detailed:
+                measured[slot].append(measures_of(self._head(states[slot, piece]), self._targets[piece], reference))
+        for slot, one in enumerate(variants):
+            every = measured.get(slot)
+            self._add(one, torch.cat(every, dim=1) if every else self._losses(states[slot], self._targets)[None])
 
     def _add(self, variant: int, values: torch.Tensor) -> None:
         if not bool(values[0].isfinite().all()):
