@@ -198,8 +198,9 @@ class _Predictions:
             for slot in detailed:
                 measured[slot].append(measures_of(self._head(states[slot, piece]), self._targets[piece], reference))
         for slot, one in enumerate(variants):
-            every = measured.get(slot)
-            self._add(one, torch.cat(every, dim=1) if every else self._losses(states[slot], self._targets)[None])
+            losses = self._losses(states[slot], self._targets)[None]  # one formula for all that are compared
+            more = [torch.cat(measured[slot], dim=1)[1:]] if slot in measured else []
+            self._add(one, torch.cat([losses, *more]))
 
     def _add(self, variant: int, values: torch.Tensor) -> None:
         if not bool(values[0].isfinite().all()):
