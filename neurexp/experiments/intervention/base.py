@@ -153,8 +153,10 @@ class Intervention(Experiment[InterventionPlan]):
         notes, source = [], inputs.source
         if source is None:
             return notes
-        texts = {source.facts.get("text_token_hash"), source.facts.get("token_hash")}
-        if inputs.text.hash in texts:
+        chosen_on = ["token_hash"]  # of a contrast these are its words, and its text only where a column says so
+        if "text" in str(self.options.by):
+            chosen_on.append("text_token_hash")
+        if inputs.text.hash in [source.facts.get(one) for one in chosen_on]:
             notes.append(
                 "The run that found these neurons read the same tokens: they were chosen and are tested on one text. "
                 "Another text (dataset.path=, dataset.tokens=) keeps the two apart."
