@@ -1,15 +1,15 @@
 """Ablation: does the model predict worse without the neurons that were found, and worse than without random ones?"""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from neurexp.errors import UserError
 from neurexp.experiments import intervention
 from neurexp.experiments.base import Inputs, TokenGroup
 from neurexp.experiments.source import own_experiment
+from neurexp.models.direct import SHARE_NEURONS
 from neurexp.report.finished import FinishedRun
-
-SAME_NEURONS = {"MLP", "UP", "ACT", "NEURON"}  # sites that number the same neurons
 
 
 class Ablation(intervention.Intervention):
@@ -40,12 +40,12 @@ class Ablation(intervention.Intervention):
     def describe_source(self, inputs: Inputs) -> str:
         if inputs.source is None:
             return ""
-        return f"the {inputs.source.experiment} run {inputs.source.place}"
+        return f"the {inputs.source.experiment} run {Path(inputs.source.place).name}"
 
     def _sites_alike(self, run: FinishedRun) -> list[str]:
         """The run's sites whose units are numbered as those of `experiment.site`, that site itself first."""
         site = self.options.site
-        same = [one for one in run.sites if one == site or {one, site} <= SAME_NEURONS]
+        same = [one for one in run.sites if one == site or {one, site} <= set(SHARE_NEURONS)]
         return sorted(same, key=lambda one: one != site)
 
     def _site_of(self, run: FinishedRun) -> str | None:

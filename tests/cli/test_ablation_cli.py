@@ -84,7 +84,7 @@ def test_the_neurons_of_a_finished_run(finished: Finished, quick_cli, tmp_path):
     process = quick_cli(*FEW, source, "experiment.count=1", "tracking=off", "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
     summary = summary_of(tmp_path / "run")
-    assert {"delta_loss_longer", "delta_loss_longer_own", "specific_p_shorter"} <= summary["metrics"].keys()
+    assert {"delta_loss_longer", "delta_loss_longer_own", "specific_p_shorter_next"} <= summary["metrics"].keys()
     assert summary["provenance"]["source_run"] == str(finished.folder)
     table = read_table(finished.folder / "neurons.parquet").to_pandas()
     best = table.loc[table["r_length"].idxmax()]

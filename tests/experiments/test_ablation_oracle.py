@@ -103,7 +103,10 @@ def test_effects(case, kind):
         drawn = case.data.drawn.sets[name]
         together = [(name, pairs[:k], drawn[:, :k]) for k in KS[name]]
         one_each = np.stack([draw[index % len(pairs)] for index, draw in enumerate(drawn)])[:, None]
-        alone = [(f"{name}: {layer}.{neuron}", [(layer, neuron)], one_each) for layer, neuron in pairs]
+        alone = [
+            (f"{name}: {layer}.{neuron}", [(layer, neuron)], one_each[one_each[:, 0, 0] == layer])
+            for layer, neuron in pairs
+        ]
         for label, neurons, random in together + alone:
             change, log_p = case.loss_change(kind, neurons)
             different = {tuple(sorted(map(tuple, draw.tolist()))) for draw in random}
@@ -200,10 +203,12 @@ def test_layers_and_metrics(case):
         for metric, column in (("delta_loss", "delta_loss"), ("p", "p"), ("null_z", "null_z"), ("kl", "kl")):
             assert metrics[f"{metric}_{name}"] == effects[column][row]
     (row,) = rows_of(effects, set="verbs", kind="mean", tokens="next: verbs", k=2)
+    assert metrics["delta_loss_verbs_next"] == effects["delta_loss"][row]
+    assert metrics["specific_delta_loss_verbs_next"] == effects["specific_delta_loss"][row]
+    assert metrics["specific_p_verbs_next"] == effects["specific_p"][row]
+    (row,) = rows_of(effects, set="verbs", kind="mean", tokens="own: verbs", k=2)
     assert metrics["delta_loss_verbs_own"] == effects["delta_loss"][row]
-    assert metrics["specific_delta_loss_verbs"] == effects["specific_delta_loss"][row]
-    assert metrics["specific_p_verbs"] == effects["specific_p"][row]
-    assert not [name for name in metrics if name.endswith("nouns_own") or name.startswith("specific_delta_loss_nouns")]
+    assert not [name for name in metrics if name.endswith(("nouns_own", "nouns_next"))]
     places = case.data.flat(case.data.drawn.sample)
     x, y = table["delta_loss_estimate"][places], table["delta_loss"][places]
     # A neuron that was drawn elsewhere, too, has run beside others there, and was rounded otherwise

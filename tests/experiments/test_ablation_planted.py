@@ -98,17 +98,17 @@ def test_a_planted_neuron_is_found_with_its_size_on_its_class_only():
     metrics, after = report.metrics, own[:, :-1]
     assert lost[after].mean() > 0.5  # a large effect, or nothing was planted
     assert not lost[~after].any()
-    assert metrics["delta_loss_raised_own"] == pytest.approx(lost[after].mean(), rel=2e-3)
+    assert metrics["delta_loss_raised_next"] == pytest.approx(lost[after].mean(), rel=2e-3)
     assert metrics["delta_loss_raised"] == pytest.approx(lost.mean(), rel=2e-3)
-    assert metrics["specific_delta_loss_raised"] == pytest.approx(lost[after].mean(), rel=2e-3)
-    assert metrics["p_raised"] == metrics["specific_p_raised"] == 1 / 21
-    assert metrics["specific_null_z_raised"] > 20
+    assert metrics["specific_delta_loss_raised_next"] == pytest.approx(lost[after].mean(), rel=2e-3)
+    assert metrics["p_raised"] == metrics["specific_p_raised_next"] == 1 / 21
+    assert metrics["specific_null_z_raised_next"] > 20
 
     effects = report.tables["effects"]
     everywhere = effects["tokens"] == "all"
     # Without it nothing changes elsewhere: all of the change is that of the class
     share = after.mean()
-    assert effects["delta_loss"][everywhere] == pytest.approx(share * metrics["delta_loss_raised_own"], abs=1e-6)
+    assert effects["delta_loss"][everywhere] == pytest.approx(share * metrics["delta_loss_raised_next"], abs=1e-6)
     assert np.abs(effects["null_mean"]).max() < 1e-3
     assert np.nanmax(np.abs(effects["null_high"])) < 2e-3
     assert effects["delta_loss_low"][everywhere].min() > 0

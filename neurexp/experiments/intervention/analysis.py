@@ -80,8 +80,10 @@ def trials_of(data: InterventionData) -> Iterator[Trial]:
                 different = null[different_draws(drawn[:, :k]), index]
                 yield Trial(name, name, kind, pairs[:k], int(trials.found(kind, name)[index]), different)
             if trials.alone:
-                alone = trials.null_alone(kind, name)[different_draws(alone_draws(drawn)[:, None])]
+                random = alone_draws(drawn)
                 for pair, number in zip(pairs, trials.alone_of(kind, name), strict=True):
+                    there = np.flatnonzero(random[:, 0] == pair[0])  # random neurons of its layer
+                    alone = trials.null_alone(kind, name)[there[different_draws(random[there][:, None])]]
                     yield Trial(f"{name}: {name_of(pair)}", name, kind, pair[None], int(number), alone)
 
 
@@ -205,7 +207,8 @@ def _metrics(data: InterventionData, effects: Table, owners: list[Trial]) -> dic
     for row, trial in enumerate(owners):
         if trial.alone or trial.kind != data.trials.kinds[0] or len(trial.neurons) != data.trials.ks[trial.of][-1]:
             continue
-        tokens, own = effects["tokens"][row], data.own_groups.get(trial.of)
+        tokens = effects["tokens"][row]
+        place, _, category = tokens.partition(": ")
         if tokens == "all":
             metrics |= {
                 f"delta_loss_{trial.of}": float(effects["delta_loss"][row]),
@@ -214,12 +217,10 @@ def _metrics(data: InterventionData, effects: Table, owners: list[Trial]) -> dic
                 f"kl_{trial.of}": float(effects["kl"][row]),
                 f"agreement_{trial.of}": float(effects["agreement"][row]),
             }
-        elif tokens == own:
+        elif category == trial.of:
             metrics |= {
-                f"delta_loss_{trial.of}_own": float(effects["delta_loss"][row]),
-                f"specific_delta_loss_{trial.of}": float(effects["specific_delta_loss"][row]),
-                f"specific_null_z_{trial.of}": float(effects["specific_null_z"][row]),
-                f"specific_p_{trial.of}": float(effects["specific_p"][row]),
+                f"{column}_{trial.of}_{place}": float(effects[column][row])
+                for column in ("delta_loss", "specific_delta_loss", "specific_null_z", "specific_p")
             }
     return metrics
 

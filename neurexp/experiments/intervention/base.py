@@ -5,6 +5,7 @@ matched random neurons, the estimate for all neurons, the direct path, statistic
 """
 
 import hashlib
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -32,7 +33,7 @@ from neurexp.report.report import Report
 from neurexp.text.tokens import Tokens
 
 KINDS = ("mean", "zero", "peak", "resample")
-MOST_BLOCKS = 256  # of sequences, for intervals
+MOST_BLOCKS = 64  # of sequences, for intervals
 ROWS = 1024  # tokens of the text that `peak` and `resample` are measured on
 MOST = 16  # neurons of a set, if no number is given
 
@@ -74,9 +75,10 @@ class Intervention(Experiment[InterventionPlan]):
 
     def prepare(self, inputs: Inputs) -> InterventionPlan:
         model, options, tokens = inputs.model, self.options, inputs.text
-        with Head(model.network):  # raises UserError if there is none
-            pass
+        Head(model.network)  # raises UserError if there is none
         sets = {name: one for name, one in self.sets(inputs).items() if len(one.layers)}
+        if not sets or not all(re.fullmatch(r"\w[\w .-]*", name) for name in sets):  # they become names of metrics
+            raise ValueError(f"sets must be of one neuron at least, and named by letters and digits, not {list(sets)}")
         pairs = {name: one.pairs for name, one in sets.items()}
         _check_neurons(model.network, options, np.concatenate(list(pairs.values())))
         own = {int(layer) for one in sets.values() for layer in one.layers}
@@ -136,6 +138,7 @@ class Intervention(Experiment[InterventionPlan]):
             trials=trials,
             groups=groups,
             own_groups={name: own for name in sets if (own := f"next: {name}") in {group.name for group in groups}},
+            notes=tuple(self._notes(inputs, found, groups)),
             blocks_are_sequences=int(blocks.max()) + 1 == len(tokens.valid),
             category_tokens={
                 name: np.unique(tokens.input_ids[group.begins & tokens.valid])
@@ -144,6 +147,22 @@ class Intervention(Experiment[InterventionPlan]):
             },
             source=self.describe_source(inputs),
         )
+
+    def _notes(self, inputs: Inputs, found: Mapping[str, TokenGroup], groups: Sequence[Group]) -> list[str]:
+        """What a reader must know of where the neurons and the groups are from."""
+        notes, source = [], inputs.source
+        if source is None:
+            return notes
+        texts = {source.facts.get("text_token_hash"), source.facts.get("token_hash")}
+        if inputs.text.hash in texts:
+            notes.append(
+                "The run that found these neurons read the same tokens: they were chosen and are tested on one text. "
+                "Another text (dataset.path=, dataset.tokens=) keeps the two apart."
+            )
+        if len(groups) == 1:
+            what = "has none of its words" if found else "is not divided by that run's experiment"
+            notes.append(f"There are no effects by category: this text {what}.")
+        return notes
 
     def analyse(self, plan: InterventionPlan, results: Results) -> Report:
         return write(InterventionData.of(self.options, plan, results))

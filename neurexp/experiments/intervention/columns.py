@@ -73,10 +73,19 @@ def _of_set(name: str, kind: str, draws: int) -> dict[str, str]:
         "draws of the same neurons count once",
         f"kl_{name}": "mean KL divergence of the edited model's predictions from those without edits, nats",
         f"agreement_{name}": "share of predictions whose most probable token is the same with and without the edits",
-        f"delta_loss_{name}_own": f"delta_loss_{name} on the predictions whose next token begins one of {name}",
-        f"specific_delta_loss_{name}": f"delta_loss_{name}_own minus the change on all other predictions",
-        f"specific_null_z_{name}": f"as null_z_{name}, of specific_delta_loss_{name}",
-        f"specific_p_{name}": f"as p_{name}, of specific_delta_loss_{name}",
+        **{
+            f"{column}_{name}_{place}": text
+            for place, where in (
+                ("next", f"the predictions whose next token begins one of {name}"),
+                ("own", f"the predictions at tokens of {name}"),
+            )
+            for column, text in (
+                ("delta_loss", f"delta_loss_{name} on {where}"),
+                ("specific_delta_loss", f"delta_loss_{name}_{place} minus the change on all other predictions"),
+                ("specific_null_z", f"as null_z_{name}, of specific_delta_loss_{name}_{place}"),
+                ("specific_p", f"as p_{name}, of specific_delta_loss_{name}_{place}"),
+            )
+        },
         f"match_activation_ratio_{name}": "mean |activation| of the random neurons over that of the set, a ratio of "
         "geometric means",
         f"match_weights_ratio_{name}": "norm of output weights of the random neurons over that of the set, a ratio of "
@@ -106,7 +115,7 @@ def _of_effects(kinds: Sequence[str], draws: int, over: str) -> dict[str, str]:
         "delta_loss_low": f"lower end {interval}; missing if the text has one sequence",
         "delta_loss_high": f"upper end {interval}; missing if the text has one sequence",
         "null_mean": f"mean delta_loss of the null: {_null(draws)}; draws of the same neurons count once. For a neuron "
-        "alone the null is single random neurons, each matched with one of the set's in turn",
+        "alone the null is single random neurons of its layer, each matched with one of the set's neurons there",
         "null_sd": "standard deviation of the null (ddof 1)",
         "null_low": "2.5 % quantile of the null",
         "null_high": "97.5 % quantile of the null",

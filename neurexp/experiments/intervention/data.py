@@ -61,6 +61,7 @@ class InterventionPlan(base.Plan):
     blocks_are_sequences: bool  # intervals are over sequences; else over blocks of consecutive ones
     category_tokens: Mapping[str, np.ndarray]  # name of a group of tokens → ids that begin one of its members
     source: str  # the run that the neurons are from, in words; empty without one
+    notes: tuple[str, ...] = ()  # what a reader must know of neurons and groups
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class InterventionData:
         direct: the direct paths to the logits, or None.
         why_no_direct: if there are none.
         source: the run that the neurons are from, in words; empty without one.
+        notes: what a reader must know of neurons and groups, in sentences.
         blocks_are_sequences: each block is one sequence.
         seed: of every random choice.
         model_name, label: for titles.
@@ -102,6 +104,7 @@ class InterventionData:
     direct: DirectPath | None
     why_no_direct: str = ""
     source: str = ""
+    notes: tuple[str, ...] = ()
     blocks_are_sequences: bool = True
     seed: int = 0
     model_name: str = "model"
@@ -129,6 +132,7 @@ class InterventionData:
             direct=direct_path(inputs.model, options.site, trials.sets, drawn.sets, plan.category_tokens),
             why_no_direct=why_no_direct_path(inputs.model.network) or f"{options.site} has no output weights",
             source=plan.source,
+            notes=plan.notes,
             blocks_are_sequences=plan.blocks_are_sequences,
             seed=inputs.seed,
             model_name=inputs.model_name,

@@ -6,8 +6,8 @@ from neurexp.experiments.intervention.analysis import Analysis, name_of
 from neurexp.experiments.intervention.columns import WORDS
 from neurexp.experiments.intervention.data import InterventionData
 from neurexp.report.report import Table
+from neurexp.stats.association import LEVEL
 
-LEVEL = 0.05
 NAMED = 4  # neurons
 
 
@@ -28,13 +28,16 @@ def findings_of(data: InterventionData, analysis: Analysis) -> list[str]:
             & (effects["k"] == data.trials.ks[name][-1])
         )
         lines.append(_of_all(data, name, effects, int(rows[0])))
-        own = [int(row) for row in rows if effects["tokens"][row] == data.own_groups.get(name)]
-        lines += [_of_own(data, name, effects, row) for row in own]
+        apart = [int(row) for row in rows if effects["tokens"][row].partition(": ")[2] == name]
+        lines += [_of_own(data, name, effects, row) for row in apart]
+        if not apart and len(rows) > 1:
+            lines.append(_by_group(name, effects, rows[1:]))
         lines += _alone(data, name, effects)
         lines += _direct(data, name, metrics)
     if data.direct is None:
         lines.append(f"The direct path to the logits was not read: {data.why_no_direct}.")
     lines.append(_match(data, analysis))
+    lines += data.notes
     lines += _estimate(metrics)
     lines.append(
         f"The model without edits has a loss of {metrics['loss_unedited']:.3f} nats per prediction "
@@ -54,7 +57,13 @@ def _of_all(data: InterventionData, name: str, effects: Table, row: int) -> str:
     of = f"the first of {found.found:,}" + (f" with {found.criterion}" if found.criterion else "")
     of = f" ({of})" if found.found > k else ""
     p, draws = effects["p"][row], data.options.draws
-    verdict = ": more than random neurons do" if p < LEVEL else ": no more than random neurons do" if p >= LEVEL else ""
+    verdict = (
+        ": more than random neurons do"
+        if p < LEVEL
+        else ": not shown to be more than random neurons do"
+        if p >= LEVEL
+        else ""
+    )
     units = effects["null_z"][row]
     return (
         f"{name}: {k} {_neurons(k)} {found.description}: layer.neuron {which}{of}. With "
@@ -67,16 +76,25 @@ def _of_all(data: InterventionData, name: str, effects: Table, row: int) -> str:
 
 def _of_own(data: InterventionData, name: str, effects: Table, row: int) -> str:
     (description,) = (group.description for group in data.groups if group.name == effects["tokens"][row])
-    start = f"{name}, on its own tokens: the {effects['predictions'][row]:,} {description}"
+    start = f"{name}, on the {effects['predictions'][row]:,} {description}"
     p = effects["specific_p"][row]
     if np.isnan(p):
         return f"{start} are all predictions, so there are no others to compare them with."
-    verdict = "the effect is specific to them" if p < LEVEL else "no more specific to them than random neurons' effects"
+    verdict = "the effect is specific to them" if p < LEVEL else "not shown to be specific to them"
     return (
         f"{start}. There the loss changes by {_change(effects, row)}; less the change on all other predictions that is "
         f"{_change(effects, row, 'specific_')}. With random sets it is {_null(effects, row, 'specific_')} "
         f"(p = {p:.2g}): {verdict}."
     )
+
+
+def _by_group(name: str, effects: Table, rows: np.ndarray) -> str:
+    """The specific effects of a set that is of no category."""
+    parts = [
+        f"{effects['tokens'][row]} {effects['specific_delta_loss'][row]:+.4f} (p = {effects['specific_p'][row]:.2g})"
+        for row in rows
+    ]
+    return f"{name}, by group of predictions, less the change on all others: {'; '.join(parts)}."
 
 
 def _change(effects: Table, row: int, prefix: str = "") -> str:
@@ -99,8 +117,9 @@ def _alone(data: InterventionData, name: str, effects: Table) -> list[str]:
     layer, neuron = str(effects["neurons"][row]).split(".")
     return [
         f"{name}, one at a time: of {len(rows)} neurons, neuron {neuron} of layer {layer} has the largest effect "
-        f"{where}, {_change(effects, int(row))}; p = {effects['p'][row]:.2g} against single random neurons, not "
-        "corrected for the choice of the largest."
+        f"{where}, {_change(effects, int(row))}; p = {effects['p'][row]:.2g} against single random neurons of "
+        "its layer, "
+        "not corrected for the choice of the largest."
     ]
 
 
@@ -131,7 +150,7 @@ def _estimate(metrics: dict[str, float]) -> list[str]:
     if r is None:
         return []
     rank, slope = metrics["estimate_rank_r_sample"], metrics["estimate_slope_sample"]
-    worth = "good" if r > 0.9 and rank > 0.7 else "rough" if r > 0.5 and rank > 0.4 else "poor"
+    worth = "good" if r > 0.9 and rank > 0.7 and 0.5 < slope < 2 else "rough" if r > 0.5 and rank > 0.4 else "poor"
     line = (
         f"The gradient's estimate for single neurons is {worth} here: its r with exact ablations of random neurons is "
         f"{r:.2f} ({rank:.2f} by ranks), and exact effects are {slope:.2f} times the estimates"

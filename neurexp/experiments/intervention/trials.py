@@ -132,7 +132,8 @@ def different_draws(drawn: np.ndarray) -> np.ndarray:
     A layer with few neurons repeats draws, and a repeated one says nothing new: with it, p would be too small.
     """
     sets = [tuple(sorted(map(tuple, draw.tolist()))) for draw in drawn]
-    return np.array(sorted({one: index for index, one in reversed(list(enumerate(sets)))}.values()))
+    first = {one: index for index, one in reversed(list(enumerate(sets)))}
+    return np.array(sorted(first.values()), dtype=np.int64)
 
 
 def by_layer(pairs: Pairs) -> Iterator[tuple[int, list[int]]]:
