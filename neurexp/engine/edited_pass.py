@@ -198,9 +198,11 @@ class _Predictions:
             for slot in detailed:
                 measured[slot].append(measures_of(self._head(states[slot, piece]), self._targets[piece], reference))
         for slot, one in enumerate(variants):
-            losses = self._losses(states[slot], self._targets)[None]  # one formula for all that are compared
-            more = [torch.cat(measured[slot], dim=1)[1:]] if slot in measured else []
-            self._add(one, torch.cat([losses, *more]))
+            every = torch.cat(measured[slot], dim=1) if slot in measured else None
+            if every is None or self._losses.in_parts:  # losses are compared, so all are computed in one way
+                losses = self._losses(states[slot], self._targets)[None]
+                every = losses if every is None else torch.cat([losses, every[1:]])
+            self._add(one, every)
 
     def _add(self, variant: int, values: torch.Tensor) -> None:
         if not bool(values[0].isfinite().all()):

@@ -16,8 +16,9 @@ def next_tokens(ids: torch.Tensor) -> torch.Tensor:
 def losses_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """−log p(target) in nats, `[tokens]`, of logits `[tokens, vocabulary]`.
 
-    All losses that are compared must come from this function. In float32 on a CPU torch's `log_softmax` is too small by
-    1e-6 to 4e-6 nats on average for a vocabulary of 50,000, more than many a neuron's effect; `logsumexp` is not.
+    All losses that are compared must come from this function, or all from `models.losses`. In float32 on a CPU torch's
+    `log_softmax` is too small by 1e-6 to 4e-6 nats on average for a vocabulary of 50,000, more than many a neuron's
+    effect; `logsumexp` is not.
     """
     return logits.logsumexp(-1) - logits.gather(-1, targets[:, None]).squeeze(-1)
 

@@ -26,6 +26,7 @@ class Losses:
     def __init__(self, network: PreTrainedModel, head: Head):
         self._head = head
         self._weight = _weight_of(network, head)
+        self.in_parts = self._weight is not None
 
     def __call__(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """−log p(target) in nats, `[tokens]`, of last hidden states `[tokens, width]`; as torch's `cross_entropy`.

@@ -198,6 +198,19 @@ def test_details_of_the_first_variants_alone(model):
     assert torch.equal(every.details[0, 1].long(), every.counts)
 
 
+@pytest.mark.parametrize("hooked", [False, True], ids=["in parts", "whole logits"])
+def test_a_loss_is_the_same_with_and_without_the_other_measures(model, monkeypatch, hooked):
+    """Else what is compared, a found neuron and random ones, would differ by the rounding of two ways to compute it."""
+    monkeypatch.setattr("neurexp.models.losses.IDS", 7)
+    handle = model.lm_head.register_forward_hook(lambda *_: None) if hooked else None
+    variants = [*VARIANTS_OF_CASES, []]
+    some, every = run(model, variants, detailed=0), run(model, variants)
+    assert torch.equal(some.loss, every.loss)
+    assert torch.equal(every.loss[-1], every.loss[0])
+    if handle is not None:
+        handle.remove()
+
+
 @pytest.mark.parametrize("variants", [[], [[]], [[], []]])
 def test_nothing_to_edit(model, variants):
     effects = run(model, variants)

@@ -75,10 +75,12 @@ class Ablations:
             with _zero(self.site(layer), torch.tensor(neurons, device=self.ids.device)):
                 self.network(self.ids, labels=labels)
 
-    def ours(self, layer: int, sets: int) -> Effects:
-        """neurexp's edited pass of the first sets: the loss of each token, by position and sequence."""
+    def ours(self, layer: int, sets: int, by_position: bool = False) -> Effects:
+        """neurexp's edited pass of the first sets: the loss of each sequence, or of each token of it."""
         sequences, length = self.ids.shape
-        groups = torch.eye(length, dtype=torch.bool)[:, None].expand(length, sequences, length)
+        groups = torch.ones(1, sequences, length, dtype=torch.bool)
+        if by_position:
+            groups = torch.eye(length, dtype=torch.bool)[:, None].expand(length, sequences, length)
         effects = Effects(groups, torch.arange(sequences), sets, 0)
         variants = [[Edit(SITE, layer, neurons)] for neurons in self.sets[:sets]]
         with self._fast():
@@ -115,7 +117,7 @@ class Ablations:
 
     def our_losses(self, layer: int) -> torch.Tensor:
         """The losses of our unedited and edited models, `[1 + sets, predictions]`."""
-        return self.ours(layer, len(self.sets)).loss.transpose(1, 2)[:, :, :-1][:, self.counted]
+        return self.ours(layer, len(self.sets), by_position=True).loss.transpose(1, 2)[:, :, :-1][:, self.counted]
 
     def difference(self, ablate: Ablate, ours: torch.Tensor) -> float:
         """The largest |their loss − our loss| of a token, over all sets."""
