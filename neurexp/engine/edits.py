@@ -42,10 +42,11 @@ class Edit:
             - `value`: `value`.
             - `scale`: x · `value`.
             - `add`: x + `value`.
-        value: a number, or one for each neuron. For `mean` and `peak` it is the mean or mode that you measured. If you
-            leave it out, it is measured for you: with `edited` on the tokens of the same forward (pads are left out by
-            its attention mask), with `capture` on all its tokens, on the model without edits. For `resample` it is a
-            seed (0 if left out), or values `[rows, neurons]` to draw from.
+        value: a number, or one for each neuron. For `mean` and `peak` it is the mean or mode that you measured. For
+            `resample` it is a seed (0 if left out), or values `[rows, neurons]` to draw from. What you leave out is
+            measured for you: with `capture` and `predictions` on all valid tokens of the text and without any edit;
+            with `edited` on the tokens of each forward (pads are left out by its attention mask), after the edits
+            before it.
         tokens: `[sequences, length]` bool, of the tokens that are run, or `[length]` of one sequence: only there.
             None: everywhere.
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.passes import CHECKED_EVERY, Covariates, as_tensor, inputs_of, make_batch
+from neurexp.engine.predictions import next_tokens
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer, predicting
 from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.errors import UserError
@@ -213,7 +214,7 @@ class _Backward:
         """The loss's gradient with respect to the last hidden states; the logits are made in pieces."""
         places = predicting(batch.valid)
         rows = places.flatten().nonzero().squeeze(1).to(batch.device)
-        targets = batch.input_ids.roll(-1, 1)[places].to(batch.device)
+        targets = next_tokens(batch.input_ids)[places].to(batch.device)
         flat = hidden.flatten(0, -2)
         gradient = torch.zeros_like(flat)
         for piece in self._head.pieces(len(rows)):

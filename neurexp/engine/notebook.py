@@ -23,7 +23,7 @@ from neurexp.engine.changes import (
 )
 from neurexp.engine.edits import MEASURED, Edit, check_edits, network_of, resolve
 from neurexp.engine.passes import as_tensor, inputs_of, make_batch, run_pass
-from neurexp.engine.predictions import MEASURES, measures_of, next_tokens
+from neurexp.engine.predictions import MEASURES, losses_of, measures_of, next_tokens, of_tokens
 from neurexp.engine.reducers.base import predicting
 from neurexp.engine.reducers.keep import Keep
 from neurexp.models.head import Head
@@ -92,6 +92,8 @@ def predictions(
         found = neurexp.predictions(model, ids, edits=[neurexp.Edit("NEURON", 3, [5], "mean")])
         found["loss"] - found["loss_unedited"]
 
+    As with `capture`, any number of threads may call it at the same time.
+
     Args:
         model: of `load_model`, or any causal transformers model of a known family, with its head.
         input_ids: `[sequences, length]`, or one sequence `[length]`.
@@ -114,11 +116,9 @@ def predictions(
     check_edits(edits)
     ids, mask = checked_tokens(network, input_ids, valid, batch_size)
     every = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-    given = torch.as_tensor(list(tokens), dtype=torch.long, device=network.device)
-    if len(given) and not 0 <= int(given.min()) <= int(given.max()) < network.config.get_text_config().vocab_size:
-        raise ValueError(f"tokens must be ids of the vocabulary, not {list(tokens)}")
+    given = _ids_of_vocabulary(network, tokens)
     changes = _changes(network, edits, ids, mask, batch_size, budget_bytes)
-    counted, targets = predicting(every), next_tokens(ids)
+    counted = predicting(every)
     found = {name: torch.full(ids.shape, torch.nan) for name in (*MEASURES, "loss_unedited")}
     if len(given):
         found |= {f"{name}_of": torch.full((*ids.shape, len(given)), torch.nan) for name in ("log_probability", "rank")}
@@ -127,29 +127,32 @@ def predictions(
             here = slice(start, start + batch_size)
             batch = make_batch(ids[here], every[here], start, network.device)
             place = Place((batch.valid.shape[0], batch.valid.shape[1]), start, batch.valid)
-            plain = network.base_model(**inputs_of(batch), use_cache=False)[0].flatten(0, 1)
-            hidden = plain
+            hidden = plain = network.base_model(**inputs_of(batch), use_cache=False)[0].flatten(0, 1)
             if changes:
                 with changing(network, changes, in_this_thread(place)):
                     hidden = network.base_model(**inputs_of(batch), use_cache=False)[0].flatten(0, 1)
-            rows = batch.valid.flatten().nonzero().squeeze(1)
+            rows, targets = batch.valid.flatten().nonzero().squeeze(1), next_tokens(batch.input_ids).flatten()
             for piece in head.pieces(len(rows)):
                 at = rows[piece].to(hidden.device)
-                logits, own = head(hidden[at]), targets[here].flatten()[rows[piece]].to(hidden.device)
-                reference = (head(plain[at]) if changes else logits).log_softmax(-1)
-                values = measures_of(logits, own, reference)
-                unedited = -reference.gather(-1, own[:, None]).squeeze(-1)
+                logits, own = head(hidden[at]), targets[rows[piece]].to(hidden.device)
+                unedited = head(plain[at]) if changes else logits
+                values = [*measures_of(logits, own, unedited.log_softmax(-1)), losses_of(unedited, own)]
                 exists = counted[here].flatten()[rows[piece]]
-                for name, column in zip((*MEASURES, "loss_unedited"), [*values, unedited], strict=True):
+                for name, column in zip((*MEASURES, "loss_unedited"), values, strict=True):
                     found[name][here].view(-1)[rows[piece][exists]] = column.float().cpu()[exists]
                 if len(given):
-                    log_p = logits.log_softmax(-1)
-                    chosen = log_p[:, given]
-                    ranks = torch.stack([1 + (log_p > one[:, None]).sum(-1) for one in chosen.T], dim=-1)
-                    length = len(given)
-                    found["log_probability_of"][here].view(-1, length)[rows[piece]] = chosen.float().cpu()
-                    found["rank_of"][here].view(-1, length)[rows[piece]] = ranks.float().cpu()
+                    for name, column in zip(("log_probability", "rank"), of_tokens(logits, given), strict=True):
+                        found[f"{name}_of"][here].view(-1, len(given))[rows[piece]] = column.float().cpu()
     return found
+
+
+def _ids_of_vocabulary(network: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
+    """Token ids as a tensor on the network's device. Raises ValueError if some are none."""
+    given = _argument("tokens", tokens).flatten()
+    size = network.config.get_text_config().vocab_size
+    if len(given) and (given.dtype not in INTEGERS or int(given.min()) < 0 or int(given.max()) >= size):
+        raise ValueError(f"tokens must be ids of the vocabulary, 0 to {size - 1}, not {given.tolist()}")
+    return given.long().to(network.device)
 
 
 def _changes(
@@ -215,7 +218,8 @@ def _argument(name: str, given: Any) -> torch.Tensor:
     try:
         return as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} must be numbers [sequences, length], not {type(given).__name__} ({error})") from error
+        shape = "ids" if name == "tokens" else "[sequences, length]"
+        raise ValueError(f"{name} must be numbers {shape}, not {type(given).__name__} ({error})") from error
 
 
 def _check_ids(network: PreTrainedModel, ids: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ An experiment plans passes, and the driver runs them. Knows no experiment: what 
 earlier run may stand for, is decided elsewhere.
 """
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +47,11 @@ class Pass:
         distributed: `torchrun` splits the pass over its processes. Otherwise its first process runs it alone.
         cacheable: the states are stored, and stand for the same pass of later runs.
         batch_factor: so many times more sequences go into one forward than of running text.
-        shared: every process of `torchrun` gets the merged reducers, because a later pass is planned from them.
+        shared: every process of `torchrun` gets the merged reducers, because a later pass is planned from them. Only a
+            distributed pass can be shared.
+
+    Raises:
+        ValueError: a pass that one process runs alone is to be shared.
     """
 
     name: str
@@ -61,6 +66,10 @@ class Pass:
     cacheable: bool = False
     batch_factor: int = 1
     shared: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shared and not self.distributed:
+            raise ValueError(f"the pass {self.name} is shared: all processes must run it (distributed=True)")
 
     def after(self, results: Mapping[str, Mapping[str, Reducer]]) -> Self:
         """The pass as it runs once earlier passes of the plan have these results: pass → name → reducer."""
@@ -83,14 +92,17 @@ class EditedPass(Pass):
 
     Args:
         variants: the edits of each variant, from the results of the plan's earlier passes.
-        edits: the same, once they are known.
+        edits: the same, once they are known. `key` then says which neurons each variant edits: an earlier pass that
+            was rounded differently may lead to others, and stored or half-done results are not of those.
     """
 
     variants: Callable[[Mapping[str, Mapping[str, Reducer]]], Sequence[Variant]]
     edits: Sequence[Variant] = ()
 
     def after(self, results: Mapping[str, Mapping[str, Reducer]]) -> Self:
-        return replace(self, edits=self.variants(results))
+        edits = self.variants(results)
+        places = json.dumps([[(one.site, one.layer, one.neurons, one.kind) for one in variant] for variant in edits])
+        return replace(self, edits=edits, key={**self.key, "edits": hashlib.sha256(places.encode()).hexdigest()})
 
 
 def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict[str, Any]:
@@ -196,11 +208,10 @@ def _explaining_not_finite(
         bad = [site.key for site, count in zip(sites, counts, strict=True) if count] or [sites[error.site].key]
         dtype = str(model.network.dtype).removeprefix("torch.")
         places = "layers" if len({site.name for site in sites}) == 1 else "sites of layers"
-        remedy = "check the model's weights" if dtype == "float32" else "give device.dtype=float32 or bfloat16"
+        remedy = f"check {error.look_at}" if dtype == "float32" else "give device.dtype=float32 or bfloat16"
         if not sum(counts):
-            raise UserError(
-                f"device.dtype={dtype}: the loss, or its gradient at {bad[0]}, is NaN or infinite; {remedy}"
-            ) from error
+            what = error.what or f"the loss, or its gradient at {bad[0]},"
+            raise UserError(f"device.dtype={dtype}: {what} is NaN or infinite; {remedy}") from error
         raise UserError(
             f"device.dtype={dtype}: {bad[0]} puts out NaN or infinity, and {sum(map(bool, counts))} of {len(sites)} "
             f"{places} in all ({sum(counts):,} of {sum(values):,} activations); {remedy}"

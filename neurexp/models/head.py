@@ -5,9 +5,11 @@ forward, and hands it the given hidden states in place of the blocks' work. Know
 """
 
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -37,6 +39,46 @@ class _Own(threading.local):
     asked = 0
 
 
+class _Patched:
+    """A model whose forwards give the hidden states of `own` to the head, while at least one context is open.
+
+    Contexts of several threads need not be nested: the first to open patches the model, and the last to close restores
+    it.
+    """
+
+    def __init__(self) -> None:
+        self.own, self._open, self._patches = _Own(), 0, ExitStack()
+
+    def enter(self, network: PreTrainedModel) -> None:
+        with _lock:
+            if self._open == 0:
+                modules: list[nn.Module] = [network.base_model]
+                for name in family_of(network).blocks.split(".")[:-1]:
+                    modules.append(modules[-1].get_submodule(name))
+                before = [module.__dict__.get("forward") or module.forward for module in modules]
+                changes = [
+                    (module, "forward", partial(self._give, old)) for module, old in zip(modules, before, strict=True)
+                ]
+                self._patches.enter_context(replaced(changes))
+            self._open += 1
+
+    def leave(self) -> None:
+        with _lock:
+            self._open -= 1
+            if self._open == 0:
+                self._patches.close()
+
+    def _give(self, forward: Any, /, *given: Any, **named: Any) -> Any:
+        if self.own.hidden is None:
+            return forward(*given, **named)
+        self.own.asked += 1
+        return _Given(last_hidden_state=self.own.hidden)  # type: ignore[arg-type]
+
+
+_lock = threading.RLock()  # `family_of` may run the model once
+_patched: WeakKeyDictionary[nn.Module, _Patched] = WeakKeyDictionary()  # by the model without its head
+
+
 class Head:
     """Logits from last hidden states, within a context.
 
@@ -57,29 +99,18 @@ class Head:
                 f"model.name: {type(network).__name__} has no head that predicts tokens; give the model with its head, "
                 "AutoModelForCausalLM's"
             )
-        self._network, self._own = network, _Own()
+        self._network = network
+        with _lock:
+            self._patched = _patched.setdefault(network.base_model, _Patched())
+        self._own = self._patched.own
         self._vocabulary = int(network.config.get_text_config().vocab_size)
 
     def __enter__(self) -> "Head":
-        base: nn.Module = self._network.base_model
-        modules, path = [base], family_of(self._network).blocks.split(".")[:-1]
-        for name in path:
-            modules.append(modules[-1].get_submodule(name))
-        before = [module.__dict__.get("forward") or module.forward for module in modules]
-        self._patches = replaced(
-            [(module, "forward", partial(self._give, old)) for module, old in zip(modules, before, strict=True)]
-        )
-        self._patches.__enter__()
+        self._patched.enter(self._network)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._patches.__exit__(*error)
-
-    def _give(self, forward: Any, /, *given: Any, **named: Any) -> Any:
-        if self._own.hidden is None:
-            return forward(*given, **named)
-        self._own.asked += 1
-        return _Given(last_hidden_state=self._own.hidden)  # type: ignore[arg-type]
+        self._patched.leave()
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """The logits of some tokens; with gradients where they are enabled.

@@ -278,7 +278,7 @@ def _check_control(options: Any, plugin: "type[Experiment]") -> None:
         return
     why = ""
     if len(plugin.controls) == 1:
-        why = f"a {options.name} has no control; "
+        why = f"{options.name} has no control; "
     elif options.control == "shuffled_text":
         why = f"{options.name} has rows of its own, and no running text whose words could be shuffled; "
     known = " or ".join(filter(None, (", ".join(plugin.controls[:-1]), plugin.controls[-1])))

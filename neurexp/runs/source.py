@@ -56,8 +56,7 @@ def _read(wanted: str, config: Config, copy: Path) -> FinishedRun:
     if (folder / SUMMARY).exists() and not (folder / NEURONS).exists() and (name := _experiment_in(folder)) != "sweep":
         raise UserError(f"{given}: a run of {name}, which has no neurons; give a run that tested neurons")
     run = read_finished(folder, given, place)
-    assert run.options  # what cannot be read is said now, not after the passes
-    assert run.columns is not None
+    _ = run.options, run.columns  # what cannot be read is said now, not after the passes
     return run
 
 

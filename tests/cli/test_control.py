@@ -201,7 +201,8 @@ def test_two_reports_side_by_side():
             "experiment=grammar_tuning",
             "grammar_tuning has rows of its own, and no running text .*; give off or random",
         ),
-        ("experiment=benchmark", "a benchmark has no control; give off"),
+        ("experiment=benchmark", "benchmark has no control; give off"),
+        ("experiment=ablation", "ablation has no control; give off"),
     ],
 )
 def test_words_alone_have_no_text_to_shuffle(tmp_path, option, line):

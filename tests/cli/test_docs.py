@@ -100,7 +100,7 @@ def test_the_intervention_of_the_page_runs_from_another_folder(quick_cli, tmp_pa
     assert set(effects["tokens"]) == {"all", "next: the", "own: the"}
     assert {"the"} < set(effects["set"])
     metrics = json.loads((run / "summary.json").read_text("utf-8"))["metrics"]
-    assert {"delta_loss_the", "p_the", "specific_delta_loss_the"} <= set(metrics)
+    assert {"delta_loss_the", "p_the", "specific_delta_loss_the_next"} <= set(metrics)
     assert metrics["direct_the"] > 1  # they were chosen for that
 
 

@@ -92,12 +92,45 @@ LISTS = [
     (f"experiment.words={'a' * 300}", "cannot be a folder"),
     ("experiment.bad_words=2", "experiment.bad_words=2: give a share from 0 to 1"),
 ]
+# After `experiment=ablation` and MINI.
+NEURONS = "experiment.neurons=[[0,1]] "
+ABLATIONS = [
+    ("", "experiment.run is missing: give experiment.run=RUN_FOLDER_OR_ID of a finished run, whose neurons are "),
+    (
+        NEURONS + "experiment.kind=none",
+        "experiment.kind=[none]: give one of mean, zero, peak, resample, or a list of them",
+    ),
+    (NEURONS + "experiment.kind=[mean,scale]", "experiment.kind=[mean,scale]: give one of mean, zero, peak, resample"),
+    (NEURONS + "experiment.kind=[mean,mean]", "experiment.kind=[mean,mean]: give each once"),
+    (NEURONS + "experiment.kind=[]", "experiment.kind=[]: give one of mean, zero"),
+    (NEURONS + "experiment.kind=null", "experiment.kind=null: give one of mean, zero"),
+    (NEURONS + "experiment.kind=3", "experiment.kind=3: give one of mean, zero"),
+    (
+        NEURONS + "experiment.ks=4",
+        "experiment.ks=4: give a list of whole numbers of 1 or more, such as [1,2,4], or null",
+    ),
+    (NEURONS + "experiment.ks=[]", "experiment.ks=[]: give a list of whole numbers of 1 or more"),
+    (NEURONS + "experiment.ks=[0,1]", "experiment.ks=[0,1]: give a list of whole numbers of 1 or more"),
+    (NEURONS + "experiment.ks=[1.5]", "experiment.ks=[1.5]: give a list of whole numbers of 1 or more"),
+    (NEURONS + "experiment.ks=all", "experiment.ks=all: give a list of whole numbers of 1 or more"),
+    (
+        NEURONS + "experiment.site=[NEURON,ACT]",
+        "experiment.site=[NEURON,ACT]: ablation edits one site; give one, such as",
+    ),
+    (NEURONS + "experiment.site=null", "experiment.site=null: ablation edits one site"),
+    (NEURONS + "experiment.draws=19", "experiment.draws=19: give a whole number from 20 to 10000"),
+    (NEURONS + "experiment.sample=-1", "experiment.sample=-1: give a whole number from 0 to 100000"),
+    (NEURONS + "experiment.bootstraps=10", "experiment.bootstraps=10: give a whole number from 100 to 100000"),
+    (NEURONS + "experiment.draws=many", "experiment.draws: Value 'many'"),
+    (NEURONS + "experiment.kinds=zero", "experiment.kinds: no such option; did you mean experiment.kind?"),
+]
 BEGINNINGS = (
     (MINI, WITH_MINI),
     ((), ALONE),
     (("model=mini", "tracking=off"), TEXTS),
     (("model=hub", "dataset=pydoc", "tracking=off"), MODELS),
     (("experiment=grammar_tuning", "experiment.text=false", *MINI), LISTS),
+    (("experiment=ablation", *MINI), ABLATIONS),
 )
 CASES = [
     pytest.param((*beginning, *(given.split() if isinstance(given, str) else given)), answer, id=ascii(given)[1:60])
@@ -120,3 +153,4 @@ def test_one_line_names_the_option(overrides, answer):
 def test_options_without_a_mistake_have_no_line():
     assert mistake(*MINI) == ""
     assert mistake("experiment=grammar_tuning", "experiment.text=false", *MINI) == ""
+    assert mistake("experiment=ablation", "experiment.neurons=[[0,1]]", "experiment.kind=[mean,zero]", *MINI) == ""

@@ -1,4 +1,4 @@
-"""Messages between processes: any text, and the states of any reducers, arrive as they were sent."""
+"""Messages between processes: texts and the states of reducers arrive as they were sent, and are given to all."""
 
 import os
 import socket
@@ -27,6 +27,10 @@ if rank == 0:
     assert rows.rows(0).tolist() == [[1.0, 2.0], [3.0, 4.0]]
 else:
     assert counted.counts.tolist() == [0, 2]
+processes.share([rows, counted])
+assert counted.counts.tolist() == [0, 3]
+assert rows.rows(0).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+processes.share([])
 processes.shut_down()
 """
 

@@ -336,7 +336,10 @@ def test_an_installed_peer_gives_our_activations_and_leaves_the_network_as_it_wa
 
 def options(**changes):
     return Options(
-        **({"name": "benchmark", "plugin": "", "rounds": 3, "batch_sizes": [1, 2], "peers": False} | changes)
+        **(
+            {"name": "benchmark", "plugin": "", "rounds": 3, "batch_sizes": [1, 2], "peers": False, "edits": 2}
+            | changes
+        )
     )
 
 
@@ -347,8 +350,10 @@ def options(**changes):
         ({"batch_sizes": []}, "experiment.batch_sizes=[]: "),
         ({"batch_sizes": [4, 0]}, "experiment.batch_sizes=[4, 0]: "),
         ({"bf16": "yes"}, "experiment.bf16=yes: give true, false or auto"),
-        ({"control": "random"}, "experiment.control=random: a benchmark has no control"),
+        ({"control": "random"}, "experiment.control=random: benchmark has no control"),
         ({"permutations": 1}, "experiment.permutations=1: "),
+        ({"edits": 1}, "experiment.edits=1: give a whole number of 2 or more, or 0 for none"),
+        ({"edits": -1}, "experiment.edits=-1: "),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(changes, said):
@@ -406,13 +411,22 @@ def test_the_report_follows_from_the_rounds(tokenizer, tokens, monkeypatch):
     assert report.findings[0].startswith("The whole of token_length, nulls and intervals included, takes ")
     report.figures["benchmark"]().savefig(os.devnull, format="png")
     assert report.provenance == {"peers": []}
+    ablations = report.tables["ablations"]
+    assert ablations["case"].tolist() == ["ours", "ours", "script"]
+    assert ablations["layer"].tolist() == [0, 1, 1]
+    assert metrics["edit_cost_layer_1"] == ablations["cost"][1] == pytest.approx(2 * ablations["forwards"][1])
+    assert report.findings[-2].startswith(
+        "Ablations: one of 2 sets of neurons edited in layer 0, 1 of 2 over 128 tokens"
+    )
+    assert all(name in report.columns for name in metrics)
 
 
 @pytest.mark.slow
 def test_what_would_not_fit_into_memory_is_left_out_and_that_is_said(tokenizer, tokens, monkeypatch, caplog):
-    report = benchmark(tokenizer, tokens, monkeypatch, free=1000, bf16=False, peers=True)
+    report = benchmark(tokenizer, tokens, monkeypatch, free=1000, bf16=False, peers=True, edits=0)
     assert report.tables["benchmark"]["case"].tolist() == ["bare", "capture", "pass"]
     assert "ratio_recipe" not in report.metrics
+    assert "ablations" not in report.tables
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "keep-everything recipe and the peers are left out" in warning
 
@@ -443,7 +457,8 @@ def test_on_its_own_it_is_offline_and_every_choice_can_be_overridden(cli, tmp_pa
 def test_the_command_leaves_its_files_metrics_and_figure(cli, tmp_path):
     process = cli(
         "experiment=benchmark", "model=mini", "dataset.tokens=700", "dataset.sequence_length=256",
-        "experiment.rounds=3", "experiment.batch_sizes=[1,2]", "experiment.peers=false", "hydra.run.dir=run",
+        "experiment.rounds=3", "experiment.batch_sizes=[1,2]", "experiment.peers=false", "experiment.edits=2",
+        "hydra.run.dir=run",
     )  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
     folder = tmp_path / "run"
@@ -457,7 +472,7 @@ def test_the_command_leaves_its_files_metrics_and_figure(cli, tmp_path):
     assert ("memory_mb" in metrics) == (sys.platform == "linux")
     for line in summary["findings"]:
         assert line in process.stdout
-    for name in ("benchmark", "rounds", "batch_sizes", "profile"):
+    for name in ("benchmark", "rounds", "batch_sizes", "profile", "ablations"):
         assert parquet.read_table(folder / f"{name}.parquet").num_rows > 0
     assert not (folder / "layers.parquet").exists()
     assert not (folder / "neurons.parquet").exists()

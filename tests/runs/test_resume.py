@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import NO_HUB, environment
+from background import start, wait_for
 from filelock import FileLock
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
@@ -34,27 +34,6 @@ FILES = (
     "tokens.safetensors",
     "length_curves.safetensors",
 )
-
-
-def start(folder: Path, *arguments: str, command=(sys.executable, "-m", "neurexp")) -> subprocess.Popen:
-    return subprocess.Popen(
-        [*command, *arguments],
-        cwd=folder,
-        env=environment(folder / "hf", HF_ENDPOINT=NO_HUB),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120):
-    """Waits for what a process does; what it said, if it ended before."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def kill_in_the_pass(folder: Path, *arguments: str) -> Path:

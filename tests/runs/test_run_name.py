@@ -9,6 +9,7 @@ from conftest import run_in
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
+from neurexp.experiments.intervention import Options as AblationOptions
 from neurexp.experiments.token_length import Options
 from neurexp.models.locations import MINI
 from neurexp.runs.rerun import arguments_of
@@ -36,6 +37,18 @@ def test_only_what_is_not_the_default_is_told(tmp_path):
     many = name_of(bins=9, blocks=16, permutations=8, site="ACT", layer=1, seed=2)
     assert many.startswith("mini on pydoc, site=ACT, layer=1, ")
     assert many.endswith(", and 2 more options, seed=2")
+
+
+def test_long_lists_of_neurons_stay_readable():
+    def named(neurons):
+        typed = AblationOptions(name="ablation", plugin="x", neurons=neurons, kind=["mean", "zero"])
+        config = OmegaConf.create({"experiment": OmegaConf.structured(typed), "run": {"seed": 0}})
+        return run_name("mini on pydoc", config, typed, None)
+
+    assert named([[15, 276], [20, 1394]]) == "mini on pydoc, neurons=[[15,276],[20,1394]], kind=[mean,zero]"
+    long = named([[15, neuron] for neuron in range(300)])
+    assert long.startswith("mini on pydoc, neurons=[[15,0],[15,1],")
+    assert len(long) < 110
 
 
 def test_what_a_sweep_varies_is_told_once(tmp_path):

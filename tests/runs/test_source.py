@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 from neurexp.config.schema import CONFIG_FOLDER, checked, register_schema
 from neurexp.errors import UserError
 from neurexp.experiments import base
+from neurexp.experiments.source import own_experiment
+from neurexp.report.folder import CONFIG
 from neurexp.report.report import Report
 from neurexp.runs import driver
 from neurexp.runs.rerun import arguments_of
@@ -154,6 +156,15 @@ def test_what_is_no_source_is_refused_before_the_model_is_loaded(odd, tmp_path, 
     assert told.startswith(f"experiment.run={given}: ")
     assert answer.replace("{outputs}", str(tmp_path / "outputs")) in told
     assert not list((tmp_path / "went_on").iterdir())
+
+
+def test_a_source_without_options_is_opened_and_its_experiment_refused(finished: Finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    (tmp_path / "run" / CONFIG).write_text("")
+    with opened(str(tmp_path / "run"), checked(config_of())) as source:
+        assert source is not None
+        with pytest.raises(UserError, match="its experiment cannot be set up again"):
+            own_experiment(source)
 
 
 def test_an_empty_source_is_not_the_current_folder(tmp_path, monkeypatch):

@@ -22,8 +22,8 @@ ARGUMENTS = (
 
 
 def torchrun(folder: Path, count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    torchrun = Path(sys.executable).with_name("torchrun")
-    return run_in(folder, torchrun, f"--nproc-per-node={count}", "--standalone", "-m", "neurexp", *arguments)
+    torchrun = (sys.executable, "-m", "torch.distributed.run")  # what the script `torchrun` runs
+    return run_in(folder, *torchrun, f"--nproc-per-node={count}", "--standalone", "-m", "neurexp", *arguments)
 
 
 def test_the_stretches_of_all_processes_are_the_whole(monkeypatch):
@@ -80,6 +80,25 @@ def test_a_contrast_runs_in_the_first_process_alone(tmp_path):
     process = torchrun(tmp_path, 2, *ARGUMENTS, *options, *cheap)
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_an_ablation_has_the_effects_of_one_process(tmp_path):
+    """Random neurons are drawn by what the first passes measured, whose sums differ in their last bits."""
+    neurons = ("experiment=ablation", "experiment.neurons=[[2,5],[3,7]]", "experiment.kind=[mean,resample]")
+    cheap = ("experiment.draws=20", "experiment.sample=0", "experiment.ks=[1]", "dataset.tokens=320")
+    arguments = (*ARGUMENTS, *neurons, *cheap, "dataset.sequence_length=64", "tracking=off")
+    for count in (1, 2):
+        process = torchrun(tmp_path, count, *arguments, f"hydra.run.dir={count}")
+        assert process.returncode == 0, process.stderr
+    one, two = (read_table(tmp_path / name / "effects.parquet").to_pandas() for name in "12")
+    assert len(one) > 0
+    assert list(one.columns) == list(two.columns)
+    for name in one.columns:
+        if one[name].dtype.kind == "f":
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        else:
+            assert list(two[name]) == list(one[name]), name
 
 
 @pytest.mark.slow

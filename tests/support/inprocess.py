@@ -12,6 +12,7 @@ from neurexp.experiments.base import Experiment, Inputs, Plan, Results
 from neurexp.experiments.profile import Profile, ProfileData
 from neurexp.experiments.token_length import Options, TokenLength
 from neurexp.models.load import LanguageModel
+from neurexp.report.finished import FinishedRun
 from neurexp.report.report import Report
 from neurexp.text.tokens import Tokens
 
@@ -54,6 +55,7 @@ def inputs_of(
     model_name: str = "model",
     dataset_name: str = "text",
     seed: int = 0,
+    source: FinishedRun | None = None,
 ) -> Inputs:
     """The inputs of an experiment. Without a `text`, to read one is a mistake of the experiment."""
 
@@ -61,7 +63,7 @@ def inputs_of(
         assert text is not None, "the experiment reads a text that it said it would not read"
         return text
 
-    return Inputs(model, model_name, dataset_name, read_text, seed)
+    return Inputs(model, model_name, dataset_name, read_text, seed, source=source)
 
 
 def run_passes(plan: Plan, batch_size: int = 4) -> Results:

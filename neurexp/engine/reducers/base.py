@@ -48,7 +48,12 @@ def predicting(valid: torch.Tensor) -> torch.Tensor:
 
 
 class NotFiniteError(ArithmeticError):
-    """A site put out NaN or infinity; `site` is its index in the pass, `sequences` those that were not checked yet."""
+    """A site put out NaN or infinity; `site` is its index in the pass, `sequences` those that were not checked yet.
+
+    If it may not have been a site: `what` did, in words, and `look_at` says where the cause may be.
+    """
+
+    what, look_at = "", "the model's weights"
 
     def __init__(self, site: int):
         super().__init__(f"site {site} puts out NaN or infinity")

@@ -25,7 +25,7 @@ class Effects(Reducer):
     def __init__(self, groups: torch.Tensor, blocks: torch.Tensor, variants: int, detailed: int):
         """`groups` `[groups, sequences, length]` bool says which predictions are in a group; `blocks` `[sequences]`
         int64 the block of each sequence. The first `detailed` variants get all measures."""
-        self.variants, self.detailed = variants, detailed
+        self.variants, self.detailed, self.shape = variants, detailed, tuple(groups.shape[1:])
         self._groups, self._blocks = groups, blocks
         count, size = len(groups), int(blocks.max()) + 1
         self.loss = torch.zeros(1 + variants, count, size, dtype=torch.float64)

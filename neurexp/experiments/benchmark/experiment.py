@@ -22,7 +22,8 @@ from neurexp.engine.plan import Pass
 from neurexp.errors import UserError
 from neurexp.experiments import token_length
 from neurexp.experiments.base import Experiment, Inputs, Plan, Results
-from neurexp.experiments.benchmark import cases, machine
+from neurexp.experiments.benchmark import cases, edit_costs, machine
+from neurexp.experiments.benchmark.ablations import Ablations
 from neurexp.experiments.benchmark.cases import Case
 from neurexp.experiments.benchmark.columns import COLUMNS
 from neurexp.experiments.benchmark.peers import find_peers
@@ -49,6 +50,7 @@ class Options(token_length.Options):
     batch_sizes: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
     peers: bool = True
     bf16: Any = "auto"  # true, false or auto
+    edits: int = 8  # sets of neurons that are edited in turn; 0: none
 
 
 @dataclass
@@ -82,6 +84,8 @@ class Benchmark(Experiment[Plan]):
             raise UserError(f"experiment.batch_sizes={options.batch_sizes}: give a list of whole numbers of 1 or more")
         if options.bf16 not in (True, False, "auto"):
             raise UserError(f"experiment.bf16={options.bf16}: give true, false or auto")
+        if options.edits < 0 or options.edits == 1:
+            raise UserError(f"experiment.edits={options.edits}: give a whole number of 2 or more, or 0 for none")
         self._measured = token_length.TokenLength(options)
 
     def prepare(self, inputs: Inputs) -> Plan:
@@ -112,22 +116,27 @@ class _Benchmark:
         profile = self._profile(whole)
         table = self._table(measured)
         metrics = self._metrics(measured, table, floor)
+        edits = self._edits()
+        ablations = edits.table() if edits else {}
+        in_edits = edits.metrics(ablations) if edits else {}
+        metrics |= in_edits
         return Report(
-            findings=self._findings(measured, metrics, profile),
+            findings=self._findings(measured, metrics, profile) + (edits.findings(in_edits) if edits else []),
             metrics={name: value for name, value in metrics.items() if np.isfinite(value)},
             layers={},
             neurons={},
-            columns=COLUMNS,
+            columns=COLUMNS | edit_costs.columns(edits.layers if edits else []),
             statistic="",
             tables={
                 "benchmark": table,
                 "rounds": _rounds_table(measured),
                 "batch_sizes": _batch_sizes_table(measured),
                 "profile": profile,
+                **({"ablations": ablations} if edits else {}),
             },
             figures={"benchmark": lambda: self._draw(measured, table, metrics)},
             step_column=None,
-            provenance={"peers": sorted(self._peers.values())},
+            provenance={"peers": sorted({*self._peers.values(), *(edits.peers.values() if edits else ())})},
         )
 
     # -- measuring -------------------------------------------------------------------------------------------------
@@ -261,6 +270,17 @@ class _Benchmark:
         log.info("Profile: one more pass")
         spent, took = machine.seconds_by_operator(lambda: whole(self._inputs.batch_size), self._model.device)
         return _longest(spent, took * lanes_on(self._model.device))
+
+    def _edits(self) -> edit_costs.EditCosts | None:
+        """What ablations cost, on the sequences of one batch; None if not wanted, or if the model has no neurons."""
+        if not self.options.edits:
+            return None
+        try:
+            ablations = Ablations(self._model, self.tokens, self._inputs.batch_size, self.options.edits)
+        except LookupError as error:
+            log.warning("The ablations are left out: %s", error)
+            return None
+        return edit_costs.measure(ablations, self.options.rounds, self.options.peers, self._seconds_of)
 
     # -- what came out ---------------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""The peers of a benchmark: TransformerLens and nnsight fetch the same activations, in the way their users would.
+"""The peers of a benchmark: TransformerLens and nnsight fetch the same activations, and edit the same neurons,
+in the way their users would.
 
 Both change the network that they wrap, so each gets a copy that shares its weights. Nothing is downloaded. Each
 library is imported when it is used, and left out if it is not installed.
@@ -15,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from neurexp.errors import one_line
+from neurexp.experiments.benchmark.ablations import Ablate, token_losses
 from neurexp.models.sites import Site
 
 log = logging.getLogger(__name__)
@@ -32,13 +34,18 @@ HOOK_NAMES = {
 }  # fmt: skip
 
 
-def _transformer_lens(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
-    """TransformerLens: its bridge around the loaded model, and `run_with_cache` with a filter of names."""
+def _bridge(network: PreTrainedModel) -> Any:
+    """TransformerLens's bridge around the loaded model."""
     build = import_module("transformer_lens.model_bridge.sources").build_bridge_from_module
+    twin = _twin(network)
+    return build(twin, type(twin).__name__, hf_config=twin.config)
+
+
+def _transformer_lens(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
+    """TransformerLens: `run_with_cache` with a filter of names."""
     if unnamed := {site.name for site in sites} - set(HOOK_NAMES):
         raise NotImplementedError(f"{', '.join(sorted(unnamed))} has no counterpart there that is compared")
-    twin = _twin(network)
-    bridge = build(twin, type(twin).__name__, hf_config=twin.config)
+    bridge = _bridge(network)
     names = [f"blocks.{site.layer}.{HOOK_NAMES[site.name]}" for site in sites]
 
     def fetch(ids: torch.Tensor) -> list[torch.Tensor]:
@@ -65,6 +72,42 @@ def _nnsight(network: PreTrainedModel, sites: Sequence[Site]) -> Fetch:
     return fetch
 
 
+def _zeros_of_transformer_lens(network: PreTrainedModel, site: Site) -> Ablate:
+    """TransformerLens: `run_with_hooks`, and its own loss per token."""
+    bridge = _bridge(network)
+    name = f"blocks.{site.layer}.{HOOK_NAMES[site.name]}"
+
+    def ablate(ids: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
+        def zero(values: torch.Tensor, hook: Any) -> torch.Tensor:
+            values[..., neurons] = 0
+            return values
+
+        with torch.inference_mode():
+            return bridge.run_with_hooks(ids, return_type="loss", loss_per_token=True, fwd_hooks=[(name, zero)])
+
+    return ablate
+
+
+def _zeros_of_nnsight(network: PreTrainedModel, site: Site) -> Ablate:
+    """nnsight: a trace that writes into what the module reads or puts out, and the loss of the logits that it saves."""
+    nnsight = import_module("nnsight")
+    paths = {id(module): path for path, module in network.named_modules()}
+    model = nnsight.NNsight(_twin(network))
+    module, side = _follow(model, paths[id(site.module)]), site.address.side
+    head = _follow(model, paths[id(network.get_output_embeddings())])
+
+    def ablate(ids: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), model.trace(ids):
+            if side == "input":
+                module.input[..., neurons] = 0
+            else:
+                module.output[..., neurons] = 0
+            logits = nnsight.save(head.output)
+        return token_losses(logits, ids)
+
+    return ablate
+
+
 def _twin(network: PreTrainedModel) -> PreTrainedModel:
     """A copy of the modules that shares the weights in memory."""
     return copy.deepcopy(network, {id(parameter): parameter for parameter in network.parameters()})
@@ -79,6 +122,27 @@ PEERS: dict[str, tuple[str, str, Callable[[PreTrainedModel, Sequence[Site]], Fet
     "transformer_lens": ("TransformerLens", "transformer-lens", _transformer_lens),
     "nnsight": ("nnsight", "nnsight", _nnsight),
 }
+
+
+# Case → the library's name, its name on PyPI, and the function that builds its `Ablate`
+ABLATING: dict[str, tuple[str, str, Callable[[PreTrainedModel, Site], Ablate]]] = {
+    "transformer_lens": ("TransformerLens", "transformer-lens", _zeros_of_transformer_lens),
+    "nnsight": ("nnsight", "nnsight", _zeros_of_nnsight),
+}
+
+
+def find_ablating_peers(
+    network: PreTrainedModel, site: Site, difference_of: Callable[[Ablate], float], tolerance: float
+) -> dict[str, tuple[str, Ablate, float]]:
+    """The installed peers that predict what our edited models do: case → (name and version, ablate, difference).
+
+    Args:
+        network: the model; its modules are not changed.
+        site: whose neurons are set to zero.
+        difference_of: the largest difference of a loss from ours, in nats.
+        tolerance: of that.
+    """
+    return _usable(ABLATING, lambda make: make(network, site), difference_of, tolerance, "losses")
 
 
 def find_peers(
@@ -97,12 +161,27 @@ def find_peers(
         reference: our activations on `ids`, one tensor for each site.
         tolerance: of the difference, which is the largest ‖theirs − ours‖ / ‖ours‖ over sites.
     """
+
+    def difference(fetch: Fetch) -> float:
+        return max(_difference(*pair) for pair in zip(fetch(ids), reference, strict=True))
+
+    return _usable(PEERS, lambda make: make(network, sites), difference, tolerance, "activations")
+
+
+def _usable(
+    peers: dict[str, tuple[str, str, Any]],
+    build: Callable[[Any], Any],
+    difference_of: Callable[[Any], float],
+    tolerance: float,
+    compared: str,
+) -> dict[str, tuple[str, Any, float]]:
+    """Those of `peers` that are installed, run the model, and give what we give."""
     found = {}
-    for case, (name, package, make) in PEERS.items():
+    for case, (name, package, make) in peers.items():
         try:
             version = metadata.version(package)
-            fetch = make(network, sites)
-            difference = max(_difference(*pair) for pair in zip(fetch(ids), reference, strict=True))
+            work = build(make)
+            difference = difference_of(work)
         except (ImportError, metadata.PackageNotFoundError) as error:
             log.info("%s: not installed, left out (%s; pip install '.[peers]')", name, one_line(error))
             continue
@@ -110,9 +189,9 @@ def find_peers(
             log.warning("%s: cannot run this model, left out (%s: %s)", name, type(error).__name__, one_line(error))
             continue
         if not difference <= tolerance:
-            log.warning("%s: its activations differ from ours by %.1e, left out", name, difference)
+            log.warning("%s: its %s differ from ours by %.1e, left out", name, compared, difference)
             continue
-        found[case] = (f"{name} {version}", fetch, difference)
+        found[case] = (f"{name} {version}", work, difference)
     return found
 
 

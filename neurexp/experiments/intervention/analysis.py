@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from neurexp.experiments.intervention.data import InterventionData
-from neurexp.experiments.intervention.trials import alone_draws
+from neurexp.experiments.intervention.trials import alone_draws, different_draws
 from neurexp.report.report import Table
 from neurexp.stats.interventions import (
     bootstrap_intervals,
@@ -37,7 +37,7 @@ class Trial:
     kind: str
     neurons: np.ndarray  # [k, 2]
     number: int
-    null: np.ndarray  # [draws] numbers of trials
+    null: np.ndarray  # numbers of the trials of random neurons, each set of neurons once
 
     @property
     def alone(self) -> bool:
@@ -75,12 +75,16 @@ def trials_of(data: InterventionData) -> Iterator[Trial]:
     trials = data.trials
     for kind in trials.kinds:
         for name, pairs in trials.sets.items():
-            null = trials.null(kind, name)
+            null, drawn = trials.null(kind, name), data.drawn.sets[name]
             for index, k in enumerate(trials.ks[name]):
-                yield Trial(name, name, kind, pairs[:k], int(trials.found(kind, name)[index]), null[:, index])
-            for pair, number in zip(pairs, trials.alone_of(kind, name), strict=False):
-                alone = trials.null_alone(kind, name)
-                yield Trial(f"{name}: {name_of(pair)}", name, kind, pair[None], int(number), alone)
+                different = null[different_draws(drawn[:, :k]), index]
+                yield Trial(name, name, kind, pairs[:k], int(trials.found(kind, name)[index]), different)
+            if trials.alone:
+                random = alone_draws(drawn)
+                for pair, number in zip(pairs, trials.alone_of(kind, name), strict=True):
+                    there = np.flatnonzero(random[:, 0] == pair[0])  # random neurons of its layer
+                    alone = trials.null_alone(kind, name)[there[different_draws(random[there][:, None])]]
+                    yield Trial(f"{name}: {name_of(pair)}", name, kind, pair[None], int(number), alone)
 
 
 def analyse(data: InterventionData) -> Analysis:
@@ -203,7 +207,8 @@ def _metrics(data: InterventionData, effects: Table, owners: list[Trial]) -> dic
     for row, trial in enumerate(owners):
         if trial.alone or trial.kind != data.trials.kinds[0] or len(trial.neurons) != data.trials.ks[trial.of][-1]:
             continue
-        tokens, own = effects["tokens"][row], data.own_groups.get(trial.of)
+        tokens = effects["tokens"][row]
+        place, _, category = tokens.partition(": ")
         if tokens == "all":
             metrics |= {
                 f"delta_loss_{trial.of}": float(effects["delta_loss"][row]),
@@ -212,12 +217,10 @@ def _metrics(data: InterventionData, effects: Table, owners: list[Trial]) -> dic
                 f"kl_{trial.of}": float(effects["kl"][row]),
                 f"agreement_{trial.of}": float(effects["agreement"][row]),
             }
-        elif tokens == own:
+        elif category == trial.of:
             metrics |= {
-                f"delta_loss_{trial.of}_own": float(effects["delta_loss"][row]),
-                f"specific_delta_loss_{trial.of}": float(effects["specific_delta_loss"][row]),
-                f"specific_null_z_{trial.of}": float(effects["specific_null_z"][row]),
-                f"specific_p_{trial.of}": float(effects["specific_p"][row]),
+                f"{column}_{trial.of}_{place}": float(effects[column][row])
+                for column in ("delta_loss", "specific_delta_loss", "specific_null_z", "specific_p")
             }
     return metrics
 
@@ -249,15 +252,12 @@ def _direct_metrics(data: InterventionData) -> dict[str, float]:
         return metrics
     for name, groups in data.direct.on_category.items():
         if name in groups:
-            own, null = float(groups[name].mean()), data.direct.on_category_null[name][name]
+            own, drawn = float(groups[name].mean()), data.drawn.sets[name]
+            null = data.direct.on_category_null[name][name].mean(1)[different_draws(drawn)]
             metrics[f"direct_{name}"] = own
-            count = len(groups[name])
-            # The mean of as many random neurons: draws in groups of the set's size
-            means = null[: len(null) // count * count].reshape(-1, count).mean(1)
             metrics[f"direct_null_mean_{name}"] = float(null.mean())
-            if len(means) >= FEWEST:
-                away = np.abs(means - null.mean())
-                metrics[f"direct_p_{name}"] = float(rank_p(np.array(abs(own - null.mean())), away))
+            away = np.abs(null - null.mean())
+            metrics[f"direct_p_{name}"] = float(rank_p(np.array(abs(own - null.mean())), away))
     return metrics
 
 

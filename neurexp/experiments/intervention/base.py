@@ -5,6 +5,7 @@ matched random neurons, the estimate for all neurons, the direct path, statistic
 """
 
 import hashlib
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,14 +26,14 @@ from neurexp.experiments.base import Experiment, Inputs, Results, TokenGroup
 from neurexp.experiments.intervention.data import ALL, Group, InterventionData, InterventionPlan, Options
 from neurexp.experiments.intervention.draws import Measured, draw
 from neurexp.experiments.intervention.report import write
-from neurexp.experiments.intervention.selection import FoundNeurons
+from neurexp.experiments.intervention.selection import FoundNeurons, given
 from neurexp.experiments.intervention.trials import Pairs, Trials, by_layer, doses
 from neurexp.models.head import Head
 from neurexp.report.report import Report
 from neurexp.text.tokens import Tokens
 
 KINDS = ("mean", "zero", "peak", "resample")
-MOST_BLOCKS = 256  # of sequences, for intervals
+MOST_BLOCKS = 64  # of sequences, for intervals
 ROWS = 1024  # tokens of the text that `peak` and `resample` are measured on
 MOST = 16  # neurons of a set, if no number is given
 
@@ -48,14 +49,17 @@ class Intervention(Experiment[InterventionPlan]):
         self.check_range(20, 10_000, "draws")
         self.check_range(0, 100_000, "sample")
         self.check_range(100, 100_000, "bootstraps")
-        self.kinds = tuple([options.kind] if isinstance(options.kind, str) else options.kind or ())
-        if not self.kinds or set(self.kinds) - set(KINDS) or len(set(self.kinds)) < len(self.kinds):
-            raise UserError(f"experiment.kind={options.kind}: give one of {', '.join(KINDS)}, or a list of them")
+        kinds = [options.kind] if isinstance(options.kind, str) else options.kind
+        if not isinstance(kinds, list) or not kinds or not all(kind in KINDS for kind in kinds):
+            raise UserError(f"{given('kind', kinds)}: give one of {', '.join(KINDS)}, or a list of them")
+        if len(set(kinds)) < len(kinds):
+            raise UserError(f"{given('kind', kinds)}: give each once")
+        self.kinds = tuple(kinds)
         ks = options.ks
         if ks is not None and not (isinstance(ks, list) and all(type(k) is int and k > 0 for k in ks) and ks):
-            raise UserError(f"experiment.ks={ks}: give a list of whole numbers such as [1,2,4], or null")
+            raise UserError(f"{given('ks', ks)}: give a list of whole numbers of 1 or more, such as [1,2,4], or null")
         if not isinstance(options.site, str):
-            raise UserError(f"experiment.site={list(options.site or ())}: an intervention edits one site; give one")
+            raise UserError(f"{given('site', options.site)}: {options.name} edits one site; give one, such as NEURON")
 
     @abstractmethod
     def sets(self, inputs: Inputs) -> Mapping[str, FoundNeurons]:
@@ -71,19 +75,25 @@ class Intervention(Experiment[InterventionPlan]):
 
     def prepare(self, inputs: Inputs) -> InterventionPlan:
         model, options, tokens = inputs.model, self.options, inputs.text
-        with Head(model.network):  # raises UserError if there is none
-            pass
+        Head(model.network)  # raises UserError if there is none
         sets = {name: one for name, one in self.sets(inputs).items() if len(one.layers)}
+        if not sets or not all(re.fullmatch(r"\w[\w .-]*", name) for name in sets):  # they become names of metrics
+            raise ValueError(f"sets must be of one neuron at least, and named by letters and digits, not {list(sets)}")
         pairs = {name: one.pairs for name, one in sets.items()}
-        _check_neurons(model.network, options.site, np.concatenate(list(pairs.values())))
+        _check_neurons(model.network, options, np.concatenate(list(pairs.values())))
         own = {int(layer) for one in sets.values() for layer in one.layers}
         layers = tuple(sorted({*inputs.layers(options.layer), *own}))
         ks = {name: doses(len(one), options.ks, f"the set {name}") for name, one in pairs.items()}
         trials = Trials(pairs, self.kinds, ks, options.draws, options.alone, options.sample)
         found = self.groups_of_tokens(inputs)
         groups, masks = _groups(tokens, found)
+        if not bool(masks[0].any()):
+            raise UserError(
+                f"dataset.tokens: the text has {tokens.count} {'token' if tokens.count == 1 else 'tokens'} in "
+                f"{len(tokens.valid)} sequences, and none is followed by another; give more text"
+            )
         blocks = _blocks(len(tokens.valid))
-        measured = partial(Measured.of, layers=layers, kinds=self.kinds, seed=inputs.seed)
+        measured = partial(Measured.of, layers=layers, kinds=self.kinds)
 
         def variants(results: Results) -> Sequence[Sequence[Edit]]:
             known = measured(results)
@@ -127,7 +137,8 @@ class Intervention(Experiment[InterventionPlan]):
             sets=sets,
             trials=trials,
             groups=groups,
-            own_groups={name: f"next: {name}" for name in sets if name in found and found[name].begins.any()},
+            own_groups={name: own for name in sets if (own := f"next: {name}") in {group.name for group in groups}},
+            notes=tuple(self._notes(inputs, found, groups)),
             blocks_are_sequences=int(blocks.max()) + 1 == len(tokens.valid),
             category_tokens={
                 name: np.unique(tokens.input_ids[group.begins & tokens.valid])
@@ -136,6 +147,24 @@ class Intervention(Experiment[InterventionPlan]):
             },
             source=self.describe_source(inputs),
         )
+
+    def _notes(self, inputs: Inputs, found: Mapping[str, TokenGroup], groups: Sequence[Group]) -> list[str]:
+        """What a reader must know of where the neurons and the groups are from."""
+        notes, source = [], inputs.source
+        if source is None:
+            return notes
+        chosen_on = ["token_hash"]  # of a contrast these are its words, and its text only where a column says so
+        if "text" in str(self.options.by):
+            chosen_on.append("text_token_hash")
+        if inputs.text.hash in [source.facts.get(one) for one in chosen_on]:
+            notes.append(
+                "The run that found these neurons read the same tokens: they were chosen and are tested on one text. "
+                "Another text (dataset.path=, dataset.tokens=) keeps the two apart."
+            )
+        if len(groups) == 1:
+            what = "has none of its words" if found else "is not divided by that run's experiment"
+            notes.append(f"There are no effects by category: this text {what}.")
+        return notes
 
     def analyse(self, plan: InterventionPlan, results: Results) -> Report:
         return write(InterventionData.of(self.options, plan, results))
@@ -157,7 +186,6 @@ class Intervention(Experiment[InterventionPlan]):
                 reducers=lambda: {"rows": Rows(sequence, start, start + 1, pooling="mean")},
                 key={"rows": ROWS, "seed": inputs.seed},
                 label=f"Activations at {len(chosen)} random tokens",
-                distributed=False,
                 shared=True,
             )
         ]
@@ -169,10 +197,11 @@ def _groups(tokens: Tokens, found: Mapping[str, TokenGroup]) -> tuple[tuple[Grou
     counted = predicting(torch.from_numpy(tokens.valid))
     groups, masks = [ALL], [counted]
     for name, group in found.items():
+        begins = "is" if np.array_equal(group.own, group.begins) else "begins"
         following = torch.zeros_like(counted)
         following[:, :-1] = torch.from_numpy(np.ascontiguousarray(group.begins[:, 1:]))
         for place, words, mask in (
-            ("next", f"predictions whose next token begins one of the {group.description}", following),
+            ("next", f"predictions whose next token {begins} one of the {group.description}", following),
             ("own", f"predictions at tokens of the {group.description}", torch.from_numpy(group.own)),
         ):
             if bool((mask & counted).any()):
@@ -186,12 +215,13 @@ def _blocks(sequences: int) -> torch.Tensor:
     return torch.arange(sequences) * min(sequences, MOST_BLOCKS) // sequences
 
 
-def _check_neurons(network: Any, site: str, pairs: Pairs) -> None:
+def _check_neurons(network: Any, options: Options, pairs: Pairs) -> None:
     """Raises UserError if the site has fewer neurons than are to be edited."""
     for layer, neurons in by_layer(pairs):
-        (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), site, layer).values()
+        (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), options.site, layer).values()
         if max(neurons) >= values.shape[-1]:
+            option = given("run", options.run) if options.neurons is None else given("neurons", options.neurons)
             raise UserError(
-                f"experiment.neurons: there is no neuron {max(neurons)} in layer {layer}; {site} has neurons 0 to "
+                f"{option}: there is no neuron {max(neurons)} in layer {layer}; {options.site} has neurons 0 to "
                 f"{values.shape[-1] - 1} there"
             )

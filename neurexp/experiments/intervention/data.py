@@ -24,6 +24,7 @@ class Options(base.Options):
 
     site: Any = "NEURON"
     run: str | None = None
+    run_site: str | None = None
     neurons: Any = None
     by: str | None = None
     count: int | None = None
@@ -42,7 +43,7 @@ class Group:
     """A group of predictions: those made at some tokens, or of some tokens."""
 
     name: str
-    description: str  # as it stands in a sentence: "predictions of …"
+    description: str  # as it stands in a sentence: “predictions at tokens of …”
 
 
 ALL = Group("all", "all predictions")
@@ -60,6 +61,7 @@ class InterventionPlan(base.Plan):
     blocks_are_sequences: bool  # intervals are over sequences; else over blocks of consecutive ones
     category_tokens: Mapping[str, np.ndarray]  # name of a group of tokens → ids that begin one of its members
     source: str  # the run that the neurons are from, in words; empty without one
+    notes: tuple[str, ...] = ()  # what a reader must know of neurons and groups
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class InterventionData:
         direct: the direct paths to the logits, or None.
         why_no_direct: if there are none.
         source: the run that the neurons are from, in words; empty without one.
+        notes: what a reader must know of neurons and groups, in sentences.
         blocks_are_sequences: each block is one sequence.
         seed: of every random choice.
         model_name, label: for titles.
@@ -101,6 +104,7 @@ class InterventionData:
     direct: DirectPath | None
     why_no_direct: str = ""
     source: str = ""
+    notes: tuple[str, ...] = ()
     blocks_are_sequences: bool = True
     seed: int = 0
     model_name: str = "model"
@@ -111,7 +115,7 @@ class InterventionData:
         """Joins a plan with the results of its passes."""
         inputs, trials, effects = plan.inputs, plan.trials, results["edits"]["effects"]
         assert isinstance(effects, Effects)
-        measured = Measured.of(results, plan.layers, trials.kinds, inputs.seed)
+        measured = Measured.of(results, plan.layers, trials.kinds)
         drawn = draw(measured, inputs.model.network, options.site, trials, inputs.seed)
         return cls(
             options=options,
@@ -128,6 +132,7 @@ class InterventionData:
             direct=direct_path(inputs.model, options.site, trials.sets, drawn.sets, plan.category_tokens),
             why_no_direct=why_no_direct_path(inputs.model.network) or f"{options.site} has no output weights",
             source=plan.source,
+            notes=plan.notes,
             blocks_are_sequences=plan.blocks_are_sequences,
             seed=inputs.seed,
             model_name=inputs.model_name,

@@ -3,15 +3,15 @@
 Knows no test and no figure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from neurexp.experiments.intervention.trials import Pairs, alone_draws
-from neurexp.models.direct import direct_effects, output_weights
+from neurexp.experiments.intervention.trials import Pairs
+from neurexp.models.direct import direct_effects, output_weights, why_no_direct_path
 from neurexp.text.characters import readable_tokens
 
 SHOWN = 10  # tokens that a neuron promotes most, and suppresses most
@@ -28,7 +28,7 @@ class DirectPath:
             to one positive factor for each token of a text.
         on_category: set → group → `[n]`: the mean effect on the tokens that begin a member of the group, in standard
             deviations over the vocabulary, from the mean over the vocabulary.
-        on_category_null: set → group → `[draws]`: the same of one random neuron of each draw.
+        on_category_null: set → group → `[draws, n]`: the same of the random neurons.
         texts: token id → its text.
     """
 
@@ -66,47 +66,49 @@ def direct_path(
     """
     promoted, suppressed, effects, on_category, on_null = {}, {}, {}, {}, {}
     for name, pairs in sets.items():
-        found = _effects(model, site, pairs)
-        if found is None:
+        parts = _effects(model, site, pairs)
+        if parts is None:
             return None
+        found = torch.cat(list(parts))
         top, bottom = found.topk(min(SHOWN, found.shape[1])), (-found).topk(min(SHOWN, found.shape[1]))
         promoted[name], suppressed[name] = top.indices.numpy(), bottom.indices.numpy()
         effects[name] = (top.values.numpy(), -bottom.values.numpy())
         on_category[name] = {group: _standardised(found, ids) for group, ids in tokens.items()}
-        on_null[name] = {group: np.empty(0) for group in tokens}
-        if tokens and len(drawn[name]):
-            random = _effects(model, site, alone_draws(drawn[name]))
-            assert random is not None
-            on_null[name] = {group: _standardised(random, ids) for group, ids in tokens.items()}
+        different, of_draws = np.unique(drawn[name].reshape(-1, 2), axis=0, return_inverse=True)
+        random = _effects(model, site, different) if tokens else None
+        parts = [] if random is None else [[_standardised(part, ids) for ids in tokens.values()] for part in random]
+        joined = [np.concatenate(of_group) for of_group in zip(*parts, strict=True)]
+        on_null[name] = {
+            group: values[of_draws].reshape(drawn[name].shape[:2]) for group, values in zip(tokens, joined, strict=True)
+        }
     ids = {int(one) for found in (promoted, suppressed) for rows in found.values() for one in rows.flat}
     texts = {one: "".join(text for text, *_ in readable_tokens(model.tokenizer, [one])) for one in sorted(ids)}
     return DirectPath(promoted, suppressed, effects, on_category, on_null, texts)
 
 
-def _effects(model: Any, site: str, pairs: Pairs) -> torch.Tensor | None:
-    """`[n, vocabulary]` float32 on the CPU."""
-    rows = []
-    with torch.inference_mode():
-        weights = {int(layer): output_weights(model.network, site, int(layer)) for layer in np.unique(pairs[:, 0])}
+def _effects(model: Any, site: str, pairs: Pairs) -> Iterator[torch.Tensor] | None:
+    """The effects of neurons, `[some, vocabulary]` float32 on the CPU for a few at a time; None without a path."""
+    found = {int(layer): output_weights(model.network, site, int(layer)) for layer in np.unique(pairs[:, 0])}
+    weights = {layer: one for layer, one in found.items() if one is not None}
+    if len(weights) < len(found) or why_no_direct_path(model.network) is not None:
+        return None
+
+    def parts() -> Iterator[torch.Tensor]:
         for first in range(0, len(pairs), AT_ONCE):
-            chosen = [weights[layer] for layer, _ in pairs[first : first + AT_ONCE].tolist()]
-            if any(one is None for one in chosen):
-                return None
-            own = [
-                one[neuron]
-                for one, (_, neuron) in zip(chosen, pairs[first : first + AT_ONCE].tolist(), strict=True)
-                if one is not None
-            ]
-            part = direct_effects(model.network, torch.stack(own))
-            if part is None:
-                return None
-            rows.append(part.float().cpu())
-    return torch.cat(rows)
+            own = [weights[layer][neuron] for layer, neuron in pairs[first : first + AT_ONCE].tolist()]
+            effects = direct_effects(model.network, torch.stack(own))
+            assert effects is not None
+            yield effects.float().cpu()
+
+    return parts()
 
 
 def _standardised(effects: torch.Tensor, ids: np.ndarray) -> np.ndarray:
-    """The mean over `ids` in standard deviations over the vocabulary, `[n]`; NaN without ids."""
+    """The mean over `ids` in standard deviations over the vocabulary, `[n]`.
+
+    NaN without ids; 0 for a neuron that adds the same to every logit.
+    """
     values = effects.double()
     deviation, mean = values.std(1, unbiased=False), values.mean(1)
     chosen = values[:, torch.from_numpy(ids)].mean(1) if len(ids) else torch.full_like(mean, torch.nan)
-    return ((chosen - mean) / deviation).numpy()
+    return torch.where(deviation > 0, (chosen - mean) / deviation, 0 * chosen).numpy()

@@ -29,7 +29,6 @@ class Measured:
         mean, magnitude: `[layers, neurons]` float64, over all tokens.
         estimates: kind → `[layers, neurons]`, the estimated change of the mean loss in nats.
         rows: `[layers, rows, neurons]` activations at random tokens, where an edit needs them.
-        seed: of resampling.
     """
 
     layers: tuple[int, ...]
@@ -37,10 +36,9 @@ class Measured:
     magnitude: np.ndarray
     estimates: Mapping[str, np.ndarray]
     rows: Sequence[np.ndarray]
-    seed: int
 
     @classmethod
-    def of(cls, results: Results, layers: tuple[int, ...], kinds: Sequence[str], seed: int) -> "Measured":
+    def of(cls, results: Results, layers: tuple[int, ...], kinds: Sequence[str]) -> "Measured":
         """From the passes' results."""
         attribution = results["gradients"]["attribution"]
         assert isinstance(attribution, Attribution)
@@ -54,7 +52,7 @@ class Measured:
         replaced["peak"] = lambda: _tensor(np.stack([half_sample_mode(one) for one in rows]))
         estimates = {kind: attribution.estimate(replaced[kind]()).cpu().numpy() for kind in kinds}
         mean, magnitude = (one.cpu().numpy() for one in (attribution.mean, attribution.mean_magnitude))
-        return cls(layers, mean, magnitude, estimates, rows, seed)
+        return cls(layers, mean, magnitude, estimates, rows)
 
     def edits(self, site: str, kind: str, pairs: Pairs) -> list[Edit]:
         """The edits that replace neurons."""
@@ -108,7 +106,7 @@ def draw(measured: Measured, network: Any, site: str, trials: Trials, seed: int)
     with np.errstate(divide="ignore"):
         columns = [np.log(measured.magnitude).ravel()] + ([] if norms is None else [np.log(norms).ravel()])
     features = np.stack(columns, axis=1)
-    layers = np.repeat(np.arange(count), width)
+    layers = np.repeat(np.asarray(measured.layers), width)
     taken = np.zeros(count * width, dtype=bool)
     flat = {name: _flat(measured.layers, width, pairs) for name, pairs in trials.sets.items()}
     for places in flat.values():
@@ -119,14 +117,15 @@ def draw(measured: Measured, network: Any, site: str, trials: Trials, seed: int)
         if dead.any():
             layer, neuron = trials.sets[name][dead][0].tolist()
             raise UserError(
-                f"experiment.neurons: neuron {neuron} of layer {layer} is dead: {site} is 0 there on every "
-                "token of this "
-                "text, or writes nothing; leave it out"
+                f"neuron {neuron} of layer {layer}, of the set {name}, is dead: {site} is 0 there on every token of "
+                "this text, or writes nothing; leave it out (experiment.neurons names those that are edited)"
             )
         try:
             drawn = matched_draws(features, layers, places, taken, trials.draws, _seed(seed, number))
         except ValueError as error:
-            raise UserError(f"experiment.count={len(places)}: of the set {name}, {error}; give fewer") from error
+            raise UserError(
+                f"the set {name}: {error}; edit fewer neurons (experiment.count, or experiment.neurons)"
+            ) from error
         sets[name] = _pairs(measured.layers, width, drawn.chosen)
         pools[name] = drawn.pools
     alive = np.flatnonzero(np.isfinite(features).all(1) & ~taken)

@@ -145,7 +145,7 @@ def neurons_given(value: Any, layers: int, run: FinishedRun | None = None) -> Fo
     Raises:
         UserError: not such pairs, a neuron named twice, no such layer, or a dead neuron.
     """
-    shown = f"experiment.neurons={_shown(value)}"
+    shown = given("neurons", value)
     if not _is_list(value) or not len(value):
         raise UserError(f"{shown}: give {_EXAMPLE}")
     pairs = []
@@ -169,8 +169,13 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
+def given(name: str, value: Any) -> str:
+    """An option of the experiment as on the command line, for messages."""
+    return f"experiment.{name}={_shown(value)}"
+
+
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).replace(" ", "")
+    return "null" if value is None else str(value).replace(" ", "").replace("'", "")
 
 
 def _values(run: FinishedRun, column: str) -> np.ndarray:

@@ -26,7 +26,11 @@ def doses(found: int, wanted: Sequence[int] | None, name: str) -> tuple[int, ...
         return tuple(sorted({2**power for power in range(found.bit_length())} | {found}))
     wrong = [k for k in wanted if not 1 <= k <= found]
     if wrong or not wanted:
-        raise UserError(f"experiment.ks={list(wanted)}: {name} has {found} neurons; give numbers from 1 to {found}")
+        shown = ",".join(map(str, wanted))
+        raise UserError(
+            f"experiment.ks=[{shown}]: {name} has {found} {'neuron' if found == 1 else 'neurons'}; give numbers from 1 "
+            f"to {found}"
+        )
     return tuple(sorted(set(wanted)))
 
 
@@ -120,6 +124,16 @@ def alone_draws(drawn: np.ndarray) -> Pairs:
     """One random neuron of each draw `[draws, n, 2]`: that in place of the first, the second, … neuron in turn."""
     draws = np.arange(len(drawn))
     return drawn[draws, draws % drawn.shape[1]]
+
+
+def different_draws(drawn: np.ndarray) -> np.ndarray:
+    """The first of the draws `[draws, n, 2]` that are of the same neurons in any order: their indices, ascending.
+
+    A layer with few neurons repeats draws, and a repeated one says nothing new: with it, p would be too small.
+    """
+    sets = [tuple(sorted(map(tuple, draw.tolist()))) for draw in drawn]
+    first = {one: index for index, one in reversed(list(enumerate(sets)))}
+    return np.array(sorted(first.values()), dtype=np.int64)
 
 
 def by_layer(pairs: Pairs) -> Iterator[tuple[int, list[int]]]:

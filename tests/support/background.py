@@ -1,0 +1,30 @@
+"""Commands that run in the background, to be killed or waited for."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from conftest import NO_HUB, environment
+
+
+def start(folder: Path, *arguments: str, command=(sys.executable, "-m", "neurexp")) -> subprocess.Popen:
+    """A command that runs on in `folder`, with no Hub to be reached."""
+    return subprocess.Popen(
+        [*command, *arguments],
+        cwd=folder,
+        env=environment(folder / "hf", HF_ENDPOINT=NO_HUB),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120):
+    """Waits for what a process does; what it said, if it ended before."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.01)
