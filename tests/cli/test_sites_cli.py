@@ -14,7 +14,7 @@ from neurexp.models.table import families_in_words, sites_table
 from neurexp.runs.compare import main
 
 ROOT = Path(__file__).resolve().parents[2]
-MINI = ("model=mini", "dataset=pydoc", "dataset.tokens=1024", "dataset.sequence_length=128")
+MINI = ("model=mini", "dataset=pydoc", "dataset.tokens=1024", "dataset.sequence_length=128", "experiment.layer=[1,4]")
 
 
 def test_the_pages_are_those_of_the_code():
@@ -80,6 +80,7 @@ def test_mlflow_has_a_curve_over_layers_for_each_site(runs):
     client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
     layers = read_table(folder / "layers.parquet")
     values = layers["r_median"].filter(np.array(layers["site"].to_pylist()) == "Q").to_pylist()
+    assert len(values) == 2
     history = sorted(client.get_metric_history(run_id, "Q/r_median"), key=lambda one: one.step)
     assert [one.value for one in history] == values
 

@@ -34,10 +34,11 @@ def nap(seconds: float) -> None:
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """SIGTERM ends a run as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM ends a run as Ctrl-C does. A shell that starts pytest in the background has it ignore Ctrl-C."""
+    before = [signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)]
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+        signal.signal(number, handler)
 
 
 def send_after(seconds: float, number: int = signal.SIGINT) -> threading.Timer:

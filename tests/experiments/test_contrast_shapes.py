@@ -92,7 +92,8 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_rows_of_every_shape_are_analysed_and_drawn_without_a_warning(shape):
     x, category = SHAPES[shape]
-    report = reported(made(x, category, layers=(0, 1)))
+    several = shape in ("four against forty", "unequal thirds", "nothing varies")  # layers, and a figure over them
+    report = reported(made(x, category, layers=(0, 1) if several else (0,)))
     for values in report.neurons.values():
         assert not np.isinf(values.astype(float)).any()
 

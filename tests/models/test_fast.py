@@ -114,7 +114,13 @@ def test_several_sequences_padded_on_the_right(long, length):
 
 
 # The step of queries is 64, and keys begin at multiples of 16
-@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 63, 64, 65, 100, 128, 200, 256, 1023, 1024, 2000])
+@pytest.mark.parametrize(
+    "window",
+    [
+        *(1, 15, 16, 17, 64, 65, 200, 1024),
+        *(pytest.param(more, marks=pytest.mark.slow) for more in (2, 63, 100, 128, 256, 1023, 2000)),
+    ],
+)
 def test_windows_that_are_no_multiple_of_the_step_and_those_that_are(window):
     model = long_model(window)
     for length in (64, 65, 257, 400):

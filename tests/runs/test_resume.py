@@ -25,6 +25,7 @@ from neurexp.runs import resume
 LONG = (
     "model=mini", "dataset=pydoc", "dataset.tokens=33000", "dataset.sequence_length=64", "device=cpu",
     "device.threads=1", "device.batch_size=4", "run.reuse=false", "run.checkpoint_every=0.05",
+    "experiment.layer=[0,5]",  # all of the forward, and a third of what comes after the pass
 )  # fmt: skip
 SHORT = ("model=mini", "dataset=pydoc", "dataset.tokens=600", "dataset.sequence_length=64", "device=cpu")
 FILES = (
