@@ -1,5 +1,6 @@
 """Fixtures that several tests share: the command line, one finished run of it, the extra data."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -149,7 +150,14 @@ def data() -> Path:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tests in this process that make a store of MLflow's need not wait for its migrations each time."""
+    """What the tests in this process would spend their time on, each time anew.
+
+    A collection of garbage walks through all that the libraries keep, for half a second, and some tests and the
+    benchmark collect dozens of times: what there is before the first test is left out of it. A new store of MLflow's
+    need not wait for its migrations (`stores.py`).
+    """
+    gc.collect()
+    gc.freeze()
     if "mlflow" in sys.modules:
         import stores
 

@@ -69,7 +69,7 @@ def test_every_combination_composes_and_is_typed(model, dataset, others):
     combinations = list(product(CHOICES["device"], CHOICES["experiment"], CHOICES["tracking"]))
     if others == FEW:
         place = CHOICES["model"].index(model) * len(CHOICES["dataset"]) + CHOICES["dataset"].index(dataset)
-        combinations = combinations[place % 6 :: 6]
+        combinations = combinations[place % 12 :: 12]
     for device, experiment, tracking in combinations:
         chosen = {"model": model, "device": device, "dataset": dataset, "experiment": experiment, "tracking": tracking}
         needed = [NEEDED[choice] for choice in chosen.items() if choice in NEEDED]
@@ -273,11 +273,16 @@ def test_a_quoted_value_is_read_back_as_it_was(value):
         *[(word, False) for word in ("false", "'False'", "0", "off")],
     ],
 )
-@pytest.mark.parametrize("option", ["bos", "eos"])
-def test_bos_and_eos_are_auto_true_or_false_however_yaml_or_the_shell_spells_them(option, given, wanted):
-    dataset = settings("dataset=pydoc", f"dataset.{option}={given}").dataset
-    other = "eos" if option == "bos" else "bos"
-    assert getattr(dataset, option).wanted is wanted
+def test_bos_and_eos_are_auto_true_or_false_however_yaml_or_the_shell_spells_them(given, wanted):
+    dataset = settings("dataset=pydoc", f"dataset.bos={given}", f"dataset.eos={given}").dataset
+    assert dataset.bos.wanted is wanted
+    assert dataset.eos.wanted is wanted
+
+
+@pytest.mark.parametrize(("option", "other"), [("bos", "eos"), ("eos", "bos")])
+def test_where_one_of_bos_and_eos_is_given_the_other_stays_auto(option, other):
+    dataset = settings("dataset=pydoc", f"dataset.{option}=true").dataset
+    assert getattr(dataset, option) is Added.true
     assert getattr(dataset, other) is Added.auto
 
 

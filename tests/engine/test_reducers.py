@@ -202,7 +202,7 @@ def test_signed_zeros_and_the_smallest_numbers():
     assert histogram.counts[0, 0, zero - 1].item() == 1
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     values=arrays(np.float32, st.integers(1, 40), elements=NUMBERS),
     low=st.floats(-100, 100, width=32),
@@ -227,7 +227,7 @@ def test_counts_equal_numpys_for_a_narrow_site_far_from_zero(centre, spread):
     assert_counts_equal_numpy(show(histogram, values, group), values, group)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(low=st.floats(-100, 100, width=32), spread=st.floats(0.25, 1000, width=32), bins=st.integers(8, 200))
 def test_the_bulk_gets_half_of_the_bins_or_more_and_a_margin(low, spread, bins):
     histogram = new_histogram(low, low + spread, bins, groups=1, sites=1)
@@ -286,7 +286,7 @@ def both_counts(histogram, values, group):
     return found
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     tokens=st.integers(0, 60),
     neurons=st.integers(1, 20),
@@ -481,7 +481,7 @@ SPLITS = {
 
 
 @every_kind
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(**SPLITS)
 def test_merging_in_any_split_and_order_is_the_whole(make, design, tokens, seed, cuts, order):
     values, group = exact_sample(tokens, seed)
@@ -493,7 +493,7 @@ def test_merging_in_any_split_and_order_is_the_whole(make, design, tokens, seed,
 
 
 @pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(**SPLITS)
 def test_moments_of_any_values_merge_to_float64_rounding_in_any_order(design, tokens, seed, cuts, order):
     values, group = sample(tokens, seed)
@@ -513,7 +513,7 @@ def test_moments_of_any_values_merge_to_float64_rounding_in_any_order(design, to
 
 
 @every_kind
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(**SPLITS)
 def test_a_pass_in_parts_is_the_pass_in_one(make, design, tokens, seed, cuts, order):
     values, group = exact_sample(tokens, seed)
@@ -525,7 +525,7 @@ def test_a_pass_in_parts_is_the_pass_in_one(make, design, tokens, seed, cuts, or
 
 
 @every_kind
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(tokens=st.integers(1, 60), seed=st.integers(0, 10_000), cut=st.integers(0, 60))
 def test_going_on_from_a_saved_state_is_not_having_stopped(make, design, tokens, seed, cut):
     values, group = exact_sample(tokens, seed)

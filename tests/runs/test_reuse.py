@@ -6,7 +6,7 @@ import pytest
 from conftest import FINISHED_ARGUMENTS
 from pyarrow.parquet import read_table
 
-ARGUMENTS = (*FINISHED_ARGUMENTS, "tracking=off", "run.outputs=out")
+ARGUMENTS = (*FINISHED_ARGUMENTS, "experiment.layer=[0,3]", "tracking=off", "run.outputs=out")
 SAID = "taken from an earlier pass"
 
 
