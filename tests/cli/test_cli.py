@@ -54,7 +54,7 @@ def test_help_lists_every_group_with_its_choices(cli, tmp_path):
         "model: gpt_neo_125m, gpt_neo_1_3b, hub, mini, smollm2",
         "device: auto, cpu, cuda",
         "dataset: fineweb, pydoc, text",
-        "experiment: benchmark, grammar_tuning, token_length",
+        "experiment: ablation, benchmark, grammar_tuning, token_length",
         "tracking: mlflow, off",
     ):
         assert line in lines
@@ -116,7 +116,7 @@ def test_importing_neurexp_imports_nothing_heavy_and_offers_its_public_names(tmp
     assert process.returncode == 0
     assert process.stdout == f"{neurexp.__all__}\n"
     assert {"Contrast", "Profile", "UserError", "capture", "load_model"} < set(neurexp.__all__)
-    others = {"ContrastOptions": "Options", "ProfileOptions": "Options"}
+    others = {f"{kind}Options": "Options" for kind in ("Contrast", "Intervention", "Profile")}
     assert all(getattr(neurexp, name).__name__ == others.get(name, name) for name in neurexp.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         neurexp.nonsense  # noqa: B018

@@ -73,7 +73,7 @@ class Benchmark(Experiment[Plan]):
     def __init__(self, options: Any):
         super().__init__(options)
         if options.control != "off":
-            raise UserError(f"experiment.control={options.control}: a benchmark has no control; give off")
+            raise UserError(f"experiment.control={options.control}: benchmark has no control; give off")
         if not isinstance(options.site, str):
             raise UserError(f"experiment.site={list(options.site)}: a benchmark measures one site; give one of them")
         if processes.count() > 1:
