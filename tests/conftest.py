@@ -164,6 +164,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         stores.copy_tables()
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # Hypothesis, where no test has imported it, is imported now, and asks who refers to what
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keeps this process from the Hub and from the user's cache of it, and all to one thread.
 
