@@ -186,3 +186,20 @@ def test_huge_dimensions_at_the_first_token_are_named():
 def test_a_bad_option_is_one_line(changes, message):
     with pytest.raises(UserError, match=message):
         check(None, **changes)
+
+
+def test_the_command_says_pass_and_leaves_its_tables(quick_cli, tmp_path):
+    process = quick_cli(
+        "experiment=identities",
+        "model=mini",
+        "dataset=pydoc",
+        "dataset.tokens=512",
+        "tracking=off",
+        "dataset.sequence_length=64",
+        "device=cpu",
+    )
+    assert process.returncode == 0, process.stderr
+    assert "PASS over 4 sequences of 64 tokens and 6 layers: 9 identities hold" in process.stdout
+    (folder,) = (tmp_path / "outputs" / "identities").iterdir()
+    files = {path.name for path in folder.iterdir()}
+    assert {"layers.parquet", "neurons.parquet", "columns.md", "summary.json", "figures"} <= files
