@@ -99,6 +99,15 @@ def why_no_direct_path(network: PreTrainedModel) -> str | None:
     return path if isinstance(path, str) else None
 
 
+def norm_after_blocks(network: PreTrainedModel) -> nn.Module | None:
+    """The norm that reads the last block's output, found by a short forward; None if the unembedding reads it."""
+    calls, unembedding = _calls(network), network.get_output_embeddings()
+    stream = next(output for module, _, output in calls if module is blocks_of(network)[-1])
+    changing = (module for module, read, written in calls if _same(read, stream) and not _same(written, stream))
+    found = next(changing, None)
+    return None if found is unembedding else found
+
+
 @dataclass(frozen=True)
 class _Path:
     """From the residual stream after the last block to the logits."""

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,20 @@ class Tokens:
     documents: int  # number of documents; the last one is usually incomplete
     skipped: tuple[Skipped, ...] = ()  # parts of the text that could not be used
     bad_share: float = 0.0  # the smallest dataset.bad_rows that accepts the text, as far as it was read
+    # [documents] int64, ascending: sequence · length + column of each one's first token. None: a sequence is a document
+    starts: np.ndarray | None = None
+
+    @cached_property
+    def document(self) -> np.ndarray:
+        """The document of each token, from 0, `[sequences, length]` int64; −1 where a sequence is padded.
+
+        The end-of-text token after a document belongs to it. Tokens that are put before every sequence belong to the
+        document of the token that follows them.
+        """
+        sequences, length = self.valid.shape
+        starts = np.arange(sequences) * length if self.starts is None else self.starts
+        places = np.arange(sequences * length).reshape(sequences, length)
+        return np.where(self.valid, np.searchsorted(starts, places, side="right") - 1, -1)
 
     @property
     def count(self) -> int:
@@ -52,7 +67,7 @@ class Tokens:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over shape, ids and validity: equal for equal inputs to the model."""
+        """SHA-256 over shape, ids and validity: equal for equal inputs to the model. Documents are no part of it."""
         digest = hashlib.sha256(repr(self.input_ids.shape).encode())
         digest.update(np.ascontiguousarray(self.input_ids, dtype="<i4").tobytes())
         digest.update(np.packbits(self.valid).tobytes())
@@ -85,6 +100,7 @@ def _save(entry: Entry, tokens: Tokens) -> None:
         "documents": np.array([tokens.documents]),
         "skipped": np.frombuffer(skipped.encode(), np.uint8),
         "bad_share": np.array([tokens.bad_share]),
+        "starts": np.arange(len(tokens.valid)) * tokens.valid.shape[1] if tokens.starts is None else tokens.starts,
     }
     entry.save(arrays)
 
@@ -96,7 +112,7 @@ def _load(entry: Entry, bad_rows: float) -> Tokens | None:
     try:
         skipped = [Skipped(*fields) for fields in json.loads(arrays["skipped"].tobytes())]
         documents, bad_share = int(arrays["documents"][0]), float(arrays["bad_share"][0])
-        tokens = Tokens(arrays["input_ids"], arrays["valid"], documents, tuple(skipped), bad_share)
+        tokens = Tokens(arrays["input_ids"], arrays["valid"], documents, tuple(skipped), bad_share, arrays["starts"])
     except (KeyError, ValueError, TypeError):  # written by another version of neurexp
         return None
     return tokens if bad_share <= bad_rows else None
@@ -138,6 +154,7 @@ def pack(
     joint = document_end(tokenizer, eos)
     stream = np.empty(needed, dtype=np.int32)
     filled = begun = 0  # tokens, documents
+    starts = []  # of documents, in the stream
     dropped = Counter[str]()
     for text in documents:
         if begun:
@@ -147,6 +164,7 @@ def pack(
             stream[filled : filled + len(between)] = between
             filled += len(between)
         begun += 1
+        starts.append(filled)
         for piece in _pieces(text, tokenizer):
             if filled == needed:
                 break
@@ -172,7 +190,16 @@ def pack(
     input_ids[:, : len(bos)] = bos
     input_ids[~valid] = pad
     input_ids[is_text] = stream
-    return Tokens(input_ids, valid, begun, (*_unreadable_parts(stream, dropped, tokenizer), *skipped))
+    unreadable = _unreadable_parts(stream, dropped, tokenizer)
+    return Tokens(
+        input_ids, valid, begun, (*unreadable, *skipped), starts=_in_sequences(starts, sequence_length, len(bos))
+    )
+
+
+def _in_sequences(places: Sequence[int], length: int, bos: int) -> np.ndarray:
+    """Places in the stream as sequence · length + column; what begins a sequence's text begins before its BOS."""
+    sequence, column = np.divmod(np.asarray(places, dtype=np.int64), length - bos)
+    return sequence * length + np.where(column > 0, column + bos, 0)
 
 
 def _unreadable_parts(stream: np.ndarray, dropped: Counter[str], tokenizer: PreTrainedTokenizerBase) -> list[Skipped]:

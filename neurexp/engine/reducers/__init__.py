@@ -7,9 +7,11 @@ from neurexp.lazy import lazy
 if TYPE_CHECKING:
     from neurexp.engine.reducers.attribution import Attribution
     from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
+    from neurexp.engine.reducers.extremes import Extremes
     from neurexp.engine.reducers.gram import Cells, Gram
     from neurexp.engine.reducers.histogram import Histogram
     from neurexp.engine.reducers.keep import Keep
+    from neurexp.engine.reducers.moments import Moments
     from neurexp.engine.reducers.not_finite import NotFinite
     from neurexp.engine.reducers.rows import Rows
 
@@ -17,9 +19,11 @@ __all__ = [
     "Attribution",
     "Batch",
     "Cells",
+    "Extremes",
     "Gram",
     "Histogram",
     "Keep",
+    "Moments",
     "NotFinite",
     "NotFiniteError",
     "Reducer",
@@ -30,9 +34,11 @@ _HOMES = {
     "Attribution": "neurexp.engine.reducers.attribution",
     "Batch": "neurexp.engine.reducers.base",
     "Cells": "neurexp.engine.reducers.gram",
+    "Extremes": "neurexp.engine.reducers.extremes",
     "Gram": "neurexp.engine.reducers.gram",
     "Histogram": "neurexp.engine.reducers.histogram",
     "Keep": "neurexp.engine.reducers.keep",
+    "Moments": "neurexp.engine.reducers.moments",
     "NotFinite": "neurexp.engine.reducers.not_finite",
     "NotFiniteError": "neurexp.engine.reducers.base",
     "Reducer": "neurexp.engine.reducers.base",
