@@ -4,4 +4,4 @@ Data flows one way: `design` says what is summed, `experiment` plans the pass, `
 makes the tables, and `report`, `findings`, `figures` and `columns` say what was found. Knows no hook.
 """
 
-__all__: list[str] = []
+__all__ = []

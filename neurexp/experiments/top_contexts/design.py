@@ -15,10 +15,10 @@ from neurexp.text import properties
 from neurexp.text.tokens import Tokens
 from neurexp.text.vocabulary import begins_word, log_frequency, shuffled_within_bands, token_lengths
 
-OF_TYPES = ("length", "log_frequency", "word_beginning", "capital", "digit", "punctuation")
-OF_PLACES = ("position", "first")
+OF_TYPES: tuple[str, ...] = ("length", "log_frequency", "word_beginning", "capital", "digit", "punctuation")
+OF_PLACES: tuple[str, ...] = ("position", "first")
 SIMPLE = (*OF_TYPES, *OF_PLACES)  # properties that have one column each
-BY_TYPE = ("token", "previous_token")  # which type a token is, or the one before it
+BY_TYPE: tuple[str, ...] = ("token", "previous_token")  # which type a token is, or the one before it
 PROPERTIES = (*SIMPLE, *BY_TYPE)
 PROJECTIONS = 128  # on random signs, of which type a token is
 RUN = 8  # consecutive sequences of the sample
