@@ -8,7 +8,7 @@ from neurexp.experiments.top_contexts.design import BY_TYPE, SIMPLE
 from neurexp.stats.association import LEVEL
 
 ONE_TOKEN, NONE = "one_token", "none"
-LABELS = (*SIMPLE, ONE_TOKEN, *BY_TYPE, NONE)
+LABELS: tuple[str, ...] = (*SIMPLE, ONE_TOKEN, *BY_TYPE, NONE)
 LEAST = 0.05  # share of the variance that a property must explain
 ENOUGH = 0.5  # share of what the type explains that a simpler answer must explain
 
