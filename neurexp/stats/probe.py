@@ -7,15 +7,13 @@ that it has not seen. Knows no word and no model. `layer_probe` has the probe on
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
 from neurexp.stats.chunks import ProgressCallback, in_float64, labelling_chunks, neuron_chunks, no_progress
 from neurexp.stats.hypothesis_tests import compare_within
+from neurexp.stats.logistic import newton
 from neurexp.stats.shuffling import strata_of_groups
 
 FOLDS = 5
-ITERATIONS, HALVINGS = 50, 20
-TOLERANCE = 1e-8  # of the largest step, on standardised neurons
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def _score(x: np.ndarray, labels: np.ndarray, train: np.ndarray) -> tuple[np.nda
     y, spread = labels[train], x[train].std(0)
     z = (x - x[train].mean(0)) / np.where(spread > 0, spread, 1.0)
     threshold, sign, separates = _separation(z[train], y)
-    intercept, slope, converged = _newton(z[train], y)
+    intercept, slope, converged = newton(z[train], y)
     score = np.where(separates, sign * (z[~train] - threshold), intercept + slope * z[~train])
     return ((score > 0) == (labels[~train] == 1)[:, None]).sum(0), separates, converged
 
@@ -112,43 +110,3 @@ def _separation(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     above, below = one.min(0) > zero.max(0), one.max(0) < zero.min(0)
     threshold = np.where(above, one.min(0) + zero.max(0), one.max(0) + zero.min(0)) / 2
     return threshold, np.where(above, 1.0, -1.0), above | below
-
-
-def _newton(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Maximum-likelihood intercepts and slopes, and whether they converged: the last step was below `TOLERANCE`.
-
-    A Newton step is halved while it lowers the likelihood. A neuron that never varies has slope 0 and converged.
-    """
-    share = y.mean()
-    intercept, slope = np.full(z.shape[1], np.log(share / (1 - share))), np.zeros(z.shape[1])
-    converged = ~(np.ptp(z, axis=0) > 0)
-    active = np.flatnonzero(~converged)
-    x, one = z[:, active], (y == 1)[:, None]
-    p = np.full(x.shape, share)
-    likelihood = np.full(len(active), np.log(np.where(one, p[:, :1], 1 - p[:, :1])).sum())
-    for _ in range(ITERATIONS):
-        if len(active) == 0:
-            break
-        weight, residual = p * (1 - p), one - p
-        weighted = weight * x
-        a, b, c = weight.sum(0), weighted.sum(0), np.einsum("rn,rn->n", weighted, x)  # the Hessian [[a, b], [b, c]]
-        first, second = residual.sum(0), np.einsum("rn,rn->n", residual, x)  # the gradient
-        with np.errstate(invalid="ignore", divide="ignore"):
-            steps = np.stack([c * first - b * second, a * second - b * first]) / (a * c - b * b)
-        failed = ~np.isfinite(steps).all(0)  # the weights underflowed: no maximum was found
-        steps[:, failed] = 0.0
-        finished = (np.abs(steps).max(0) < TOLERANCE) & ~failed
-        for _ in range(HALVINGS):
-            p = expit(intercept[active] + steps[0] + (slope[active] + steps[1]) * x)
-            with np.errstate(divide="ignore"):
-                reached = np.log(np.where(one, p, 1 - p)).sum(0)
-            worse = reached < likelihood - 1e-9 * np.abs(likelihood)
-            if not worse.any():
-                break
-            steps[:, worse] /= 2
-        intercept[active] += steps[0]
-        slope[active] += steps[1]
-        converged[active[finished]] = True
-        rest = ~finished & ~failed
-        active, x, p, likelihood = active[rest], x[:, rest], p[:, rest], reached[rest]
-    return intercept, slope, converged

@@ -1,0 +1,110 @@
+"""Labels shuffled over groups of rows: every row of a group (all occurrences of a word) keeps the same label.
+
+Rows of one word are no independent evidence. A test that shuffles rows takes them as such, and finds too much. Knows no
+word and no model.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from neurexp.stats.chunks import (
+    ProgressCallback,
+    in_float64,
+    in_neuron_chunks,
+    labelling_chunks,
+    neuron_chunks,
+    no_progress,
+)
+from neurexp.stats.hypothesis_tests import TestResult
+from neurexp.stats.rounding import FLAT, centred
+
+TIE = 1e-9  # relative: correlations as close as this are taken as equal
+
+
+@in_neuron_chunks
+def student(x: np.ndarray, labels: np.ndarray) -> TestResult:
+    """Student's t of two categories with equal variances, positive where category 1 is higher, and its two-sided p.
+
+    Args:
+        x: `[rows, neurons]`.
+        labels: `[rows]`, 0 or 1.
+    """
+    x, _ = centred(x)
+    one, zero = x[labels == 1], x[labels == 0]
+    degrees = len(x) - 2
+    within = (one.var(0) * len(one) + zero.var(0) * len(zero)) / degrees
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(np.maximum(within, FLAT * (x**2).mean(0)) * (1 / len(one) + 1 / len(zero)))
+        t = (one.mean(0) - zero.mean(0)) / error
+    p = 2 * special.stdtr(degrees, -np.abs(t))
+    return TestResult(t, np.where(np.isfinite(p), p, 1.0))
+
+
+def shuffle_groups(labels: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The labels of whole groups shuffled among the groups, `[rows]`. The number of rows with a label may change.
+
+    Args:
+        labels: `[rows]`, the same within each group.
+        groups: `[rows]`, the number of each row's group, from 0 without a gap.
+        random: the source of randomness.
+    """
+    of_group = np.zeros(int(groups.max()) + 1, dtype=labels.dtype)
+    of_group[groups] = labels
+    return random.permutation(of_group)[groups]
+
+
+@dataclass(frozen=True)
+class GroupPermutation:
+    """The p of each neuron among shuffles of the labels over groups, `[neurons]` each."""
+
+    p: np.ndarray
+    p_max: np.ndarray  # corrected for all neurons, by the largest statistic of each draw
+
+
+def group_permutation(
+    x: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    draws: int,
+    seed: int,
+    progress: ProgressCallback = no_progress,
+) -> GroupPermutation:
+    """How often is |r| of the neuron and labels that are shuffled over groups at least as large as the observed |r|?
+
+    p = (1 + exceedances) / (draws + 1). r orders neurons as the score test of a logistic regression does: its χ² is
+    rows · r². `p_max` compares with the largest |r| of all neurons in each draw (Westfall and Young 1993).
+
+    Args:
+        x: `[rows, neurons]`.
+        labels: `[rows]`, 0 or 1, the same within each group.
+        groups: `[rows]`, the number of each row's group, from 0 without a gap.
+        draws: the number of shuffles.
+        seed: of the shuffles.
+        progress: called with each share of the work that is done.
+    """
+    random, neurons = np.random.default_rng(seed), x.shape[1]
+    labellings = np.stack([labels, *(shuffle_groups(labels, groups, random) for _ in range(draws))]).astype(np.int8)
+    observed, exceed, largest = np.zeros(neurons), np.zeros(neurons, dtype=np.int64), np.zeros(draws)
+    columns = neuron_chunks(x, 1)
+    for chunk in columns:
+        z, varies = centred(in_float64(x, chunk))
+        z /= np.where(varies, z.std(0), 1.0)
+        observed[chunk] = _correlations(labellings[:1], z)[0]
+        threshold = observed[chunk] * (1 - TIE)
+        for part in labelling_chunks(draws, max(z.shape)):
+            drawn = _correlations(labellings[1:][part], z)
+            exceed[chunk] += ((drawn >= threshold) & varies).sum(0)
+            exceed[chunk] += np.where(varies, 0, len(drawn))
+            largest[part] = np.maximum(largest[part], drawn.max(1, initial=0.0))
+            progress(len(drawn) / draws / len(columns))
+    beyond = draws - np.searchsorted(np.sort(largest), observed * (1 - TIE), side="left")
+    return GroupPermutation((1 + exceed) / (draws + 1), (1 + beyond) / (draws + 1))
+
+
+def _correlations(labellings: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """|r| of each labelling `[labellings, rows]` and each standardised neuron `[rows, neurons]`; 0 for one label."""
+    y = labellings - labellings.mean(1, keepdims=True)
+    spread = np.sqrt((y**2).sum(1, keepdims=True) * len(z))
+    return np.abs(y @ z) / np.where(spread > 0, spread, 1.0)

@@ -1,0 +1,67 @@
+"""Labels shuffled over groups of rows: whole groups keep a label, and the p is calibrated where rows depend."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from neurexp.stats.group_shuffles import group_permutation, shuffle_groups, student
+from neurexp.stats.logistic import logistic
+
+
+def words(types=40, each=4, neurons=30, shared=1.0, seed=0):
+    """Rows of words: a value of the word itself (`shared` of it), and noise."""
+    random = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(types), each)
+    x = shared * random.normal(size=(types, neurons))[groups] + random.normal(size=(types * each, neurons))
+    labels = random.permutation(np.arange(types) % 2)[groups]
+    return x, labels, groups
+
+
+def test_student_is_scipys():
+    x, labels, _ = words()
+    x = np.concatenate([x, np.full((len(x), 1), 0.1)], axis=1)
+    found = student(x, labels)
+    expected = stats.ttest_ind(x[labels == 1, :-1], x[labels == 0, :-1])
+    np.testing.assert_allclose(found.statistic[:-1], expected.statistic, rtol=1e-9)
+    np.testing.assert_allclose(found.p[:-1], expected.pvalue, rtol=1e-7)
+    assert found.p[-1] == 1
+
+
+def test_a_group_keeps_one_label():
+    _, labels, groups = words()
+    shuffled = shuffle_groups(labels, groups, np.random.default_rng(0))
+    assert all(len(set(shuffled[groups == group])) == 1 for group in range(40))
+    assert shuffled.sum() == labels.sum()
+    assert (shuffled != labels).any()
+
+
+def test_p_is_the_share_of_labellings_with_as_large_a_correlation():
+    x, labels, groups = words(types=6, each=2, neurons=4)
+    x[:, 3] = 5.0
+    of_group = labels[::2]
+    draws = np.array([np.array(order)[groups] for order in set(permutations(of_group.tolist()))])
+    found = group_permutation(x, labels, groups, 4000, seed=1)
+
+    def r(y):
+        return np.array([abs(np.corrcoef(x[:, neuron], y)[0, 1]) for neuron in range(3)])
+
+    all_r, observed = np.array([r(draw) for draw in draws]), r(labels)
+    np.testing.assert_allclose(found.p[:3], (all_r >= observed - 1e-9).mean(0), atol=0.03)
+    np.testing.assert_allclose(found.p_max[:3], [(all_r.max(1) >= one - 1e-9).mean() for one in observed], atol=0.03)
+    assert found.p[3] == found.p_max[3] == 1
+
+
+def test_the_result_follows_the_seed():
+    x, labels, groups = words()
+    one, same, other = (group_permutation(x, labels, groups, 99, seed).p for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_rows_of_a_word_are_no_independent_evidence():
+    """With no effect, the regression finds far more than 5 % of the neurons; shuffles over words find 5 %."""
+    x, labels, groups = words(types=50, each=6, neurons=1500, shared=2.0, seed=4)
+    assert (logistic(x, labels).p < 0.05).mean() > 0.25
+    assert (group_permutation(x, labels, groups, 199, seed=0).p <= 0.05).mean() == pytest.approx(0.05, abs=0.02)
