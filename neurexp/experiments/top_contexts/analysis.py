@@ -17,6 +17,9 @@ from neurexp.stats import summary
 from neurexp.stats.association import LEVEL, q_values
 from neurexp.stats.concentration import Concentration, Pool, concentration
 from neurexp.stats.explained import noise_of_sketch
+from neurexp.stats.quantiles import quantiles_of_histogram
+
+QUANTILES = (5, 25, 50, 75, 95)  # per cent
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,10 @@ def _neuron_table(
         "minimum": data.values[:, 1, :, 0].astype(np.float64).ravel(),
         "maximum": data.values[:, 0, :, 0].astype(np.float64).ravel(),
     }
+    if data.histogram:
+        shape = data.histogram["start"], data.histogram["width"], data.values[:, 1, :, 0], data.values[:, 0, :, 0]
+        found = quantiles_of_histogram(data.histogram["counts"], *shape, np.array(QUANTILES) / 100)
+        table |= {f"q{share:02d}": found[..., index].ravel() for index, share in enumerate(QUANTILES)}
     known = np.append(data.texts, np.array([""], dtype=object))  # of −1: no token
     for end, found in ends.items():
         table |= {

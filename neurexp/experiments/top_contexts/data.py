@@ -9,16 +9,18 @@ import numpy as np
 from neurexp.engine.reducers.base import Reducer
 from neurexp.engine.reducers.extremes import Extremes
 from neurexp.engine.reducers.moments import Moments
+from neurexp.engine.reducers.sequence_maxima import SequenceMaxima
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
 from neurexp.experiments.top_contexts.design import Design
 from neurexp.experiments.top_contexts.explained import PropertySums
+from neurexp.experiments.top_contexts.winners import Draws, draw
 from neurexp.stats.moments import MomentStatistics, moments_of
 from neurexp.text.vocabulary import token_texts
 
 ENDS = ("top", "bottom")
 SCALE = 100  # of the levels: the activation of the context's own token
-NAME_OF_PASS = "text"
+ONLY = "text"
 
 
 @dataclass
@@ -50,6 +52,7 @@ class TopContextsPlan(base.Plan):
     counted: np.ndarray  # [sequences, length] bool: no special token, no padding, no skipped position
     design: Design
     reference: str  # which text frequencies are taken from
+    units: tuple[tuple[int, int], ...] = ()  # layer and neuron of those whose winners are looked up, by layer
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class TopContextsData:
         moments: `[layers, neurons]` each.
         sums: of the properties.
         histogram: `counts`, `start` and `width` of every neuron; empty if there is none.
+        winners: of random batches; None if none were asked for.
     """
 
     options: Options
@@ -75,23 +79,28 @@ class TopContextsData:
     moments: MomentStatistics
     sums: PropertySums
     histogram: dict[str, np.ndarray]
+    winners: Draws | None = None
 
     @classmethod
     def of(cls, options: Options, plan: TopContextsPlan, results: Results) -> "TopContextsData":
         """Joins a plan with the results of its pass."""
-        reducers = results[NAME_OF_PASS]
+        reducers = results[ONLY]
         extremes, moments = reducers["extremes"], reducers["moments"]
         assert isinstance(extremes, Extremes)
         assert isinstance(moments, Moments)
         gram = _arrays(reducers["properties"])
         gram.pop("magnitudes")
+        values, places, levels = (one.cpu().numpy() for one in (extremes.values, extremes.places, extremes.levels))
         return cls(
             options,
             plan,
-            *(getattr(extremes, name).cpu().numpy() for name in ("values", "places", "levels")),
+            values,
+            places,
+            levels,
             moments_of(**_arrays(moments)),
             PropertySums(plan.design, **gram),
             _arrays(reducers["histogram"]) if "histogram" in reducers else {},
+            None if "maxima" not in reducers else _winners(options, plan, reducers["maxima"]),
         )
 
     @property
@@ -129,6 +138,19 @@ class TopContextsData:
         """The token of each place, as `places`, int32; −1 where there is none."""
         flat = self.plan.tokens.input_ids.reshape(-1)
         return np.where(self.places >= 0, flat[np.maximum(self.places, 0)], -1).astype(np.int32)
+
+
+def _winners(options: Options, plan: TopContextsPlan, maxima: Reducer) -> Draws:
+    assert isinstance(maxima, SequenceMaxima)
+    return draw(
+        plan.units,
+        maxima.values.cpu().numpy(),
+        maxima.columns.cpu().numpy(),
+        plan.tokens.valid.shape[1],
+        options.batches,
+        options.batch_sequences,
+        plan.inputs.seed,
+    )
 
 
 def _arrays(reducer: Reducer) -> dict[str, np.ndarray]:

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from neurexp.engine.notebook import capture
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.base import Reducer
 from neurexp.engine.reducers.extremes import Extremes
 from neurexp.engine.reducers.gram import Gram
 from neurexp.engine.reducers.moments import Moments
+from neurexp.engine.reducers.neuron_histogram import NeuronHistogram
+from neurexp.engine.reducers.sequence_maxima import SequenceMaxima
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
-from neurexp.experiments.top_contexts.data import NAME_OF_PASS, Options, TopContextsData, TopContextsPlan
+from neurexp.experiments.top_contexts.data import ONLY, Options, TopContextsData, TopContextsPlan
 from neurexp.experiments.top_contexts.design import Design, values_of_types
 from neurexp.experiments.top_contexts.report import write
 from neurexp.io.provenance import hash_of_tokenizer
@@ -42,6 +45,8 @@ class TopContexts(Experiment[TopContextsPlan]):
         self.check_range(8, 1024, "bins", "permutations")
         self.check_range(19, 9999, "draws")
         self.check_range(1024, 2**31 - 1, "property_tokens")
+        self.check_range(1, 10_000_000, "batches", "batch_sequences")
+        self.winners = _pairs(options.winners)
 
     def prepare(self, inputs: Inputs) -> TopContextsPlan:
         model, tokens, options = inputs.model, inputs.text, self.options
@@ -63,6 +68,7 @@ class TopContexts(Experiment[TopContextsPlan]):
             reference_counts = np.bincount(tokens.input_ids[tokens.valid], minlength=vocabulary)
         values = values_of_types(model.tokenizer, reference_counts)
         design = Design(tokens, counted, values, options.property_tokens, options.permutations, inputs.seed)
+        units = self._units(inputs, layers)
         masks = torch.from_numpy(counted)
         document = torch.from_numpy(tokens.document) if options.per_document else None
 
@@ -73,14 +79,20 @@ class TopContexts(Experiment[TopContextsPlan]):
         def reducers() -> dict[str, Reducer]:
             sites, device = len(layers), model.device
             around = options.before, options.after, options.per_document
-            return {
+            made: dict[str, Reducer] = {
                 "extremes": Extremes(sites, options.k, length, *around, device=device),
                 "moments": Moments(sites, device=device),
                 "properties": Gram(design.width, sites, design.squared, device=device),
             }
+            if options.histogram:
+                made["histogram"] = NeuronHistogram(sites, options.bins, options.histogram, device)
+            if units:
+                chosen = [[neuron for where, neuron in units if where == layer] for layer in layers]
+                made["maxima"] = SequenceMaxima(chosen, len(tokens.valid), device)
+            return made
 
         planned = Pass(
-            name=NAME_OF_PASS,
+            name=ONLY,
             tokens=tokens,
             site=options.site,
             layers=layers,
@@ -92,6 +104,8 @@ class TopContexts(Experiment[TopContextsPlan]):
                 "reference_counts": hashlib.sha256(reference_counts.tobytes()).hexdigest(),
                 "seed": inputs.seed,
                 "documents": hashlib.sha256(tokens.document.tobytes()).hexdigest() if options.per_document else "",
+                "winners": [list(unit) for unit in units],
+                "histogram": [options.histogram, options.bins] if options.histogram else [],
                 # The other options are of the analysis: the same pass serves them
                 **{name: getattr(options, name) for name in OF_THE_PASS},
             },
@@ -106,7 +120,38 @@ class TopContexts(Experiment[TopContextsPlan]):
             counted=counted,
             design=design,
             reference=reference,
+            units=units,
         )
+
+    def _units(self, inputs: Inputs, layers: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        """The neurons of `experiment.winners`, by layer. Raises UserError if there is no such neuron."""
+        site, network = self.options.site, inputs.model.network
+        for layer, neuron in self.winners:
+            if layer not in layers:
+                raise UserError(
+                    f"experiment.winners={self.options.winners}: layer {layer} is not run; give neurons of the layers "
+                    f"{', '.join(map(str, layers))}"
+                )
+            (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), site, layer).values()
+            if neuron >= values.shape[-1]:
+                raise UserError(
+                    f"experiment.winners={self.options.winners}: there is no neuron {neuron} in layer {layer}; {site} "
+                    f"has neurons 0 to {values.shape[-1] - 1} there"
+                )
+        return tuple(sorted(self.winners))
 
     def analyse(self, plan: TopContextsPlan, results: Results) -> Report:
         return write(TopContextsData.of(self.options, plan, results))
+
+
+def _pairs(given: Any) -> list[tuple[int, int]]:
+    """The option `winners`: layers and neurons. Raises UserError for anything else."""
+    pairs = [] if given is None else given
+    if not isinstance(pairs, list) or not all(
+        isinstance(one, list) and len(one) == 2 and all(type(part) is int and part >= 0 for part in one)
+        for one in pairs
+    ):
+        raise UserError(
+            f"experiment.winners={given}: give pairs of a layer and a neuron, such as [[2,345],[6,5]], or null"
+        )
+    return list(dict.fromkeys((layer, neuron) for layer, neuron in pairs))

@@ -4,6 +4,7 @@ import numpy as np
 
 from neurexp.experiments.promoted import promoted_tokens, table_of
 from neurexp.experiments.top_contexts.data import ENDS, SCALE, TopContextsData
+from neurexp.experiments.top_contexts.winners import table_of as table_of_winners
 from neurexp.report.report import Table
 from neurexp.text.characters import token_bytes
 
@@ -69,6 +70,14 @@ def direct_of(data: TopContextsData) -> Table:
         return {}
     found = promoted_tokens(data.plan.inputs.model.network, data.site, data.layers, data.options.direct)
     return {} if found is None else table_of(data.layers, *found, data.texts)
+
+
+def winners_of(data: TopContextsData) -> Table:
+    """Which tokens won random batches."""
+    assert data.winners is not None
+    return table_of_winners(
+        data.winners, data.plan.tokens.input_ids, data.plan.counted, lambda ids: list(data.texts[ids])
+    )
 
 
 def vocabulary_of(data: TopContextsData, tensors: Tensors, direct: Table) -> Table:
