@@ -4,4 +4,7 @@ Data flows one way: `design` says what is summed, `experiment` plans the pass, `
 makes the tables, and `report`, `findings`, `figures` and `columns` say what was found. Knows no hook.
 """
 
-__all__ = []
+from neurexp.experiments.top_contexts.data import Options, TopContextsData, TopContextsPlan
+from neurexp.experiments.top_contexts.experiment import TopContexts
+
+__all__ = ["Options", "TopContexts", "TopContextsData", "TopContextsPlan"]

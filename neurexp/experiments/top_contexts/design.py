@@ -17,9 +17,9 @@ from neurexp.text.vocabulary import begins_word, log_frequency, shuffled_within_
 
 OF_TYPES: tuple[str, ...] = ("length", "log_frequency", "word_beginning", "capital", "digit", "punctuation")
 OF_PLACES: tuple[str, ...] = ("position", "first")
-SIMPLE = (*OF_TYPES, *OF_PLACES)  # properties that have one column each
+SIMPLE: tuple[str, ...] = (*OF_TYPES, *OF_PLACES)  # properties that have one column each
 BY_TYPE: tuple[str, ...] = ("token", "previous_token")  # which type a token is, or the one before it
-PROPERTIES = (*SIMPLE, *BY_TYPE)
+PROPERTIES: tuple[str, ...] = (*SIMPLE, *BY_TYPE)
 PROJECTIONS = 128  # on random signs, of which type a token is
 RUN = 8  # consecutive sequences of the sample
 FIRST, SECOND = 0, 1  # the halves

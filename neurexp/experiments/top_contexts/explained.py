@@ -54,7 +54,7 @@ class PropertySums:
             sums = self.of_half(layer, half, self.design.columns[f"{name}_{half}"])
             with np.errstate(invalid="ignore", divide="ignore"):
                 parts.append(sums.zx - sums.z[:, None] * sums.x / sums.n[:, None])
-        return Sketch(*parts, self.design.types[name].count)
+        return Sketch(parts[0], parts[1], self.design.types[name].count)
 
     def variance(self, layer: int) -> np.ndarray:
         """Of each neuron over the sample, `[neurons]`; NaN where it does not vary."""
@@ -70,9 +70,8 @@ class PropertySums:
             one_token: `[neurons]` the type of each neuron that `ev_one_token` is about; −1 for none.
         """
         columns, shift = self.design.columns, self.shift[layer]
-        halves = [self.of_half(layer, half, columns[f"simple_{half}"]) for half in (FIRST, SECOND)]
-        r_simple = (halves[0] + halves[1]).pearson(shift)
-        ev_simple = explained_by_columns(*halves, shift)
+        first, second = (self.of_half(layer, half, columns[f"simple_{half}"]) for half in (FIRST, SECOND))
+        r_simple, ev_simple = (first + second).pearson(shift), explained_by_columns(first, second, shift)
         r, p, ev = dict(zip(SIMPLE, r_simple, strict=True)), {}, dict(zip(SIMPLE, ev_simple, strict=True))
         for name in SIMPLE:
             p[name], *_ = permutation_p(r[name], self.of_sample(layer, columns[f"null_{name}"]).pearson(shift))

@@ -8,8 +8,22 @@ from neurexp.experiments.top_contexts.design import BY_TYPE, SIMPLE
 from neurexp.stats.association import LEVEL
 
 ONE_TOKEN, NONE = "one_token", "none"
-LABELS = (*SIMPLE, ONE_TOKEN, *BY_TYPE, NONE)
+LABELS: tuple[str, ...] = (*SIMPLE, ONE_TOKEN, *BY_TYPE, NONE)
 LEAST = 0.05  # share of the variance that a property must explain
+WORDS = {  # in sentences: neurons are explained by …
+    "length": "the token's length",
+    "log_frequency": "the token's frequency",
+    "word_beginning": "whether it begins a word",
+    "capital": "a capital",
+    "digit": "a digit",
+    "punctuation": "punctuation",
+    "position": "the position",
+    "first": "being the first of a sequence",
+    "one_token": "one token alone",
+    "token": "which token it is",
+    "previous_token": "which token comes before",
+    "none": "none of these",
+}
 ENOUGH = 0.5  # share of what the type explains that a simpler answer must explain
 
 
