@@ -211,12 +211,13 @@ class Context(Experiment[ContextPlan]):
     ) -> Pass:
         """The pass that captures single tokens."""
         spans = np.stack([sequence, column, column + 1]).astype("<i8")
+        sequences, starts, stops = (torch.from_numpy(one.astype(np.int64)) for one in spans)
         return Pass(
             name=name,
             tokens=tokens,
             site=self.options.site,
             layers=layers,
-            reducers=lambda: {"rows": Rows(*(torch.from_numpy(one.astype(np.int64)) for one in spans))},
+            reducers=lambda: {"rows": Rows(sequences, starts, stops)},
             key={
                 "tokenizer": hash_of_tokenizer(inputs.model.tokenizer),
                 "spans": hashlib.sha256(spans.tobytes()).hexdigest(),
@@ -403,8 +404,8 @@ def _findings(
         lines.append(
             f"{name}, {one.x_is} against {one.y_is}: the median neuron has r = {metrics[f'r_{name}_overall']:.2f} over "
             f"{len(one.x)} tokens{by_layer}; {metrics[f'share_significant_{name}_overall']:.0%} of the neurons pass "
-            f"(q < 0.05). Pooled over neurons and tokens r = {raw:.2f}, and still {shuffled:.2f} with tokens paired at "
-            f"random: so much is the neurons' own means. Without these the pooled r is {centred:.2f}. Between the two "
+            f"(q < 0.05). Pooled over neurons and tokens r = {raw:.2f}; with tokens paired at random, which leaves the "
+            f"neurons' own means alone, {shuffled:.2f}; without each neuron's mean {centred:.2f}. Between the two "
             f"places a neuron's mean moves by {distance:.1f} standard deviations (root mean square, median layer)."
         )
     shares = {part: metrics[f"share_{part}_overall"] for part in PARTS}
