@@ -98,7 +98,8 @@ def path_to_logits(network: PreTrainedModel) -> Callable[[torch.Tensor], torch.T
             values = (values - values.mean(-1, keepdim=True) if path.centres else values) * path.scale
             for linear in path.linear:
                 values = values @ linear.weight.float().T
-            return (values * _scale_of_logits(network)).clone()
+            scale = _scale_of_logits(network)
+            return values if scale == 1 else values * scale
 
     return to_logits
 
