@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-BLOCK = 32  # tokens
-FEW = 8  # candidates of a neuron; a table of them has as many columns as the neuron with the most needs
+BLOCK = 16  # tokens
+FEW = 8  # candidates of a unit; a table of them has as many columns as the unit with the most needs
 
 
 class Blocks:
@@ -29,63 +29,70 @@ class Blocks:
         live = self.live[self.mixed]
         first = live.int().argmax(1, keepdim=True)
         self.instead = self.rows[self.mixed].where(live, self.rows[self.mixed].gather(1, first))
-        self.without = ~live.any(1)
+        self.empty = self.mixed[~live.any(1)]
 
-    def maxima(self, x: torch.Tensor, largest: bool) -> torch.Tensor:
-        """The maximum (or minimum) of each block's counted activations, `[blocks, neurons]` of x's dtype."""
-        found = x.new_empty(len(self.rows), x.shape[1])
+    def maxima(self, x: torch.Tensor) -> torch.Tensor:
+        """The highest score in each block, `[2, blocks, neurons]` float32; −∞ if no token of it counts."""
+        found = x.new_empty(2, len(self.rows), x.shape[1])
         full = x[: self.whole * BLOCK].unflatten(0, (self.whole, BLOCK))
-        reduce = torch.amax if largest else torch.amin
-        if self.whole:
-            reduce(full, 1, out=found[: self.whole])
-        if self.whole < len(self.rows):
-            found[-1] = reduce(x[self.whole * BLOCK :], 0)
-        if len(self.mixed):
-            found[self.mixed] = reduce(x[self.instead], 1)
-            found[self.mixed[self.without]] = -torch.inf if largest else torch.inf
-        return found
+        for end, reduce in enumerate((torch.amax, torch.amin)):
+            if self.whole:
+                reduce(full, 1, out=found[end, : self.whole])
+            if self.whole < len(self.rows):
+                found[end, -1] = reduce(x[self.whole * BLOCK :], 0)
+            if len(self.mixed):
+                found[end, self.mixed] = reduce(x[self.instead], 1)
+        found[1].neg_()
+        if len(self.empty):
+            found[:, self.empty] = -torch.inf
+        return found.float()
 
 
 @dataclass
 class Candidates:
-    """Activations of some neurons at one end, ordered by neuron, then by token. A score is higher the better."""
+    """Activations that may be among the highest or the lowest, ordered by end and neuron, then by token."""
 
-    neurons: np.ndarray  # [neurons] int64, ascending: those that have any
-    first: np.ndarray  # [neurons] int64: of each, the place of its first one in the arrays below
-    count: np.ndarray  # [neurons] int64
+    units: np.ndarray  # [units] int64, ascending: end · neurons + neuron, of those that have any
+    first: np.ndarray  # [units] int64: of each, the place of its first one in the arrays below
+    count: np.ndarray  # [units] int64
     rows: np.ndarray  # [candidates] int64, among the batch's valid tokens
-    scores: np.ndarray  # [candidates] float32
+    scores: np.ndarray  # [candidates] float32; a zero has no sign
 
 
-def find(x: torch.Tensor, blocks: Blocks, worst: torch.Tensor, largest: bool, with_equal: bool) -> Candidates:
-    """The counted activations of x `[tokens, neurons]` with a higher score than their neuron's `worst` `[neurons]`.
+def find(x: torch.Tensor, blocks: Blocks, worst: torch.Tensor, with_equal: bool, k: int | None = None) -> Candidates:
+    """The counted activations of x `[tokens, neurons]` with a higher score than their neuron's `worst` one.
 
-    The score is the activation, or its negative unless `largest`. `with_equal`: those with an equal score as well.
+    A score is the activation at the upper end, its negative at the lower end: `worst` is `[2, neurons]`. `with_equal`:
+    those with an equal score as well. With `k`, as few as hold the k best of each neuron, if that is known fast.
     """
-    limit = worst if largest else -worst
-    compare = {(True, True): torch.ge, (False, True): torch.le, (True, False): torch.gt, (False, False): torch.lt}[
-        largest, with_equal
-    ]
-    block, neuron = compare(blocks.maxima(x, largest).float(), limit).nonzero(as_tuple=True)
-    rows = blocks.rows[block]
-    found = compare(x[rows, neuron[:, None]].float(), limit[neuron][:, None]) & blocks.live[block]
-    which, within = found.nonzero(as_tuple=True)
-    tokens = len(x)
-    ordered = np.sort((neuron[which] * tokens + rows[which, within]).numpy())
-    neurons, rows = np.divmod(ordered, tokens)
-    scores = x[torch.from_numpy(rows), torch.from_numpy(neurons)].float()
-    first = np.flatnonzero(np.diff(neurons, prepend=-1))
-    count = np.diff(first, append=len(neurons))
-    # Zeros of either sign are equal
-    return Candidates(neurons[first], first, count, rows, (scores if largest else -scores).add_(0.0).numpy())
+    tokens, neurons = x.shape
+    maxima = blocks.maxima(x)
+    if k is not None and k <= maxima.shape[1] and bool((worst == -torch.inf).any()):
+        # At least k activations are as high as the k-th highest of the blocks' maxima
+        worst, with_equal = torch.maximum(worst, maxima.topk(k, 1).values[:, -1]), True
+    compare = torch.ge if with_equal else torch.gt
+    found = np.flatnonzero(compare(maxima, worst[:, None]).numpy())
+    end_and_block, neuron = np.divmod(found, neurons)
+    end, block = np.divmod(end_and_block, len(blocks.rows))
+    sign = torch.from_numpy(1 - 2 * end.astype(np.float32))[:, None]
+    rows, unit = blocks.rows[block], end * neurons + neuron
+    scores = x[rows, torch.from_numpy(neuron)[:, None]].float() * sign
+    enough = compare(scores, worst.view(-1)[unit][:, None]).logical_and_(blocks.live[block])
+    chosen = np.flatnonzero(enough.numpy())
+    keys = (unit * tokens)[chosen // BLOCK] + rows.numpy().ravel()[chosen]
+    order = keys.argsort()
+    units, rows = np.divmod(keys[order], tokens)
+    first = np.flatnonzero(np.diff(units, prepend=-1))
+    count = np.diff(first, append=len(units))
+    return Candidates(units[first], first, count, rows, scores.numpy().ravel()[chosen[order]] + np.float32(0))
 
 
 def tables(found: Candidates) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits the neurons into those with few and with many candidates.
+    """Splits the units into those with few and with many candidates.
 
     Returns:
-        For each part the places of its neurons in `found.neurons`, `[neurons]`, and their candidates as indices of
-        `found.rows`, `[neurons, most]`, −1 where a neuron has fewer.
+        For each part the places of its units in `found.units`, `[units]`, and their candidates as indices of
+        `found.rows`, `[units, most]`, −1 where a unit has fewer.
     """
     parts = []
     few = found.count <= FEW

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from neurexp.engine.reducers.base import Batch, Reducer
-from neurexp.engine.reducers.candidates import Candidates, find, tables
+from neurexp.engine.reducers.candidates import Blocks, Candidates, find, tables
 from neurexp.engine.reducers.places import MISSING, Places
 from neurexp.engine.reducers.ranking import ranked, ranked_from_left
 
@@ -104,23 +104,27 @@ class Extremes(Reducer):
         at: Places = batch.shared[self]
         if at.tokens == 0:
             return
-        is_later = at.first > self._last[site]  # then the kept ones come first where activations are equal
-        for end in (TOP, BOTTOM):
-            if self._by_block and at.blocks is not None:
-                found = find(activations, at.blocks, self._worst[site, end], end == TOP, not is_later)
-                for which, index in tables(found):
-                    step = max(1, _AT_ONCE // (self.k + index.shape[1]))
-                    for start in range(0, len(which), step):
-                        some = slice(start, start + step)
-                        self._take(site, end, found, which[some], index[some], activations, at, is_later)
-            else:
+        if self._by_block and at.blocks is not None:
+            self._search_blocks(site, activations, at, at.blocks)
+        else:
+            for end in (TOP, BOTTOM):
                 self._search(site, end, activations, at)
         self._last[site] = max(self._last[site], at.last)
+
+    def _search_blocks(self, site: int, activations: torch.Tensor, at: Places, blocks: Blocks) -> None:
+        """Takes a batch's extremes in: fast, on a CPU."""
+        is_later = at.first > self._last[site]  # then the kept ones come first where activations are equal
+        k = None if self.per_document else self.k  # the k best of a batch may be too many of one document
+        found = find(activations, blocks, self._worst[site], not is_later, k)
+        for which, index in tables(found):
+            step = max(1, _AT_ONCE // (self.k + index.shape[1]))
+            for start in range(0, len(which), step):
+                some = slice(start, start + step)
+                self._take(site, found, which[some], index[some], activations, at, is_later)
 
     def _take(
         self,
         site: int,
-        end: int,
         found: Candidates,
         which: np.ndarray,
         index: np.ndarray,
@@ -128,44 +132,44 @@ class Extremes(Reducer):
         at: Places,
         is_later: bool,
     ) -> None:
-        """Takes some neurons' candidates `[neurons, most]` into their extremes, on a CPU."""
-        k, neurons = self.k, found.neurons[which]
-        state = {name: getattr(self, name).numpy()[site, end] for name in ("values", "places", "_slots")}
-        there = index >= 0
-        rows = found.rows[index]
-        old = state["values"][neurons]
-        old = np.where(np.isnan(old), -np.inf, old if end == TOP else -old) + np.float32(0)  # no −0
-        scores = np.concatenate([old, np.where(there, found.scores[index], -np.inf)], 1, dtype=np.float32)
-        places = np.concatenate([state["places"][neurons], np.where(there, at.place.numpy()[rows], -1)], 1)
+        """Takes some units' candidates `[units, most]` into their extremes. A unit is a neuron at one end."""
+        k, units = self.k, found.units[which]
+        end, neurons = np.divmod(units, activations.shape[1])
+        sign = (1 - 2 * end).astype(np.float32)[:, None]
+        values, places, slots, levels = (
+            part[site].flatten(0, 1).numpy() for part in (self.values, self.places, self._slots, self._levels)
+        )
+        there, rows = index >= 0, found.rows[index]
+        old = values[units] * sign + np.float32(0)  # a zero has no sign
+        np.copyto(old, -np.inf, where=np.isnan(old))
+        scores = np.concatenate([old, np.where(there, found.scores[index], np.float32(-np.inf))], 1)
+        given = np.concatenate([places[units], np.where(there, at.place.numpy()[rows], -1)], 1)
         documents = None
         if at.document is not None:
-            new = np.where(there, at.document.numpy()[rows], -1)
-            documents = np.concatenate([self.documents.numpy()[site, end, neurons], new], 1)
+            own = self.documents[site].flatten(0, 1).numpy()
+            documents = np.concatenate([own[units], np.where(there, at.document.numpy()[rows], -1)], 1)
         if is_later and documents is None:
-            order = ranked_from_left(scores)
-            gone = None
+            order, gone = ranked_from_left(scores), None
         else:
-            given = None if documents is None else torch.from_numpy(documents)
-            both = ranked(torch.from_numpy(scores), torch.from_numpy(places), given, self.per_document)
+            of = None if documents is None else torch.from_numpy(documents)
+            both = ranked(torch.from_numpy(scores), torch.from_numpy(given), of, self.per_document)
             order, gone = (part.numpy() for part in both)
         line = np.arange(len(order))[:, None]
         kept, left = order[:, :k], order[:, k:]
         scores = scores[line, kept]
-        gone = ~np.isfinite(scores) if gone is None else gone[:, :k]
-        slots = state["_slots"][neurons]
-        is_new = kept >= k
-        moved = slots[line, np.minimum(kept, k - 1)]
-        moved[is_new] = slots[np.nonzero(left < k)[0], left[left < k]]  # as many have left in each row as have come
-        state["_slots"][neurons] = moved
-        state["values"][neurons] = np.where(gone, np.nan, scores if end == TOP else np.float32(0) - scores)
-        state["places"][neurons] = np.where(gone, -1, places[line, kept])
+        gone = scores == -np.inf if gone is None else gone[:, :k]
+        old_slots, is_new = slots[units], kept >= k
+        moved = old_slots[line, np.minimum(kept, k - 1)]
+        moved[is_new] = old_slots[np.nonzero(left < k)[0], left[left < k]]  # in each row as many leave as come
+        slots[units] = moved
+        values[units] = np.where(gone, np.float32(np.nan), scores * sign + np.float32(0))
+        places[units] = np.where(gone, -1, given[line, kept])
         if documents is not None:
-            self.documents.numpy()[site, end, neurons] = np.where(gone, -1, documents[line, kept])
-        self._worst.numpy()[site, end, neurons] = np.where(gone[:, -1], -np.inf, scores[:, -1])
+            own[units] = np.where(gone, -1, documents[line, kept])
+        self._worst[site].flatten().numpy()[units] = np.where(gone[:, -1], -np.inf, scores[:, -1])
         one, place = np.nonzero(is_new & ~gone)
         tokens = torch.from_numpy(rows[one, kept[one, place] - k])
-        levels = at.levels(activations, tokens, torch.from_numpy(neurons[one]))
-        self._levels.numpy()[site, end, neurons[one], moved[one, place]] = levels.numpy()
+        levels[units[one], moved[one, place]] = at.levels(activations, tokens, torch.from_numpy(neurons[one])).numpy()
 
     def _search(self, site: int, end: int, activations: torch.Tensor, at: Places) -> None:
         """Takes a batch's extremes in: on any device, with as few waits for it as possible."""
