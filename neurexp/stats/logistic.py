@@ -18,7 +18,7 @@ from neurexp.stats.effect_sizes import auroc
 from neurexp.stats.rounding import centred
 
 ITERATIONS, HALVINGS = 50, 20
-TOLERANCE = 1e-8  # of the largest step, on standardised neurons
+TOLERANCE, ROUGH = 1e-8, 1e-3  # of the largest step, on standardised neurons
 OVERLAP, QUASI, COMPLETE = range(3)  # values of `separation`
 Z_95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
@@ -55,9 +55,7 @@ def logistic(x: np.ndarray, labels: np.ndarray) -> Logistic:
         labels: `[rows]`, 0 or 1, with a row of each.
     """
     fit, z = _Fit.of(x, labels)
-    neurons, y = z.shape[1], labels == 1
-    count, ones = len(y), int(y.sum())
-    without = ones * np.log(ones / count) + (count - ones) * np.log((count - ones) / count)
+    neurons, y, without = z.shape[1], labels == 1, _likelihood_without(labels)
     likelihood, error = fit.limit.copy(), np.full(neurons, np.nan)
     finite = np.flatnonzero(fit.separation == OVERLAP)
     score = fit.intercept[finite] + fit.slope[finite] * z[:, finite]
@@ -86,6 +84,31 @@ def logistic(x: np.ndarray, labels: np.ndarray) -> Logistic:
         separation=fit.separation,
         converged=fit.converged,
     )
+
+
+@in_neuron_chunks
+def likelihood_ratio_p(x: np.ndarray, labellings: np.ndarray) -> np.ndarray:
+    """The p of `logistic` for many labellings `[labellings, rows]`, `[labellings, neurons]`; faster.
+
+    The fits end once a step is below 0.001 standard deviations: χ² is then off by less than 1e-6 of the rows.
+    """
+    return np.stack([_p_of(x, labels) for labels in labellings])
+
+
+def _p_of(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    fit, z = _Fit.of(x, labels, ROUGH)
+    likelihood, finite, y = fit.limit.copy(), np.flatnonzero(fit.separation == OVERLAP), labels == 1
+    score = fit.intercept[finite] + fit.slope[finite] * z[:, finite]
+    # Σ log p of the rows' own labels: log(1 / (1 + exp(−score))) and log(1 / (1 + exp(score)))
+    likelihood[finite] = score[y].sum(0) - np.logaddexp(0, score).sum(0)
+    chi2 = np.where(fit.varies, np.maximum(2 * (likelihood - _likelihood_without(labels)), 0.0), 0.0)
+    return special.chdtrc(1, chi2)
+
+
+def _likelihood_without(labels: np.ndarray) -> float:
+    """The log-likelihood of the intercept alone."""
+    count, ones = len(labels), int((labels == 1).sum())
+    return ones * np.log(ones / count) + (count - ones) * np.log((count - ones) / count)
 
 
 @dataclass(frozen=True)
@@ -134,7 +157,7 @@ class _Fit:
     converged: np.ndarray
 
     @classmethod
-    def of(cls, x: np.ndarray, labels: np.ndarray) -> tuple["_Fit", np.ndarray]:
+    def of(cls, x: np.ndarray, labels: np.ndarray, tolerance: float = TOLERANCE) -> tuple["_Fit", np.ndarray]:
         """The fits, and the standardised rows."""
         mean = x.mean(0)
         x, varies = centred(x)
@@ -146,7 +169,7 @@ class _Fit:
         share = (labels == 1).mean()
         intercept = np.full(len(sign), np.log(share / (1 - share)))
         finite = np.flatnonzero(separation == OVERLAP)
-        intercept[finite], slope[finite], converged[finite] = newton(z[:, finite], labels)
+        intercept[finite], slope[finite], converged[finite] = newton(z[:, finite], labels, tolerance)
         return cls(mean, spread, varies, slope, intercept, separation, threshold, limit, converged), z
 
     def standardised(self, x: np.ndarray) -> np.ndarray:
@@ -184,14 +207,15 @@ def separations(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return separation, np.where(above, 1.0, -1.0), threshold, np.where(separation == QUASI, limit, 0.0)
 
 
-def newton(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Maximum-likelihood intercepts and slopes, and whether they converged: the last step was below `TOLERANCE`.
+def newton(z: np.ndarray, y: np.ndarray, tolerance: float = TOLERANCE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maximum-likelihood intercepts and slopes, and whether they converged: the last step was below `tolerance`.
 
     A Newton step is halved while it lowers the likelihood. A neuron that never varies has slope 0 and converged.
 
     Args:
         z: `[rows, neurons]`, standardised.
         y: `[rows]`, 0 or 1.
+        tolerance: of the largest step.
     """
     share = y.mean()
     intercept, slope = np.full(z.shape[1], np.log(share / (1 - share))), np.zeros(z.shape[1])
@@ -211,7 +235,7 @@ def newton(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
             steps = np.stack([c * first - b * second, a * second - b * first]) / (a * c - b * b)
         failed = ~np.isfinite(steps).all(0)  # the weights underflowed: no maximum was found
         steps[:, failed] = 0.0
-        finished = (np.abs(steps).max(0) < TOLERANCE) & ~failed
+        finished = (np.abs(steps).max(0) < tolerance) & ~failed
         for _ in range(HALVINGS):
             p = special.expit(intercept[active] + steps[0] + (slope[active] + steps[1]) * x)
             with np.errstate(divide="ignore"):
