@@ -5,8 +5,8 @@ German. Knows nothing of models.
 
 - A word is a run of letters; an apostrophe or a hyphen joins two runs. The ending 's is no part of it.
 - A word stands *within* a sentence if only spaces, a comma or a semicolon lie between it and the word before. It stands
-  at a *start* if a lower-case word with . ? or ! comes before it. All other words are left out: after a line break, a
-  quotation mark, a bracket, a dash or an abbreviation, and at the edges of a sequence.
+  at a *start* if a lower-case word with . ? or ! comes before it. Elsewhere is after a line
+  break within a sentence, a quotation mark, a bracket, a dash or an abbreviation; words there are only counted.
 - A word is *capitalised* if its first letter is a capital and another is not. “I”, “A” and all capitals are not.
 - A capitalised word is a *proper noun* if it is capitalised within sentences more often than it is written small.
 """
@@ -27,7 +27,7 @@ from neurexp.text.vocabulary import token_texts
 
 WITHIN, START = 1, 2  # values of `RunningWords.place`; 0: elsewhere
 _WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*(?:[-'’](?!s\b)\p{L}[\p{L}\p{M}]*)*")
-_WITHIN = regex.compile(r"(?:['’]s?)?[,;]? +")
+_WITHIN = regex.compile(r"['’]?[,;]? +")
 _START = regex.compile(r"['’\"”)\]]*[.?!]+['’\"”)\]]*\s+[\"“‘']?")
 _ENDS = (".", "?", "!")
 _ATTACHED = regex.compile(r"[\p{L}\p{N}\p{M}_\udc80-\udcff]")  # what would make the word a part of something longer
@@ -119,6 +119,9 @@ def running_words(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Running
         text, before, begins_small = found.text, None, False
         for match in _WORD.finditer(text):
             start, stop = match.span()
+            if match[0] == "s" and start and text[start - 1] in "'’":  # the ending of the word before
+                before = stop
+                continue
             place, gap = 0, None if before is None else text[before:start]
             if gap is not None and _WITHIN.fullmatch(gap):
                 place = WITHIN

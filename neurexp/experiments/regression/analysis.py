@@ -76,19 +76,22 @@ def _compare(
         "p_types": null.p, "p_types_max": null.p_max,
     }  # fmt: skip
     random = np.random.default_rng(seed)
-    by_chance: dict[str, list[float]] = {"rows": [], "types": []}
-    for _ in range(options.shuffles):
-        for kind, shuffled in (("rows", random.permutation(labels)), ("types", shuffle_groups(labels, groups, random))):
-            by_chance[kind].append(float((likelihood_ratio_p(x, shuffled[None]) < level).mean()))
-            tick(share)
+    shuffled = {
+        "rows": [random.permutation(labels) for _ in range(options.shuffles)],
+        "types": [shuffle_groups(labels, groups, random) for _ in range(options.shuffles)],
+    }
+    by_chance = {}
+    for kind, labellings in shuffled.items():
+        by_chance[kind] = float((likelihood_ratio_p(x, np.stack(labellings)) < level).mean())
+        tick(share * options.shuffles)
     finite = fit.separation == OVERLAP
     with np.errstate(divide="ignore"):
         log_t = -np.log10(t.p)
     return neurons, {
         "rows": len(labels),
         "share_significant": float(significant.mean()),
-        "share_significant_shuffled_rows": float(np.mean(by_chance["rows"])),
-        "share_significant_shuffled_types": float(np.mean(by_chance["types"])),
+        "share_significant_shuffled_rows": by_chance["rows"],
+        "share_significant_shuffled_types": by_chance["types"],
         "share_types": float((null.p_max < LEVEL).mean()),
         "share_positive": float((significant & (fit.slope > 0)).mean()),
         "separated": int((~finite).sum()),

@@ -70,17 +70,9 @@ class Regression(Experiment[RegressionPlan]):
     def prepare(self, inputs: Inputs) -> RegressionPlan:
         text, layers = inputs.text, inputs.layers(self.options.layer)
         chosen = self.choose(inputs)
-        kept = {}
-        for name, one in chosen.comparisons.items():
-            small = min(one.sizes)
-            if small >= FEWEST:
-                kept[name] = one
-            elif name in (self.verdict.naive, *self.verdict.decisive):
-                what = one.one if one.sizes[1] == small else one.zero
-                raise UserError(
-                    f"dataset.tokens={text.count}: the text has only {small} {what} that can be used; give {FEWEST} or "
-                    "more (a larger dataset.tokens, or another text)"
-                )
+        for name in (*self.verdict.decisive, self.verdict.naive):
+            _check_size(chosen.comparisons[name], text)
+        kept = {name: one for name, one in chosen.comparisons.items() if min(one.sizes) >= FEWEST}
         spans = {name: _spans(one.rows) for name, one in kept.items()}
         unique, place = np.unique(np.concatenate(list(spans.values())), axis=0, return_inverse=True)
         places = np.split(place.reshape(-1), np.cumsum([len(one) for one in spans.values()])[:-1])
@@ -125,6 +117,16 @@ class Regression(Experiment[RegressionPlan]):
             label=f"Text: {spans.shape[1]} rows",
             distributed=False,
             cacheable=True,
+        )
+
+
+def _check_size(comparison: Comparison, text: Tokens) -> None:
+    zeros, ones = comparison.sizes
+    if min(zeros, ones) < FEWEST:
+        raise UserError(
+            f"dataset.tokens={text.count}: the text has only {min(zeros, ones)} "
+            f"{comparison.one if ones <= zeros else comparison.zero} that can be used; give {FEWEST} or more (a larger "
+            "dataset.tokens, or another text)"
         )
 
 

@@ -153,4 +153,4 @@ class Figures:
         return heat_page(self._heat(), self.plan.shown, self._heat_title(), self._about_heat())
 
     def _heat_title(self) -> str:
-        return f"The strongest {self.verdict.what}, over text that did not fit them"
+        return f"The strongest {self.verdict.what}, on a passage from the end of the text"
