@@ -20,6 +20,7 @@ ORDER = [
     {"models"},
     {"mini"},
     {"stats", "figures", "report"},
+    {"pages"},
     {"engine"},
     {"experiments"},
     {"tracking"},

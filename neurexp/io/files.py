@@ -6,6 +6,7 @@ This module also decides which files of a user's folder are data, for texts and 
 import errno
 import json
 import os
+import shutil
 import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
@@ -131,19 +132,27 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with everything in it; does nothing if it does not exist. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_old(folder: Path) -> None:
     """Removes temporary files of processes that were killed at least a day ago."""
     for left in folder.glob(".*.tmp"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > OLD:
-                left.unlink()
+                remove(left)
 
 
 def remove_own(folder: Path) -> None:
-    """Removes temporary files of this process, in a folder and below it."""
-    for left in folder.rglob(f".*.{os.getpid()}.tmp"):
+    """Removes temporary files and folders of this process, in a folder and below it."""
+    for left in list(folder.rglob(f".*.{os.getpid()}.tmp")):
         with suppress(OSError):
-            left.unlink()
+            remove(left)
 
 
 @contextmanager
@@ -166,6 +175,44 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary folder that replaces `path` if the block succeeds, and is removed if it fails.
+
+    A folder that is replaced is moved aside first and removed last.
+
+    Raises:
+        NotWritableError: the file system is full or read-only, or permission is missing.
+    """
+    temporary, former = (path.with_name(f".{path.name}{kind}.{os.getpid()}.tmp") for kind in ("", ".former"))
+    try:
+        remove(temporary)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())  # as in `whole_file`
+        if path.exists():
+            path.replace(former)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if former.exists():
+                former.replace(path)
+            raise
+    except NotWritableError:
+        raise
+    except OSError as error:
+        raise NotWritableError(
+            f"run.outputs: {path} cannot be written ({one_line(error)}); make room there, or choose another folder"
+        ) from error
+    finally:
+        for left in (temporary, former):
+            with suppress(OSError):
+                remove(left)
 
 
 def write_table(path: Path, table: dict[str, np.ndarray]) -> None:

@@ -6,6 +6,7 @@ of the vocabulary) and a soft cap. Knows no text, and not why a neuron is of int
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,16 +82,26 @@ def direct_effects(network: PreTrainedModel, weights: torch.Tensor) -> torch.Ten
     Returns:
         `[n, vocabulary]` float32, on the model's device; None if the path cannot be read (`why_no_direct_path`).
     """
+    to_logits = path_to_logits(network)
+    return None if to_logits is None else to_logits(weights)
+
+
+def path_to_logits(network: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The function from vectors to what `direct_effects` says of them, for many calls: the path is found only once."""
     path = _find_path(network)
     if isinstance(path, str):
         return None
-    with torch.inference_mode():
-        values = weights.to(network.device, torch.float32)
-        scale, centres = path.scale, path.centres
-        values = (values - values.mean(-1, keepdim=True) if centres else values) * scale
-        for linear in path.linear:
-            values = values @ linear.weight.float().T
-        return (values * _scale_of_logits(network)).clone()
+
+    def to_logits(weights: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            values = weights.to(network.device, torch.float32)
+            values = (values - values.mean(-1, keepdim=True) if path.centres else values) * path.scale
+            for linear in path.linear:
+                values = values @ linear.weight.float().T
+            scale = _scale_of_logits(network)
+            return values if scale == 1 else values * scale
+
+    return to_logits
 
 
 def why_no_direct_path(network: PreTrainedModel) -> str | None:

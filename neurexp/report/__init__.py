@@ -6,10 +6,19 @@ from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
     from neurexp.report.finished import FinishedRun, read_finished
-    from neurexp.report.folder import write_figures, write_report
+    from neurexp.report.folder import write_figures, write_folders, write_report
     from neurexp.report.report import Report, Table, with_control
 
-__all__ = ["FinishedRun", "Report", "Table", "read_finished", "with_control", "write_figures", "write_report"]
+__all__ = [
+    "FinishedRun",
+    "Report",
+    "Table",
+    "read_finished",
+    "with_control",
+    "write_figures",
+    "write_folders",
+    "write_report",
+]
 
 _HOMES = {
     "FinishedRun": "neurexp.report.finished",
@@ -18,6 +27,7 @@ _HOMES = {
     "read_finished": "neurexp.report.finished",
     "with_control": "neurexp.report.report",
     "write_figures": "neurexp.report.folder",
+    "write_folders": "neurexp.report.folder",
     "write_report": "neurexp.report.folder",
 }
 __getattr__ = lazy(__name__, _HOMES)

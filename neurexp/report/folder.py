@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neurexp.errors import UserError, one_line
-from neurexp.io.files import whole_file, write_json, write_table, write_tensors
+from neurexp.io.files import whole_file, whole_folder, write_json, write_table, write_tensors
 from neurexp.report.report import Report
 
 SUMMARY = "summary.json"
@@ -51,6 +51,13 @@ def write_figures(folder: Path, report: Report) -> None:
     for name, write in report.pages.items():
         with whole_file(folder / FIGURES / f"{name}.html") as path:
             path.write_text(write(), "utf-8")
+
+
+def write_folders(folder: Path, report: Report) -> None:
+    """Writes every further folder of the report into `folder`, whole or not at all."""
+    for name, write in report.folders.items():
+        with whole_folder(folder / name) as path:
+            write(path, folder)
 
 
 def definitions_in(folder: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ Knows neither where a report is written nor which experiment made it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class Report:
     tables: dict[str, Table] = field(default_factory=dict)  # file name without ending → a further table
     figures: dict[str, Callable[[], "Figure"]] = field(default_factory=dict)  # file name without ending → drawing
     pages: dict[str, Callable[[], str]] = field(default_factory=dict)  # file name without ending → a page of HTML
+    # Folder name → writer (folder to fill, run folder): it reads the tables and tensors, which are written by then
+    folders: dict[str, Callable[[Path, Path], None]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)  # facts that only the analysis could know
     step_column: str | None = "layer"  # of `layers`: MLflow's step; None if rows share a step
     # Columns of `layers` that summarise it → their label in figures, and the column of their null or ""
@@ -133,8 +136,8 @@ def join_sites(reports: Mapping[str, Report]) -> Report:
     """One report of several sites' reports; that of a single site as it is.
 
     Tables of layers and neurons get a first column `site`. Metrics are named `SITE/NAME`, unless they are of the text
-    only. Files of tensors, tables and figures are named `NAME_SITE`. A finding begins with its site, unless it is the
-    same for all.
+    only. Files of tensors, tables and figures, and folders, are named `NAME_SITE`. A finding begins with its site,
+    unless it is the same for all.
     """
     first = next(iter(reports.values()))
     if len(reports) == 1:
@@ -142,7 +145,7 @@ def join_sites(reports: Mapping[str, Report]) -> Report:
     for report in reports.values():
         report.check()
     joined = replace(
-        first, findings=[], metrics={}, tensors={}, notes={}, tables={}, figures={}, pages={},
+        first, findings=[], metrics={}, tensors={}, notes={}, tables={}, figures={}, pages={}, folders={},
         columns=first.columns | {SITE: "the site of the row (docs/models.md)"},
         layers=_stacked({site: report.layers for site, report in reports.items()}),
         neurons=_stacked({site: report.neurons for site, report in reports.items()}),
@@ -161,7 +164,7 @@ def join_sites(reports: Mapping[str, Report]) -> Report:
             everywhere = all(line in other.findings for other in reports.values())
             if not (everywhere and line in joined.findings):
                 joined.findings.append(line if everywhere else f"{site}: {line}")
-        for kind in ("tensors", "notes", "tables", "figures", "pages"):
+        for kind in ("tensors", "notes", "tables", "figures", "pages", "folders"):
             getattr(joined, kind).update({f"{name}_{site}": one for name, one in getattr(report, kind).items()})
     return joined
 

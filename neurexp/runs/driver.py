@@ -21,7 +21,17 @@ from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.io import files
 from neurexp.report.clock import Stopwatch
-from neurexp.report.folder import HYDRA, SKIPPED, SUMMARY, TOKENS, forget, summary_of, write_figures, write_report
+from neurexp.report.folder import (
+    HYDRA,
+    SKIPPED,
+    SUMMARY,
+    TOKENS,
+    forget,
+    summary_of,
+    write_figures,
+    write_folders,
+    write_report,
+)
 from neurexp.runs import resume
 from neurexp.runs import sweep as sweeps
 from neurexp.runs.run_name import run_name
@@ -165,6 +175,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
         write_report(folder, report)
     with run.clock("figures"):
         write_figures(folder, report)
+        write_folders(folder, report)
     with run.clock("track"):
         if tokens.count <= MOST_TOKENS_WRITTEN:
             arrays = {"input_ids": tokens.input_ids, "valid": tokens.valid}
@@ -305,6 +316,9 @@ def _print_result(run: _Written) -> None:
     figures = sorted([f"{name}.png" for name in report.figures] + [f"{name}.html" for name in report.pages])
     log.info("Run folder: %s", near if not near.startswith("..") else folder)
     log.info("Figures:    %s", ", ".join(f"figures/{name}" for name in figures))
+    for name in report.folders:
+        if (folder / name / "index.html").exists():
+            log.info("Pages:      %s/index.html", name)
     if run.tracker.run_id:
         log.info("MLflow:     run %s; open with: %s", run.tracker.run_id, run.tracker.where)
     seconds = run.clock.seconds().items()

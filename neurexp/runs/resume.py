@@ -21,7 +21,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from neurexp.config.schema import flat, folder_of, quoted
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line, printable, without_secrets
-from neurexp.io.files import whole_file, write_json
+from neurexp.io.files import remove, whole_file, write_json
 from neurexp.report.folder import CHECKPOINTS, LOCK, NOTE, SUMMARY, TRACEBACK
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def at_work(folder: Path, config: DictConfig) -> Iterator[Progress]:
         else:
             _check_same(folder, note, here)
             for left in [*folder.glob(".*.tmp"), *folder.glob("figures/.*.tmp"), *folder.glob(TRACEBACK)]:
-                left.unlink()  # left by a process that was killed or failed
+                remove(left)  # left by a process that was killed or failed
             log.info(
                 "Going on with the run of %s in %s", time.strftime("%F %T", time.localtime(note["started"])), folder
             )

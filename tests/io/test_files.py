@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neurexp.io.files import data_files, is_hidden
+from neurexp.io.files import NotWritableError, data_files, is_hidden, remove_old, remove_own, whole_folder
 
 
 def make(folder: Path, *names: str) -> None:
@@ -96,3 +96,35 @@ def test_what_cannot_be_read_is_told_or_raised(tmp_path):
         found(tmp_path)
     with pytest.raises(OSError, match="No such file"):
         found(tmp_path / "nowhere")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with whole_folder(tmp_path / "pages") as inside:
+        make(inside, "index.html", "data/0.js")
+        assert not (tmp_path / "pages").exists()
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "pages") as inside:
+        make(inside, "half.html")
+        raise ZeroDivisionError
+    names = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))]
+    assert names == ["pages", "pages/data", "pages/data/0.js", "pages/index.html"]
+    with whole_folder(tmp_path / "pages") as inside:
+        make(inside, "new.html")
+    assert [path.name for path in tmp_path.rglob("*")] == ["pages", "new.html"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotWritableError, match=r"file/pages cannot be written"), whole_folder(tmp_path / "file/pages"):
+        pass
+
+
+def test_unfinished_folders_of_dead_processes_and_of_this_one_are_removed(tmp_path):
+    make(tmp_path, f"deep/.pages.{os.getpid()}.tmp/data/0.js", f".x.{os.getpid()}.tmp", ".pages.17.tmp/data/0.js")
+    remove_own(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".pages.17.tmp", "deep"]
+    assert not list((tmp_path / "deep").iterdir())
+    remove_old(tmp_path)
+    assert (tmp_path / ".pages.17.tmp").exists()
+    os.utime(tmp_path / ".pages.17.tmp", (0, 0))
+    remove_old(tmp_path)
+    assert not (tmp_path / ".pages.17.tmp").exists()

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from neurexp.engine.reducers.histogram import Histogram
     from neurexp.engine.reducers.keep import Keep
     from neurexp.engine.reducers.moments import Moments
+    from neurexp.engine.reducers.neuron_histogram import NeuronHistogram
     from neurexp.engine.reducers.not_finite import NotFinite
     from neurexp.engine.reducers.rows import Rows
+    from neurexp.engine.reducers.sequence_maxima import SequenceMaxima
 
 __all__ = [
     "Attribution",
@@ -24,10 +26,12 @@ __all__ = [
     "Histogram",
     "Keep",
     "Moments",
+    "NeuronHistogram",
     "NotFinite",
     "NotFiniteError",
     "Reducer",
     "Rows",
+    "SequenceMaxima",
 ]
 
 _HOMES = {
@@ -39,9 +43,11 @@ _HOMES = {
     "Histogram": "neurexp.engine.reducers.histogram",
     "Keep": "neurexp.engine.reducers.keep",
     "Moments": "neurexp.engine.reducers.moments",
+    "NeuronHistogram": "neurexp.engine.reducers.neuron_histogram",
     "NotFinite": "neurexp.engine.reducers.not_finite",
     "NotFiniteError": "neurexp.engine.reducers.base",
     "Reducer": "neurexp.engine.reducers.base",
     "Rows": "neurexp.engine.reducers.rows",
+    "SequenceMaxima": "neurexp.engine.reducers.sequence_maxima",
 }
 __getattr__ = lazy(__name__, _HOMES)

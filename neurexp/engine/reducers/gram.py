@@ -45,7 +45,8 @@ class Gram(Reducer):
     Q and P are indicators of the groups of tokens whose variance, or mean magnitude, is wanted.
 
     The covariate `design` is Z itself, or a list of `Cells`, each with columns of its own. Activations are then added
-    up by cell, and only these sums are multiplied by Z: the fewer the cells, the lower the cost.
+    up by cell, and only these sums are multiplied by Z: the fewer the cells, the lower the cost. A batch with an empty
+    list takes no part, costs nothing, and is not searched for NaN and infinity.
     """
 
     concurrent = True
@@ -120,6 +121,8 @@ class Gram(Reducer):
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         tokens, neurons = activations.shape
         blocks, device = batch.shared[self], activations.device
+        if not blocks:  # no token of the batch takes part
+            return
         # |x| comes first, and x² is made from x in place: one part of the memory is written again and again
         made = [
             (kind, [(block, block.products[kind].empty(neurons)) for block in blocks if len(block.products[kind])])

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from neurexp.experiments import promoted
+
 WORDS = {
     "mean": "the mean over the text",
     "zero": "0",
@@ -134,14 +136,4 @@ def _of_effects(kinds: Sequence[str], draws: int, over: str) -> dict[str, str]:
     return effects
 
 
-DIRECT = {
-    "set": "the set that the neuron is of",
-    "layer": "its layer",
-    "neuron": "its index",
-    "sign": "1: a token that the neuron promotes; −1: one that it suppresses, where its activation is positive",
-    "rank": "1: the strongest",
-    "id": "the token's id",
-    "token": "the token",
-    "effect": "logits per unit of activation through the final norm's weight and the unembedding, up to one positive "
-    "factor for each token of a text; the norm's division is left out, and so is every later block",
-}
+DIRECT = {"set": "the set that the neuron is of", **promoted.COLUMNS}

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from neurexp.experiments.intervention.trials import Pairs
-from neurexp.models.direct import direct_effects, output_weights, why_no_direct_path
+from neurexp.experiments.promoted import strongest
+from neurexp.models.direct import output_weights, path_to_logits
 from neurexp.text.characters import readable_tokens
 
 SHOWN = 10  # tokens that a neuron promotes most, and suppresses most
@@ -70,9 +71,9 @@ def direct_path(
         if parts is None:
             return None
         found = torch.cat(list(parts))
-        top, bottom = found.topk(min(SHOWN, found.shape[1])), (-found).topk(min(SHOWN, found.shape[1]))
-        promoted[name], suppressed[name] = top.indices.numpy(), bottom.indices.numpy()
-        effects[name] = (top.values.numpy(), -bottom.values.numpy())
+        ids, values = strongest(found, SHOWN)
+        promoted[name], suppressed[name] = ids[:, 0], ids[:, 1]
+        effects[name] = (values[:, 0], values[:, 1])
         on_category[name] = {group: _standardised(found, ids) for group, ids in tokens.items()}
         different, of_draws = np.unique(drawn[name].reshape(-1, 2), axis=0, return_inverse=True)
         random = _effects(model, site, different) if tokens else None
@@ -90,15 +91,14 @@ def _effects(model: Any, site: str, pairs: Pairs) -> Iterator[torch.Tensor] | No
     """The effects of neurons, `[some, vocabulary]` float32 on the CPU for a few at a time; None without a path."""
     found = {int(layer): output_weights(model.network, site, int(layer)) for layer in np.unique(pairs[:, 0])}
     weights = {layer: one for layer, one in found.items() if one is not None}
-    if len(weights) < len(found) or why_no_direct_path(model.network) is not None:
+    to_logits = path_to_logits(model.network)
+    if len(weights) < len(found) or to_logits is None:
         return None
 
     def parts() -> Iterator[torch.Tensor]:
         for first in range(0, len(pairs), AT_ONCE):
             own = [weights[layer][neuron] for layer, neuron in pairs[first : first + AT_ONCE].tolist()]
-            effects = direct_effects(model.network, torch.stack(own))
-            assert effects is not None
-            yield effects.float().cpu()
+            yield to_logits(torch.stack(own)).float().cpu()
 
     return parts()
 

@@ -1,0 +1,158 @@
+"""The plan of top contexts before its pass, and its data after it. Knows no sentence."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from neurexp.engine.reducers.base import Reducer
+from neurexp.engine.reducers.extremes import Extremes
+from neurexp.engine.reducers.moments import Moments
+from neurexp.engine.reducers.sequence_maxima import SequenceMaxima
+from neurexp.experiments import base
+from neurexp.experiments.base import Results
+from neurexp.experiments.top_contexts.design import Design
+from neurexp.experiments.top_contexts.explained import PropertySums
+from neurexp.experiments.top_contexts.winners import Draws, draw
+from neurexp.stats.moments import MomentStatistics, moments_of
+from neurexp.text.vocabulary import token_texts
+
+ENDS = ("top", "bottom")
+SCALE = 100  # of the levels: the activation of the context's own token
+ONLY = "text"
+
+
+@dataclass
+class Options(base.Options):
+    """The options of conf/experiment/top_contexts.yaml."""
+
+    k: int = 20
+    per_document: int = 0
+    before: int = 20
+    after: int = 8
+    skip_positions: int = 0
+    histogram: int = 0
+    bins: int = 64
+    permutations: int = 32
+    draws: int = 99
+    property_tokens: int = 65536
+    direct: int = 10
+    winners: Any = None
+    batches: int = 1000
+    batch_sequences: int = 32
+    pages: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopContextsPlan(base.Plan):
+    """What the experiment wants to run."""
+
+    layers: tuple[int, ...]
+    counted: np.ndarray  # [sequences, length] bool: no special token, no padding, no skipped position
+    design: Design
+    reference: str  # which text frequencies are taken from
+    units: tuple[tuple[int, int], ...] = ()  # layer and neuron of those whose winners are looked up, by layer
+
+
+@dataclass(frozen=True)
+class TopContextsData:
+    """Everything that the analysis needs.
+
+    Args:
+        options, plan: of the run.
+        values: `[layers, 2, neurons, k]` float32 the highest (descending) and lowest (ascending) activations; NaN where
+            there are fewer.
+        places: the same shape, int64: sequence · length + column; −1 where there are fewer.
+        levels: `[layers, 2, neurons, k, before + 1 + after]` int8, the activations around.
+        moments: `[layers, neurons]` each.
+        sums: of the properties.
+        histogram: `counts`, `start` and `width` of every neuron; empty if there is none.
+        winners: of random batches; None if none were asked for.
+    """
+
+    options: Options
+    plan: TopContextsPlan
+    values: np.ndarray
+    places: np.ndarray
+    levels: np.ndarray
+    moments: MomentStatistics
+    sums: PropertySums
+    histogram: dict[str, np.ndarray]
+    winners: Draws | None = None
+
+    @classmethod
+    def of(cls, options: Options, plan: TopContextsPlan, results: Results) -> "TopContextsData":
+        """Joins a plan with the results of its pass."""
+        reducers = results[ONLY]
+        extremes, moments = reducers["extremes"], reducers["moments"]
+        assert isinstance(extremes, Extremes)
+        assert isinstance(moments, Moments)
+        gram = _arrays(reducers["properties"])
+        gram.pop("magnitudes")
+        values, places, levels = (one.cpu().numpy() for one in (extremes.values, extremes.places, extremes.levels))
+        return cls(
+            options,
+            plan,
+            values,
+            places,
+            levels,
+            moments_of(**_arrays(moments)),
+            PropertySums(plan.design, **gram),
+            _arrays(reducers["histogram"]) if "histogram" in reducers else {},
+            None if "maxima" not in reducers else _winners(options, plan, reducers["maxima"]),
+        )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Block indices."""
+        return self.plan.layers
+
+    @property
+    def neurons(self) -> int:
+        """Of each layer."""
+        return self.values.shape[2]
+
+    @property
+    def site(self) -> str:
+        """The place in each block."""
+        return self.options.site
+
+    @property
+    def label(self) -> str:
+        """The model and the text, for titles."""
+        return self.plan.inputs.label
+
+    @cached_property
+    def tokens(self) -> int:
+        """How many tokens are counted."""
+        return int(self.plan.counted.sum())
+
+    @cached_property
+    def texts(self) -> np.ndarray:
+        """`[vocabulary]` object: each token decoded alone."""
+        return np.array(token_texts(self.plan.inputs.model.tokenizer), dtype=object)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """The token of each place, as `places`, int32; −1 where there is none."""
+        flat = self.plan.tokens.input_ids.reshape(-1)
+        return np.where(self.places >= 0, flat[np.maximum(self.places, 0)], -1).astype(np.int32)
+
+
+def _winners(options: Options, plan: TopContextsPlan, maxima: Reducer) -> Draws:
+    assert isinstance(maxima, SequenceMaxima)
+    return draw(
+        plan.units,
+        maxima.values.cpu().numpy(),
+        maxima.columns.cpu().numpy(),
+        plan.tokens.valid.shape[1],
+        options.batches,
+        options.batch_sequences,
+        plan.inputs.seed,
+    )
+
+
+def _arrays(reducer: Reducer) -> dict[str, np.ndarray]:
+    """A reducer's state; on a CPU not a copy."""
+    return {name: getattr(reducer, name).detach().cpu().numpy() for name in reducer.summed + reducer.calibrated}

@@ -1,0 +1,157 @@
+"""Top contexts: what excites a neuron, and what inhibits it?
+
+One pass over a text keeps, for every neuron, the tokens with its highest and its lowest activations, its moments, and
+what simple properties of a token explain of it.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from neurexp.engine.notebook import capture
+from neurexp.engine.plan import Pass
+from neurexp.engine.reducers.base import Reducer
+from neurexp.engine.reducers.extremes import Extremes
+from neurexp.engine.reducers.gram import Gram
+from neurexp.engine.reducers.moments import Moments
+from neurexp.engine.reducers.neuron_histogram import NeuronHistogram
+from neurexp.engine.reducers.sequence_maxima import SequenceMaxima
+from neurexp.errors import UserError
+from neurexp.experiments.base import Experiment, Inputs, Results
+from neurexp.experiments.top_contexts.data import ONLY, Options, TopContextsData, TopContextsPlan
+from neurexp.experiments.top_contexts.design import Design, values_of_types
+from neurexp.experiments.top_contexts.report import write
+from neurexp.io.provenance import hash_of_tokenizer
+from neurexp.report.report import Report
+from neurexp.text.vocabulary import UNDEFINED, token_lengths, vocabulary_size
+
+# Options that the results of the pass depend on
+OF_THE_PASS = ("k", "per_document", "before", "after", "skip_positions", "permutations", "property_tokens")
+
+
+class TopContexts(Experiment[TopContextsPlan]):
+    """The experiment `top_contexts`."""
+
+    Options = Options
+    controls = ("off", "random", "shuffled_text")
+
+    def __init__(self, options: Any):
+        super().__init__(options)
+        self.check_range(1, 1000, "k")
+        self.check_range(0, 1000, "per_document", "before", "after", "direct")
+        self.check_range(0, 2**31 - 1, "skip_positions", "histogram")
+        self.check_range(8, 1024, "bins", "permutations")
+        self.check_range(19, 9999, "draws")
+        self.check_range(1024, 2**31 - 1, "property_tokens")
+        self.check_range(1, 10_000_000, "batches", "batch_sequences")
+        self.winners = _pairs(options.winners)
+
+    def prepare(self, inputs: Inputs) -> TopContextsPlan:
+        model, tokens, options = inputs.model, inputs.text, self.options
+        layers, vocabulary = inputs.layers(options.layer), vocabulary_size(model.tokenizer)
+        length = tokens.valid.shape[1]
+        if options.skip_positions >= length:
+            given = options.skip_positions
+            raise UserError(f"experiment.skip_positions={given}: give a whole number from 0 to {length - 1}")
+        ordinary = token_lengths(model.tokenizer) != UNDEFINED
+        counted = tokens.valid & ordinary[np.where(tokens.valid, tokens.input_ids, 0)]
+        counted[:, : options.skip_positions] = False
+        if not counted.any():
+            raise UserError(
+                "dataset.tokens: this text has only special tokens (end of text, …) and skipped positions; give more"
+            )
+        reference, reference_counts = "the counts of the tokenizer's training text", model.token_counts
+        if reference_counts is None:
+            reference = "the counts of this very text"
+            reference_counts = np.bincount(tokens.input_ids[tokens.valid], minlength=vocabulary)
+        values = values_of_types(model.tokenizer, reference_counts)
+        design = Design(tokens, counted, values, options.property_tokens, options.permutations, inputs.seed)
+        units = self._units(inputs, layers)
+        masks = torch.from_numpy(counted)
+        document = torch.from_numpy(tokens.document) if options.per_document else None
+
+        def covariates(ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> dict[str, Any]:
+            known: dict[str, Any] = {"counted": masks[sequences, positions], "design": design(positions, sequences)}
+            return known if document is None else known | {"document": document[sequences, positions]}
+
+        def reducers() -> dict[str, Reducer]:
+            sites, device = len(layers), model.device
+            around = options.before, options.after, options.per_document
+            made: dict[str, Reducer] = {
+                "extremes": Extremes(sites, options.k, length, *around, device=device),
+                "moments": Moments(sites, device=device),
+                "properties": Gram(design.width, sites, design.squared, device=device),
+            }
+            if options.histogram:
+                made["histogram"] = NeuronHistogram(sites, options.bins, options.histogram, device)
+            if units:
+                chosen = [[neuron for where, neuron in units if where == layer] for layer in layers]
+                made["maxima"] = SequenceMaxima(chosen, len(tokens.valid), device)
+            return made
+
+        planned = Pass(
+            name=ONLY,
+            tokens=tokens,
+            site=options.site,
+            layers=layers,
+            reducers=reducers,
+            covariates=covariates,
+            key={
+                "experiment": f"{type(self).__module__}.{type(self).__qualname__}",
+                "tokenizer": hash_of_tokenizer(model.tokenizer),
+                "reference_counts": hashlib.sha256(reference_counts.tobytes()).hexdigest(),
+                "seed": inputs.seed,
+                "documents": hashlib.sha256(tokens.document.tobytes()).hexdigest() if options.per_document else "",
+                "winners": [list(unit) for unit in units],
+                "histogram": [options.histogram, options.bins] if options.histogram else [],
+                # The other options are of the analysis: the same pass serves them
+                **{name: getattr(options, name) for name in OF_THE_PASS},
+            },
+            cacheable=True,
+        )
+        return TopContextsPlan(
+            inputs=inputs,
+            passes=(planned,),
+            tokens=tokens,
+            skipped=tokens.skipped,
+            layers=layers,
+            counted=counted,
+            design=design,
+            reference=reference,
+            units=units,
+        )
+
+    def _units(self, inputs: Inputs, layers: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        """The neurons of `experiment.winners`, by layer. Raises UserError if there is no such neuron."""
+        site, network = self.options.site, inputs.model.network
+        for layer, neuron in self.winners:
+            if layer not in layers:
+                raise UserError(
+                    f"experiment.winners={self.options.winners}: layer {layer} is not run; give neurons of the layers "
+                    f"{', '.join(map(str, layers))}"
+                )
+            (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), site, layer).values()
+            if neuron >= values.shape[-1]:
+                raise UserError(
+                    f"experiment.winners={self.options.winners}: there is no neuron {neuron} in layer {layer}; {site} "
+                    f"has neurons 0 to {values.shape[-1] - 1} there"
+                )
+        return tuple(sorted(self.winners))
+
+    def analyse(self, plan: TopContextsPlan, results: Results) -> Report:
+        return write(TopContextsData.of(self.options, plan, results))
+
+
+def _pairs(given: Any) -> list[tuple[int, int]]:
+    """The option `winners`: layers and neurons. Raises UserError for anything else."""
+    pairs = [] if given is None else given
+    if not isinstance(pairs, list) or not all(
+        isinstance(one, list) and len(one) == 2 and all(type(part) is int and part >= 0 for part in one)
+        for one in pairs
+    ):
+        raise UserError(
+            f"experiment.winners={given}: give pairs of a layer and a neuron, such as [[2,345],[6,5]], or null"
+        )
+    return list(dict.fromkeys((layer, neuron) for layer, neuron in pairs))

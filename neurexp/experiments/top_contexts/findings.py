@@ -1,0 +1,96 @@
+"""The findings of top contexts: the sentences that a person reads first, from the report's numbers.
+
+Computes nothing.
+"""
+
+import numpy as np
+
+from neurexp.experiments.top_contexts.analysis import Analysis
+from neurexp.experiments.top_contexts.data import ENDS, TopContextsData
+from neurexp.experiments.top_contexts.design import PROJECTIONS, PROPERTIES
+from neurexp.experiments.top_contexts.labels import LABELS, NONE, WORDS
+from neurexp.report.report import Table
+
+NAMED = 0.005  # a label of a smaller share is not named
+
+
+def shares_of(metrics: dict[str, float]) -> dict[str, str]:
+    """The metrics that are compared with a control's → what that share of the neurons does, as a verb."""
+    named = [label for label in LABELS if label != NONE and metrics[f"share_{label}"] >= 2 * NAMED]
+    named.sort(key=lambda label: -metrics[f"share_{label}"])
+    shares = {"share_explained": "are explained by one of these properties of a token (5 % of the variance or more)"}
+    return shares | {f"share_{label}": f"are explained by {WORDS[label]}" for label in named[:5]}
+
+
+def findings_of(data: TopContextsData, analysis: Analysis) -> list[str]:
+    """A sentence or two on each thing that was found."""
+    metrics, neurons = analysis.metrics, analysis.neurons
+    lines = [_labels(len(neurons["neuron"]), metrics)]
+    if len(data.plan.tokens.valid) == 1:
+        lines[0] = "One sequence only: what explains a neuron cannot be cross-validated, so no neuron has a label."
+    else:
+        by_size = sorted(PROPERTIES, key=lambda name: -metrics[f"share_explained_by_{name}"])
+        told = [
+            f"{WORDS[name]} {metrics[f'share_explained_by_{name}']:.1%}"
+            for name in by_size
+            if metrics[f"share_explained_by_{name}"] >= NAMED
+        ]
+        if told:
+            lines.append(
+                "Neurons of which each property by itself explains 5 % of the variance or more (q < 0.05; one neuron "
+                f"may count several times): {', '.join(told)}."
+            )
+    lines += [_concentration(data, end, metrics) for end in ENDS]
+    if strongest := _strongest(neurons):
+        lines.append(f"The strongest neurons (layer.neuron): {'; '.join(strongest)}.")
+    if len(data.plan.tokens.valid) > 1:
+        lines.append(
+            f"Explained variance is cross-validated between two halves of {data.plan.design.sample:,} of the "
+            f"{data.tokens:,} tokens; frequencies are {data.plan.reference}."
+        )
+        if np.isfinite(analysis.noise):
+            lines[-1] += (
+                f" For which token it is, {PROJECTIONS} random projections estimate it with a standard error of about "
+                f"{analysis.noise:.3f}."
+            )
+    return lines
+
+
+def _labels(neurons: int, metrics: dict[str, float]) -> str:
+    shares = {label: metrics[f"share_{label}"] for label in LABELS if label != NONE}
+    named = sorted((label for label in shares if shares[label] >= NAMED), key=lambda label: -shares[label])
+    line = (
+        f"For {metrics[f'share_{NONE}']:.1%} of the {neurons:,} neurons, none of these properties of a token explains "
+        "5 % of the variance."
+    )
+    if named:
+        told = ", ".join(f"{WORDS[label]} for {shares[label]:.1%}" for label in named)
+        line += f" The simplest property that tells enough is {told}."
+    return line
+
+
+def _concentration(data: TopContextsData, end: str, metrics: dict[str, float]) -> str:
+    which = "highest" if end == "top" else "lowest"
+    if f"{end}_share_mean" not in metrics:
+        return f"No neuron has a token with a {which} activation."
+    return (
+        f"The commonest token takes {metrics[f'{end}_share_mean']:.0%} of a neuron's {data.options.k} {which} "
+        f"activations, against {metrics[f'{end}_share_null_mean']:.0%} for random tokens of like frequency (means over "
+        f"neurons); {metrics[f'share_concentrated_{end}']:.1%} of the neurons are more concentrated than chance "
+        "(q < 0.05)."
+    )
+
+
+def _strongest(neurons: Table) -> list[str]:
+    """The neuron of each label of which it explains most."""
+    told = []
+    for label in LABELS:
+        own = np.flatnonzero(neurons["property"] == label)
+        if label == NONE or len(own) == 0:
+            continue
+        at = own[neurons["ev_property"][own].argmax()]
+        told.append(
+            f"{neurons['layer'][at]}.{neurons['neuron'][at]} by {WORDS[label]} ({neurons['ev_property'][at]:.0%}; top "
+            f"token {neurons['top_token'][at]!r})"
+        )
+    return told

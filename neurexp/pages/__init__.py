@@ -1,0 +1,16 @@
+"""Pages to look at: every neuron of a run of `top_contexts`, as a folder that a browser opens from disk.
+
+Knows run folders, and neither models nor experiments.
+"""
+
+from typing import TYPE_CHECKING
+
+from neurexp.lazy import lazy
+
+if TYPE_CHECKING:
+    from neurexp.pages.writing import write_of
+
+__all__ = ["write_of"]
+
+_HOMES = {"write_of": "neurexp.pages.writing"}
+__getattr__ = lazy(__name__, _HOMES)
