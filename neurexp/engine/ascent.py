@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.one_unit import embedding_table, unit_of_embeddings
+from neurexp.engine.one_unit import embedding_table, few_threads, unit_of_embeddings
 from neurexp.engine.reducers.by_unit import ByUnit
 from neurexp.errors import UserError
 from neurexp.models.sites import find_sites
@@ -170,8 +170,8 @@ def run_ascent(
         ascent: the settings.
         allowed: ids that may be decoded, `[allowed]`.
         found: gets `start` and `end` `[starts, n, width]` float32, `curve` `[starts, points]`, `ids` and `cosine`
-            `[starts, n]` of each unit; and of no unit `direction_ids` and `direction_cosine` `[directions]`, what random
-            vectors decode to.
+            `[starts, n]` of each unit; and of no unit `direction_ids` and `direction_cosine` `[directions]`, what
+            random vectors decode to.
         prefix: ids before the embeddings.
         starts: for each unit token ids `[starts, n]` whose embeddings are its starts, or None: random embeddings.
         progress, forecast, checkpoints: as in `engine.passes.run_pass`; a step of the checkpoints is a unit.
@@ -208,7 +208,8 @@ def run_ascent(
                     forecast((time.perf_counter() - began) / (step + 1) * left, 0)
 
             (where,) = find_sites(network, site, [layer])
-            with unit_of_embeddings(network, where, neuron, prefix) as unit:
+            few = few_threads(network, ascent.starts * (len(prefix) + ascent.length))
+            with few, unit_of_embeddings(network, where, neuron, prefix) as unit:
                 end, curve = ascend(unit, start, ascent, after_step)
             ids, cosines = decode(end, table, allowed)
             found.add(index, start=start.cpu(), end=end.cpu(), curve=curve, ids=ids, cosine=cosines)

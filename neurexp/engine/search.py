@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from neurexp.engine.ascent import Unit
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.one_unit import embedding_table, unit_of_embeddings
+from neurexp.engine.one_unit import embedding_table, few_threads, unit_of_embeddings
 from neurexp.engine.reducers.by_unit import ByUnit
 from neurexp.errors import UserError
 from neurexp.models.sites import find_sites
@@ -143,11 +143,9 @@ def _swaps(search: Search, step: int, count: int, n: int, top: int) -> tuple[tor
 
 def _run(unit: Callable[[torch.Tensor], torch.Tensor], table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """The mean activation of each string, `[strings]`."""
-    parts = []
     with torch.no_grad():
-        for some in ids.split(max(1, TOKENS_AT_ONCE // ids.shape[1])):
-            parts.append(unit(table[some]).mean(1))
-    values = torch.cat(parts)
+        pieces = ids.split(max(1, TOKENS_AT_ONCE // ids.shape[1]))
+        values = torch.cat([unit(table[some]).mean(1) for some in pieces])
     if not bool(values.isfinite().all()):
         raise UserError("device.dtype: the search met an activation that is NaN or infinite; give float32")
     return values
@@ -217,7 +215,8 @@ def run_search(
                     forecast((time.perf_counter() - began) / (step + 1) * left, 0)
 
             (where,) = find_sites(network, site, [layer])
-            with unit_of_embeddings(network, where, neuron, prefix) as unit:
+            few = few_threads(network, starts[index].numel() + len(starts[index]) * len(prefix))
+            with few, unit_of_embeddings(network, where, neuron, prefix) as unit:
                 best = greedy_search(unit, table, starts[index], allowed, search, is_text, after_step)
             tried = torch.tensor([best.tried])
             found.add(index, ids=best.ids, curve=best.curve, text_ids=best.text_ids, tried=tried)

@@ -17,9 +17,7 @@ class UnitValues(Reducer):
     concurrent = True
     handles_not_finite = False
 
-    def __init__(
-        self, units: Sequence[Sequence[int]], sequences: int, length: int, device: torch.device | str = "cpu"
-    ):
+    def __init__(self, units: Sequence[Sequence[int]], sequences: int, length: int, device: torch.device | str = "cpu"):
         """`units` are the indices of neurons, for each site of the pass."""
         starts = [sum(map(len, units[:site])) for site in range(len(units) + 1)]
         self._device, self._first = torch.device(device), starts
