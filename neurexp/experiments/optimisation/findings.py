@@ -32,11 +32,12 @@ def findings_of(data: OptimisationData, analysis: Analysis) -> list[str]:
 def _summary(data: OptimisationData, analysis: Analysis) -> str:
     ways, count = analysis.neurons["best_way"], len(data.plan.units)
     of = {way: int((ways == way).sum()) for way in SAID}
-    kept, m = np.nanmean([*analysis.neurons["kept"], np.nan]) if count else np.nan, analysis.metrics
+    m = analysis.metrics
+    kept = f"{m['kept_mean']:.0%}" if "kept_mean" in m else "nothing"
     return (
         f"Of {count} {'unit' if count == 1 else 'units'}, the strings of {data.options.length} tokens with the highest "
         f"mean activation are from the search for {of['discrete']}, from the text for {of['data']}, and from gradient "
-        f"ascent for {of['gradient']}. Decoded tokens keep {kept:.0%} of what the ascent reaches with embeddings "
+        f"ascent for {of['gradient']}. Decoded tokens keep {kept} of what the ascent reaches with embeddings "
         f"beyond random tokens. Their mean cosine similarity to the embeddings is {m['cosine_decoded_mean']:.2f}, that "
         f"of random directions {m['cosine_decoded_null_mean']:.2f} (the lectures on GPT-2 report about "
         f"{LECTURES['cosine']:.2f})."
@@ -83,10 +84,11 @@ def _ascent(data: OptimisationData, unit: int, row: dict) -> str:
     return (
         f"{data.name_of(unit)}, gradient ascent in embedding space: from {row['start_activation']:.3g} to "
         f"{row['embedding_activation']:.3g} in the mean of {data.options.starts} starts, {row['embedding_best']:.3g} "
-        f"at best; an embedding is {row['norm_ratio']:.2g} times as long at the end. Two optima have a cosine similarity of {row['cosine_optima']:.3f} "
-        f"({row['cosine_optima_low']:.3f} to {row['cosine_optima_high']:.3f}), two starts {row['cosine_starts']:.3f} "
-        f"(random: {row['cosine_null_low']:.3f} to {row['cosine_null_high']:.3f}; p = {row['p_cosine_optima']:.2g}), "
-        f"two displacements {row['cosine_displacements']:.3f}: the optima are "
+        f"at best; an embedding is {row['norm_ratio']:.2g} times as long at the end. Two optima have a cosine "
+        f"similarity of {row['cosine_optima']:.3f} ({row['cosine_optima_low']:.3f} to "
+        f"{row['cosine_optima_high']:.3f}), two starts {row['cosine_starts']:.3f} (random: "
+        f"{row['cosine_null_low']:.3f} to {row['cosine_null_high']:.3f}; p = {row['p_cosine_optima']:.2g}), two "
+        f"displacements {row['cosine_displacements']:.3f}: the optima are "
         f"{'more alike than random starts' if alike else 'not shown to be more alike than random starts'}."
     )
 
