@@ -15,7 +15,7 @@ from neurexp.models.direct import output_weights, path_to_logits
 from neurexp.report.report import Table
 
 RESIDUAL = ("RESID_PRE", "RESID_MID", "RESID_POST")  # a neuron of these is a dimension of the stream itself
-NUMBERS = 2**24  # of effects in memory at a time
+NUMBERS = 2**22  # of effects in memory at a time: more would be new memory again and again
 
 COLUMNS = {
     "layer": "its layer",
@@ -40,9 +40,9 @@ def strongest(effects: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray
         ids `[n, 2, count]` int64, the promoted ones first, the strongest first; effects of the same shape, float32.
     """
     count = min(count, effects.shape[1])
-    top, bottom = effects.topk(count), (-effects).topk(count)
+    top, bottom = effects.topk(count), effects.topk(count, largest=False)
     ids = torch.stack([top.indices, bottom.indices], 1)
-    return ids.cpu().numpy(), torch.stack([top.values, -bottom.values], 1).cpu().numpy()
+    return ids.cpu().numpy(), torch.stack([top.values, bottom.values], 1).cpu().numpy()
 
 
 def written_by(network: PreTrainedModel, site: str, layer: int) -> torch.Tensor | None:

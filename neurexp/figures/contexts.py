@@ -128,15 +128,15 @@ def against_chance(
             axes.vlines(place, quartiles[:, 0], quartiles[:, 2], color=style["color"], linewidth=1.4)
             axes.plot(place, quartiles[:, 1], linestyle="none", ms=4.5, label=names[index], **style)
         axes.set_title(textwrap.fill(heading, 50), fontsize=9)
-        axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
         step = max(1, -(-len(layers) * len(panels) // MOST_TICKS))
         axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers][::step], fontsize=8)
         axes.set_xlabel("layer")
         bare(axes)
     columns[0].set_ylabel(textwrap.fill(ylabel, 50))
-    figure.legend(
-        *columns[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8
-    )
+    columns[0].set_ylim(0, min(1.02, 1.1 * columns[0].get_ylim()[1]))
+    handles, labels = columns[0].get_legend_handles_labels()
+    labels = [textwrap.fill(label, 20) for label in labels]
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     set_title(figure, title, detail)
     return figure

@@ -29,9 +29,11 @@ class Figures:
 
         shares = {label: self.metrics[f"share_{label}"] for label in LABELS}
         best = max((label for label in LABELS if label != NONE), key=lambda label: shares[label])
-        title = f"No property of a token explains {shares[NONE]:.0%} of the neurons"
+        title = f"{shares[NONE]:.0%} of the neurons are explained by none of these properties of a token"
         if shares[best] > 0:
-            title += f"; {WORDS[best]} is the simplest answer for {shares[best]:.0%}"
+            title = (
+                f"{shares[best]:.0%} of the neurons are explained by {WORDS[best]}, {shares[NONE]:.0%} by {WORDS[NONE]}"
+            )
         drawn = {
             WORDS[label]: (index, self.layers[f"labelled_{label}"])
             for index, label in enumerate(LABELS)
