@@ -8,7 +8,7 @@ from neurexp.errors import UserError
 from neurexp.experiments import intervention
 from neurexp.experiments.base import Inputs, TokenGroup
 from neurexp.experiments.source import own_experiment
-from neurexp.models.direct import SHARE_NEURONS
+from neurexp.models.numbering import number_alike
 from neurexp.report.finished import FinishedRun
 
 
@@ -45,7 +45,7 @@ class Ablation(intervention.Intervention):
     def _sites_alike(self, run: FinishedRun) -> list[str]:
         """The run's sites whose units are numbered as those of `experiment.site`, that site itself first."""
         site = self.options.site
-        same = [one for one in run.sites if one == site or {one, site} <= set(SHARE_NEURONS)]
+        same = [one for one in run.sites if number_alike(one, site)]
         return sorted(same, key=lambda one: one != site)
 
     def _site_of(self, run: FinishedRun) -> str | None:

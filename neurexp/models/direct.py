@@ -16,9 +16,9 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from neurexp.models.numbering import SHARE_NEURONS
 from neurexp.models.sites import blocks_of, family_of, find_sites, parse_layers, sites_of
 
-SHARE_NEURONS = ("MLP", "UP", "ACT", "NEURON")  # sites whose neuron i is the down-projection's input i
 # The norm between a site's projection and the residual stream, as a path in a block, of the families that have one
 NORM_AFTER = {"NEURON": "post_feedforward_layernorm", "Z": "post_attention_layernorm"}
 WITH_NORM_AFTER = ("gemma2", "gemma3_text", "olmo2", "olmo3")

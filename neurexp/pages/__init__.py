@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
+    from neurexp.pages.subject import Subject, read
     from neurexp.pages.writing import write_of
 
-__all__ = ["write_of"]
+__all__ = ["Subject", "read", "write_of"]
 
-_HOMES = {"write_of": "neurexp.pages.writing"}
+_HOMES = {
+    "Subject": "neurexp.pages.subject",
+    "read": "neurexp.pages.subject",
+    "write_of": "neurexp.pages.writing",
+}
 __getattr__ = lazy(__name__, _HOMES)

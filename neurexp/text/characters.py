@@ -6,47 +6,19 @@ nothing of words.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import regex
 from transformers import PreTrainedTokenizerBase
 
+from neurexp.text.joined import characters
 from neurexp.text.tokenizer import only_unknown_token, special_ids
 
 _SPACE = "▁"  # a space in a SentencePiece token
 _BYTE = regex.compile("<0x([0-9A-Fa-f]{2})>")  # the token of a byte in byte fallback
 _CUT = regex.compile("[\udc80-\udcff]")  # a byte of a character whose other bytes are missing
 _GRAPHEME = regex.compile(r"\X")
-
-
-@dataclass(frozen=True)
-class Characters:
-    """A text and the characters [start, stop) that each token covers, entirely or in part.
-
-    Tokens that are parts of one character all cover that character. A byte that is not part of a whole character, as
-    where a sequence begins or ends within a character, is a lone surrogate in `text`, U+DC80 to U+DCFF.
-    """
-
-    text: str
-    start: np.ndarray  # [tokens] int64, never decreasing
-    stop: np.ndarray  # [tokens] int64, never decreasing
-
-
-def characters(parts: Sequence[bytes]) -> Characters:
-    """The characters of consecutive tokens, from the bytes of each token (`token_bytes`)."""
-    text = b"".join(parts).decode("utf-8", "surrogateescape")
-    stop = np.cumsum([len(part) for part in parts], dtype=np.int64)
-    start = np.concatenate([np.zeros(1, dtype=np.int64), stop[:-1]]) if len(parts) else stop
-    if len(text) == (stop[-1] if len(parts) else 0):  # every character is one byte
-        return Characters(text, start, stop)
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    lone = (codes >= 0xDC80) & (codes <= 0xDCFF)
-    widths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
-    offsets = np.concatenate([[0], np.cumsum(np.where(lone, 1, widths))])  # in bytes: every character, and the end
-    return Characters(text, np.searchsorted(offsets, start, "right") - 1, np.searchsorted(offsets, stop, "left"))
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], spell_special: bool = True) -> dict[int, bytes]:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from neurexp.text.characters import characters, token_bytes
+from neurexp.text.characters import token_bytes
+from neurexp.text.joined import characters
 from neurexp.text.scripts import PARTS, adjoins, fold_part, parts_of, stands_alone
 from neurexp.text.spans import Selection
 from neurexp.text.tokens import Tokens

@@ -7,7 +7,8 @@ from made_tokenizers import byte_fallback, sentencepiece_like, with_word_ends, w
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from neurexp.models.locations import MINI
-from neurexp.text.characters import characters, readable_tokens, token_bytes
+from neurexp.text.characters import readable_tokens, token_bytes
+from neurexp.text.joined import characters
 
 KINDS = {
     "mini": lambda: AutoTokenizer.from_pretrained(MINI),
