@@ -10,7 +10,7 @@ import numpy as np
 
 from neurexp.stats.chunks import ProgressCallback, in_float64, labelling_chunks, neuron_chunks, no_progress
 from neurexp.stats.hypothesis_tests import compare_within
-from neurexp.stats.logistic import newton
+from neurexp.stats.newton import newton
 from neurexp.stats.shuffling import strata_of_groups
 
 FOLDS = 5

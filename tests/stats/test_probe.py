@@ -7,7 +7,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from neurexp.stats import layer_probe, logistic, probe
+from neurexp.stats import layer_probe, newton, probe
 
 
 def sample(sizes=(40, 40), neurons=8, seed=0, offset=0.8):
@@ -118,7 +118,7 @@ def test_what_is_said_to_have_converged_is_the_maximum_of_the_likelihood(kind, s
     x = x if kind == "heavy tails" else np.exp(x)
     z = (x - x.mean(0)) / x.std(0)
     apart = probe._separation(z, labels)[2]
-    intercept, slope, done = logistic.newton(z, labels)
+    intercept, slope, done = newton.newton(z, labels)
     left = labels[:, None] - expit(intercept + slope * z)
     score = np.abs(np.stack([left.sum(0), (left * z).sum(0)])).max(0)
     assert score[done & ~apart].max(initial=0.0) < 1e-5

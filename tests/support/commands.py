@@ -35,6 +35,7 @@ PRELOADED = (
     "neurexp.experiments.intervention.figures",
     "neurexp.experiments.token_length",
     "neurexp.experiments.profile.figures",
+    "neurexp.experiments.proper_nouns",
     "neurexp.runs.driver",
     "neurexp.cli",
     "neurexp.runs.measure",

@@ -1,0 +1,135 @@
+"""The base of regressions: labelled rows of running text, in several comparisons, captured in one pass.
+
+A subclass says which comparisons there are (`choose`), and which of them decide (`verdict`). Rows that several
+comparisons share are captured once. Knows no statistic and no figure.
+"""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from neurexp.engine.plan import Pass
+from neurexp.engine.reducers.rows import Rows
+from neurexp.errors import UserError
+from neurexp.experiments.base import Experiment, Inputs, Results
+from neurexp.experiments.contrast.data import TextRows
+from neurexp.experiments.regression.data import FEWEST, Comparison, Options, RegressionData, RegressionPlan, Verdict
+from neurexp.experiments.regression.report import write
+from neurexp.io.provenance import hash_of_tokenizer
+from neurexp.report.report import Report
+from neurexp.text.spans import Selection, excerpt
+from neurexp.text.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a subclass chooses in a text.
+
+    Args:
+        comparisons: by name.
+        counts: metrics of the text, and their definitions.
+        about: sentences about the text and the rows.
+        shown: labelled rows of which the excerpt of the text has as many as possible; None: no excerpt.
+        categories: names of the categories of `shown`.
+    """
+
+    comparisons: Mapping[str, Comparison]
+    counts: Mapping[str, tuple[float, str]]
+    about: Sequence[str]
+    shown: Selection | None = None
+    categories: Sequence[str] = ()
+
+
+class Regression(Experiment[RegressionPlan]):
+    """Base of regressions. A subclass gives `verdict` and implements `choose`."""
+
+    Options = Options
+    distributed = False  # the rows are few: one process captures them
+    verdict: Verdict  # its comparisons are required; others are left out if the text has too few rows
+
+    def __init__(self, options: Any):
+        super().__init__(options)
+        self.check_range(2 * FEWEST, 100_000, "rows")
+        self.check_range(1, 1000, "shuffles")
+        self.check_range(100, 1_000_000, "permutations")
+        self.check_range(8, 1000, "excerpt")
+        if options.pooling not in Rows.POOLINGS:
+            raise UserError(f"experiment.pooling={options.pooling}: give one of {', '.join(Rows.POOLINGS)}")
+        if not 0.1 <= options.heldout <= 0.9:
+            raise UserError(f"experiment.heldout={options.heldout:g}: give a share of the text from 0.1 to 0.9")
+
+    @abstractmethod
+    def choose(self, inputs: Inputs) -> Chosen:
+        """The comparisons of `inputs.text`, and what is said of the text."""
+
+    def prepare(self, inputs: Inputs) -> RegressionPlan:
+        text, layers = inputs.text, inputs.layers(self.options.layer)
+        chosen = self.choose(inputs)
+        for name in (*self.verdict.decisive, self.verdict.naive):
+            _check_size(chosen.comparisons[name], text)
+        kept = {name: one for name, one in chosen.comparisons.items() if min(one.sizes) >= FEWEST}
+        spans = {name: _spans(one.rows) for name, one in kept.items()}
+        unique, place = np.unique(np.concatenate(list(spans.values())), axis=0, return_inverse=True)
+        places = np.split(place.reshape(-1), np.cumsum([len(one) for one in spans.values()])[:-1])
+        shown, passage = chosen.shown, None
+        if shown is not None and len(shown.words):
+            passage = TextRows.of(shown, excerpt(shown, self.options.excerpt), inputs.model.tokenizer)
+            unique = np.concatenate([unique, _spans(passage.excerpt)])
+        return RegressionPlan(
+            inputs=inputs,
+            passes=(self._pass(unique, text, inputs, layers),),
+            tokens=text,
+            skipped=text.skipped,
+            comparisons=kept,
+            places=dict(zip(spans, places, strict=True)),
+            layers=layers,
+            text=passage,
+            verdict=self.verdict,
+            shown=chosen.categories,
+            counts=chosen.counts,
+            about=chosen.about,
+        )
+
+    def analyse(self, plan: RegressionPlan, results: Results) -> Report:
+        return write(RegressionData.of(self.options, plan, results))
+
+    def _pass(self, spans: np.ndarray, text: Tokens, inputs: Inputs, layers: tuple[int, ...]) -> Pass:
+        """The pass that captures the rows `[rows, 3]`. Sequences without a row are not run."""
+        needed, sequence = np.unique(spans[:, 0], return_inverse=True)
+        spans = np.stack([sequence.reshape(-1), spans[:, 1], spans[:, 2]]).astype("<i8")
+        pooling = self.options.pooling
+        return Pass(
+            name="text",
+            tokens=replace(text, input_ids=text.input_ids[needed], valid=text.valid[needed]),
+            site=self.options.site,
+            layers=layers,
+            reducers=lambda: {"rows": Rows(*torch.from_numpy(spans.astype(np.int64)), pooling=pooling)},
+            key={
+                "pooling": pooling,
+                "tokenizer": hash_of_tokenizer(inputs.model.tokenizer),
+                "spans": hashlib.sha256(spans.tobytes()).hexdigest(),
+            },
+            label=f"Text: {spans.shape[1]} rows",
+            distributed=False,
+            cacheable=True,
+        )
+
+
+def _check_size(comparison: Comparison, text: Tokens) -> None:
+    zeros, ones = comparison.sizes
+    if min(zeros, ones) < FEWEST:
+        raise UserError(
+            f"dataset.tokens={text.count}: the text has only {min(zeros, ones)} "
+            f"{comparison.one if ones <= zeros else comparison.zero} that can be used; give {FEWEST} or more (a larger "
+            "dataset.tokens, or another text)"
+        )
+
+
+def _spans(rows: Selection) -> np.ndarray:
+    """`[rows, 3]`: sequence, first token, last token + 1."""
+    return np.stack([rows.sequence, rows.start, rows.stop], axis=1).astype(np.int64)

@@ -1,0 +1,137 @@
+"""A regression's findings: the sentences that a person reads first, made from the report's numbers.
+
+Computes no statistic.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from neurexp.experiments.regression.data import RegressionData
+from neurexp.report.report import Table
+
+NAMED = 5  # strongest neurons of each sign
+Metrics = Mapping[str, float]
+
+
+def strongest(neurons: Table, side: int) -> np.ndarray:
+    """The surviving neurons of one sign (1 or −1), the largest |beta_least| first."""
+    chosen = np.flatnonzero(neurons["survives"] & (np.sign(neurons["beta_least"]) == side))
+    return chosen[np.argsort(-np.abs(neurons["beta_least"][chosen]), kind="stable")]
+
+
+def name_of(neurons: Table, index: int) -> str:
+    """`layer.neuron`."""
+    return f"{neurons['layer'][index]}.{neurons['neuron'][index]}"
+
+
+def findings_of(data: RegressionData, neurons: Table, layers: Table, metrics: Metrics) -> list[str]:
+    """The findings, a line each. The first lines describe the text, and are the same for a control."""
+    return [
+        " ".join(data.plan.about),
+        *_significant(data, metrics),
+        _survivors(data, metrics),
+        _rules(data, metrics),
+        *_strongest(data, neurons, metrics),
+        _wald(data, layers, metrics),
+    ]
+
+
+def where(data: RegressionData) -> str:
+    """The layers in a few words."""
+    layers = data.plan.layers
+    return f"{len(layers)} layers" if len(layers) > 1 else f"layer {min(layers)}"
+
+
+def _significant(data: RegressionData, metrics: Metrics) -> list[str]:
+    lines = []
+    for name, one in data.plan.comparisons.items():
+        zeros, ones = one.sizes
+        lines.append(
+            f"{one.name[0].upper()}{one.name[1:]} ({ones} {one.one}, {zeros} {one.zero}) "
+            f"{metrics[f'found_{name}']:.1%} of the {metrics['neurons_tested']} neurons in {where(data)} are "
+            f"significant (likelihood ratio, p < 0.05 / neurons of the layer). With labels shuffled among rows: "
+            f"{metrics[f'found_shuffled_rows_{name}']:.2%}; over word types: "
+            f"{metrics[f'found_shuffled_types_{name}']:.2%}. A test that shuffles over word types, corrected for the "
+            f"layer, finds {metrics[f'found_types_{name}']:.1%}."
+        )
+    return lines
+
+
+def _survivors(data: RegressionData, metrics: Metrics) -> str:
+    verdict, ones = data.plan.verdict, data.plan.comparisons
+    first, last = ones[verdict.decisive[0]], ones[verdict.decisive[-1]]
+    count = metrics["number_survivors"]
+    if not count:
+        return (
+            f"No neuron is significant in the same direction {first.name} and {last.name}: there are no {verdict.what}."
+        )
+    return (
+        f"{count} neurons ({metrics['survivors']:.1%}) are {verdict.what}: significant in the same direction "
+        f"{first.name} and {last.name}, so {verdict.confound} do not explain them. That is "
+        f"{metrics['main_survive']:.0%} of those that are significant {first.name}. "
+        f"{metrics['number_survivors_positive']} are higher on {first.one}. "
+        f"{metrics['number_survivors_types']} also pass the test over word types in both."
+    )
+
+
+def _rules(data: RegressionData, metrics: Metrics) -> str:
+    verdict, ones = data.plan.verdict, data.plan.comparisons
+    naive, main = ones[verdict.naive].name, ones[verdict.decisive[0]].name
+    r = f" Their β correlate over neurons with r = {metrics['r_beta_rules']:.2f}." if "r_beta_rules" in metrics else ""
+    share = (
+        f" Of the neurons that are significant {naive}, {metrics['naive_survive']:.0%} are {verdict.what}."
+        if "naive_survive" in metrics
+        else ""
+    )
+    return (
+        f"The two rules: {metrics['both_rules']} neurons are significant {naive} and {main}, {metrics['naive_only']} "
+        f"only {naive}, {metrics['main_only']} only {main}; {metrics['opposite_signs']} of the first have opposite "
+        f"signs.{r}{share}"
+    )
+
+
+def _strongest(data: RegressionData, neurons: Table, metrics: Metrics) -> list[str]:
+    verdict, lines = data.plan.verdict, []
+    main = data.plan.comparisons[verdict.decisive[0]]
+    for side, end, which in ((1, "top", main.one), (-1, "bottom", main.zero)):
+        order = strongest(neurons, side)
+        if not len(order):
+            continue
+        named = ", ".join(_described(verdict.decisive, neurons, index) for index in order[:NAMED])
+        line = f"The strongest {verdict.what} that are higher on {which} (layer.neuron; β per SD): {named}."
+        if f"{end}_auroc" in metrics:
+            low, value, high = (metrics[f"{end}_auroc{part}"] for part in ("_low", "", "_high"))
+            index = order[0]
+            types = neurons[f"auroc_types_{verdict.decisive[0]}"][index]
+            line += (
+                f" In the held-out text {name_of(neurons, index)} has an AUROC of {value:.2f} {main.name} (95 % "
+                f"interval over word types: {low:.2f} to {high:.2f}"
+            )
+            line += f"; on unseen word types {types:.2f})." if np.isfinite(types) else ")."
+        lines.append(line)
+    return lines
+
+
+def _described(names: Sequence[str], neurons: Table, index: int) -> str:
+    return f"{name_of(neurons, index)} ({' and '.join(_beta(neurons[f'beta_{name}'][index]) for name in names)})"
+
+
+def _beta(value: float) -> str:
+    return f"{value:+.2f}" if np.isfinite(value) else f"{'+' if value > 0 else '−'}∞"
+
+
+def _wald(data: RegressionData, layers: Table, metrics: Metrics) -> str:
+    names = list(data.plan.comparisons)
+    separated = sum(metrics[f"number_separated_{name}"] for name in names)
+    missed = sum(metrics[f"number_wald_misses_{name}"] for name in names)
+    main = data.plan.verdict.decisive[0]
+    r, r_p = (np.nanmedian(layers[f"{name}_{main}"]) if np.isfinite(layers[f"{name}_{main}"]).any() else np.nan
+              for name in ("r_beta_t", "r_log_p"))  # fmt: skip
+    line = (
+        f"Regression and t-test: over the neurons of a layer, β and Student's t correlate with r = {r:.3f}, and their "
+        f"−log10 p with r = {r_p:.3f} (median over layers)."
+    )
+    each = f"{separated} of all fits separate the categories" if separated else "No neuron separates the categories"
+    wald = f"Wald's test misses {missed} significant fits" if missed else "Wald's test misses no significant fit"
+    return f"{line} {each}; {wald}."
