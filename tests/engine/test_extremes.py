@@ -119,9 +119,10 @@ searches = st.fixed_dictionaries(SEARCHES)
 
 
 @settings(deadline=None, max_examples=150)
-@given(text=texts, search=searches, batch_size=st.integers(1, 4))
-def test_the_extremes_are_those_of_all_tokens(text, search, batch_size):
+@given(text=texts, search=searches, batch_size=st.integers(1, 4), on_a_cpu=st.booleans())
+def test_the_extremes_are_those_of_all_tokens(text, search, batch_size, on_a_cpu):
     reducer = text.reducer(**search)
+    reducer._by_block = on_a_cpu  # or as on another device, but here
     text.show(reducer, batch_size=batch_size)
     assert_is(reducer, oracle(text, reducer))
 

@@ -3,16 +3,17 @@
 Exact for all tokens of a text, however they are cut into batches. Does not know what the tokens are.
 """
 
-from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 
 from neurexp.engine.reducers.base import Batch, Reducer
+from neurexp.engine.reducers.candidates import Blocks, Candidates, find, tables
+from neurexp.engine.reducers.places import MISSING, Places
+from neurexp.engine.reducers.ranking import ranked, ranked_from_left
 
 TOP, BOTTOM = 0, 1  # the ends
-MISSING = -128  # the level of a place without a token
-_LAST = torch.iinfo(torch.int64).max  # sorts behind every place
 _AT_ONCE = 2**22  # numbers that are sorted at a time: more would take too much memory
 
 
@@ -38,7 +39,6 @@ class Extremes(Reducer):
     handles_not_finite = False
     values: torch.Tensor
     places: torch.Tensor
-    levels: torch.Tensor
     documents: torch.Tensor
 
     def __init__(
@@ -60,70 +60,158 @@ class Extremes(Reducer):
             )
         self.k, self.length, self.before, self.after, self.per_document = k, length, before, after, per_document
         self._sites, self._device = sites, torch.device(device)
-        self._names = ("values", "places", "levels", *(["documents"] if per_document else []))
+        self._by_block = self._device.type == "cpu"
         self._allocate(0)
 
     def _allocate(self, neurons: int) -> None:
-        shape, device = (self._sites, 2, neurons, self.k), self._device
+        shape = (self._sites, 2, neurons, self.k)
+        levels = torch.full((*shape, self.before + 1 + self.after), MISSING, dtype=torch.int8)
+        none = torch.full(shape, -1)
+        self.load({"values": torch.full(shape, torch.nan), "places": none, "levels": levels, "documents": none})
+
+    @property
+    def levels(self) -> torch.Tensor:
+        """`[sites, 2, neurons, k, before + 1 + after]` int8, in the order of `values`."""
+        slots = self._slots.long()[..., None].expand(*self._slots.shape, self._levels.shape[-1])
+        # A slot may hold the levels of what was dropped: more of a document than count
+        return self._levels.gather(3, slots).masked_fill((self.places < 0)[..., None], MISSING)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        found = {"values": self.values, "places": self.places, "levels": self.levels}
+        found |= {"documents": self.documents} if self.per_document else {}
+        return {name: part.detach().cpu().clone() for name, part in found.items()}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
         with torch.inference_mode(False):  # ordinary tensors, so that states can be merged after the pass
-            self.values = torch.full(shape, torch.nan, device=device)
-            self.places = torch.full(shape, -1, dtype=torch.int64, device=device)
-            self.levels = torch.full((*shape, self.before + 1 + self.after), MISSING, dtype=torch.int8, device=device)
+            self.values, self.places, self._levels = (
+                state[name].to(self._device).clone() for name in ("values", "places", "levels")
+            )
             if self.per_document:
-                self.documents = torch.full(shape, -1, dtype=torch.int64, device=device)
+                self.documents = state["documents"].to(self._device).clone()
+            # Levels stay where they are when others come before them: slot i of `_slots` says where those of i are
+            self._slots = torch.arange(self.k, dtype=torch.int32, device=self._device).repeat(*self.values.shape[:3], 1)
+            self._worst = _score(
+                self.values[..., -1].clone(), slice(None)
+            )  # what a token must exceed, [sites, 2, neurons]
+            self._last = [int(places.amax()) if places.numel() else -1 for places in self.places]
 
     def begin(self, batch: Batch) -> None:
-        batch.shared[self] = _Places(batch, self.length, self.before, self.after, bool(self.per_document))
+        batch.shared[self] = Places(batch, self.length, self.before, self.after, bool(self.per_document))
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         if self.values.shape[2] == 0:
             self._allocate(activations.shape[1])
-        at = batch.shared[self]
-        if len(at.place) == 0:
+        at: Places = batch.shared[self]
+        if at.tokens == 0:
             return
-        counted = activations if at.counted is None else activations[at.counted]
-        highest, lowest = counted.amax(0).float(), counted.amin(0).float()
-        for end, best in ((TOP, highest), (BOTTOM, lowest)):
-            worst = self.values[site, end, :, -1]
-            better = (best >= worst) if end == TOP else (best <= worst)
-            (neurons,) = (better | worst.isnan()).nonzero(as_tuple=True)
-            step = max(1, _AT_ONCE // len(at.place))
-            for some in neurons.split(step):
-                self._insert(site, end, some, counted, activations, at)
+        if self._by_block and at.blocks is not None:
+            self._search_blocks(site, activations, at, at.blocks)
+        else:
+            for end in (TOP, BOTTOM):
+                self._search(site, end, activations, at)
+        self._last[site] = max(self._last[site], at.last)
 
-    def _insert(
+    def _search_blocks(self, site: int, activations: torch.Tensor, at: Places, blocks: Blocks) -> None:
+        """Takes a batch's extremes in: fast, on a CPU."""
+        is_later = at.first > self._last[site]  # then the kept ones come first where activations are equal
+        k = None if self.per_document else self.k  # the k best of a batch may be too many of one document
+        found = find(activations, blocks, self._worst[site], not is_later, k)
+        for which, index in tables(found):
+            step = max(1, _AT_ONCE // (self.k + index.shape[1]))
+            for start in range(0, len(which), step):
+                some = slice(start, start + step)
+                self._take(site, found, which[some], index[some], activations, at, is_later)
+
+    def _take(
         self,
         site: int,
-        end: int,
-        neurons: torch.Tensor,
-        counted: torch.Tensor,
-        all_of_them: torch.Tensor,
-        at: "_Places",
+        found: Candidates,
+        which: np.ndarray,
+        index: np.ndarray,
+        activations: torch.Tensor,
+        at: Places,
+        is_later: bool,
     ) -> None:
-        """Takes the best of a batch's activations into those of some neurons."""
-        found = counted[:, neurons].T.float()
-        places = at.place.expand_as(found)
-        documents = None if at.document is None else at.document.expand_as(found)
-        new = _best(_Found(found, places, documents, None), end, self.k, self.per_document)
-        new.levels = at.levels(all_of_them, neurons, new)
-        old = self._of(site, end, neurons)
-        self._replace(site, end, neurons, _best(_joined(old, new), end, self.k, self.per_document))
+        """Takes some units' candidates `[units, most]` into their extremes. A unit is a neuron at one end."""
+        k, units = self.k, found.units[which]
+        end, neurons = np.divmod(units, activations.shape[1])
+        sign = (1 - 2 * end).astype(np.float32)[:, None]
+        values, places, slots, levels = (
+            part[site].flatten(0, 1).numpy() for part in (self.values, self.places, self._slots, self._levels)
+        )
+        there, rows = index >= 0, found.rows[index]
+        old = values[units] * sign + np.float32(0)  # a zero has no sign
+        np.copyto(old, -np.inf, where=np.isnan(old))
+        scores = np.concatenate([old, np.where(there, found.scores[index], np.float32(-np.inf))], 1)
+        given = np.concatenate([places[units], np.where(there, at.place.numpy()[rows], -1)], 1)
+        documents = None
+        if at.document is not None:
+            own = self.documents[site].flatten(0, 1).numpy()
+            documents = np.concatenate([own[units], np.where(there, at.document.numpy()[rows], -1)], 1)
+        if is_later and documents is None:
+            order, gone = ranked_from_left(scores), None
+        else:
+            of = None if documents is None else torch.from_numpy(documents)
+            both = ranked(torch.from_numpy(scores), torch.from_numpy(given), of, self.per_document)
+            order, gone = (part.numpy() for part in both)
+        line = np.arange(len(order))[:, None]
+        kept, left = order[:, :k], order[:, k:]
+        scores = scores[line, kept]
+        gone = scores == -np.inf if gone is None else gone[:, :k]
+        old_slots, is_new = slots[units], kept >= k
+        moved = old_slots[line, np.minimum(kept, k - 1)]
+        moved[is_new] = old_slots[np.nonzero(left < k)[0], left[left < k]]  # in each row as many leave as come
+        slots[units] = moved
+        values[units] = np.where(gone, np.float32(np.nan), scores * sign + np.float32(0))
+        places[units] = np.where(gone, -1, given[line, kept])
+        if documents is not None:
+            own[units] = np.where(gone, -1, documents[line, kept])
+        self._worst[site].flatten().numpy()[units] = np.where(gone[:, -1], -np.inf, scores[:, -1])
+        one, place = np.nonzero(is_new & ~gone)
+        tokens = torch.from_numpy(rows[one, kept[one, place] - k])
+        levels[units[one], moved[one, place]] = at.levels(activations, tokens, torch.from_numpy(neurons[one])).numpy()
 
-    def _of(self, site: int, end: int, neurons: torch.Tensor) -> "_Found":
-        named = {name: getattr(self, name)[site, end, neurons] for name in self._names}
-        return _Found(named["values"], named["places"], named.get("documents"), named["levels"])
+    def _search(self, site: int, end: int, activations: torch.Tensor, at: Places) -> None:
+        """Takes a batch's extremes in: on any device, with as few waits for it as possible."""
+        counted = activations if at.counted is None else activations[at.counted]
+        if len(counted) == 0:
+            return
+        best = _score((counted.amax(0) if end == TOP else counted.amin(0)).float(), end)
+        (changing,) = (best >= self._worst[site, end]).nonzero(as_tuple=True)
+        place = at.place if at.counted is None else at.place[at.counted]
+        document = at.document if at.document is None or at.counted is None else at.document[at.counted]
+        for neurons in changing.split(max(1, _AT_ONCE // len(counted))):
+            found = counted[:, neurons].T.float()
+            places = place.expand_as(found)
+            documents = None if document is None else document.expand_as(found)
+            order, gone = ranked(_score(found, end), places, documents, self.per_document)
+            order, gone = order[:, : self.k], gone[:, : self.k]
+            rows = order if at.counted is None else at.counted[order]
+            levels = at.levels(activations, rows, neurons[:, None].expand_as(rows))
+            new = {"values": found.gather(1, order), "places": places.gather(1, order), "levels": levels}
+            if documents is not None:
+                new["documents"] = documents.gather(1, order)
+            new["values"] = new["values"].masked_fill(gone, torch.nan)
+            self._join(site, end, neurons, new)
 
-    def _replace(self, site: int, end: int, neurons: torch.Tensor, found: "_Found") -> None:
-        for name in self._names:
-            getattr(self, name)[site, end, neurons] = getattr(found, name)
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return {name: getattr(self, name).detach().cpu().clone() for name in self._names}
-
-    def load(self, state: dict[str, torch.Tensor]) -> None:
-        with torch.inference_mode(False):
-            for name in self._names:
-                setattr(self, name, state[name].to(self._device).clone())
+    def _join(self, site: int, end: int, neurons: torch.Tensor, new: dict[str, torch.Tensor]) -> None:
+        """Takes others' extremes in, sorted or not: `[neurons, any number, …]` for each name of the state."""
+        here = site, end, neurons
+        slots = self._slots[here].long()
+        old_levels = self._levels[site, end, neurons[:, None], slots]
+        values = torch.cat([self.values[here], new["values"]], 1)
+        places = torch.cat([self.places[here], new["places"]], 1)
+        levels = torch.cat([old_levels, new["levels"]], 1)
+        documents = torch.cat([self.documents[here], new["documents"]], 1) if self.per_document else None
+        order, gone = (part[:, : self.k] for part in ranked(_score(values, end), places, documents, self.per_document))
+        self.values[here] = values.gather(1, order).masked_fill(gone, torch.nan).add_(0.0)
+        self.places[here] = places.gather(1, order).masked_fill(gone, -1)
+        if documents is not None:
+            self.documents[here] = documents.gather(1, order).masked_fill(gone, -1)
+        chosen = levels.gather(1, order[..., None].expand(-1, -1, levels.shape[2]))
+        self._levels[here] = chosen.masked_fill(gone[..., None], MISSING)
+        self._slots[here] = torch.arange(self.k, dtype=torch.int32, device=self._device).expand_as(slots)
+        self._worst[here] = _score(self.values[here][:, -1], end)
 
     def merge(self, other: Self) -> None:
         """Takes over what `other` has found in other sequences.
@@ -140,120 +228,21 @@ class Extremes(Reducer):
             self._allocate(other.values.shape[2])
         if self.values.shape != other.values.shape:
             raise ValueError("cannot merge: the two have values of different shapes")
-        every = torch.arange(self.values.shape[2], device=self._device)
-        for site in range(self._sites):
-            for end in (TOP, BOTTOM):
-                new = other._of(site, end, every.to(other._device)).to(self._device)
-                joined = _joined(self._of(site, end, every), new)
-                self._replace(site, end, every, _best(joined, end, self.k, self.per_document))
+        every, state = torch.arange(self.values.shape[2], device=self._device), other.state()
+        with torch.inference_mode():
+            for site in range(self._sites):
+                for end in (TOP, BOTTOM):
+                    self._join(site, end, every, {name: of[site, end].to(self._device) for name, of in state.items()})
+        self._last = [max(pair) for pair in zip(self._last, other._last, strict=True)]
 
 
-@dataclass
-class _Found:
-    """Activations of some neurons, as in the state of `Extremes` but for the first two axes."""
+def _score(values: torch.Tensor, end: int | slice) -> torch.Tensor:
+    """The values at the upper end, their negatives at the lower end; −∞ where there is none.
 
-    values: torch.Tensor
-    places: torch.Tensor
-    documents: torch.Tensor | None
-    levels: torch.Tensor | None
-
-    def to(self, device: torch.device) -> "_Found":
-        moved = [None if part is None else part.to(device) for part in (self.documents, self.levels)]
-        return _Found(self.values.to(device), self.places.to(device), *moved)
-
-
-class _Places:
-    """Where a batch's tokens are."""
-
-    def __init__(self, batch: Batch, length: int, before: int, after: int, with_documents: bool):
-        """Raises ValueError if the sequences do not have the length that was told."""
-        if batch.valid.shape[1] != length:
-            raise ValueError(f"the sequences have {batch.valid.shape[1]} tokens, not {length}")
-        device = batch.device
-        rows = torch.arange(batch.valid.numel()) if batch.rows is None else batch.rows
-        counted = batch.covariates.get("counted")
-        kept = None if counted is None or bool(counted.all()) else counted.nonzero().squeeze(1)
-        place = batch.first * length + (rows if kept is None else rows[kept])
-        document = None
-        if with_documents:
-            document = batch.covariates["document"]
-            document = (document if kept is None else document[kept]).to(device)
-        self.counted = None if kept is None else kept.to(device)  # which of the valid tokens
-        self.place = place.to(device)
-        self.document = document
-        self._first, self._length, self._device = batch.first * length, length, device
-        row = torch.full((batch.valid.numel(),), -1)
-        row[rows] = torch.arange(len(rows))
-        self._row = row.to(device)  # of each place of the batch: its index among the valid tokens, or −1
-        self._around = torch.arange(-before, after + 1, device=device)
-
-    def levels(self, activations: torch.Tensor, neurons: torch.Tensor, found: _Found) -> torch.Tensor:
-        """The levels around the places `[neurons, k]` that were found in this batch, `[neurons, k, around]` int8."""
-        place = found.places[:, :, None]
-        column = place % self._length + self._around
-        row = self._row[(place - self._first + self._around).clamp(0, len(self._row) - 1)]
-        is_there = (column >= 0) & (column < self._length) & (row >= 0) & (place >= 0)
-        x = activations[row.clamp(min=0), neurons[:, None, None]].float()
-        return _levels(x, found.values[:, :, None]).where(is_there, MISSING)
-
-
-def _levels(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """round(100 · x / |value|) as int8, limited to ±100; 0 / 0 is 0."""
-    return ((x / value.abs()) * 100).nan_to_num_(0.0, 100.0, -100.0).round_().clamp_(-100, 100).to(torch.int8)
-
-
-def _joined(first: _Found, second: _Found) -> _Found:
-    pairs = [
-        None if one is None or other is None else torch.cat([one, other], 1)
-        for one, other in ((first.documents, second.documents), (first.levels, second.levels))
-    ]
-    values, places = torch.cat([first.values, second.values], 1), torch.cat([first.places, second.places], 1)
-    return _Found(values, places, *pairs)
-
-
-def _best(found: _Found, end: int, k: int, per_document: int) -> _Found:
-    """The k best of each neuron, in order: by value, then by place. Missing ones are last."""
-    missing = (found.places < 0) | ~found.values.isfinite()
-    score = (found.values if end == TOP else -found.values).masked_fill(missing, -torch.inf)
-    order = found.places.masked_fill(missing, _LAST).argsort(dim=1, stable=True)
-    order = order.gather(1, score.gather(1, order).argsort(dim=1, stable=True, descending=True))
-    if found.documents is not None:
-        beyond = _beyond(found.documents.gather(1, order), per_document)
-        missing = missing | torch.zeros_like(missing).scatter(1, order, beyond)
-        order = order.gather(1, missing.gather(1, order).int().argsort(dim=1, stable=True))
-    order = order[:, :k]
-    gone = missing.gather(1, order)
-    parts: list[torch.Tensor | None] = []
-    for part, none in (
-        (found.values, torch.nan),
-        (found.places, -1),
-        (found.documents, -1),
-        (found.levels, MISSING),
-    ):
-        if part is None:
-            parts.append(None)
-        elif part.dim() == 2:
-            parts.append(_widened(part.gather(1, order).masked_fill(gone, none), k, none))
-        else:
-            chosen = part.gather(1, order[:, :, None].expand(-1, -1, part.shape[2]))
-            parts.append(_widened(chosen.masked_fill(gone[:, :, None], none), k, none))
-    values, places, documents, levels = parts
-    assert values is not None and places is not None
-    return _Found(values, places, documents, levels)
-
-
-def _widened(part: torch.Tensor, k: int, none: float) -> torch.Tensor:
-    """Fills `[neurons, fewer, …]` up to `[neurons, k, …]`."""
-    lacking = k - part.shape[1]
-    return torch.cat([part, part.new_full((len(part), lacking, *part.shape[2:]), none)], 1) if lacking > 0 else part
-
-
-def _beyond(documents: torch.Tensor, most: int) -> torch.Tensor:
-    """Whether `most` entries of the same document come before an entry in its row `[neurons, entries]`."""
-    by = documents.argsort(dim=1, stable=True)
-    sorted_documents = documents.gather(1, by)
-    index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
-    is_first = torch.ones_like(documents, dtype=torch.bool)
-    is_first[:, 1:] = sorted_documents[:, 1:] != sorted_documents[:, :-1]
-    start = index.where(is_first, 0).cummax(1).values
-    return torch.zeros_like(is_first).scatter(1, by, index - start >= most)
+    `end` is a slice for values `[sites, 2, neurons]` of both.
+    """
+    if isinstance(end, slice):
+        values = torch.stack([values[:, TOP], -values[:, BOTTOM]], 1)
+    elif end == BOTTOM:
+        values = -values
+    return values.masked_fill(values.isnan(), -torch.inf)

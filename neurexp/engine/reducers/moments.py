@@ -69,17 +69,31 @@ class Moments(Reducer):
         batch.shared[self] = left_out if left_out is None else left_out.to(batch.device)
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
-        left_out, (tokens, neurons) = batch.shared[self], activations.shape
+        left_out, (tokens, neurons), device = batch.shared[self], activations.shape, activations.device
+        if tokens == 0:
+            return
         self.n[site] += tokens if left_out is None else tokens - len(left_out)
-        for some in cache_sized_slices(neurons, tokens, activations.device):
-            x = activations[:, some].float()
-            shifted = x - self.shift[site, some]
-            positive = (x > 0).sum(0)
-            self._total[site] += shifted.sum()
+        slices = cache_sized_slices(tokens, 2 * neurons, device)  # of two arrays, in which everything is computed
+        memory, powers_of_all = torch.empty(2, slices[0].stop, neurons, device=device)
+        sums = torch.empty(len(slices), 5, neurons, device=device)
+        for some, (above, *powers) in zip(slices, sums, strict=True):
+            x, count = activations[some].float(), some.stop - some.start
+            shifted, power = memory[:count], powers_of_all[:count]
+            torch.sum(torch.gt(x, 0, out=power), 0, out=above)  # in float32, which counts exactly up to 2 ** 24
+            torch.sub(x, self.shift[site], out=shifted)
             if left_out is not None:
-                shifted[left_out] = 0
-                positive -= (x[left_out] > 0).sum(0)
-            self.positive[site, some] += positive
-            squared = shifted * shifted
-            powers = shifted, squared, squared * shifted, squared * squared
-            self.sums[site, :, some] += torch.stack([power.sum(0) for power in powers])
+                inside = left_out[(left_out >= some.start) & (left_out < some.stop)] - some.start
+                if device.type != "cpu" or len(inside):
+                    shifted[inside] = 0
+            torch.sum(shifted, 0, out=powers[0])
+            torch.sum(torch.mul(shifted, shifted, out=power), 0, out=powers[1])
+            torch.sum(shifted.mul_(power), 0, out=powers[2])
+            torch.sum(power.mul_(power), 0, out=powers[3])
+        positive = sums[:, 0].sum(0, dtype=torch.float64)
+        self._total[site] += sums[:, 1].sum()
+        if left_out is not None:
+            others = activations[left_out].float()
+            self._total[site] += others.sum()
+            positive -= (others > 0).sum(0)
+        self.positive[site] += positive.long()
+        self.sums[site] += sums[:, 1:].sum(0, dtype=torch.float64)

@@ -1,0 +1,42 @@
+"""Where a batch's tokens are, which of them count, and what is around them: computed once for all sites."""
+
+import torch
+
+from neurexp.engine.reducers.base import Batch
+from neurexp.engine.reducers.candidates import Blocks
+
+MISSING = -128  # the level of a place without a token
+
+
+class Places:
+    """The valid tokens of a batch. A place is sequence · length + column."""
+
+    def __init__(self, batch: Batch, length: int, before: int, after: int, with_documents: bool):
+        """Raises ValueError if the sequences do not have the length that was told."""
+        if batch.valid.shape[1] != length:
+            raise ValueError(f"the sequences have {batch.valid.shape[1]} tokens, not {length}")
+        flat = torch.arange(batch.valid.numel()) if batch.rows is None else batch.rows
+        counted = batch.covariates.get("counted")
+        counted = torch.ones(len(flat), dtype=torch.bool) if counted is None else counted
+        self.first, self.last = batch.first * length, batch.first * length + batch.valid.numel() - 1
+        self.blocks = Blocks(counted) if batch.device.type == "cpu" and len(flat) else None
+        self.tokens = len(flat)
+        kept = None if bool(counted.all()) else counted.nonzero().squeeze(1).to(batch.device)
+        self.counted = kept  # which of the valid tokens; None: all
+        self.place = (self.first + flat).to(batch.device)  # [tokens], of each valid one
+        self.document = batch.covariates["document"].to(batch.device) if with_documents else None  # [tokens]
+        row = torch.full((batch.valid.numel() + 1,), -1)
+        row[flat] = torch.arange(len(flat))
+        around = torch.arange(-before, after + 1)
+        column = flat[:, None] % length + around
+        near = (flat[:, None] + around).where((column >= 0) & (column < length), batch.valid.numel())
+        self._near = row[near].to(batch.device)  # [tokens, around]: which valid token is there, or −1
+
+    def levels(self, activations: torch.Tensor, rows: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
+        """The levels around tokens, `[…, around]` int8; `rows` `[…]` are those of the tokens among the valid ones."""
+        near = self._near[rows]
+        x = activations[near.clamp(min=0), neurons[..., None]].float()
+        value = activations[rows, neurons].float()[..., None]
+        # 0 / 0 is 0
+        share = (x / value.abs_()).mul_(100).nan_to_num_(0.0, 100.0, -100.0)
+        return share.round_().clamp_(-100, 100).masked_fill_(near < 0, MISSING).to(torch.int8)
