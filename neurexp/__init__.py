@@ -4,10 +4,12 @@ load_model    a causal language model and its tokenizer: "mini" (embedded), a fo
 capture       its activations at one site of every chosen layer: {"MLP_0": [sequences, length, neurons], …}
 Edit          activations of chosen neurons that are replaced: by zero, their mean, another token's value, …
 edited        a context in which a model runs with edits
+open_run      a finished run: `open_run(FOLDER).neuron(15, 276)` shows what is known of a neuron
 predictions   what a model predicts at every token, with and without edits: loss, divergence, rank
 Contrast      base of experiments that compare labelled rows; its options: ContrastOptions
 Profile       base of experiments that relate activations to a Covariate of tokens; its options: ProfileOptions
 Intervention  base of experiments that edit chosen neurons; its options: InterventionOptions
+Optimisation  base of experiments that look for the input that excites a unit most; its options: OptimisationOptions
 UserError     what a user can mend; its text is the whole message
 """
 
@@ -24,9 +26,12 @@ if TYPE_CHECKING:
     from neurexp.experiments.contrast import Options as ContrastOptions
     from neurexp.experiments.intervention import FoundNeurons, Intervention
     from neurexp.experiments.intervention import Options as InterventionOptions
+    from neurexp.experiments.optimisation import Optimisation
+    from neurexp.experiments.optimisation import Options as OptimisationOptions
     from neurexp.experiments.profile import Covariate, Profile
     from neurexp.experiments.profile import Options as ProfileOptions
     from neurexp.models.load import load_model
+    from neurexp.runs.opened_run import Run, open_run
 
 # No library that we bring reports home unless the user asks it to.
 for _variable in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"):
@@ -41,12 +46,16 @@ __all__ = [
     "FoundNeurons",
     "Intervention",
     "InterventionOptions",
+    "Optimisation",
+    "OptimisationOptions",
     "Profile",
     "ProfileOptions",
+    "Run",
     "UserError",
     "capture",
     "edited",
     "load_model",
+    "open_run",
     "predictions",
 ]
 
@@ -59,12 +68,16 @@ _HOMES = {
     "FoundNeurons": "neurexp.experiments.intervention",
     "Intervention": "neurexp.experiments.intervention",
     "InterventionOptions": "neurexp.experiments.intervention:Options",
+    "Optimisation": "neurexp.experiments.optimisation",
+    "OptimisationOptions": "neurexp.experiments.optimisation:Options",
     "Profile": "neurexp.experiments.profile",
     "ProfileOptions": "neurexp.experiments.profile:Options",
+    "Run": "neurexp.runs.opened_run",
     "UserError": "neurexp.errors",
     "capture": "neurexp.engine.notebook",
     "edited": "neurexp.engine.edits",
     "load_model": "neurexp.models.load",
+    "open_run": "neurexp.runs.opened_run",
     "predictions": "neurexp.engine.notebook",
 }
 __getattr__ = lazy(__name__, _HOMES)

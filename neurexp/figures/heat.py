@@ -42,7 +42,7 @@ def on_one_line(token: str) -> str:
     return "".join("·" if index in hidden else one for index, one in enumerate(text))
 
 
-def _columns(text: str) -> int:
+def columns_of_text(text: str) -> int:
     """How wide a text is: Chinese and Japanese characters and emoji take two columns, marks and joiners none."""
     wide = sum(unicodedata.east_asian_width(one) in "WF" for one in text)
     return len(text) + wide - sum(unicodedata.category(one) in ("Mn", "Me", "Cf") for one in text)
@@ -77,7 +77,7 @@ def heat_map(passages: Sequence[Passage], categories: Sequence[str], title: str,
         for line in lines:
             for index, x in line:
                 text = on_one_line(tokens[index])
-                width = _columns(text)
+                width = columns_of_text(text)
                 x = WIDTH - x - width if leftwards else x
                 axes.add_patch(_box(x, y, width, colours[index]))
                 bold = "bold" if listed[index] >= 0 else "normal"
@@ -104,7 +104,7 @@ def _lines(passage: Passage) -> list[list[tuple[int, int]]]:
     """For each line of the picture, the tokens on it and the column each begins at."""
     lines, x = [[]], 0
     for index, token in enumerate(passage[1]):
-        width = _columns(on_one_line(token))
+        width = columns_of_text(on_one_line(token))
         if x + width > WIDTH and lines[-1]:
             lines.append([])
             x = 0

@@ -1,0 +1,184 @@
+"""The card of one neuron: what `Subject` and other runs know of it, for a notebook, a picture or a program."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neurexp.pages.html import card_html
+from neurexp.pages.others import OtherRun
+from neurexp.pages.subject import ENDS, Subject
+from neurexp.pages.texts import alone
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Context:
+    """A token of the text where the neuron is very active, or very inactive.
+
+    Args:
+        value: the activation, the model's own units.
+        token: the token, decoded alone.
+        tokens: readable texts of the tokens around and of the token itself; "" for the rest of a character that
+            several tokens make.
+        activations: `[tokens]`, to a hundredth of `value`, and limited to ±|value|.
+        at: the index of the token itself in these.
+        sequence, position: where it stands: a row of `context_tokens`, and the token's place in the sequence.
+    """
+
+    value: float
+    token: str
+    tokens: tuple[str, ...]
+    activations: np.ndarray
+    at: int
+    sequence: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of one neuron. A notebook shows it; `figure()` draws it.
+
+    Args:
+        title: the model and the text.
+        layer, neuron: which one.
+        statistics: column of `neurons.parquet` → value.
+        columns: column → what it means.
+        top, bottom: its contexts, the strongest first.
+        promoted, suppressed: (token, effect), the strongest first; empty where the run has none.
+        explained: (property, explained variance, its q or NaN).
+        histogram: edges `[bins + 1]` and counts `[bins]`; None if the run has none.
+        others: (title, statistic, value, q or NaN, rank by magnitude in the layer).
+        width: neurons of the layer.
+    """
+
+    title: str
+    layer: int
+    neuron: int
+    statistics: dict[str, float | str]
+    columns: dict[str, str]
+    top: tuple[Context, ...]
+    bottom: tuple[Context, ...]
+    promoted: tuple[tuple[str, float], ...]
+    suppressed: tuple[tuple[str, float], ...]
+    explained: tuple[tuple[str, float, float], ...]
+    histogram: tuple[np.ndarray, np.ndarray] | None
+    others: tuple[tuple[str, str, float, float, float], ...]
+    width: int
+
+    @property
+    def heading(self) -> str:
+        """The neuron and its label."""
+        label, ev = self.statistics.get("property"), self.statistics.get("ev_property")
+        told = "" if label is None else f": {label}"
+        return f"Layer {self.layer}, neuron {self.neuron}{told}" + (
+            f" (explained variance {ev:.2f})" if isinstance(ev, float) and np.isfinite(ev) else ""
+        )
+
+    @property
+    def _contexts(self) -> dict[str, list[tuple[float, tuple[str, ...], np.ndarray, int]]]:
+        ends = {"Highest activations": self.top, "Lowest activations": self.bottom}
+        return {title: [(one.value, one.tokens, one.activations, one.at) for one in end] for title, end in ends.items()}
+
+    @property
+    def _direct(self) -> dict[str, tuple[tuple[str, float], ...]]:
+        return {"promotes": self.promoted, "suppresses": self.suppressed}
+
+    def figure(self) -> "Figure":
+        """The card as a picture for a paper."""
+        from neurexp.figures.cards import neuron_card
+
+        explained = [(name, ev) for name, ev, _ in self.explained]
+        return neuron_card(self.heading, self.title, self._contexts, self._direct, explained, self.histogram)
+
+    def _repr_html_(self) -> str:
+        of_properties = {f"{kind}_{name}" for name, *_ in self.explained for kind in ("ev", "q", "p", "r")}
+        statistics = {
+            name: (value, self.columns.get(name, ""))
+            for name, value in self.statistics.items()
+            if name not in of_properties
+        }
+        told = self._contexts, self._direct, self.explained, statistics, self.others, self.width
+        return card_html(self.heading, self.title, *told)
+
+
+def card_of(subject: Subject, title: str, layer: int, neuron: int, others: Sequence[OtherRun] = ()) -> Card:
+    """The card of a neuron.
+
+    Args:
+        subject: the run's neurons.
+        title: the model and the text.
+        layer, neuron: which one.
+        others: what other runs say.
+
+    Raises:
+        UserError: there is no such neuron.
+    """
+    row = subject.row(layer, neuron)
+    at = int(np.searchsorted(subject.layers, layer)), neuron
+    names = [name for name in subject.neurons if name not in ("layer", "neuron")]
+    statistics = {name: _plain(subject.neurons[name][row]) for name in names}
+
+    def number(name: str) -> float:
+        value = statistics.get(name, np.nan)
+        return value if isinstance(value, float) else float("nan")
+
+    top, bottom = (_contexts(subject, at[0], end, neuron) for end in range(len(ENDS)))
+    promoted, suppressed = (_direct(subject, layer, neuron, sign) for sign in (1, -1))
+    histogram = None
+    if subject.histograms:
+        counts = subject.histograms["counts"][at][1:-1]
+        start, width = (float(subject.histograms[name][at]) for name in ("start", "width"))
+        histogram = start + width * np.arange(len(counts) + 1), counts
+    return Card(
+        title=title,
+        layer=layer,
+        neuron=neuron,
+        statistics=statistics,
+        columns={name: subject.columns.get(name, "") for name in names},
+        top=top,
+        bottom=bottom,
+        promoted=promoted,
+        suppressed=suppressed,
+        explained=tuple((name, number(f"ev_{name}"), number(f"q_{name}")) for name in subject.properties),
+        histogram=histogram,
+        others=tuple(
+            (one.title, one.statistic, float(one.values[row]), float(one.q_values[row]), float(one.ranks[row]))
+            for one in others
+        ),
+        width=subject.width,
+    )
+
+
+def _plain(value: object) -> float | str:
+    return alone(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+
+
+def _contexts(subject: Subject, layer: int, end: int, neuron: int) -> tuple[Context, ...]:
+    found = []
+    for rank, place in enumerate(subject.places[layer, end, neuron].tolist()):
+        if place < 0:
+            continue
+        sequence, position = divmod(place, subject.length)
+        value = float(subject.values[layer, end, neuron, rank])
+        levels = subject.levels[layer, end, neuron, rank].astype(np.float64)
+        texts = subject.texts(sequence)
+        first, stop = max(0, position - subject.before), min(len(texts), position + subject.after + 1)
+        levels = levels[first - position + subject.before : stop - position + subject.before]
+        activations = np.where(levels == -128, np.nan, levels / 100 * abs(value))
+        token = alone(subject.vocabulary[int(subject.token_ids[layer, end, neuron, rank])][1])
+        around = tuple(texts[first:stop])
+        found.append(Context(value, token, around, activations, position - first, sequence, position))
+    return tuple(found)
+
+
+def _direct(subject: Subject, layer: int, neuron: int, sign: int) -> tuple[tuple[str, float], ...]:
+    table = subject.direct
+    if not table:
+        return ()
+    rows = np.flatnonzero((table["layer"] == layer) & (table["neuron"] == neuron) & (table["sign"] == sign))
+    rows = rows[np.argsort(table["rank"][rows])]
+    return tuple((alone(str(table["token"][row])), float(table["effect"][row])) for row in rows)
