@@ -9,6 +9,7 @@ predictions   what a model predicts at every token, with and without edits: loss
 Contrast      base of experiments that compare labelled rows; its options: ContrastOptions
 Profile       base of experiments that relate activations to a Covariate of tokens; its options: ProfileOptions
 Intervention  base of experiments that edit chosen neurons; its options: InterventionOptions
+Optimisation  base of experiments that look for the input that excites a unit most; its options: OptimisationOptions
 UserError     what a user can mend; its text is the whole message
 """
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from neurexp.experiments.contrast import Options as ContrastOptions
     from neurexp.experiments.intervention import FoundNeurons, Intervention
     from neurexp.experiments.intervention import Options as InterventionOptions
+    from neurexp.experiments.optimisation import Optimisation
+    from neurexp.experiments.optimisation import Options as OptimisationOptions
     from neurexp.experiments.profile import Covariate, Profile
     from neurexp.experiments.profile import Options as ProfileOptions
     from neurexp.models.load import load_model
@@ -43,6 +46,8 @@ __all__ = [
     "FoundNeurons",
     "Intervention",
     "InterventionOptions",
+    "Optimisation",
+    "OptimisationOptions",
     "Profile",
     "ProfileOptions",
     "Run",
@@ -63,6 +68,8 @@ _HOMES = {
     "FoundNeurons": "neurexp.experiments.intervention",
     "Intervention": "neurexp.experiments.intervention",
     "InterventionOptions": "neurexp.experiments.intervention:Options",
+    "Optimisation": "neurexp.experiments.optimisation",
+    "OptimisationOptions": "neurexp.experiments.optimisation:Options",
     "Profile": "neurexp.experiments.profile",
     "ProfileOptions": "neurexp.experiments.profile:Options",
     "Run": "neurexp.runs.opened_run",

@@ -126,7 +126,7 @@ class _Backward:
     def __enter__(self) -> "_Backward":
         with ExitStack() as stack:
             self._head = stack.enter_context(Head(self._network))
-            stack.enter_context(_no_gradients_of_parameters(self._network))
+            stack.enter_context(no_gradients_of_parameters(self._network))
             stack.enter_context(self._hooks())
             self._stack = stack.pop_all()
         return self
@@ -240,7 +240,7 @@ def _listen_to_all_columns(site: Site, receive: Callable[[torch.Tensor], None]) 
 
 
 @contextmanager
-def _no_gradients_of_parameters(network: nn.Module) -> Iterator[None]:
+def no_gradients_of_parameters(network: nn.Module) -> Iterator[None]:
     """Within the context no parameter requires a gradient."""
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:

@@ -16,13 +16,16 @@ import torch
 import transformers
 
 from neurexp.engine import processes
+from neurexp.engine.ascent import Ascent, Unit, run_ascent
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.edited_pass import Variant, run_edited_pass
 from neurexp.engine.gradients import run_gradient_pass
 from neurexp.engine.lanes import lanes_on
 from neurexp.engine.passes import Covariates, count_not_finite, run_pass
 from neurexp.engine.reducers.base import NotFiniteError, Reducer
+from neurexp.engine.reducers.by_unit import ByUnit
 from neurexp.engine.reducers.of_sites import OfSites
+from neurexp.engine.search import Search, Strings, run_search
 from neurexp.errors import UserError
 from neurexp.io.provenance import hash_of_code, of_arithmetic
 from neurexp.models.fast import fast_forward
@@ -105,6 +108,73 @@ class EditedPass(Pass):
         return replace(self, edits=edits, key={**self.key, "edits": hashlib.sha256(places.encode()).hexdigest()})
 
 
+@dataclass(frozen=True, kw_only=True)
+class FollowingPass(Pass):
+    """A pass over tokens that follow from the results of earlier passes.
+
+    Args:
+        follow: the fields of the pass that follow from them (its tokens, reducers and label, for example); none in a
+            process that does not have these results.
+    """
+
+    follow: Callable[[Mapping[str, Mapping[str, Reducer]]], Mapping[str, Any]]
+
+    def after(self, results: Mapping[str, Mapping[str, Reducer]]) -> Self:
+        return replace(self, **self.follow(results))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AscentPass(Pass):
+    """Gradient ascent on the input for a few units (`engine.ascent`). Its one reducer is a `ByUnit`.
+
+    One process runs it. `tokens` has as many sequences as there are starts; their ids are read if they are starts.
+
+    Args:
+        units: layer and neuron of each, at `site`.
+        ascent: the settings.
+        allowed: ids that may be decoded, `[allowed]`.
+        prefix: ids that begin a sequence.
+        starts: for each unit ids `[starts, n]` whose embeddings are its starts, or None: random embeddings.
+    """
+
+    units: Sequence[Unit]
+    ascent: Ascent
+    allowed: torch.Tensor
+    prefix: Sequence[int] = ()
+    starts: Sequence[torch.Tensor | None] = ()
+    distributed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPass(Pass):
+    """A search over token strings for a few units (`engine.search`). Its one reducer is a `ByUnit`.
+
+    One process runs it.
+
+    Args:
+        units: layer and neuron of each, at `site`.
+        search: the settings.
+        allowed: ids that a swap may bring in, `[allowed]`.
+        is_text: whether strings stay the same when they are decoded and encoded again.
+        starts_of: from the results of the plan's earlier passes to the starts, ids `[starts, n]` for each unit.
+        prefix: ids that begin a sequence.
+        starts: the same, once they are known. `key` then says which they are.
+    """
+
+    units: Sequence[Unit]
+    search: Search
+    allowed: torch.Tensor
+    is_text: Strings
+    starts_of: Callable[[Mapping[str, Mapping[str, Reducer]]], Sequence[torch.Tensor]]
+    prefix: Sequence[int] = ()
+    starts: Sequence[torch.Tensor] = ()
+    distributed: bool = False
+
+    def after(self, results: Mapping[str, Mapping[str, Reducer]]) -> Self:
+        starts = self.starts_of(results)
+        return replace(self, starts=starts, key={**self.key, "starts": [one.tolist() for one in starts]})
+
+
 def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict[str, Any]:
     """What a pass's activations depend on to the last bit: weights, tokens, arithmetic and the batches' boundaries."""
     return {
@@ -159,7 +229,8 @@ def run_together(
     if len({(type(one), one.tokens.hash, json.dumps(one.key, sort_keys=True), one.distributed) for one in passes}) > 1:
         raise ValueError("passes that run together must be of one kind, with the same tokens and key")
     batch_size *= first.batch_factor
-    with _one_pass, fast_forward(model.network) if model.fast else nullcontext():
+    climbs = isinstance(first, AscentPass | SearchPass)  # strings so short that the fast forward does not help
+    with _one_pass, fast_forward(model.network) if model.fast and not climbs else nullcontext():
         model.check_ids(tokens.input_ids[tokens.valid])
         sites: list[Site] = []
         results, reducers = [], []
@@ -182,6 +253,18 @@ def run_together(
                     raise ValueError("an edited pass runs alone")
                 (effects,) = reducers
                 run_edited_pass(model.network, first.edits, *inputs[2:4], effects, batch_size, **options)
+            elif isinstance(first, AscentPass | SearchPass):
+                if len(passes) > 1:
+                    raise ValueError("an ascent and a search run alone")
+                (found,) = reducers
+                assert isinstance(found, ByUnit)
+                del options["part"]
+                if isinstance(first, AscentPass):
+                    ascent = first.ascent, first.allowed, found, first.prefix, first.starts
+                    run_ascent(model.network, first.site, first.units, *ascent, **options)
+                else:
+                    search = first.search, first.starts, first.allowed, first.is_text, found, first.prefix
+                    run_search(model.network, first.site, first.units, *search, **options)
             elif isinstance(first, GradientPass):
                 run_gradient_pass(*inputs, **options)
             else:

@@ -1,16 +1,26 @@
 """The design of the properties and what follows from its sums, against all tokens by hand."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
 import torch
-from inprocess import text_of
+from inprocess import inputs_of, text_of
+from scipy.signal import lfilter
 
+from neurexp.config.schema import DatasetConfig, Source
+from neurexp.engine.notebook import capture
 from neurexp.engine.reducers.base import Batch
 from neurexp.engine.reducers.gram import Gram
-from neurexp.experiments.top_contexts.design import BY_TYPE, OF_TYPES, SIMPLE, Design, sampled_sequences
+from neurexp.experiments.top_contexts import Options, TopContexts
+from neurexp.experiments.top_contexts.design import BY_TYPE, OF_PLACES, OF_TYPES, SIMPLE, Design, sampled_sequences
 from neurexp.experiments.top_contexts.explained import PropertySums
 from neurexp.experiments.top_contexts.labels import LABELS, labels_of
+from neurexp.models.load import load_model
+from neurexp.stats.association import q_values
 from neurexp.stats.explained import noise_of_sketch
+from neurexp.text.running_text import read_text
 
 VOCABULARY, LENGTH, NEURONS, SHIFT = 40, 16, 30, 3.0
 ONE = 5  # the type that neuron 4 fires on
@@ -44,8 +54,9 @@ def activations(text, random):
     return x.astype(np.float32)
 
 
-def summed(design, activations, batch_size):
-    text, gram = design.tokens, Gram(design.width, 1, design.squared, shift=torch.full((1, NEURONS), SHIFT))
+def summed(design, activations, batch_size, shift=SHIFT):
+    text, shifts = design.tokens, torch.full((1, activations.shape[-1]), shift)
+    gram = Gram(design.width, 1, design.squared, shift=shifts)
     for start in range(0, len(text.valid), batch_size):
         valid = text.valid[start : start + batch_size]
         sequence, position = np.nonzero(valid)
@@ -208,3 +219,36 @@ def test_the_simplest_answer_that_tells_enough_is_the_label(given, expected):
         assert np.isnan(explained)
     else:
         assert explained == given[expected]
+
+
+# Where there is nothing to explain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["independent", "shuffled", "drifting"])
+def test_where_nothing_is_explained_p_errs_at_its_level_and_q_finds_nothing(kind):
+    """Activations that know nothing of the tokens: noise, a network's own in random order, or noise that drifts."""
+    model, random = load_model("mini", device="cpu"), np.random.default_rng(4)
+    dataset = DatasetConfig(source=Source.pydoc, tokens=8192, sequence_length=256)
+    with TemporaryDirectory() as folder:
+        text = read_text(dataset, model.tokenizer, model.begins_with_bos, Path(folder))
+    plan = TopContexts(Options("top_contexts", "")).prepare(inputs_of(model, text))
+    shape, neurons = text.valid.shape, 300
+    x = random.normal(size=(shape[0] * shape[1], neurons))
+    if kind == "shuffled":
+        values = torch.cat(list(capture(model.network, torch.from_numpy(text.input_ids).long(), "MLP", 3).values()))
+        x = values.flatten(0, 1)[torch.from_numpy(random.permutation(len(x)))][:, :neurons].double().numpy()
+    if kind == "drifting":
+        x = np.asarray(lfilter([1], [1, -0.8], x, axis=0))
+    x = x.astype(np.float32).reshape(*shape, neurons)
+    sums = summed(plan.design, x, 4, shift=0.0)
+    found = sums.explained(0, np.full(neurons, int(text.input_ids[0, 5])))
+    for name, p in found.p.items():
+        assert abs(found.ev[name].mean()) < 0.005, name
+        if kind == "drifting" and name not in OF_PLACES:
+            continue  # dealing out types anew does not keep what neighbouring tokens have in common
+        assert (p < 0.05).mean() == pytest.approx(0.05, abs=0.05), name  # one set of draws for all neurons
+        assert (q_values(p) < 0.05).mean() < 0.02, name
+    assert abs(found.ev_one_token.mean()) < 0.005
+    label, _ = labels_of(found.ev, {name: q_values(p) for name, p in found.p.items()}, found.ev_one_token)
+    assert (label == LABELS.index("none")).mean() > 0.98

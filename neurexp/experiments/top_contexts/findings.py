@@ -7,7 +7,7 @@ import numpy as np
 
 from neurexp.experiments.top_contexts.analysis import Analysis
 from neurexp.experiments.top_contexts.data import ENDS, TopContextsData
-from neurexp.experiments.top_contexts.design import PROJECTIONS, PROPERTIES
+from neurexp.experiments.top_contexts.design import PROJECTIONS, PROPERTIES, SIMPLE
 from neurexp.experiments.top_contexts.labels import LABELS, NONE, WORDS
 from neurexp.report.report import Table
 
@@ -89,8 +89,9 @@ def _strongest(neurons: Table) -> list[str]:
         if label == NONE or len(own) == 0:
             continue
         at = own[neurons["ev_property"][own].argmax()]
+        r = f"r {neurons[f'r_{label}'][at]:+.2f}, " if label in SIMPLE else ""
         told.append(
-            f"{neurons['layer'][at]}.{neurons['neuron'][at]} by {WORDS[label]} ({neurons['ev_property'][at]:.0%}; top "
-            f"token {neurons['top_token'][at]!r})"
+            f"{neurons['layer'][at]}.{neurons['neuron'][at]} by {WORDS[label]} ({r}{neurons['ev_property'][at]:.0%} of "
+            f"its variance; top token {neurons['top_token'][at]!r})"
         )
     return told

@@ -1,5 +1,8 @@
 """The report of top contexts: its tables, metrics, sentences, tensors and figures, put together. Computes nothing."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from neurexp.experiments.top_contexts import tables
 from neurexp.experiments.top_contexts.analysis import analyse
 from neurexp.experiments.top_contexts.columns import columns_of
@@ -8,6 +11,8 @@ from neurexp.experiments.top_contexts.figures import Figures
 from neurexp.experiments.top_contexts.findings import findings_of, shares_of
 from neurexp.experiments.top_contexts.winners import findings_of as findings_of_winners
 from neurexp.report.report import Report
+
+PAGES = "pages"
 
 
 def write(data: TopContextsData) -> Report:
@@ -39,4 +44,17 @@ def write(data: TopContextsData) -> Report:
         notes=tables.notes_of(data),
         tables=further,
         figures=Figures(data, analysis).all(),
+        folders={PAGES: _pages(data)} if data.options.pages else {},
     )
+
+
+def _pages(data: TopContextsData) -> Callable[[Path, Path], None]:
+    """What writes the pages, once the tables are in the run folder."""
+    site, title = data.site, data.label
+
+    def write_pages(to: Path, run_folder: Path) -> None:
+        from neurexp.pages.writing import write_of
+
+        write_of(run_folder, to, title, site)
+
+    return write_pages

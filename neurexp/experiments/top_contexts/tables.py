@@ -66,9 +66,11 @@ def notes_of(data: TopContextsData) -> dict[str, dict[str, str]]:
 
 def direct_of(data: TopContextsData) -> Table:
     """The tokens that each neuron promotes and suppresses directly; empty where that cannot be read."""
-    if not data.options.direct:
+    model = data.plan.inputs.model
+    is_control = data.options.control == "random" and model.weights == "random"  # no one sees its tables
+    if not data.options.direct or is_control:
         return {}
-    found = promoted_tokens(data.plan.inputs.model.network, data.site, data.layers, data.options.direct)
+    found = promoted_tokens(model.network, data.site, data.layers, data.options.direct)
     return {} if found is None else table_of(data.layers, *found, data.texts)
 
 
