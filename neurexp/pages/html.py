@@ -30,7 +30,9 @@ text-underline-offset:3px}
 
 def number(value: float) -> str:
     """A number to three digits."""
-    return "–" if not math.isfinite(value) else f"{value:,.3g}".replace("-", "−")
+    if not math.isfinite(value):
+        return "–"
+    return (f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}").replace("-", "−")
 
 
 def visible(token: str) -> str:
