@@ -214,6 +214,10 @@ def test_the_rules_side_by_side_are_counts_of_the_columns(report):
     assert metrics["main_only"] == (matched & ~lecture).sum()
     assert metrics["naive_survive"] == pytest.approx((lecture & survives).sum() / lecture.sum())
     assert metrics["number_survivors"] == survives.sum()
+    holds = (report.neurons["p_lr_initial"] < 0.05) & (
+        np.sign(report.neurons["beta_initial"]) == np.sign(report.neurons["beta_least"])
+    )
+    assert metrics["survivors_hold_initial"] == pytest.approx(holds[survives].mean())
 
 
 def test_the_excerpt_is_of_the_held_out_text(data):

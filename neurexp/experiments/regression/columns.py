@@ -87,6 +87,7 @@ _METRICS = {
     "number_separated": "number of neurons with separation > 0, over all layers",
     "number_wald_misses": "sum of wald_misses over layers",
     "number_unconverged": "sum of unconverged over layers",
+    "survivors_hold": "share of the neurons with survives that have p_lr < 0.05 and the same sign of beta here",
     "accuracy_median": "median of accuracy_heldout over all neurons",
 }
 _ENDS = {

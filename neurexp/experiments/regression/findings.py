@@ -66,13 +66,21 @@ def _survivors(data: RegressionData, metrics: Metrics) -> str:
         return (
             f"No neuron is significant in the same direction {first.name} and {last.name}: there are no {verdict.what}."
         )
+    held = "".join(
+        f" {metrics[f'survivors_hold_{name}']:.0%} have the same direction {ones[name].name}, with p < 0.05."
+        for name in verdict.others(ones)
+    )
     return (
-        f"{count} neurons ({metrics['survivors']:.1%}) are {verdict.what}: significant in the same direction "
+        f"{_neurons(count)} ({metrics['survivors']:.1%}) are {verdict.what}: significant in the same direction "
         f"{first.name} and {last.name}, so {verdict.confound} do not explain them. That is "
         f"{metrics['main_survive']:.0%} of those that are significant {first.name}. "
         f"{metrics['number_survivors_positive']} are higher on {first.one}. "
-        f"{metrics['number_survivors_types']} also pass the test over word types in both."
+        f"{metrics['number_survivors_types']} also pass the test over word types in both.{held}"
     )
+
+
+def _neurons(count: float) -> str:
+    return f"{count:g} {'neuron' if count == 1 else 'neurons'}"
 
 
 def _rules(data: RegressionData, metrics: Metrics) -> str:
@@ -85,7 +93,7 @@ def _rules(data: RegressionData, metrics: Metrics) -> str:
         else ""
     )
     return (
-        f"The two rules: {metrics['both_rules']} neurons are significant {naive} and {main}, {metrics['naive_only']} "
+        f"The two rules: {_neurons(metrics['both_rules'])} are significant {naive} and {main}, {metrics['naive_only']} "
         f"only {naive}, {metrics['main_only']} only {main}; {metrics['opposite_signs']} of the first have opposite "
         f"signs.{r}{share}"
     )
