@@ -86,6 +86,7 @@ class Context(Experiment[ContextPlan]):
     """The experiment `context`."""
 
     Options = Options
+    controls = ("off", "random", "shuffled_text")
     distributed = False  # the rows are few: one process captures them
     without_text = "text that it wrote itself"
 
@@ -95,6 +96,11 @@ class Context(Experiment[ContextPlan]):
         self.check_range(2, 10_000, "occurrences")
         self.check_range(32, 1_000_000, "generated")
         self.check_range(19, 1_000_000, "permutations")
+        if options.prompt is not None and options.control == "shuffled_text":
+            raise UserError(
+                "experiment.control=shuffled_text: it shuffles the dataset's text, and experiment.prompt lets the "
+                "model write its own; give experiment.control=random, or leave experiment.prompt out"
+            )
 
     @property
     def reads_text(self) -> bool:

@@ -264,6 +264,10 @@ def test_the_models_own_text_is_fixed_by_the_seed_and_the_prompt_is_not_counted(
         ({"occurrences": 1}, "experiment.occurrences=1: give a whole number from 2"),
         ({"permutations": 5}, "experiment.permutations=5: give a whole number from 19"),
         ({"generated": 1}, "experiment.generated=1: give a whole number from 32"),
+        (
+            {"control": "shuffled_text", "prompt": "A cat"},
+            "experiment.control=shuffled_text: it shuffles the dataset's",
+        ),
         ({"neutral": ""}, "experiment.neutral='': it has 0 tokens; give a text of 1 to 8"),
         ({"prompt": ""}, "experiment.prompt='': it has no token"),
         ({"prompt": "the " * 100}, "experiment.prompt: it has .* tokens, and small has 64 positions"),
