@@ -19,7 +19,7 @@ STYLE = """<style>
 .neurexp-card td,.neurexp-card th{text-align:start;padding:.1em .6em .1em 0;vertical-align:top;font-weight:400;
 background:none;border:0;white-space:normal}
 .neurexp-card .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.neurexp-card .text{font-family:Georgia,serif;white-space:pre-wrap;unicode-bidi:isolate}
+.neurexp-card .text{font-family:Georgia,serif;white-space:break-spaces;unicode-bidi:isolate}
 .neurexp-card mark{background-color:transparent;color:inherit;font-weight:700;text-decoration:underline 2px;
 text-underline-offset:3px}
 .neurexp-card .below{text-decoration:underline dotted;text-underline-offset:3px}
