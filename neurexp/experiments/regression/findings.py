@@ -133,6 +133,7 @@ def _wald(data: RegressionData, layers: Table, metrics: Metrics) -> str:
     names = list(data.plan.comparisons)
     separated = sum(metrics[f"number_separated_{name}"] for name in names)
     missed = sum(metrics[f"number_wald_misses_{name}"] for name in names)
+    near = sum(metrics[f"number_near_separation_{name}"] for name in names)
     main = data.plan.verdict.decisive[0]
     r, r_p = (np.nanmedian(layers[f"{name}_{main}"]) if np.isfinite(layers[f"{name}_{main}"]).any() else np.nan
               for name in ("r_beta_t", "r_log_p"))  # fmt: skip
@@ -141,5 +142,9 @@ def _wald(data: RegressionData, layers: Table, metrics: Metrics) -> str:
         f"−log10 p with r = {r_p:.3f} (median over layers)."
     )
     each = f"{separated} of all fits separate the categories" if separated else "No neuron separates the categories"
-    wald = f"Wald's test misses {missed} significant fits" if missed else "Wald's test misses no significant fit"
-    return f"{line} {each}; {wald}."
+    wald = (
+        f"in {near} significant fits Wald's χ² is less than half of the likelihood ratio's, as near separation"
+        if near
+        else "no significant fit is near separation"
+    )
+    return f"{line} {each}; {wald}; Wald's test misses {missed} of the significant fits."

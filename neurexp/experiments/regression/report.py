@@ -78,6 +78,7 @@ def _metrics(data: RegressionData, neurons: Table, layers: Table) -> dict[str, f
             f"found_types_{name}": float(layers[f"share_types_{name}"].mean()),
             f"number_separated_{name}": int(layers[f"separated_{name}"].sum()),
             f"number_wald_misses_{name}": int(layers[f"wald_misses_{name}"].sum()),
+            f"number_near_separation_{name}": int(layers[f"near_separation_{name}"].sum()),
             f"number_unconverged_{name}": int(layers[f"unconverged_{name}"].sum()),
             f"accuracy_median_{name}": summary.median(neurons[f"accuracy_heldout_{name}"]),
         }
