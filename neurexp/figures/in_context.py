@@ -60,20 +60,24 @@ def r_by_layer(layers: Sequence[int], series: Mapping[str, ByLayer], title: str,
         middle = one.quartiles[:, 1]
         if lone:
             spread = np.abs(one.quartiles[:, [0, 2]] - middle[:, None]).T
-            axes.errorbar(layers, middle, spread, fmt="o", color=BLUE, capsize=4, label="each neuron's r: median")
+            axes.errorbar(
+                layers, middle, spread, fmt="o", color=BLUE, capsize=4, label="each neuron's r: median, middle half"
+            )
         else:
             axes.fill_between(layers, one.quartiles[:, 0], one.quartiles[:, 2], color=BLUE, alpha=0.25, linewidth=0)
             axes.plot(layers, middle, color=BLUE, linewidth=2.2, label="each neuron's r: median, middle half", **marked)
-        style = {"linestyle": "none", "marker": "s"} if lone else {}
-        axes.plot(layers, one.centred, **({"color": "black", "linestyle": ":", "linewidth": 1.6} | style),
+        styles = [{"linestyle": "none", "marker": marker} if lone else {} for marker in "sD^"]
+        axes.plot(layers, one.centred, **({"color": "black", "linestyle": ":", "linewidth": 1.6} | styles[0]),
                   label="pooled, each neuron's mean removed")  # fmt: skip
-        axes.plot(layers, one.raw, **({"color": ORANGE, "linestyle": "--", "linewidth": 1.8} | style),
+        axes.plot(layers, one.raw, **({"color": ORANGE, "linestyle": "--", "linewidth": 1.8} | styles[1]),
                   label="pooled over neurons and tokens")  # fmt: skip
-        axes.plot(layers, one.shuffled, **({"color": GREY, "linestyle": "-.", "linewidth": 1.2} | style),
+        axes.plot(layers, one.shuffled, **({"color": GREY, "linestyle": "-.", "linewidth": 1.2} | styles[2]),
                   label="pooled, tokens paired at random")  # fmt: skip
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set_title(textwrap.fill(name, 44), fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        if lone:
+            axes.set_xticks(list(layers))
         axes.tick_params(labelbottom=True)
         bare(axes)
     for axes in panels.flat[len(series) :]:
