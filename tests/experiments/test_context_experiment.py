@@ -1,6 +1,7 @@
 """`context`: every column by a plain forward in float64, planted neurons, text of the model's own, the command."""
 
 import copy
+import json
 import threading
 from dataclasses import replace
 
@@ -298,24 +299,22 @@ def test_p_is_uniform_on_real_activations_under_shuffled_pairs(mini):
         assert (p <= level).mean() == pytest.approx(level, abs=0.03)
 
 
-def test_the_command_leaves_its_tables_and_compares_with_random_weights(quick_cli, tmp_path):
-    small = ("dataset.tokens=1024", "dataset.sequence_length=128", "experiment.layer=[1,4]", "experiment.tokens=40")
-    few = ("experiment.types=60", "experiment.permutations=39", "experiment.control=random", "hydra.run.dir=run")
-    process = quick_cli("experiment=context", "model=mini", "dataset=pydoc", "tracking=off", "device=cpu", *small, *few)
-    assert process.returncode == 0, process.stderr
-    assert "of the neurons follow in their place what they are for the same token alone" in process.stdout
-    names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"neurons.parquet", "layers.parquet", "words.parquet", "sample.parquet", "columns.md"} <= names
-    assert len(list((tmp_path / "run" / "figures").iterdir())) == 3
-    layers = read_table(tmp_path / "run" / "layers.parquet").to_pandas()
-    assert layers["layer"].tolist() == [1, 4]
-    assert layers["share_context_median_control"].between(0, 1).all()
-
-
-def test_the_command_lets_the_model_write(quick_cli):
+def test_the_command_lets_the_model_write_and_compares_with_random_weights(quick_cli, tmp_path):
+    """The dataset is one of the Hub, which is not in reach: it is not read."""
     process = quick_cli(
-        "experiment=context", "model=mini", "tracking=off", "device=cpu", "experiment.layer=2", "experiment.tokens=40",
-        "experiment.prompt=The world could be better if", "experiment.generated=300", "experiment.permutations=39",
+        "experiment=context", "model=mini", "tracking=off", "device=cpu", "experiment.layer=[1,4]", "hydra.run.dir=run",
+        "experiment.prompt=The world could be better if", "experiment.generated=200", "experiment.permutations=39",
+        "experiment.tokens=30", "experiment.control=random",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert "written by the model after 'The world could be better if'" in process.stdout
+    assert "of the neurons follow in their place what they are for the same token alone" in process.stdout
+    run = tmp_path / "run"
+    assert {"neurons.parquet", "layers.parquet", "words.parquet", "sample.parquet", "columns.md"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert len(list((run / "figures").iterdir())) == 3
+    assert json.loads((run / "summary.json").read_text("utf-8"))["setting"] == "mini on text that it wrote itself"
+    layers = read_table(run / "layers.parquet").to_pandas()
+    assert layers["layer"].tolist() == [1, 4]
+    assert layers["share_context_median_control"].between(0, 1).all()
