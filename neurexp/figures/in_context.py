@@ -92,7 +92,7 @@ def r_by_layer(layers: Sequence[int], series: Mapping[str, ByLayer], title: str,
     if empty:  # the place that is left over
         empty[-1].legend(handles, labels, frameon=False, fontsize=9, loc="center")
     else:
-        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right center")
     set_title(figure, title, detail)
     return figure
 
