@@ -34,7 +34,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def run(model):
-    experiment = maximise(units=[[0, PLANTED], [0, 5]], length=2, top=16, candidates=40, search_starts=6, draws=39)
+    experiment = maximise(units=[[0, PLANTED], [0, 5]], length=2, top=WORDS, candidates=100, draws=39)
     return run_experiment(experiment, model, text())
 
 
