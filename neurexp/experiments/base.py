@@ -52,6 +52,7 @@ class Inputs:
     default_layer: int | None = None  # the model config's own, for experiments on one layer
     batch_size: int = 4  # sequences of running text in one forward
     source: FinishedRun | None = None  # the run that the experiment goes on from (`Experiment.source_run`)
+    writer: LanguageModel | None = None  # the model that writes a text, if not `model`: a control's is the original
 
     @property
     def label(self) -> str:
@@ -116,6 +117,7 @@ class Experiment(ABC, Generic[P]):
     Options: ClassVar[type] = Options
     controls: ClassVar[tuple[str, ...]] = ("off", "random")  # the values of experiment.control
     distributed: ClassVar[bool] = True  # `torchrun` splits one of its passes at least
+    without_text: ClassVar[str] = "words alone"  # in titles, what it measures if it reads no dataset
 
     def __init__(self, options: Any):
         """Checks the options. Raises UserError for one that cannot be used."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from neurexp.figures.distributions import group_histograms, split_counts
     from neurexp.figures.estimates import DirectPath, direct_path, estimate_against_exact
     from neurexp.figures.heat import heat_map, heat_page
+    from neurexp.figures.in_context import ByLayer, Cloud, r_by_layer, stacked_shares, tokens_of_a_neuron
     from neurexp.figures.interventions import Doses, TokenEffect, dose_response, effects_by_tokens
     from neurexp.figures.profiles import (
         curves_by_layer,
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ByLayer",
+    "Cloud",
     "DirectPath",
     "Doses",
     "TokenEffect",
@@ -39,14 +42,19 @@ __all__ = [
     "over_depth",
     "over_layers",
     "quantiles_by_layer",
+    "r_by_layer",
     "ratio_bars",
     "split_counts",
+    "stacked_shares",
+    "tokens_of_a_neuron",
     "values_by_word",
     "volcano",
     "words_by_neurons",
 ]
 
 _HOMES = {
+    "ByLayer": "neurexp.figures.in_context",
+    "Cloud": "neurexp.figures.in_context",
     "DirectPath": "neurexp.figures.estimates",
     "Doses": "neurexp.figures.interventions",
     "TokenEffect": "neurexp.figures.interventions",
@@ -65,8 +73,11 @@ _HOMES = {
     "over_depth": "neurexp.figures.profiles",
     "over_layers": "neurexp.figures.contrasts",
     "quantiles_by_layer": "neurexp.figures.profiles",
+    "r_by_layer": "neurexp.figures.in_context",
     "ratio_bars": "neurexp.figures.bars",
     "split_counts": "neurexp.figures.distributions",
+    "stacked_shares": "neurexp.figures.in_context",
+    "tokens_of_a_neuron": "neurexp.figures.in_context",
     "values_by_word": "neurexp.figures.contrasts",
     "volcano": "neurexp.figures.contrasts",
     "words_by_neurons": "neurexp.figures.contrasts",

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from neurexp.figures.heat import columns_of_text
+from neurexp.figures.heat import columns_of_text, runs_left
 from neurexp.figures.style import bare, new_figure, set_title
 
 # (value, tokens, activations [tokens], index of the context's own token)
 Line = tuple[float, Sequence[str], np.ndarray, int]
-WIDTH, BEFORE = 96, 60  # columns of a line of text, one for a Latin letter; at most so many before the token itself
+WIDTH, BEFORE = 118, 74  # columns of a line of text, one for a Latin letter; at most so many before the token itself
 LINES = 8  # contexts at each end
 STRONG = 0.4  # share of the largest activation from which a token below 0 is underlined
 HOT, COLD = np.array([0xE6, 0x82, 0x00]) / 255, np.array([0x00, 0x6E, 0xC8]) / 255
@@ -45,16 +45,17 @@ def neuron_card(
     rows = sum(len(lines) + 1.6 for lines in kept.values())
     below = [bool(explained), any(map(len, direct.values())), histogram is not None]
     figure = new_figure(10, 1.2 + 0.24 * rows + (2.4 if any(below) else 0))
-    heights = [0.24 * rows, 2.4] if any(below) else [1]
-    grid = figure.add_gridspec(len(heights), max(1, sum(below)), height_ratios=heights)
-    _draw_texts(figure.add_subplot(grid[0, :]), kept, rows)
-    places = iter(range(sum(below)))
+    above, *parts = figure.subfigures(
+        1 + any(below), 1, height_ratios=[0.24 * rows, 2.4][: 1 + any(below)], squeeze=False
+    )
+    _draw_texts(above[0].add_subplot(), kept, rows)
+    places = iter(parts[0][0].subplots(1, sum(below), squeeze=False)[0] if parts else ())
     if explained:
-        _draw_explained(figure.add_subplot(grid[1, next(places)]), explained)
+        _draw_explained(next(places), explained)
     if below[1]:
-        _draw_direct(figure.add_subplot(grid[1, next(places)]), direct)
+        _draw_direct(next(places), direct)
     if histogram is not None:
-        axes = figure.add_subplot(grid[1, next(places)])
+        axes = next(places)
         edges, counts = histogram
         axes.stairs(counts, edges, fill=True, color=BAR)
         axes.set(xlabel="activation", ylabel="tokens")
@@ -72,15 +73,19 @@ def _draw_texts(axes: Axes, contexts: Mapping[str, Sequence[Line]], rows: float)
         largest = max((abs(line[0]) for line in lines), default=1.0) or 1.0
         y += 1.0
         for line in lines:
-            axes.text(7, y, f"{line[0]:.3g}".replace("-", "−"), fontsize=7.5, ha="right", va="center")
+            axes.text(7, y, f"{line[0]:.3g}".replace("-", "−"), fontsize=8.5, ha="right", va="center")
             _draw_line(axes, y, line, largest)
             y += 1.0
         y += 0.6
 
 
 def _draw_line(axes: Axes, y: float, line: Line, largest: float) -> None:
-    for text, x, value, own in shown_tokens(line):
+    shown = shown_tokens(line)
+    length = sum(columns_of_text(text) for text, *_ in shown)
+    leftwards = runs_left([text for text, *_ in shown])
+    for text, x, value, own in shown:
         width = columns_of_text(text)
+        x = length - x - width if leftwards else x
         share = min(1.0, abs(value) / largest) if np.isfinite(value) else 0.0
         colour = 1 - (0.04 + 0.66 * share) * (1 - (HOT if value > 0 else COLD)) if share > 0.06 else np.ones(3)
         axes.add_patch(Rectangle((8 + x, y - 0.42), width, 0.84, facecolor=colour, edgecolor="none"))
@@ -88,7 +93,7 @@ def _draw_line(axes: Axes, y: float, line: Line, largest: float) -> None:
             thick, kind = (1.6, "-") if own else (0.8, ":")
             axes.plot([8 + x, 8 + x + width], [y + 0.4] * 2, color="black", linewidth=thick, linestyle=kind)
         axes.text(
-            8 + x + width / 2, y, text, fontsize=7.5, family="monospace", ha="center", va="center",
+            8 + x + width / 2, y, text, fontsize=8.5, family="monospace", ha="center", va="center",
             fontweight="bold" if own else "normal", parse_math=False,
         )  # fmt: skip
 
@@ -133,7 +138,7 @@ def _draw_explained(axes: Axes, explained: Sequence[tuple[str, float]]) -> None:
 
 
 def _draw_direct(axes: Axes, direct: Mapping[str, Sequence[tuple[str, float]]]) -> None:
-    axes.set(xlim=(0, len(direct)), ylim=(max(map(len, direct.values())) + 1.5, 0))
+    axes.set(xlim=(0, len(direct)), ylim=(max(10, *map(len, direct.values())) + 1.5, 0))
     axes.set_axis_off()
     for column, (verb, tokens) in enumerate(direct.items()):
         axes.text(column, 0.6, verb, fontsize=8, fontweight="bold", va="center")

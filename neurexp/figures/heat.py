@@ -48,7 +48,7 @@ def columns_of_text(text: str) -> int:
     return len(text) + wide - sum(unicodedata.category(one) in ("Mn", "Me", "Cf") for one in text)
 
 
-def _runs_left(tokens: Sequence[str]) -> bool:
+def runs_left(tokens: Sequence[str]) -> bool:
     """Whether the first letter that has a direction runs from right to left."""
     strong = (unicodedata.bidirectional(one) for token in tokens for one in token)
     return next((one for one in strong if one in ("L", "R", "AL")), "L") != "L"
@@ -73,7 +73,7 @@ def heat_map(passages: Sequence[Passage], categories: Sequence[str], title: str,
         colours = _colours(values)
         axes.text(0, y, heading, fontsize=9, fontweight="bold", va="center", parse_math=False)
         y += 1.1
-        leftwards = _runs_left(tokens)
+        leftwards = runs_left(tokens)
         for line in lines:
             for index, x in line:
                 text = on_one_line(tokens[index])

@@ -57,11 +57,16 @@ def funnel(
     axes.annotate(
         "Bonferroni", (1, bonferroni), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
     )
+    written: list[tuple[float, float]] = []
+    wide, high = 0.2 * float(np.abs(x).max(initial=0.0)), 0.05 * float(log_p.max(initial=0.0))
     for side in (1, -1):
         own = chosen[np.sign(x[chosen]) == side]
-        for place, index in enumerate(own[np.argsort(-np.abs(x[own]), kind="stable")][:NAMED]):
+        for index in own[np.argsort(-np.abs(x[own]), kind="stable")][:NAMED]:
+            if any(abs(x[index] - a) < wide and abs(log_p[index] - b) < high for a, b in written):
+                continue  # it would stand over another name
+            written.append((float(x[index]), float(log_p[index])))
             axes.annotate(
-                str(names[index]), (x[index], log_p[index]), fontsize=7, xytext=(4 * side, 3 + 5 * (place % 2)),
+                str(names[index]), (x[index], log_p[index]), fontsize=7, xytext=(4 * side, 3),
                 textcoords="offset points", ha="left" if side > 0 else "right",
             )  # fmt: skip
     limit = 1.25 * float(np.abs(x).max(initial=0.0)) or 1.0
@@ -75,25 +80,27 @@ def funnel(
 
 def against_t(
     beta: np.ndarray, t: np.ndarray, log_p: np.ndarray, log_p_wald: np.ndarray, log_p_t: np.ndarray,
-    misses: np.ndarray, title: str, detail: str,
+    near: np.ndarray, title: str, detail: str,
 ) -> Figure:  # fmt: skip
     """Left: slope against t. Right: −log10 p of the likelihood ratio and of Wald's test against that of the t-test.
 
     Args:
         beta, t: `[neurons]`. An infinite slope is drawn at the edge.
         log_p, log_p_wald, log_p_t: `[neurons]`, −log10 of each p.
-        misses: `[neurons]` bool: Wald's test does not find what the likelihood ratio finds.
+        near: `[neurons]` bool: near separation, where Wald's test falls behind the likelihood ratio.
         title, detail: texts.
     """
     figure = new_figure(11, 5)
     left, right = figure.subplots(1, 2)
     separated = np.isinf(beta)
-    x, shown = _at_the_edge(beta), _thinned(misses | separated)
-    plain = shown[~(misses | separated)[shown]]
+    x, shown = _at_the_edge(beta), _thinned(near | separated)
+    plain = shown[~(near | separated)[shown]]
     left.scatter(t[plain], x[plain], s=6, color=GREY, label="neurons")
-    near = misses & ~separated
-    if near.any():
-        left.scatter(t[near], x[near], s=24, color=ORANGE, marker="v", label="near separation: Wald’s p misses it")
+    close = near & ~separated
+    if close.any():
+        left.scatter(
+            t[close], x[close], s=16, color=ORANGE, marker="v", label="near separation: Wald’s χ² is half or less"
+        )
     if separated.any():
         left.scatter(
             t[separated], x[separated], s=60, facecolor="none", edgecolor="black", marker="s",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neurexp.pages.html import card_html
+from neurexp.pages.html import card_html, visible
 from neurexp.pages.others import OtherRun
 from neurexp.pages.subject import ENDS, Subject
 from neurexp.pages.texts import alone
@@ -92,7 +92,8 @@ class Card:
         from neurexp.figures.cards import neuron_card
 
         explained = [(name, ev) for name, ev, _ in self.explained]
-        return neuron_card(self.heading, self.title, self._contexts, self._direct, explained, self.histogram)
+        direct = {verb: [(visible(token), effect) for token, effect in tokens] for verb, tokens in self._direct.items()}
+        return neuron_card(self.heading, self.title, self._contexts, direct, explained, self.histogram)
 
     def _repr_html_(self) -> str:
         of_properties = {f"{kind}_{name}" for name, *_ in self.explained for kind in ("ev", "q", "p", "r")}

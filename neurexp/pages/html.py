@@ -19,7 +19,7 @@ STYLE = """<style>
 .neurexp-card td,.neurexp-card th{text-align:start;padding:.1em .6em .1em 0;vertical-align:top;font-weight:400;
 background:none;border:0;white-space:normal}
 .neurexp-card .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.neurexp-card .text{font-family:Georgia,serif;white-space:pre-wrap;unicode-bidi:isolate}
+.neurexp-card .text{font-family:Georgia,serif;white-space:break-spaces;unicode-bidi:isolate}
 .neurexp-card mark{background-color:transparent;color:inherit;font-weight:700;text-decoration:underline 2px;
 text-underline-offset:3px}
 .neurexp-card .below{text-decoration:underline dotted;text-underline-offset:3px}
@@ -30,7 +30,9 @@ text-underline-offset:3px}
 
 def number(value: float) -> str:
     """A number to three digits."""
-    return "–" if not math.isfinite(value) else f"{value:,.3g}".replace("-", "−")
+    if not math.isfinite(value):
+        return "–"
+    return (f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}").replace("-", "−")
 
 
 def visible(token: str) -> str:

@@ -109,7 +109,7 @@ def read(folder: Path, site: str | None = None, given: str | None = None) -> Sub
     if not ending and not (folder / NEEDED[0]).exists():
         sites = sorted(path.stem.removeprefix("contexts_") for path in folder.glob("contexts_*.parquet"))
         if sites and site is None:
-            raise UserError(f"{given}: is of several sites; give --site one of {', '.join(sites)}")
+            raise UserError(f"{given}: is of several sites; give --site, in Python site=, one of {', '.join(sites)}")
         if sites:
             raise UserError(f"--site {site}: {given} has no such site; give one of {', '.join(sites)}")
     files = {name: folder / name.replace(".", f"{ending}.", 1) for name in NEEDED}

@@ -270,7 +270,7 @@ def _check_reachable(config: Config) -> tuple[str, UserError | None]:
     arguments = model.name, model.revision, model.tokenizer, model.weights.value, has_architecture, model.fallback
     location, _ = locate_parts(*arguments)
     label = label_of(model.name, location, model.label) + (" with random weights" if drawn else "")
-    if config.experiment.get("text") is False:
+    if config.experiment.get("text") is False or config.experiment.get("prompt"):
         return label, None
     try:
         sources.check_reachable(config.dataset)
@@ -299,7 +299,7 @@ def _check_control(options: Any, plugin: "type[Experiment]") -> None:
 def _dataset_name(config: Config, experiment: "Experiment") -> str:
     dataset = config.dataset
     if not experiment.reads_text:
-        return "words alone"
+        return experiment.without_text
     if dataset.source is Source.files:
         return Path(dataset.path or "").name
     return dataset.source.value if dataset.source is Source.pydoc else str(dataset.name).rsplit("/")[-1]

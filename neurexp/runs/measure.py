@@ -96,7 +96,7 @@ def measure(
             inputs = replace(original, read_text=lambda: shuffled_text(original.text, model.tokenizer, original.seed))
         else:
             with clock("load_model"):
-                inputs = replace(inputs, model=_load({**arguments, "weights": "random"}))
+                inputs = replace(inputs, model=_load({**arguments, "weights": "random"}), writer=model)
         _, controls = runner.run(inputs, "control: ")
         reports = {site: with_control(report, controls[site], options.control) for site, report in reports.items()}
     report = join_sites(reports) if reports else None

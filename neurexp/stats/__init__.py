@@ -6,6 +6,7 @@ from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
     from neurexp.stats.association import partial_correlation, permutation_p, q_values
+    from neurexp.stats.components import variance_components
     from neurexp.stats.effect_sizes import auroc, cohens_d
     from neurexp.stats.groups import GroupSums, MedianSplit, median_split, overlap
     from neurexp.stats.hypothesis_tests import compare
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     )
     from neurexp.stats.matching import Draws, balance, matched_draws, mean_ratios
     from neurexp.stats.nulls import auroc_interval, permutation
+    from neurexp.stats.pairs import paired, pooled
     from neurexp.stats.probe import neuron_probes
     from neurexp.stats.profile import ProfileSums, profile_layer
     from neurexp.stats.replication import replicate
@@ -45,15 +47,18 @@ __all__ = [
     "null_band",
     "null_moments",
     "overlap",
+    "paired",
     "partial_correlation",
     "permutation",
     "permutation_p",
+    "pooled",
     "profile_layer",
     "q_values",
     "rank_p",
     "replicate",
     "specific_effects",
     "specific_intervals",
+    "variance_components",
 ]
 
 _HOMES = {
@@ -76,14 +81,17 @@ _HOMES = {
     "null_band": "neurexp.stats.interventions",
     "null_moments": "neurexp.stats.interventions",
     "overlap": "neurexp.stats.groups",
+    "paired": "neurexp.stats.pairs",
     "partial_correlation": "neurexp.stats.association",
     "permutation": "neurexp.stats.nulls",
     "permutation_p": "neurexp.stats.association",
+    "pooled": "neurexp.stats.pairs",
     "profile_layer": "neurexp.stats.profile",
     "q_values": "neurexp.stats.association",
     "rank_p": "neurexp.stats.interventions",
     "replicate": "neurexp.stats.replication",
     "specific_effects": "neurexp.stats.interventions",
     "specific_intervals": "neurexp.stats.interventions",
+    "variance_components": "neurexp.stats.components",
 }
 __getattr__ = lazy(__name__, _HOMES)

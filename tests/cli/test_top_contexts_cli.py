@@ -1,12 +1,15 @@
 """`experiment=top_contexts` from the command line: its files, several sites, a control, stored passes, mistakes."""
 
 import json
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from background import start, wait_for
 from conftest import run_in
 from mistakes import mistake
 from pyarrow.parquet import read_table
@@ -146,6 +149,23 @@ def test_a_mistake_that_only_the_model_or_the_text_shows_is_one_line(quick_cli, 
     assert re.match(r"error: ", line)
     assert answer in line
     assert not list(tmp_path.rglob("summary.json"))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_its_pass_goes_on_to_the_same_numbers(quick_cli, tmp_path):
+    arguments = (*FEW, "dataset.tokens=3000", "run.reuse=false", "run.checkpoint_every=0.01", "experiment.histogram=2")
+    process = quick_cli(*arguments, "hydra.run.dir=whole")
+    assert process.returncode == 0, process.stderr
+    running = start(tmp_path, *arguments)
+    wait_for(lambda: list(tmp_path.glob("outputs/top_contexts/*/checkpoint_text*.safetensors")), running)
+    os.kill(running.pid, signal.SIGKILL)
+    running.communicate()
+    (run,) = tmp_path.glob("outputs/top_contexts/*")
+    process = quick_cli(*arguments, "run.resume=true")
+    assert process.returncode == 0, process.stderr
+    assert summary_of(run)["provenance"]["resumed"]["text"] > 0
+    for name in (*FILES, "neurons", "layers"):
+        assert (run / f"{name}.parquet").read_bytes() == (tmp_path / "whole" / f"{name}.parquet").read_bytes(), name
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from zipfile import ZipFile
 import pytest
 from conftest import environment
 
+from neurexp.pages.writing import SITE_FILES
+
 pytestmark = pytest.mark.slow
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -60,7 +62,8 @@ def test_the_wheel_holds_every_module_config_and_the_embedded_model(wheel):
     modules = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "neurexp").rglob("*.py")}
     configs = {f"neurexp/{path.relative_to(CHECKOUT).as_posix()}" for path in (CHECKOUT / "conf").rglob("*.yaml")}
     mini = {f"neurexp/mini/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")}
-    assert held >= modules | configs | mini
+    pages = {f"neurexp/pages/site/{name}" for name in SITE_FILES}
+    assert held >= modules | configs | mini | pages
     strays = {name for name in held if not name.startswith("neurexp/") or "__pycache__" in name or "tests/" in name}
     assert not strays
     assert wheel.stat().st_size < 12_000_000

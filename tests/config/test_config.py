@@ -33,7 +33,15 @@ CHOICES = {
     "model": ["gpt_neo_125m", "gpt_neo_1_3b", "hub", "mini", "smollm2"],
     "device": ["auto", "cpu", "cuda"],
     "dataset": ["fineweb", "pydoc", "text"],
-    "experiment": ["ablation", "benchmark", "grammar_tuning", "token_length"],
+    "experiment": [
+        "ablation",
+        "benchmark",
+        "grammar_tuning",
+        "identities",
+        "proper_nouns",
+        "token_length",
+        "top_contexts",
+    ],
     "tracking": ["mlflow", "off"],
 }
 NEEDED = {("model", "hub"): "model.name=some/model", ("dataset", "text"): f"dataset.path={Path(__file__)}"}

@@ -202,6 +202,8 @@ def test_every_column_is_that_of_its_rows(data, report, name):
     assert report.layers[f"share_significant_{name}"][0] == pytest.approx(significant.mean())
     missed = significant & (neurons[f"p_wald_{name}"] >= 0.05 / NEURONS)
     assert report.layers[f"wald_misses_{name}"][0] == missed.sum()
+    near = significant & (neurons[f"wald_{name}"] ** 2 < neurons[f"chi2_{name}"] / 2)
+    assert report.layers[f"near_separation_{name}"][0] == near.sum() >= (name == "matched")
 
 
 def test_the_rules_side_by_side_are_counts_of_the_columns(report):
@@ -214,6 +216,10 @@ def test_the_rules_side_by_side_are_counts_of_the_columns(report):
     assert metrics["main_only"] == (matched & ~lecture).sum()
     assert metrics["naive_survive"] == pytest.approx((lecture & survives).sum() / lecture.sum())
     assert metrics["number_survivors"] == survives.sum()
+    holds = (report.neurons["p_lr_initial"] < 0.05) & (
+        np.sign(report.neurons["beta_initial"]) == np.sign(report.neurons["beta_least"])
+    )
+    assert metrics["survivors_hold_initial"] == pytest.approx(holds[survives].mean())
 
 
 def test_the_excerpt_is_of_the_held_out_text(data):

@@ -150,7 +150,7 @@ def test_the_site_of_a_run_of_several_is_chosen(tmp_path):
     made_contexts(tmp_path / "run", site="ACT")
     planted = {site: read(tmp_path / "run", site).values[1, 0, 1, 0] for site in ("MLP", "ACT")}
     assert planted["MLP"] > 5 > planted["ACT"]
-    with pytest.raises(UserError, match=r"run: is of several sites; give --site one of ACT, MLP$"):
+    with pytest.raises(UserError, match=r"run: is of several sites; give --site, in Python site=, one of ACT, MLP$"):
         read(tmp_path / "run")
     with pytest.raises(UserError, match=r"--site UP: .*run has no such site; give one of ACT"):
         read(tmp_path / "run", "UP")

@@ -224,7 +224,8 @@ def test_the_search_finds_the_token_that_a_neuron_fires_on(screen):
     assert set(screen.column("top_token")) == {"␣dog"}
     screen.see(".body .row a").click()
     screen.see_heading("Layer 3, neuron 1")
-    assert {one.text for one in screen.all("section:first-of-type .context mark")} == {" dog"}
+    peaks = screen.all("section:first-of-type .context mark")
+    assert [one.get_property("textContent") for one in peaks] == [" dog"] * 4
 
 
 def test_a_link_opens_a_card_and_back_comes_to_the_same_list(screen):
@@ -317,6 +318,13 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(screen):
             screen.see("#grid .row a, #card h1")
             wide = screen.driver.execute_script("return document.documentElement.scrollWidth")
             assert wide <= 390
+        for term in screen.all(".term"):
+            screen.driver.execute_script("arguments[0].focus()", term)
+            left, right = screen.driver.execute_script(
+                "const box = arguments[0].querySelector('.tip').getBoundingClientRect(); return [box.left, box.right]",
+                term,
+            )
+            assert 0 <= left < right <= 390
     finally:
         screen.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

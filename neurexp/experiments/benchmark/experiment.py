@@ -22,7 +22,7 @@ from neurexp.engine.plan import Pass
 from neurexp.errors import UserError
 from neurexp.experiments import token_length
 from neurexp.experiments.base import Experiment, Inputs, Plan, Results
-from neurexp.experiments.benchmark import cases, edit_costs, machine
+from neurexp.experiments.benchmark import cases, context_costs, edit_costs, machine
 from neurexp.experiments.benchmark.ablations import Ablations
 from neurexp.experiments.benchmark.cases import Case
 from neurexp.experiments.benchmark.columns import COLUMNS
@@ -51,6 +51,7 @@ class Options(token_length.Options):
     peers: bool = True
     bf16: Any = "auto"  # true, false or auto
     edits: int = 8  # sets of neurons that are edited in turn; 0: none
+    contexts: bool = False  # also what top contexts cost
 
 
 @dataclass
@@ -120,12 +121,17 @@ class _Benchmark:
         ablations = edits.table() if edits else {}
         in_edits = edits.metrics(ablations) if edits else {}
         metrics |= in_edits
+        contexts = self._contexts()
+        context_table = contexts.table() if contexts else {}
+        metrics |= contexts.metrics(context_table) if contexts else {}
         return Report(
-            findings=self._findings(measured, metrics, profile) + (edits.findings(in_edits) if edits else []),
+            findings=self._findings(measured, metrics, profile)
+            + (edits.findings(in_edits) if edits else [])
+            + (contexts.findings(context_table) if contexts else []),
             metrics={name: value for name, value in metrics.items() if np.isfinite(value)},
             layers={},
             neurons={},
-            columns=COLUMNS | edit_costs.columns(edits.layers if edits else []),
+            columns=COLUMNS | edit_costs.columns(edits.layers if edits else []) | context_costs.COLUMNS,
             statistic="",
             tables={
                 "benchmark": table,
@@ -133,6 +139,7 @@ class _Benchmark:
                 "batch_sizes": _batch_sizes_table(measured),
                 "profile": profile,
                 **({"ablations": ablations} if edits else {}),
+                **({"context_costs": context_table} if contexts else {}),
             },
             figures={"benchmark": lambda: self._draw(measured, table, metrics)},
             step_column=None,
@@ -281,6 +288,20 @@ class _Benchmark:
             log.warning("The ablations are left out: %s", error)
             return None
         return edit_costs.measure(ablations, self.options.rounds, self.options.peers, self._seconds_of)
+
+    def _contexts(self) -> context_costs.ContextCosts | None:
+        """What top contexts cost in the same text; None if not wanted."""
+        if not self.options.contexts:
+            return None
+        return context_costs.measure(
+            self._model,
+            self.tokens,
+            self.options.site,
+            self.layers,
+            min(self._inputs.batch_size, len(self.tokens.valid)),
+            self.options.rounds,
+            self._seconds_of,
+        )
 
     # -- what came out ---------------------------------------------------------------------------------------------
 

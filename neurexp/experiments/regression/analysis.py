@@ -96,6 +96,7 @@ def _compare(
         "share_positive": float((significant & (fit.slope > 0)).mean()),
         "separated": int((~finite).sum()),
         "wald_misses": int((significant & (fit.p_wald >= level)).sum()),
+        "near_separation": int((significant & (fit.wald**2 < fit.chi2 / 2)).sum()),
         "unconverged": int((~fit.converged).sum()),
         "accuracy_significant": summary.mean(text.accuracy[significant]),
         "auroc_significant": summary.mean(text.auroc[significant]),

@@ -44,6 +44,8 @@ _LAYERS = {
     "share_positive": "share of neurons with significant and beta > 0",
     "separated": "number of neurons with separation > 0",
     "wald_misses": "number of neurons with significant, but p_wald ≥ 0.05 / neurons of the layer",
+    "near_separation": "number of neurons with significant whose wald² is less than half of chi2: the two agree for "
+    "small slopes, and Wald's falls behind near separation; separated neurons are among them",
     "unconverged": "number of neurons whose regression did not converge; their p_lr is too large, if anything",
     "accuracy_significant": "mean of accuracy_heldout over the significant neurons",
     "auroc_significant": "mean of auroc_heldout over the significant neurons; selected on all rows, so too high",
@@ -86,7 +88,9 @@ _METRICS = {
     "found_types": "mean over layers of share_types",
     "number_separated": "number of neurons with separation > 0, over all layers",
     "number_wald_misses": "sum of wald_misses over layers",
+    "number_near_separation": "sum of near_separation over layers",
     "number_unconverged": "sum of unconverged over layers",
+    "survivors_hold": "share of the neurons with survives that have p_lr < 0.05 and the same sign of beta here",
     "accuracy_median": "median of accuracy_heldout over all neurons",
 }
 _ENDS = {

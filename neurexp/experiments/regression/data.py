@@ -88,6 +88,10 @@ class Verdict:
     what: str
     confound: str
 
+    def others(self, comparisons: Mapping[str, Comparison]) -> list[str]:
+        """The names of the comparisons that neither decide nor are the lectures'."""
+        return [name for name in comparisons if name not in (self.naive, *self.decisive)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionPlan(base.Plan):

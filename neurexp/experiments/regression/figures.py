@@ -84,15 +84,16 @@ class Figures:
         name = self.main
         r = self.layers[f"r_beta_t_{name}"][self.place]
         p_wald, p_t = (np.maximum(self._of_layer(f"{column}_{name}"), TINY) for column in ("p_wald", "p_t"))
-        misses = self._of_layer(f"significant_{name}") & (p_wald >= LEVEL / len(p_wald))
+        chi2, significant = self._of_layer(f"chi2_{name}"), self._of_layer(f"significant_{name}")
+        near = significant & (self._of_layer(f"wald_{name}") ** 2 < chi2 / 2)
         separated = int((self._of_layer(f"separation_{name}") != OVERLAP).sum())
         apart = f"{separated} neurons separate the categories" if separated else "no neuron separates the categories"
         return against_t(
             self._of_layer(f"beta_{name}"), np.nan_to_num(self._of_layer(f"t_{name}")),
-            -log10_p(self._of_layer(f"chi2_{name}")), -np.log10(p_wald), -np.log10(p_t),
-            misses,
-            f"β and t correlate with r = {r:.3f} in layer {self._layer}; Wald's p misses {int(misses.sum())} neurons "
-            f"that the likelihood ratio finds",
+            -log10_p(chi2), -np.log10(p_wald), -np.log10(p_t),
+            near,
+            f"β and t correlate with r = {r:.3f} in layer {self._layer}; near separation, in {int(near.sum())} "
+            "neurons, Wald's p falls behind",
             f"{self.measured}; {self._sizes(name)}; {apart}; t grows with the number of rows and is no effect size",
         )  # fmt: skip
 

@@ -66,13 +66,21 @@ def _survivors(data: RegressionData, metrics: Metrics) -> str:
         return (
             f"No neuron is significant in the same direction {first.name} and {last.name}: there are no {verdict.what}."
         )
+    held = "".join(
+        f" {metrics[f'survivors_hold_{name}']:.0%} have the same direction {ones[name].name}, with p < 0.05."
+        for name in verdict.others(ones)
+    )
     return (
-        f"{count} neurons ({metrics['survivors']:.1%}) are {verdict.what}: significant in the same direction "
+        f"{_neurons(count)} ({metrics['survivors']:.1%}) are {verdict.what}: significant in the same direction "
         f"{first.name} and {last.name}, so {verdict.confound} do not explain them. That is "
         f"{metrics['main_survive']:.0%} of those that are significant {first.name}. "
         f"{metrics['number_survivors_positive']} are higher on {first.one}. "
-        f"{metrics['number_survivors_types']} also pass the test over word types in both."
+        f"{metrics['number_survivors_types']} also pass the test over word types in both.{held}"
     )
+
+
+def _neurons(count: float) -> str:
+    return f"{count:g} {'neuron' if count == 1 else 'neurons'}"
 
 
 def _rules(data: RegressionData, metrics: Metrics) -> str:
@@ -85,7 +93,7 @@ def _rules(data: RegressionData, metrics: Metrics) -> str:
         else ""
     )
     return (
-        f"The two rules: {metrics['both_rules']} neurons are significant {naive} and {main}, {metrics['naive_only']} "
+        f"The two rules: {_neurons(metrics['both_rules'])} are significant {naive} and {main}, {metrics['naive_only']} "
         f"only {naive}, {metrics['main_only']} only {main}; {metrics['opposite_signs']} of the first have opposite "
         f"signs.{r}{share}"
     )
@@ -125,6 +133,7 @@ def _wald(data: RegressionData, layers: Table, metrics: Metrics) -> str:
     names = list(data.plan.comparisons)
     separated = sum(metrics[f"number_separated_{name}"] for name in names)
     missed = sum(metrics[f"number_wald_misses_{name}"] for name in names)
+    near = sum(metrics[f"number_near_separation_{name}"] for name in names)
     main = data.plan.verdict.decisive[0]
     r, r_p = (np.nanmedian(layers[f"{name}_{main}"]) if np.isfinite(layers[f"{name}_{main}"]).any() else np.nan
               for name in ("r_beta_t", "r_log_p"))  # fmt: skip
@@ -133,5 +142,9 @@ def _wald(data: RegressionData, layers: Table, metrics: Metrics) -> str:
         f"−log10 p with r = {r_p:.3f} (median over layers)."
     )
     each = f"{separated} of all fits separate the categories" if separated else "No neuron separates the categories"
-    wald = f"Wald's test misses {missed} significant fits" if missed else "Wald's test misses no significant fit"
-    return f"{line} {each}; {wald}."
+    wald = (
+        f"in {near} significant fits Wald's χ² is less than half of the likelihood ratio's, as near separation"
+        if near
+        else "no significant fit is near separation"
+    )
+    return f"{line} {each}; {wald}; Wald's test misses {missed} of the significant fits."

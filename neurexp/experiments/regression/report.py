@@ -78,6 +78,7 @@ def _metrics(data: RegressionData, neurons: Table, layers: Table) -> dict[str, f
             f"found_types_{name}": float(layers[f"share_types_{name}"].mean()),
             f"number_separated_{name}": int(layers[f"separated_{name}"].sum()),
             f"number_wald_misses_{name}": int(layers[f"wald_misses_{name}"].sum()),
+            f"number_near_separation_{name}": int(layers[f"near_separation_{name}"].sum()),
             f"number_unconverged_{name}": int(layers[f"unconverged_{name}"].sum()),
             f"accuracy_median_{name}": summary.median(neurons[f"accuracy_heldout_{name}"]),
         }
@@ -97,6 +98,9 @@ def _metrics(data: RegressionData, neurons: Table, layers: Table) -> dict[str, f
         "number_survivors_types": int(neurons["survives_types"].sum()),
         "number_survivors_positive": int((survives & (neurons["beta_least"] > 0)).sum()),
     }
+    for name in plan.verdict.others(plan.comparisons):
+        holds = (neurons[f"p_lr_{name}"] < LEVEL) & (np.sign(neurons[f"beta_{name}"]) == np.sign(neurons["beta_least"]))
+        metrics[f"survivors_hold_{name}"] = summary.ratio((survives & holds).astype(float), survives.astype(float))
     for end, side in (("top", 1), ("bottom", -1)):
         for index in strongest(neurons, side)[:1]:
             metrics |= {

@@ -96,6 +96,9 @@ def _of_property(name: str) -> dict[str, str]:
         null = "values are dealt out anew among token types of the same octave of count"
     if name == "log_frequency":
         null = "values are dealt out anew among all token types"
+    drift = ""
+    if name in OF_TYPES:
+        drift = "; too small for a neuron that follows a drift which neighbouring tokens share, unlike ev"
     if name in BY_TYPE:
         text = {
             f"p_{name}": f"two-sided p of ev_{name}, against products of different projections, which have the mean "
@@ -108,7 +111,8 @@ def _of_property(name: str) -> dict[str, str]:
     else:
         text = {
             f"r_{name}": f"Pearson's r of the activation with {meaning}, over the sample; missing if undefined",
-            f"p_{name}": f"two-sided p of r_{name} against draws in which {null}, by Student's t; 1 if undefined",
+            f"p_{name}": f"two-sided p of r_{name} against draws in which {null}, by Student's t; 1 if undefined"
+            f"{drift}",
             f"ev_{name}": f"explained variance, cross-validated: {meaning}. The product of the slopes that two halves "
             "of the sample give, times the property's variance, over the neuron's variance. Noise does not add up in "
             "it, and it may be negative; missing if undefined; layers: the mean over neurons",

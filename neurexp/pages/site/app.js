@@ -11,6 +11,7 @@ const state = { search: "", layer: "", label: "", sort: { name: "neuron", down: 
 let table;
 let turn = 0; // of the list: an earlier one that is still loading is dropped
 let cardTurn = 0;
+let remembering;
 let sorted = { key: "", order: null };
 
 /** A test of rows for each part of the search. Throws an Error that says what is wrong with a part. */
@@ -104,7 +105,8 @@ async function refresh() {
     by("status").textContent = error.message;
     by("status").classList.add("error");
   }
-  remember();
+  clearTimeout(remembering); // browsers limit how often an address may change
+  remembering = setTimeout(remember, 200);
 }
 
 /** Keeps the list's state in its address, without a step in the history. */

@@ -1,0 +1,71 @@
+"""Random samples of a text's tokens by type, and words as single tokens. Knows no model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from neurexp.text.tokenizer import special_ids
+from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import token_texts
+
+
+def sample_types(
+    tokens: Tokens, counted: np.ndarray, types: int, occurrences: int, fewest: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random occurrences of random token types. Each type is as likely as any other, however frequent it is.
+
+    Args:
+        tokens: the text.
+        counted: `[sequences, length]` bool, the tokens that may be chosen.
+        types: the largest number of types.
+        occurrences: the largest number of occurrences of each type.
+        fewest: types with fewer occurrences are left out.
+        random: the source of randomness.
+
+    Returns:
+        The sequence and the column of each chosen token, in order of their ids; two arrays of int64.
+    """
+    sequence, column = np.nonzero(counted)
+    shuffled = random.permutation(len(sequence))
+    ids = tokens.input_ids[sequence, column][shuffled]
+    order = np.argsort(ids, kind="stable")  # by type, and in random order within a type
+    _, start, count = np.unique(ids[order], return_index=True, return_counts=True)
+    often = np.flatnonzero(count >= fewest)
+    chosen = np.sort(random.permutation(often)[:types])
+    taken = np.minimum(count[chosen], occurrences)
+    within = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
+    picked = shuffled[order[np.repeat(start[chosen], taken) + within]]
+    return sequence[picked], column[picked]
+
+
+def single_tokens(
+    tokenizer: PreTrainedTokenizerBase, words: Sequence[str]
+) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """The words that are a single token of the vocabulary with a leading space, and another one without.
+
+    Returns:
+        word → the id with the space, and the id without it; and the words that are left out → the reason.
+    """
+    ids: dict[str, int] = {}
+    special = special_ids(tokenizer)
+    for token_id, text in enumerate(token_texts(tokenizer)):
+        if text and token_id not in special:
+            ids.setdefault(text, token_id)
+    found, left_out = dict[str, tuple[int, int]](), dict[str, str]()
+    for word in words:
+        missing = [form for form, text in (("with", f" {word}"), ("without", word)) if text not in ids]
+        if missing:
+            left_out[word] = f"no single token {' or '.join(missing)} its space"
+        else:
+            found[word] = ids[f" {word}"], ids[word]
+    return found, left_out
+
+
+def padded(sequences: Sequence[Sequence[int]]) -> Tokens:
+    """Token sequences of any lengths, padded on the right, each a document of its own."""
+    lengths = np.array([len(one) for one in sequences], dtype=np.int64)
+    valid = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
+    ids = np.zeros(valid.shape, dtype=np.int32)
+    ids[valid] = [token_id for one in sequences for token_id in one]
+    return Tokens(ids, valid, len(sequences))
