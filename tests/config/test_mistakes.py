@@ -124,6 +124,22 @@ ABLATIONS = [
     (NEURONS + "experiment.draws=many", "experiment.draws: Value 'many'"),
     (NEURONS + "experiment.kinds=zero", "experiment.kinds: no such option; did you mean experiment.kind?"),
 ]
+# After `experiment=maximise` and MINI.
+UNITS = "experiment.units=[[0,1]] "
+MAXIMISATIONS = [
+    ("", "experiment.units is missing: give a list of pairs of a layer and a neuron, such as [[2,345],[6,5]]"),
+    ("experiment.units=[2,345]", "experiment.units=[2,345]: give a list of pairs of a layer and a neuron, such as"),
+    ("experiment.units=[]", "experiment.units=[]: give a list of pairs"),
+    ("experiment.units=3", "experiment.units=3: give a list of pairs"),
+    ("experiment.units=[[1,-2]]", "experiment.units=[[1,-2]]: give a list of pairs"),
+    (UNITS + "experiment.site=[Q,K]", "experiment.site=[Q,K]: maximise looks at one site; give one, such as NEURON"),
+    (UNITS + "experiment.rate=0", "experiment.rate=0.0: give a number above 0, such as 0.001"),
+    (UNITS + "experiment.penalty=-1", "experiment.penalty=-1.0: give a number of 0 or more, such as 0.001"),
+    (UNITS + "experiment.starts=1", "experiment.starts=1: give a whole number from 2 to 1000"),
+    (UNITS + "experiment.draws=5", "experiment.draws=5: give a whole number from 19 to 9999"),
+    (UNITS + "experiment.candidates=0", "experiment.candidates=0: give a whole number from 1 to 100000"),
+    (UNITS + "experiment.steps=many", "experiment.steps: Value 'many'"),
+]
 BEGINNINGS = (
     (MINI, WITH_MINI),
     ((), ALONE),
@@ -131,6 +147,7 @@ BEGINNINGS = (
     (("model=hub", "dataset=pydoc", "tracking=off"), MODELS),
     (("experiment=grammar_tuning", "experiment.text=false", *MINI), LISTS),
     (("experiment=ablation", *MINI), ABLATIONS),
+    (("experiment=maximise", *MINI), MAXIMISATIONS),
 )
 CASES = [
     pytest.param((*beginning, *(given.split() if isinstance(given, str) else given)), answer, id=ascii(given)[1:60])
@@ -153,4 +170,5 @@ def test_one_line_names_the_option(overrides, answer):
 def test_options_without_a_mistake_have_no_line():
     assert mistake(*MINI) == ""
     assert mistake("experiment=grammar_tuning", "experiment.text=false", *MINI) == ""
+    assert mistake("experiment=maximise", "experiment.units=[[0,1],[2,3]]", *MINI) == ""
     assert mistake("experiment=ablation", "experiment.neurons=[[0,1]]", "experiment.kind=[mean,zero]", *MINI) == ""

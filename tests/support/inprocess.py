@@ -68,7 +68,10 @@ def inputs_of(
 
 def run_passes(plan: Plan, batch_size: int = 4) -> Results:
     """The results of a plan's passes, each run afresh."""
-    return {one.name: engine.run(one, plan.inputs.model, batch_size) for one in plan.passes}
+    results: dict[str, Any] = {}
+    for one in plan.passes:
+        results[one.name] = engine.run(one.after(results), plan.inputs.model, batch_size)
+    return results
 
 
 def run_experiment(

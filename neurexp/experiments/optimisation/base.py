@@ -103,7 +103,6 @@ class Optimisation(Experiment[OptimisationPlan]):
             "length": n,
         }
         ascent = Ascent(n, options.starts, options.steps, options.rate, options.penalty, seed=inputs.seed)
-        from_text = options.from_text and options.search
 
         def covariates(ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> dict[str, Any]:
             return {"counted": masks[sequences, positions]}
@@ -113,7 +112,7 @@ class Optimisation(Experiment[OptimisationPlan]):
             return {"windows": windows, "moments": Moments(len(layers), device=model.device)}
 
         def search_starts(results: Results) -> list[torch.Tensor]:
-            if not from_text or "text" not in results:
+            if not options.from_text or "text" not in results:
                 return random
             windows = results["text"]["windows"]
             assert isinstance(windows, Windows)
@@ -132,7 +131,7 @@ class Optimisation(Experiment[OptimisationPlan]):
             allowed=allowed,
             draws=options.draws,
             seed=inputs.seed,
-            from_text=int(from_text),
+            own_starts=[len(one) for one in random],
         )
 
         def follow(results: Results) -> Mapping[str, Any]:

@@ -79,7 +79,7 @@ def strings_of(
     allowed: np.ndarray,
     draws: int,
     seed: int,
-    from_text: int,
+    own_starts: Sequence[int],
 ) -> Strings:
     """Every string that is to be run, from the results of the passes before.
 
@@ -91,7 +91,7 @@ def strings_of(
         counts: of each type, for random tokens of like frequency.
         allowed: ids that may be drawn.
         draws, seed: of random tokens.
-        from_text: how many of the search's starts, the last ones, are from the text.
+        own_starts: how many of the search's starts, the first ones, are not from the text, for each unit.
     """
     windows, ascent = results["text"]["windows"], results["ascent"]["found"]
     assert isinstance(windows, Windows)
@@ -105,18 +105,18 @@ def strings_of(
             for start, ids in enumerate(drawn):
                 strings.add(unit, RANDOM, ids, start, draw)
         if "search" in results:
-            _add_searched(strings, results["search"]["found"], unit, from_text)
+            _add_searched(strings, results["search"]["found"], unit, own_starts[unit])
         for place, ids in windows_of(windows, unit, tokens, n).items():
             strings.add(unit, TEXT, ids, place=place)
     return strings
 
 
-def _add_searched(strings: Strings, found: object, unit: int, from_text: int) -> None:
+def _add_searched(strings: Strings, found: object, unit: int, own_starts: int) -> None:
     """What the search found: each start's best string, and its best that is a text, if that is another."""
     assert isinstance(found, ByUnit)
     best, texts = found.of(unit, "ids").numpy(), found.of(unit, "text_ids").numpy()
     for start, (ids, text) in enumerate(zip(best, texts, strict=True)):
-        source = FROM_TEXT if start >= len(best) - from_text else DISCRETE
+        source = DISCRETE if start < own_starts else FROM_TEXT
         strings.add(unit, source, ids, start)
         if text[0] >= 0 and not np.array_equal(text, ids):
             strings.add(unit, source, text, start)
