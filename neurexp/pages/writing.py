@@ -9,6 +9,7 @@
 | `texts_N.js` | the tokens of some sequences |
 """
 
+import re
 import shutil
 from collections.abc import Sequence
 from importlib.resources import as_file, files
@@ -30,6 +31,11 @@ SHOWN = (
     "property", "ev_property", "top_token", "top_share", "bottom_token", "mean", "std", "kurtosis", "share_positive",
     "maximum",
 )  # fmt: skip
+
+
+def is_piece(name: str) -> bool:
+    """Whether a file of `data/` is one that `write` makes, by its name."""
+    return re.fullmatch(r"(meta|search|(column|cards|texts)_\d+)\.js", name) is not None
 
 
 def write_of(run_folder: Path, to: Path, title: str, site: str | None = None) -> None:

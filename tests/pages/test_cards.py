@@ -1,6 +1,7 @@
 """A neuron's card: from Python, in a notebook, as a picture, and from the command line."""
 
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -152,6 +153,19 @@ def test_the_command_writes_pages_again_and_elsewhere_and_pictures(run, tmp_path
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_pages_never_replace_a_folder_that_holds_anything_else(run, tmp_path, monkeypatch, capsys):
+    to = tmp_path / "www"
+    told(monkeypatch, capsys, run, "--to", to)
+    for name, found in (("CNAME", "CNAME"), (".git/HEAD", ".git"), ("data/notes.txt", "data/notes.txt")):
+        (to / name).parent.mkdir(exist_ok=True)
+        (to / name).write_text("mine")
+        line = told(monkeypatch, capsys, run, "--to", to)
+        assert line == f"error: --to {to}: holds other files than pages ({found}); give a new folder"
+        assert (to / name).read_text() == "mine"
+        shutil.rmtree(to / ".git") if name.startswith(".git") else (to / name).unlink()
+    assert told(monkeypatch, capsys, run, "--to", to) == str(to / "index.html")
+
+
 def test_mistakes_at_the_command_line_are_one_line(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
@@ -161,7 +175,7 @@ def test_mistakes_at_the_command_line_are_one_line(run, tmp_path, monkeypatch, c
         (tmp_path / "other",): "other: is no run of experiment=top_contexts",
         (run, tmp_path / "other"): "other: is of another model than",
         (run, tmp_path / "none"): "none: not the folder of a finished run",
-        (run, "--to", tmp_path / "full"): "holds other files than pages; give a new folder",
+        (run, "--to", tmp_path / "full"): "holds other files than pages (thesis.txt); give a new folder",
         (run, "--to", tmp_path / "full" / "thesis.txt"): "is a file; give a folder",
         (run, "--to", tmp_path / "a" / "b"): "make it first",
         (run, "--png", "3", tmp_path / "x.png"): "--png 3: give LAYER/NEURON, such as 15/276",

@@ -238,7 +238,8 @@ def test_a_neuron_that_was_ablated_alone_has_its_effects(run, tmp_path):
         "tokens": ["all", "all", "own: verbs"],
         "p": [0.1, 0.2, 0.3],
     }
-    effects |= {name: [0.5, 0.6, 0.7] for name in ("delta_loss", "delta_loss_low", "delta_loss_high")}
+    effects |= {name: [0.5, 0.6, 0.7] for name in ("delta_loss", "delta_loss_low")}
+    effects["delta_loss_high"] = [np.nan, 0.6, 0.7]  # an interval needs several sequences
     write_table(tmp_path / "sizes" / "effects.parquet", {name: np.array(values) for name, values in effects.items()})
     (found,) = others_of(read(run), "MLP", MODEL_HASH, [read_finished(tmp_path / "sizes", "X")])
     assert list(found.effects) == ["3.1"]
@@ -246,6 +247,9 @@ def test_a_neuron_that_was_ablated_alone_has_its_effects(run, tmp_path):
         ("all", 0.5, 0.1),
         ("own: verbs", 0.7, 0.3),
     ]
+    write(read(run), tmp_path, "made", [found])
+    (told,) = piece(tmp_path, "meta")["others"]
+    assert [one["delta_loss_high"] for one in told["effects"]["3.1"]] == [None, 0.7]
 
 
 def test_fewer_contexts_than_k_are_no_contexts(run, tmp_path):
