@@ -132,6 +132,9 @@ def _effects(run: FinishedRun) -> dict[str, list[dict[str, Any]]]:
         if " " not in names and "." in names:
             values = {column: table[column][row] for column in OF_EFFECTS}
             told = {key: value if isinstance(value, str) else _finite(value) for key, value in values.items()}
-            if told not in found.setdefault(names, []):
+            # An ablation of the first of a set and of it alone is the same one; only the draws of its p differ
+            same = ("kind", "tokens", "delta_loss")
+            known = [[one[key] for key in same] for one in found.setdefault(names, [])]
+            if [told[key] for key in same] not in known:
                 found[names].append(told)
     return found

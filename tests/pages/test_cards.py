@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def test_a_card_says_what_the_files_say(run):
     ]
     assert card.histogram is not None
     assert [len(part) for part in card.histogram] == [9, 8]
+
+
+def test_an_activation_beyond_the_contexts_own_is_told_as_a_limit(run):
+    subject = read(run)
+    levels = subject.levels.copy()
+    levels[1, 0, 2, 0] = [100, -100, 99, -128, 50, 100, 0, 0, 0]
+    values, places = subject.values.copy(), subject.places.copy()
+    values[1, 0, 2, 0], places[1, 0, 2, 0] = 0.17, 10
+    card = card_of(replace(subject, values=values, places=places, levels=levels), "made", 3, 2)
+    assert card.top[0].limits.tolist() == [1, -1, 0, 0, 0, 0, 0, 0, 0]
+    tips = [given["title"] for _, given in Seen(card._repr_html_()).elements if "title" in given][:2]
+    assert tips == ["≥ 0.17", "≤ −0.17"]
 
 
 def test_a_run_without_contexts_and_a_missing_neuron_are_one_line(run, tmp_path):
