@@ -60,7 +60,8 @@ def neuron_card(
         axes.stairs(counts, edges, fill=True, color=BAR)
         axes.set(xlabel="activation", ylabel="tokens")
         bare(axes)
-    set_title(figure, heading, f"{detail}; orange: above 0, blue: below, underlined: the context's own token")
+    key = "orange: above 0, blue: below, underlined: the context's own token, whose size limits the colours of its line"
+    set_title(figure, heading, f"{detail}; {key}")
     return figure
 
 

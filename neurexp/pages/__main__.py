@@ -95,15 +95,22 @@ def _picture(subject: Subject, title: str, neuron: tuple[int, int], file: Path, 
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises UserError if the folder exists and holds something else than pages."""
+    """Raises UserError if the folder exists and holds something else than pages: it is replaced as a whole."""
+    from neurexp.pages.writing import DATA, SITE_FILES, is_piece
+
     if not folder.exists():
         if not folder.absolute().parent.is_dir():
             raise UserError(f"--to {folder}: there is no folder {folder.absolute().parent}; make it first")
         return
     if not folder.is_dir():
         raise UserError(f"--to {folder}: is a file; give a folder")
-    if any(folder.iterdir()) and not (folder / "data" / "meta.js").exists():
-        raise UserError(f"--to {folder}: holds other files than pages; give a new folder")
+    others = [path.name for path in folder.iterdir() if path.name not in (*SITE_FILES, DATA)]
+    if (folder / DATA).is_dir():
+        others += [f"{DATA}/{path.name}" for path in (folder / DATA).iterdir() if not is_piece(path.name)]
+    if others:
+        raise UserError(f"--to {folder}: holds other files than pages ({sorted(others)[0]}); give a new folder")
+    if any(folder.iterdir()) and not (folder / DATA / "meta.js").exists():
+        raise UserError(f"--to {folder}: holds files that are not of pages; give a new folder")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class Context:
         tokens: readable texts of the tokens around and of the token itself; "" for the rest of a character that
             several tokens make.
         activations: `[tokens]`, to a hundredth of `value`, and limited to ±|value|.
+        limits: `[tokens]`: 1 where the activation is at the upper limit or beyond it, −1 at the lower one; 0 elsewhere,
+            and for the token itself.
         at: the index of the token itself in these.
         sequence, position: where it stands: a row of `context_tokens`, and the token's place in the sequence.
     """
@@ -33,6 +35,7 @@ class Context:
     token: str
     tokens: tuple[str, ...]
     activations: np.ndarray
+    limits: np.ndarray
     at: int
     sequence: int
     position: int
@@ -79,9 +82,8 @@ class Card:
         )
 
     @property
-    def _contexts(self) -> dict[str, list[tuple[float, tuple[str, ...], np.ndarray, int]]]:
-        ends = {"Highest activations": self.top, "Lowest activations": self.bottom}
-        return {title: [(one.value, one.tokens, one.activations, one.at) for one in end] for title, end in ends.items()}
+    def _ends(self) -> dict[str, tuple[Context, ...]]:
+        return {"Highest activations": self.top, "Lowest activations": self.bottom}
 
     @property
     def _direct(self) -> dict[str, tuple[tuple[str, float], ...]]:
@@ -93,7 +95,11 @@ class Card:
 
         explained = [(name, ev) for name, ev, _ in self.explained]
         direct = {verb: [(visible(token), effect) for token, effect in tokens] for verb, tokens in self._direct.items()}
-        return neuron_card(self.heading, self.title, self._contexts, direct, explained, self.histogram)
+        contexts = {
+            title: [(one.value, one.tokens, one.activations, one.at) for one in end]
+            for title, end in self._ends.items()
+        }
+        return neuron_card(self.heading, self.title, contexts, direct, explained, self.histogram)
 
     def _repr_html_(self) -> str:
         of_properties = {f"{kind}_{name}" for name, *_ in self.explained for kind in ("ev", "q", "p", "r")}
@@ -102,7 +108,11 @@ class Card:
             for name, value in self.statistics.items()
             if name not in of_properties
         }
-        told = self._contexts, self._direct, self.explained, statistics, self.others, self.width
+        contexts = {
+            title: [(one.value, one.tokens, one.activations, one.limits, one.at) for one in end]
+            for title, end in self._ends.items()
+        }
+        told = contexts, self._direct, self.explained, statistics, self.others, self.width
         return card_html(self.heading, self.title, *told)
 
 
@@ -170,9 +180,11 @@ def _contexts(subject: Subject, layer: int, end: int, neuron: int) -> tuple[Cont
         first, stop = max(0, position - subject.before), min(len(texts), position + subject.after + 1)
         levels = levels[first - position + subject.before : stop - position + subject.before]
         activations = np.where(levels == -128, np.nan, levels / 100 * abs(value))
+        limits = np.where(np.abs(levels) == 100, np.sign(levels), 0).astype(np.int64)
+        limits[position - first] = 0
         token = alone(subject.vocabulary[int(subject.token_ids[layer, end, neuron, rank])][1])
         around = tuple(texts[first:stop])
-        found.append(Context(value, token, around, activations, position - first, sequence, position))
+        found.append(Context(value, token, around, activations, limits, position - first, sequence, position))
     return tuple(found)
 
 

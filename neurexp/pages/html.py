@@ -6,8 +6,12 @@ from html import escape
 
 import numpy as np
 
-# (value, tokens, activations [tokens], index of the context's own token)
-Line = tuple[float, Sequence[str], np.ndarray, int]
+# (value, tokens, activations [tokens], limits [tokens] as in `card.Context`, index of the context's own token)
+Line = tuple[float, Sequence[str], np.ndarray, np.ndarray, int]
+KEY = (
+    "Orange: above 0, blue: below, underlined: the context's own token. Colours are limited to the size of the "
+    "context's own activation; ≥ and ≤ in a token's tooltip tell where."
+)
 
 SHOWN = 10  # contexts at each end
 FAINT, STRONG = 0.06, 0.4  # as in site/card.js
@@ -67,6 +71,7 @@ def card_html(
     parts = [
         STYLE,
         f'<div class="neurexp-card"><h3>{escape(heading)}</h3><p class="quiet" dir="auto">{escape(detail)}</p>',
+        f'<p class="quiet">{escape(KEY)}</p>',
         *(_contexts(title, lines) for title, lines in contexts.items()),
         '<div class="pair">',
     ]
@@ -127,20 +132,23 @@ def _contexts(title: str, lines: Sequence[Line]) -> str:
 
 
 def _coloured(line: Line, largest: float) -> str:
-    _, tokens, activations, at = line
+    own, tokens, activations, limits, at = line
     parts, index = [], 0
     while index < len(tokens):
         stop = index + 1
         while stop < len(tokens) and tokens[stop] == "":  # the rest of a character
             stop += 1
-        values = [float(one) for one in activations[index:stop] if math.isfinite(one)]
-        value = max(values, key=abs, default=0.0)
+        there = [one for one in range(index, stop) if math.isfinite(activations[one])]
+        strongest = max(there, key=lambda one: abs(activations[one]), default=None)
+        value = 0.0 if strongest is None else float(activations[strongest]) + 0.0  # no −0
         share, kind = min(1.0, abs(value) / largest), "mark" if index <= at < stop else "span"
         style = ""
         if share > FAINT:
             colour = "230,130,0" if value > 0 else "0,110,200"
             style = f' style="background:rgba({colour},{0.08 + 0.62 * share:.2f})"'
             style += ' class="below"' if value < 0 and share > STRONG and kind == "span" else ""
-        parts.append(f'<{kind} title="{number(value)}"{style}>{escape(tokens[index]) or "·"}</{kind}>')
+        limit = "" if strongest is None or kind == "mark" else ("", "≥ ", "≤ ")[int(limits[strongest])]
+        told = limit + number(own if kind == "mark" else value)
+        parts.append(f'<{kind} title="{told}"{style}>{escape(tokens[index]) or "·"}</{kind}>')
         index = stop
     return "".join(parts)

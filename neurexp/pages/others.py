@@ -27,7 +27,7 @@ class OtherRun:
         meanings: column → what it means.
         values, q_values, ranks: `[neurons]` in the subject's order: the statistic, its q, and its rank by magnitude in
             the layer, from 1; NaN where the run lacks the neuron.
-        effects: `LAYER.NEURON` → the effects of ablating this neuron alone.
+        effects: `LAYER.NEURON` → the effects of ablating this neuron alone; None for a number that is missing.
     """
 
     name: str
@@ -114,6 +114,11 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return ranks
 
 
+def _finite(value: Any) -> float | None:
+    """A number as JSON has it: None where it is missing, such as an interval from one sequence."""
+    return float(value) if np.isfinite(value) else None
+
+
 def _effects(run: FinishedRun) -> dict[str, list[dict[str, Any]]]:
     """The effects of the neurons that were ablated alone."""
     from neurexp.io.files import read_table
@@ -126,7 +131,10 @@ def _effects(run: FinishedRun) -> dict[str, list[dict[str, Any]]]:
     for row, names in enumerate(table["neurons"].tolist()):
         if " " not in names and "." in names:
             values = {column: table[column][row] for column in OF_EFFECTS}
-            told = {key: value if isinstance(value, str) else float(value) for key, value in values.items()}
-            if told not in found.setdefault(names, []):
+            told = {key: value if isinstance(value, str) else _finite(value) for key, value in values.items()}
+            # An ablation of the first of a set and of it alone is the same one; only the draws of its p differ
+            same = ("kind", "tokens", "delta_loss")
+            known = [[one[key] for key in same] for one in found.setdefault(names, [])]
+            if [told[key] for key in same] not in known:
                 found[names].append(told)
     return found

@@ -39,7 +39,11 @@ def packed_words(texts: np.ndarray) -> dict[str, Any]:
 
 
 def level_text(levels: np.ndarray) -> str:
-    """Levels in hundredths, −128 for no token, as one printable character each."""
-    steps = np.rint(np.clip(levels.astype(np.float32), -100, 100) * (STEPS / 100)).astype(np.int64) + STEPS
-    letters = np.frombuffer(ALPHABET.encode("ascii"), dtype=np.uint8)[steps]
+    """Levels in hundredths, −128 for no token, as one printable character each.
+
+    The first and the last character stand for ±100 alone: they say that the activation is at the limit or beyond.
+    """
+    steps = np.rint(levels.astype(np.float32) * (STEPS / 100)).astype(np.int64)
+    steps = np.where(np.abs(levels.astype(np.int64)) >= 100, steps, np.clip(steps, 1 - STEPS, STEPS - 1))
+    letters = np.frombuffer(ALPHABET.encode("ascii"), dtype=np.uint8)[np.clip(steps, -STEPS, STEPS) + STEPS]
     return np.where(levels == MISSING, np.uint8(32), letters).tobytes().decode("ascii")

@@ -1,8 +1,10 @@
 """A neuron's card: from Python, in a notebook, as a picture, and from the command line."""
 
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -53,12 +55,27 @@ def test_a_card_says_what_the_files_say(run):
     assert [len(part) for part in card.histogram] == [9, 8]
 
 
+def test_an_activation_beyond_the_contexts_own_is_told_as_a_limit(run):
+    subject = read(run)
+    levels = subject.levels.copy()
+    levels[1, 0, 2, 0] = [100, -100, 99, -128, 50, 100, 0, 0, 0]
+    values, places = subject.values.copy(), subject.places.copy()
+    values[1, 0, 2, 0], places[1, 0, 2, 0] = 0.17, 10
+    card = card_of(replace(subject, values=values, places=places, levels=levels), "made", 3, 2)
+    assert card.top[0].limits.tolist() == [1, -1, 0, 0, 0, 0, 0, 0, 0]
+    tips = [given["title"] for _, given in Seen(card._repr_html_()).elements if "title" in given][:2]
+    assert tips == ["≥ 0.17", "≤ −0.17"]
+
+
 def test_a_run_without_contexts_and_a_missing_neuron_are_one_line(run, tmp_path):
     made_run(tmp_path / "other", {"layer": [0], "neuron": [0], "r": [0.1]}, "r")
     with pytest.raises(UserError, match=r"other: is no run of experiment=top_contexts"):
         neurexp.open_run(tmp_path / "other").neuron(0, 0)
     with pytest.raises(UserError, match=r"^3/99: .* has neurons 0 to 7"):
         neurexp.open_run(run).neuron(3, 99)
+    with pytest.raises(UserError, match=r"site NOPE: .* has no such site; give one of MLP$"):
+        neurexp.open_run(run).neuron(3, 1, site="NOPE")
+    assert {neurexp.open_run(run).neuron(3, 1, site=site).title for site in ("MLP", None)} == {"made on text, MLP"}
 
 
 class Seen(HTMLParser):
@@ -152,6 +169,19 @@ def test_the_command_writes_pages_again_and_elsewhere_and_pictures(run, tmp_path
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_pages_never_replace_a_folder_that_holds_anything_else(run, tmp_path, monkeypatch, capsys):
+    to = tmp_path / "www"
+    told(monkeypatch, capsys, run, "--to", to)
+    for name, found in (("CNAME", "CNAME"), (".git/HEAD", ".git"), ("data/notes.txt", "data/notes.txt")):
+        (to / name).parent.mkdir(exist_ok=True)
+        (to / name).write_text("mine")
+        line = told(monkeypatch, capsys, run, "--to", to)
+        assert line == f"error: --to {to}: holds other files than pages ({found}); give a new folder"
+        assert (to / name).read_text() == "mine"
+        shutil.rmtree(to / ".git") if name.startswith(".git") else (to / name).unlink()
+    assert told(monkeypatch, capsys, run, "--to", to) == str(to / "index.html")
+
+
 def test_mistakes_at_the_command_line_are_one_line(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
@@ -161,7 +191,7 @@ def test_mistakes_at_the_command_line_are_one_line(run, tmp_path, monkeypatch, c
         (tmp_path / "other",): "other: is no run of experiment=top_contexts",
         (run, tmp_path / "other"): "other: is of another model than",
         (run, tmp_path / "none"): "none: not the folder of a finished run",
-        (run, "--to", tmp_path / "full"): "holds other files than pages; give a new folder",
+        (run, "--to", tmp_path / "full"): "holds other files than pages (thesis.txt); give a new folder",
         (run, "--to", tmp_path / "full" / "thesis.txt"): "is a file; give a folder",
         (run, "--to", tmp_path / "a" / "b"): "make it first",
         (run, "--png", "3", tmp_path / "x.png"): "--png 3: give LAYER/NEURON, such as 15/276",

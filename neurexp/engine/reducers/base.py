@@ -7,6 +7,7 @@ pass is cut into batches (shifts, edges) is calibrated by the first sequence alo
 groups mean.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,6 +75,12 @@ class Reducer(ABC):
     is_calibrated = True  # or there is nothing to calibrate
     _device = CPU
 
+    def __copy__(self) -> Self:
+        """A copy whose `load` leaves this reducer as it is: the reducers inside are copied, too, but no tensor."""
+        other = object.__new__(type(self))
+        vars(other).update({name: _copied(value) for name, value in vars(self).items()})
+        return other
+
     def calibrate(self, site: int, activations: torch.Tensor) -> None:  # noqa: B027
         """One site's activations `[tokens, neurons]` of the first sequence alone, before any `update` of that site."""
 
@@ -126,6 +133,15 @@ class Reducer(ABC):
                 raise ValueError(f"cannot merge: the two were taken with different {name}")
         for name in self.summed:
             getattr(self, name).add_(getattr(other, name).to(getattr(self, name).device))
+
+
+def _copied(value: Any) -> Any:
+    """The value, with copies of the dictionaries, lists and reducers in it."""
+    if isinstance(value, dict):
+        return {name: _copied(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_copied(part) for part in value]
+    return copy.copy(value) if isinstance(value, Reducer) else value
 
 
 def joined_states(reducers: Sequence[Reducer]) -> dict[str, torch.Tensor]:

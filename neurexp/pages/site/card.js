@@ -62,7 +62,9 @@ function contextText(context, largest, more = 0) {
     const activation = level * Math.abs(value);
     const share = Math.abs(activation) / largest;
     const peak = at >= index && at < last;
-    const span = make(peak ? "mark" : "span", { title: Number.isFinite(level) ? format(peak ? value : activation) : null });
+    const limit = peak || Math.abs(level) < 1 ? "" : level > 0 ? "≥ " : "≤ "; // it may be beyond
+    const told = limit + format(peak ? value : activation + 0); // + 0: no −0
+    const span = make(peak ? "mark" : "span", { title: Number.isFinite(level) ? told : null });
     span.textContent = tokens[index] || "·";
     if (share > FAINT) {
       span.classList.add(activation > 0 ? "hot" : "cold");
@@ -196,7 +198,8 @@ async function showCard(place, row, neighbours, isWanted) {
     make("div", { class: "columns" },
       make("div", { class: "wide" },
         make("p", { class: "key" }, make("span", { class: "hot strong key-hot" }, "above 0"), " ", make("span", { class: "cold strong key-cold" }, "below 0"), " ",
-          make("mark", {}, "the context's token"), "; the deeper the colour, the nearer to the strongest context."),
+          make("mark", {}, "the context's token"), "; the deeper the colour, the nearer to the strongest context. Colours are limited to the size of the context's own activation; "
+          + "≥ and ≤ in a token's tooltip tell where."),
         contextList("Top contexts", card.ends[0]), contextList("Bottom contexts", card.ends[1])),
       make("div", {}, ...[ofOthers, explained(card), direct(card), histogram(card), statistics(card)].filter((one) => one))));
   document.title = `${layerOf(row)}.${neuronOf(row)} · ${meta.title}`;
