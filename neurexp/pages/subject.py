@@ -12,7 +12,7 @@ import numpy as np
 
 from neurexp.errors import UserError, one_line
 from neurexp.pages.texts import readable
-from neurexp.report.folder import NEURONS, definitions_in
+from neurexp.report.folder import CONFIG, NEURONS, definitions_in
 from neurexp.report.report import SITE, Table
 
 ENDS = ("top", "bottom")
@@ -112,6 +112,9 @@ def read(folder: Path, site: str | None = None, given: str | None = None) -> Sub
             raise UserError(f"{given}: is of several sites; give --site, in Python site=, one of {', '.join(sites)}")
         if sites:
             raise UserError(f"--site {site}: {given} has no such site; give one of {', '.join(sites)}")
+    known = _sites(folder) if site is not None and not ending else ()
+    if known and site not in known:
+        raise UserError(f"--site {site}: {given} has no such site; give one of {', '.join(known)}")
     files = {name: folder / name.replace(".", f"{ending}.", 1) for name in NEEDED}
     missing = [path.name for path in (*files.values(), folder / NEURONS) if not path.exists()]
     if missing:
@@ -124,6 +127,19 @@ def read(folder: Path, site: str | None = None, given: str | None = None) -> Sub
         raise UserError(
             f"{given}: its contexts cannot be read ({one_line(error)}); give the folder of a whole run"
         ) from error
+
+
+def _sites(folder: Path) -> tuple[str, ...]:
+    """The sites that the run's options name; none if they cannot be read."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        site = OmegaConf.select(OmegaConf.load(folder / CONFIG), "experiment.site")
+    except (*_UNREADABLE, OmegaConfBaseException, YAMLError):
+        return ()
+    return (site,) if isinstance(site, str) else tuple(map(str, site or ()))
 
 
 def _read(folder: Path, site: str | None, given: str, ending: str, files: dict[str, Path]) -> Subject:

@@ -50,7 +50,7 @@ def write_of(run_folder: Path, to: Path, title: str, site: str | None = None) ->
     Raises:
         UserError: the run folder is no run of `top_contexts`.
     """
-    write(read(run_folder, site), to, title)
+    write(read(run_folder, site), to, f"{title}, {site}" if site else title)
 
 
 def write(subject: Subject, to: Path, title: str, others: Sequence[OtherRun] = ()) -> None:
@@ -110,7 +110,8 @@ def _packed_column(values: np.ndarray) -> dict[str, Any]:
 
 
 def _readable(values: np.ndarray) -> np.ndarray:
-    words, codes = np.unique(np.asarray(values, dtype=str), return_inverse=True)
+    texts = np.array([str(one) for one in values.tolist()], dtype=object)  # dtype str drops a NUL at the end
+    words, codes = np.unique(texts, return_inverse=True)
     return np.array([alone(one) for one in words.tolist()], dtype=str)[codes]
 
 

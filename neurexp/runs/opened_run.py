@@ -34,7 +34,8 @@ class Run:
         """
         subject = self._subjects.get(site) or read(self.finished.folder, site, self.finished.given)
         self._subjects[site] = subject
-        return card_of(subject, self.title, layer, index)
+        sites = self.finished.sites if site is None else (site,)
+        return card_of(subject, ", ".join((self.title, *sites)), layer, index)
 
     @cached_property
     def _subjects(self) -> dict[str | None, Subject]:

@@ -73,6 +73,9 @@ def test_a_run_without_contexts_and_a_missing_neuron_are_one_line(run, tmp_path)
         neurexp.open_run(tmp_path / "other").neuron(0, 0)
     with pytest.raises(UserError, match=r"^3/99: .* has neurons 0 to 7"):
         neurexp.open_run(run).neuron(3, 99)
+    with pytest.raises(UserError, match=r"site NOPE: .* has no such site; give one of MLP$"):
+        neurexp.open_run(run).neuron(3, 1, site="NOPE")
+    assert {neurexp.open_run(run).neuron(3, 1, site=site).title for site in ("MLP", None)} == {"made on text, MLP"}
 
 
 class Seen(HTMLParser):

@@ -157,6 +157,13 @@ def test_the_site_of_a_run_of_several_is_chosen(tmp_path):
         read(tmp_path / "run", "UP")
 
 
+def test_a_site_that_a_run_of_one_does_not_have_is_refused(run, tmp_path):
+    with pytest.raises(UserError, match=r"^--site NOPE: X has no such site; give one of MLP$"):
+        read(run, "NOPE", "X")
+    write_of(run, tmp_path, "made on text", "MLP")
+    assert piece(tmp_path, "meta")["title"] == "made on text, MLP"
+
+
 def test_other_folders_and_damaged_files_are_one_line(run, tmp_path):
     made_run(tmp_path / "other", {"layer": [0], "neuron": [0], "r": [0.1]}, "r")
     with pytest.raises(UserError, match=r"^X: is no run of experiment=top_contexts \(contexts.parquet, .*missing"):
@@ -264,6 +271,13 @@ def test_fewer_contexts_than_k_are_no_contexts(run, tmp_path):
     assert counts[4:6].tolist() == [1, 0]
     assert len(unpacked(cards["values"], "<f4")) == counts.sum() == 16 * 8 - 7
     assert len(cards["levels"]) == counts.sum() * 9
+
+
+def test_a_nul_at_the_end_of_a_token_is_seen(run, tmp_path):
+    subject = read(run)
+    tokens = np.array(["a", "a\0"] * 8, dtype=object)
+    write(replace(subject, neurons=subject.neurons | {"top_token": tokens}), tmp_path, "made")
+    assert piece(tmp_path, "cards_0")["words"]["top_token"] == ["a", "a·"] * 8
 
 
 def test_the_search_knows_the_tokens_of_the_top_contexts(run, tmp_path):

@@ -198,7 +198,11 @@ def test_missing_numbers_come_last_both_ways(screen):
 def test_filters_keep_what_they_say(screen):
     screen.open()
     neurons = screen.made.neurons
+    single = neurons["mean"].astype(np.float32)
     cases = {
+        **{f"mean>={one}": single >= one for one in single[:3]},
+        **{f"mean<{one}": single < one for one in single[:3]},
+        "ev_property!=7": np.isfinite(neurons["ev_property"]),
         "mean>0.5": neurons["mean"].astype(np.float32) > 0.5,
         "mean>0.5 mean<=1 layer=3": (neurons["mean"] > 0.5) & (neurons["mean"] <= 1) & (neurons["layer"] == 3),
         "property=position": neurons["property"] == "position",
@@ -211,6 +215,10 @@ def test_filters_keep_what_they_say(screen):
         screen.search(given)
         screen.see_status(f"{int(kept.sum()):,} of 100,000 neurons")
     assert screen.addresses() == ["3.12345"]
+    for sign, passes in ((">=", True), ("<=", True), ("=", True), (">", False), ("<", False), ("!=", False)):
+        given = f"return ofNumbers('x', '{sign}', '0.95', () => Math.fround(0.95))(0)"
+        assert screen.driver.execute_script(given) is passes
+        assert not screen.driver.execute_script(f"return ofNumbers('x', '{sign}', '0.95', () => NaN)(0)")
     screen.search("nonsense>1")
     screen.see_status("There is no column nonsense; “Columns” lists them.")
     screen.search("mean>much")
@@ -359,6 +367,15 @@ def test_a_key_in_the_filter_repaints_a_hundred_thousand_neurons_about_as_fast_a
     print(f"milliseconds from key to painted rows: {[round(one) for one in times]}; sorting takes {unit:.0f}")
     assert elements < 3000
     assert max(times) < 10 * unit + 100
+
+
+@pytest.mark.parametrize("content", ["", "take("])
+def test_a_piece_that_hands_nothing_over_is_told(chromium, made, tmp_path, content):
+    write(made.small, tmp_path, "made")
+    (tmp_path / "data" / "cards_0.js").write_text(content)
+    chromium.get((tmp_path / "index.html").as_uri() + "#/3/1")
+    told = "data/cards_0.js cannot be loaded: is the folder whole?"
+    WebDriverWait(chromium, PATIENCE).until(lambda _: told in chromium.find_element(By.ID, "card").text)
 
 
 def test_a_folder_that_is_not_whole_says_so(chromium, made, tmp_path):

@@ -57,8 +57,9 @@ async function predicate(name, sign, given) {
 function ofNumbers(name, sign, given, read) {
   const number = Number(given.replace("−", "-"));
   if (Number.isNaN(number) || !(sign in TESTS)) throw new Error(`${name} holds numbers: give ${name}>NUMBER, <, >=, <= or =.`);
-  const wanted = sign === "=" || sign === "!=" ? Math.fround(number) : number;
-  return (row) => TESTS[sign](read(row), wanted);
+  // Columns are single precision, so what is given is too: 0.95 is then the 0.95 of the column
+  const wanted = name === "layer" || name === "neuron" ? number : Math.fround(number);
+  return (row) => !Number.isNaN(read(row)) && TESTS[sign](read(row), wanted);
 }
 
 /** All rows in the chosen order: numbers that are missing come last. */

@@ -5,7 +5,10 @@ const pieces = new Map(); // name → {promise, resolve, reject}
 
 /** Every piece of data calls this with its name and its content. */
 function take(name, content) {
-  pieces.get(name)?.resolve(content);
+  const piece = pieces.get(name);
+  if (!piece) return;
+  piece.taken = true;
+  piece.resolve(content);
 }
 
 /** The content of `data/NAME.js`, as a promise. A piece is loaded once. */
@@ -16,11 +19,17 @@ function load(name) {
     pieces.set(name, piece);
     const script = document.createElement("script");
     script.src = `data/${name}.js`;
-    script.onload = () => script.remove();
-    script.onerror = () => {
+    const fail = () => {
       pieces.delete(name);
-      script.remove();
       piece.reject(new Error(`data/${name}.js cannot be loaded: is the folder whole?`));
+    };
+    script.onload = () => { // also of a file that was cut off
+      script.remove();
+      if (!piece.taken) fail();
+    };
+    script.onerror = () => {
+      script.remove();
+      fail();
     };
     document.head.append(script);
   }
