@@ -20,7 +20,7 @@ MINI = (
     "experiment=top_contexts", "model=mini", "dataset=pydoc", "device=cpu", "device.threads=1", "tracking=off",
     "dataset.sequence_length=64", "device.batch_size=2", "experiment.pages=false",
 )  # fmt: skip
-FEW = (*MINI, "dataset.tokens=500", "experiment.layer=[0,2]", "experiment.k=4", "experiment.draws=19")
+FEW = (*MINI, "dataset.tokens=500", "experiment.layer=[0,2]", "experiment.k=4")
 BOTH = (*FEW, "experiment.site=[MLP,RESID_POST]", "experiment.control=random", "experiment.direct=2")
 FILES = ("contexts", "direct", "vocabulary")
 
@@ -112,7 +112,6 @@ def test_a_site_has_the_same_numbers_alone_as_together_with_others(folder):
         ("histogram=-1", "experiment.histogram=-1: give a whole number from 0 to "),
         ("bins=4", "experiment.bins=4: give a whole number from 8 to 1024"),
         ("permutations=2", "experiment.permutations=2: give a whole number from 8 to 1024"),
-        ("draws=0", "experiment.draws=0: give a whole number from 19 to 9999"),
         ("property_tokens=10", "experiment.property_tokens=10: give a whole number from 1024 to "),
         ("direct=-3", "experiment.direct=-3: give a whole number from 0 to 1000"),
         ("batches=0", "experiment.batches=0: give a whole number from 1 to "),

@@ -51,9 +51,7 @@ def planted():
     chance = random.dirichlet(np.full(types, 3.0))
     ids = random.choice(types, 6000, p=chance)
     ids[::40] = texts.index(" internationally")
-    _, _, report = run_experiment(
-        TopContexts(Options("top_contexts", "", k=10, direct=3, draws=999)), written.model, text_of(ids)
-    )
+    _, _, report = run_experiment(TopContexts(Options("top_contexts", "", k=10, direct=3)), written.model, text_of(ids))
     return report, texts, text_of(ids)
 
 

@@ -15,7 +15,8 @@ from neurexp.experiments.top_contexts.labels import LABELS, LEAST, NONE, labels_
 from neurexp.report.report import Table
 from neurexp.stats import summary
 from neurexp.stats.association import LEVEL, q_values
-from neurexp.stats.concentration import Concentration, Pool, concentration
+from neurexp.stats.concentration import MOST_ITEMS, Concentration, Pool, concentration
+from neurexp.stats.concentration import NONE as NO_TOKEN
 from neurexp.stats.explained import noise_of_sketch
 from neurexp.stats.quantiles import quantiles_of_histogram
 
@@ -36,12 +37,12 @@ def analyse(data: TopContextsData) -> Analysis:
     """Every statistic of every layer."""
     layers, neurons, k = len(data.layers), data.neurons, data.options.k
     # Seconds are about proportional to these
-    sizes = {"concentration": 4.0 * layers * data.options.draws * k, "properties": 1.0 * layers * 3000}
+    sizes = {"concentration": 1.0 * layers * neurons * k / 50, "properties": 1.0 * layers * 3000}
     with Progress("Analysis", sum(sizes.values()), f"{layers} layers of {neurons:,} neurons") as bar:
         pool = Pool.of(np.bincount(data.plan.tokens.input_ids[data.plan.counted], minlength=len(data.texts)))
-        ids = data.ids.transpose(1, 0, 2, 3).reshape(-1, k)  # ends, layers, neurons
-        part = bar.part(sizes["concentration"])
-        found = concentration(ids, pool, data.options.draws, data.plan.inputs.seed, part)
+        ids = np.where(data.telling, data.ids, NO_TOKEN)
+        ids = ids.transpose(1, 0, 2, 3).reshape(-1, k)[:, :MOST_ITEMS]  # ends, layers, neurons
+        found = concentration(ids, pool, bar.part(sizes["concentration"]))
         ends = {end: _part(found, index, len(ENDS)) for index, end in enumerate(ENDS)}
         properties, explained_by_one, noise = _properties(data, ends["top"], bar.part(sizes["properties"]))
     table = _neuron_table(data, ends, properties, explained_by_one)
@@ -89,19 +90,28 @@ def _neuron_table(
     known = np.append(data.texts, np.array([""], dtype=object))  # of −1: no token
     for end, found in ends.items():
         table |= {
+            f"{end}_contexts": data.telling[:, ENDS.index(end), :, :MOST_ITEMS].sum(-1).ravel(),
             f"{end}_token": known[found.commonest.astype(np.int64)],
             f"{end}_share": found.share,
             f"{end}_entropy": found.entropy,
             f"{end}_share_null": found.share_null,
             f"{end}_entropy_null": found.entropy_null,
             f"p_{end}_share": found.p,
-            f"q_{end}_share": q_values(found.p),
+            f"q_{end}_share": _q_values(found.p),
         }
     table |= properties
     table["ev_one_token"] = ev_one_token
     ev, q = ({name: properties[f"{kind}_{name}"] for name in PROPERTIES} for kind in ("ev", "q"))
     label, explained = labels_of(ev, q, ev_one_token)
     return table | {"property": np.array(LABELS, dtype=object)[label], "ev_property": explained}
+
+
+def _q_values(p: np.ndarray) -> np.ndarray:
+    """Over those that are not missing."""
+    q, known = np.full(p.shape, np.nan), np.isfinite(p)
+    if known.any():
+        q[known] = q_values(p[known])
+    return q
 
 
 def is_explained(neurons: Table, name: str) -> np.ndarray:
@@ -148,6 +158,8 @@ def _metrics(data: TopContextsData, neurons: Table, layers: Table) -> dict[str, 
     }
     metrics["share_explained"] = 1 - metrics[f"share_{NONE}"]
     for end in ENDS:
+        metrics[f"{end}_without_contexts"] = int((neurons[f"{end}_contexts"] == 0).sum())
+        metrics[f"{end}_tied"] = int((neurons[f"{end}_contexts"] < min(data.kept, MOST_ITEMS)).sum())
         metrics[f"{end}_share_mean"] = summary.mean(neurons[f"{end}_share"])
         metrics[f"{end}_share_null_mean"] = summary.mean(neurons[f"{end}_share_null"])
         metrics[f"{end}_entropy_mean"] = summary.mean(neurons[f"{end}_entropy"])

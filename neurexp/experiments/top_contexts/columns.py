@@ -4,6 +4,7 @@ from neurexp.experiments import promoted
 from neurexp.experiments.top_contexts.data import Options
 from neurexp.experiments.top_contexts.design import BY_TYPE, OF_TYPES, PROJECTIONS, PROPERTIES, SIMPLE
 from neurexp.experiments.top_contexts.labels import LABELS, NONE
+from neurexp.stats.concentration import LARGEST_SHARE, LEAST_TYPES, MOST_ITEMS, SMALLEST_P
 
 MEANINGS = {
     "length": "the token's length in characters",
@@ -36,7 +37,7 @@ def columns_of(options: Options) -> dict[str, str]:
         "maximum": "highest activation at a token that counts",
     }
     texts |= {
-        f"q{share:02d}": f"{share} % quantile of the activation over the tokens of every {options.histogram}. sequence"
+        f"q{share:02d}": f"{share} % quantile of the activation over the tokens of {_every(options.histogram)}"
         ", from the neuron's histogram; only with experiment.histogram"
         for share in (5, 25, 50, 75, 95)
     }
@@ -46,7 +47,7 @@ def columns_of(options: Options) -> dict[str, str]:
     }
     texts |= {f"{name}_median_all": f"median of {name} over all neurons" for name in ("kurtosis", "share_positive")}
     for end, which in (("top", "highest"), ("bottom", "lowest")):
-        texts |= _of_end(end, f"the {k} tokens with the {which} activations", options.draws)
+        texts |= _of_end(end, f"the {min(k, MOST_ITEMS)} tokens with the {which} activations")
     for name in PROPERTIES:
         texts |= _of_property(name)
     texts |= {
@@ -69,17 +70,31 @@ def columns_of(options: Options) -> dict[str, str]:
     return texts | {f"{file}.{name}": text for file, rows in _files(options).items() for name, text in rows.items()}
 
 
-def _of_end(end: str, which: str, draws: int) -> dict[str, str]:
-    null = f"in the mean over {draws} draws, in which each token is replaced by a random token of the text of the same "
-    null += "octave of frequency (1, 2–3, 4–7, … occurrences)"
+def _every(step: int) -> str:
+    return "every sequence" if step <= 1 else f"one of every {step} sequences"
+
+
+def _of_end(end: str, which: str) -> dict[str, str]:
+    null = "expected if each token is a random one of the text of like frequency: of the same octave (1, 2–3, 4–7, … "
+    null += f"occurrences), joined with the next lower ones until it has {LEAST_TYPES} types and none with more than "
+    null += f"{LARGEST_SHARE:.0%} of its occurrences; no place is taken twice"
+    which += f" that tell something ({end}_contexts)"
     return {
+        f"{end}_contexts": f"number of contexts that {end}_share is of, at most {MOST_ITEMS}. If several are equal to "
+        "the last one that is kept, these are left out, unless they are three or more of one type: tokens that were "
+        "not kept may be equal to them, and the order of the text chose. "
+        "A neuron that is constant has none. Where it is 0, all of its columns are missing",
+        f"{end}_without_contexts": f"number of neurons with {end}_contexts = 0: the tokens at that end are the first "
+        "ones of the text among equals",
+        f"{end}_tied": f"number of neurons of which contexts are left out of {end}_contexts, or fewer were kept",
         f"{end}_token": f"the commonest token among {which}; of equally common ones the one nearest to the end",
         f"{end}_share": f"its share of {which}; layers: the mean over neurons",
         f"{end}_entropy": f"entropy of the types of {which}, bits; layers: the mean over neurons",
         f"{end}_share_null": f"{end}_share {null}; layers: the mean over neurons",
         f"{end}_entropy_null": f"{end}_entropy {null}; layers: the mean over neurons",
-        f"p_{end}_share": f"p of {end}_share by rank: (1 + draws with a share as large or larger) / ({draws} + 1)",
-        f"q_{end}_share": f"p_{end}_share corrected for all neurons of all layers (Benjamini-Hochberg)",
+        f"p_{end}_share": f"exact probability of a share as large as {end}_share or larger, of such random tokens; "
+        f"{SMALLEST_P:.0e} where it is smaller",
+        f"q_{end}_share": f"p_{end}_share corrected for all neurons of all layers that have one (Benjamini-Hochberg)",
         f"{end}_concentrated": f"share of the layer's neurons with q_{end}_share < 0.05",
         f"share_concentrated_{end}": f"share of all neurons with q_{end}_share < 0.05",
         f"{end}_share_mean": f"mean of {end}_share over all neurons",
@@ -158,7 +173,7 @@ def _files(options: Options) -> dict[str, dict[str, str]]:
             "valid": "which of these are no padding",
         },
         "neuron_histograms": {
-            "counts": f"tokens of every {options.histogram}. sequence in each bin of each neuron, `[layers, neurons, "
+            "counts": f"tokens of {_every(options.histogram)} in each bin of each neuron, `[layers, neurons, "
             f"{options.bins} + 2]`: underflow first, overflow last",
             "start": "where the first bin begins, `[layers, neurons]`",
             "width": "of the bins, `[layers, neurons]`",

@@ -19,6 +19,7 @@ from neurexp.stats.moments import MomentStatistics, moments_of
 from neurexp.text.vocabulary import token_texts
 
 ENDS = ("top", "bottom")
+LEAST_IN_HALF = 32  # counted tokens of each half of the sample; with fewer, nothing is explained
 SCALE = 100  # of the levels: the activation of the context's own token
 ONLY = "text"
 
@@ -35,7 +36,6 @@ class Options(base.Options):
     histogram: int = 0
     bins: int = 64
     permutations: int = 32
-    draws: int = 99
     property_tokens: int = 65536
     direct: int = 10
     winners: Any = None
@@ -127,6 +127,36 @@ class TopContextsData:
     def tokens(self) -> int:
         """How many tokens are counted."""
         return int(self.plan.counted.sum())
+
+    @cached_property
+    def kept(self) -> int:
+        """How many contexts of one end a neuron has: `k`, or fewer in a short text."""
+        return int((self.places >= 0).sum(-1).max(initial=0))
+
+    @cached_property
+    def telling(self) -> np.ndarray:
+        """Which contexts say something, as `places`, bool: not those whose choice is the order of the text alone.
+
+        If several contexts are equal to the last one that is kept, tokens that were left out may be equal to it, too:
+        none of these says anything, unless they are three or more of one type (the first tokens of a text are of
+        several; a neuron that knows the type alone has equal values). Nor does any context of a neuron that is
+        constant.
+        """
+        equal = (self.places >= 0) & (self.values == self.values[..., -1:])
+        one_type = (~equal | (self.ids == self.ids[..., -1:])).all(-1)
+        count = equal.sum(-1)
+        tied = (count > 1) & ~(one_type & (count > 2)) & (self.tokens > self.options.k)
+        return (self.places >= 0) & ~(tied[..., None] & equal) & ~self.constant[:, None, :, None]
+
+    @cached_property
+    def constant(self) -> np.ndarray:
+        """Which neurons have one value at all tokens, `[layers, neurons]` bool."""
+        return self.values[:, 0, :, 0] == self.values[:, 1, :, 0]
+
+    @cached_property
+    def cross_validated(self) -> bool:
+        """Whether both halves of the sample have enough tokens."""
+        return bool(self.plan.design.counts.sum(1).min() >= LEAST_IN_HALF)
 
     @cached_property
     def texts(self) -> np.ndarray:

@@ -43,7 +43,6 @@ class TopContexts(Experiment[TopContextsPlan]):
         self.check_range(0, 1000, "per_document", "before", "after", "direct")
         self.check_range(0, 2**31 - 1, "skip_positions", "histogram")
         self.check_range(8, 1024, "bins", "permutations")
-        self.check_range(19, 9999, "draws")
         self.check_range(1024, 2**31 - 1, "property_tokens")
         self.check_range(1, 10_000_000, "batches", "batch_sequences")
         self.winners = _pairs(options.winners)

@@ -83,8 +83,8 @@ class Figures:
                 f"activations, against {self.metrics['top_share_null_mean']:.0%} by chance"
             )
         detail = (
-            f"{self.measured}; median and middle half over the layer's neurons; chance: each token replaced by a "
-            f"random one of the same octave of frequency, mean of {self.data.options.draws} draws"
+            f"{self.measured}; median and middle half over the layer's neurons; chance: expected of random "
+            "tokens of like frequency"
         )
         names = "the neuron's tokens", "random tokens of like frequency"
         return against_chance(self.data.layers, panels, names, title, detail, "share of the commonest token")

@@ -10,6 +10,7 @@ from neurexp.experiments.top_contexts.data import ENDS, TopContextsData
 from neurexp.experiments.top_contexts.design import PROJECTIONS, PROPERTIES, SIMPLE
 from neurexp.experiments.top_contexts.labels import LABELS, NONE, WORDS
 from neurexp.report.report import Table
+from neurexp.stats.concentration import MOST_ITEMS
 
 NAMED = 0.005  # a label of a smaller share is not named
 
@@ -71,14 +72,25 @@ def _labels(neurons: int, metrics: dict[str, float]) -> str:
 
 def _concentration(data: TopContextsData, end: str, metrics: dict[str, float]) -> str:
     which = "highest" if end == "top" else "lowest"
+    without = int(metrics[f"{end}_without_contexts"])
+    cut = ""
+    if without:
+        cut = (
+            f" For {_counted(without, 'neuron')}, the {which} activation is shared by more tokens than are kept, or by "
+            "all: their contexts there are the first of the text, and are left out of these numbers."
+        )
     if f"{end}_share_mean" not in metrics:
-        return f"No neuron has a token with a {which} activation."
+        return f"No neuron has a token with a {which} activation of its own.{cut}"
     return (
-        f"The commonest token takes {metrics[f'{end}_share_mean']:.0%} of a neuron's {data.options.k} {which} "
-        f"activations, against {metrics[f'{end}_share_null_mean']:.0%} for random tokens of like frequency (means over "
-        f"neurons); {metrics[f'share_concentrated_{end}']:.1%} of the neurons are more concentrated than chance "
-        "(q < 0.05)."
+        f"The commonest token takes {metrics[f'{end}_share_mean']:.0%} of a neuron's {min(data.kept, MOST_ITEMS)} "
+        f"{which} activations, against {metrics[f'{end}_share_null_mean']:.0%} for random tokens of like frequency "
+        f"(means over neurons); {metrics[f'share_concentrated_{end}']:.1%} of the neurons are more concentrated than "
+        f"chance (q < 0.05).{cut}"
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _strongest(neurons: Table) -> list[str]:
