@@ -172,11 +172,12 @@ def card_of(subject: Subject, title: str, layer: int, neuron: int, others: Seque
             (
                 one.title,
                 one.statistic,
-                *(float(values[row]) for values in (one.values, one.q_values, one.ranks)),
-                meaning,
+                float(one.values[row]),
+                float(one.q_values[row]),
+                float(one.ranks[row]),
+                one.meanings[one.statistic],
             )
             for one in others
-            for meaning in (one.meanings[one.statistic],)
         ),
         width=subject.width,
     )

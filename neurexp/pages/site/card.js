@@ -98,7 +98,7 @@ function contextList(title, contexts) {
   return section(title, ties, items.length ? make("ol", { class: "contexts" }, ...items) : make("p", { class: "quiet" }, "None."));
 }
 
-const section = (title, ...children) => make("section", {}, make("h2", {}, title), ...children); // null children are left out
+const section = (title, ...children) => make("section", {}, make("h2", {}, title), ...children);
 
 let terms = 0;
 
