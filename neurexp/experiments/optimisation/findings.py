@@ -44,8 +44,8 @@ def _summary(data: OptimisationData, analysis: Analysis) -> str:
         f"Of {count} {'unit' if count == 1 else 'units'}, the strings of {data.options.length} tokens with the highest "
         f"mean activation are from the search for {of['discrete']}, from the text for {of['data']}, and from gradient "
         f"ascent for {of['gradient']}{shared}. {kept} The mean cosine similarity of decoded tokens to the embeddings "
-        f"is {m['cosine_decoded_mean']:.2f}, that of random directions {m['cosine_decoded_null_mean']:.2f} (the lectures "
-        f"on GPT-2 report about {LECTURES['cosine']:.2f})."
+        f"is {m['cosine_decoded_mean']:.2f}, that of random directions {m['cosine_decoded_null_mean']:.2f} (the "
+        f"lectures on GPT-2 report about {LECTURES['cosine']:.2f})."
     )
 
 
