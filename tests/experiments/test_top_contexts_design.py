@@ -208,6 +208,8 @@ def label(one_token=0.0, q=0.0, **ev):
         ({"length": 0.29, "token": 0.6, "one_token": 0.3}, "one_token"),
         ({"length": 0.29, "token": 0.6, "previous_token": 0.61, "one_token": 0.4}, "previous_token"),
         ({"length": float("nan"), "digit": 0.06}, "digit"),
+        ({"token": 0.06, "one_token": 0.04}, "token"),
+        ({"token": 0.06, "one_token": float("nan")}, "token"),
         ({"one_token": 0.4}, "none"),
         ({"token": -0.2}, "none"),
     ],
