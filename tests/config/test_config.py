@@ -36,8 +36,10 @@ CHOICES = {
     "experiment": [
         "ablation",
         "benchmark",
+        "context",
         "grammar_tuning",
         "identities",
+        "maximise",
         "proper_nouns",
         "token_length",
         "top_contexts",
