@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neurexp.pages.html import card_html, visible
+from neurexp.pages.html import card_html, number, visible
 from neurexp.pages.others import OtherRun
 from neurexp.pages.subject import ENDS, Subject
 from neurexp.pages.texts import alone
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+SHARED = 3  # equal values at an end from which a card says so; as in site/card.js
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Card:
         promoted, suppressed: (token, effect), the strongest first; empty where the run has none.
         explained: (property, explained variance, its q or NaN).
         histogram: edges `[bins + 1]` and counts `[bins]`; None if the run has none.
-        others: (title, statistic, value, q or NaN, rank by magnitude in the layer).
+        others: (title, statistic, value, q or NaN, rank by magnitude in the layer, what the statistic means).
         width: neurons of the layer.
     """
 
@@ -69,7 +72,7 @@ class Card:
     suppressed: tuple[tuple[str, float], ...]
     explained: tuple[tuple[str, float, float], ...]
     histogram: tuple[np.ndarray, np.ndarray] | None
-    others: tuple[tuple[str, str, float, float, float], ...]
+    others: tuple[tuple[str, str, float, float, float, str], ...]
     width: int
 
     @property
@@ -83,7 +86,8 @@ class Card:
 
     @property
     def _ends(self) -> dict[str, tuple[Context, ...]]:
-        return {"Highest activations": self.top, "Lowest activations": self.bottom}
+        ends = {"Highest activations": self.top, "Lowest activations": self.bottom}
+        return {title + _ties([one.value for one in end]): end for title, end in ends.items()}
 
     @property
     def _direct(self) -> dict[str, tuple[tuple[str, float], ...]]:
@@ -116,6 +120,14 @@ class Card:
         return card_html(self.heading, self.title, *told)
 
 
+def _ties(values: Sequence[float]) -> str:
+    """Says that the last value is shared, such as the 0 of a ReLU: which of its tokens are kept means nothing then."""
+    same = sum(value == values[-1] for value in values)
+    if same < SHARED:
+        return ""
+    return f" ({same} of these {len(values)} are equal, {number(values[-1])}; more tokens may be than are kept)"
+
+
 def card_of(subject: Subject, title: str, layer: int, neuron: int, others: Sequence[OtherRun] = ()) -> Card:
     """The card of a neuron.
 
@@ -133,7 +145,7 @@ def card_of(subject: Subject, title: str, layer: int, neuron: int, others: Seque
     names = [name for name in subject.neurons if name not in ("layer", "neuron")]
     statistics = {name: _plain(subject.neurons[name][row]) for name in names}
 
-    def number(name: str) -> float:
+    def known(name: str) -> float:
         value = statistics.get(name, np.nan)
         return value if isinstance(value, float) else float("nan")
 
@@ -154,10 +166,17 @@ def card_of(subject: Subject, title: str, layer: int, neuron: int, others: Seque
         bottom=bottom,
         promoted=promoted,
         suppressed=suppressed,
-        explained=tuple((name, number(f"ev_{name}"), number(f"q_{name}")) for name in subject.properties),
+        explained=tuple((name, known(f"ev_{name}"), known(f"q_{name}")) for name in subject.properties),
         histogram=histogram,
         others=tuple(
-            (one.title, one.statistic, float(one.values[row]), float(one.q_values[row]), float(one.ranks[row]))
+            (
+                one.title,
+                one.statistic,
+                float(one.values[row]),
+                float(one.q_values[row]),
+                float(one.ranks[row]),
+                one.meanings[one.statistic],
+            )
             for one in others
         ),
         width=subject.width,

@@ -53,7 +53,7 @@ def card_html(
     direct: Mapping[str, Sequence[tuple[str, float]]],
     explained: Sequence[tuple[str, float, float]],
     statistics: Mapping[str, tuple[float | str, str]],
-    others: Sequence[tuple[str, str, float, float, float]],
+    others: Sequence[tuple[str, str, float, float, float, str]],
     width: int,
 ) -> str:
     """The card, as one element.
@@ -65,7 +65,7 @@ def card_html(
         direct: verb (promotes, suppresses) → (token, effect).
         explained: (property, explained variance, its q or NaN).
         statistics: column → value, and what it means.
-        others: (title of another run, its statistic, value, q or NaN, rank in the layer).
+        others: (title of another run, its statistic, value, q or NaN, rank in the layer, what the statistic means).
         width: neurons of the layer.
     """
     parts = [
@@ -98,11 +98,11 @@ def card_html(
         rows = (
             [
                 f'<td dir="auto">{escape(title)}</td>',
-                _cell(f"{escape(name)} = {number(value)}"),
+                _cell(f'<span title="{escape(meaning)}">{escape(name)}</span> = {number(value)}'),
                 _cell("" if math.isnan(q) else f"q {number(q)}"),
                 _cell(f"rank {number(rank)} of {width:,}"),
             ]
-            for title, name, value, q, rank in others
+            for title, name, value, q, rank, meaning in others
         )
         parts.append(_section("In other runs", rows))
     return "".join(parts) + "</div>"

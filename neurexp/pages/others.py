@@ -100,9 +100,13 @@ def _read(subject: Subject, name: str, run: FinishedRun) -> OtherRun:
 
 
 def _q_of(statistic: str, columns: Sequence[str]) -> str:
-    """The column of the statistic's q: that of the same name, else the first one."""
-    same = f"q_{statistic.partition('_')[2]}"
-    return same if same in columns else next((one for one in columns if one.startswith("q_")), "")
+    """The column of the statistic's own q, by name: q_size of r_size or of size. "" if there is none.
+
+    Only an r or an explained variance may go by another beginning: q_context is no q of share_context.
+    """
+    kind, _, rest = statistic.partition("_")
+    names = [f"q_{statistic}", *([f"q_{rest}"] if kind in ("r", "ev") and rest else [])]
+    return next((one for one in names if one in columns), "")
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

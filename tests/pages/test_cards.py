@@ -67,6 +67,18 @@ def test_an_activation_beyond_the_contexts_own_is_told_as_a_limit(run):
     assert tips == ["≥ 0.17", "≤ −0.17"]
 
 
+def test_equal_values_at_an_end_are_told(run):
+    subject = read(run)
+    values = subject.values.copy()
+    values[1, 1, 2] = [-1, 0, 0, 0]
+    card = card_of(replace(subject, values=values), "made", 3, 2)
+    texts = [one.get_text() for axes in card.figure().axes for one in axes.texts]
+    told = "Lowest activations (3 of these 4 are equal, 0; more tokens may be than are kept)"
+    assert told in texts
+    assert "Highest activations" in texts
+    assert told in Seen(card._repr_html_()).text
+
+
 def test_a_run_without_contexts_and_a_missing_neuron_are_one_line(run, tmp_path):
     made_run(tmp_path / "other", {"layer": [0], "neuron": [0], "r": [0.1]}, "r")
     with pytest.raises(UserError, match=r"other: is no run of experiment=top_contexts"):

@@ -221,6 +221,24 @@ def test_other_runs_tell_their_statistic_its_q_and_its_rank(run, tmp_path):
     assert meta["shown"][-2:] == ["sizes.r_size", "sizes_2.r_size"]
 
 
+@pytest.mark.parametrize(
+    ("statistic", "columns", "q"),
+    [
+        ("r_size", ["q_size", "q_size_all"], "q_size"),
+        ("ev_token", ["q_length", "q_token"], "q_token"),
+        ("size", ["q_other", "q_size"], "q_size"),
+        ("share_context", ["q_pairs", "q_context"], ""),
+        ("cohens_d", ["q_welch", "q_d"], ""),
+    ],
+)
+def test_only_the_statistics_own_q_is_shown(run, tmp_path, statistic, columns, q):
+    neurons = {"layer": [3, 3], "neuron": [0, 1], statistic: [0.5, 0.1], **{name: [0.1, 0.2] for name in columns}}
+    made = made_run(tmp_path / "run", neurons, statistic, provenance={"model_hash": MODEL_HASH})
+    (found,) = others_of(read(run), "MLP", MODEL_HASH, [made])
+    assert found.q == q
+    assert np.isnan(found.q_values).all() == (q == "")
+
+
 def test_sites_that_number_their_neurons_alike_go_together_and_others_are_refused(run, tmp_path):
     from neurexp.report.finished import read_finished
 

@@ -2,6 +2,7 @@
 // The card of one neuron.
 
 const FAINT = 0.06; // share of the largest activation below which a token is not coloured
+const SHARED = 3; // equal values at an end from which the card says so
 const MORE = 80; // tokens that “more text” adds on both sides
 
 /** What the card of a row shows, taken from its pieces. */
@@ -90,7 +91,11 @@ function contextList(title, contexts) {
     });
     return make("li", {}, make("span", { class: "number" }, format(context.value)), text, button);
   });
-  return section(title, items.length ? make("ol", { class: "contexts" }, ...items) : make("p", { class: "quiet" }, "None."));
+  const last = contexts.at(-1)?.value;
+  const same = contexts.filter((one) => one.value === last).length;
+  const ties = same < SHARED ? null
+    : make("p", { class: "quiet" }, `${same} of these ${contexts.length} are equal, ${format(last)}; more tokens may be than are kept.`);
+  return section(title, ties, items.length ? make("ol", { class: "contexts" }, ...items) : make("p", { class: "quiet" }, "None."));
 }
 
 const section = (title, ...children) => make("section", {}, make("h2", {}, title), ...children);
