@@ -92,7 +92,7 @@ def exact_by_type(x, half, ids):
     return total / x.var(0)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_what_follows_from_the_sums_is_what_all_tokens_say(design, activations, batch_size):
     sums = summed(design, activations, batch_size)
     one_token = np.arange(NEURONS) % VOCABULARY
