@@ -170,6 +170,13 @@ def test_a_subclass_says_which_units_and_from_which_strings_to_start(model):
     assert ids_of(strings, rows) == [[FIRST, SECOND]]  # one swap away
 
 
+def test_chance_has_many_random_directions_for_each_token_and_too_many_tokens_are_refused(model):
+    plan = maximise(units=[[0, 1]], starts=60, length=4).prepare(inputs_of(model, text()))
+    assert plan.ascent.directions == 20 * 60 * 4
+    with pytest.raises(UserError, match=r"^experiment\.starts=1000: .*; give 250 or fewer"):
+        maximise(units=[[0, 1]], starts=1000, length=4)
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -34,6 +34,8 @@ from neurexp.text.tokenizer import first_tokens
 from neurexp.text.tokens import Tokens
 from neurexp.text.vocabulary import UNDEFINED, token_lengths, token_texts, vocabulary_size
 
+DECODED = 1000  # tokens of a unit at most: chance takes POOL random directions for each
+POOL = 20
 TOKENS_AT_ONCE = 1024  # of strings that run together, about
 
 
@@ -51,6 +53,11 @@ class Optimisation(Experiment[OptimisationPlan]):
         self.check_range(1, 1000, "search_starts", "windows")
         self.check_range(1, 100_000, "top", "candidates")
         self.check_range(19, 9999, "draws")
+        if options.starts * options.length > DECODED:
+            raise UserError(
+                f"experiment.starts={options.starts}: with experiment.length={options.length} it makes "
+                f"{options.starts * options.length:,} tokens to decode; give {DECODED // options.length} or fewer"
+            )
         if not 0 < options.rate < float("inf"):
             raise UserError(f"experiment.rate={options.rate}: give a number above 0, such as 0.001")
         if not 0 <= options.penalty < float("inf"):
@@ -102,7 +109,9 @@ class Optimisation(Experiment[OptimisationPlan]):
             "tokenizer": hash_of_tokenizer(tokenizer),
             "length": n,
         }
-        ascent = Ascent(n, options.starts, options.steps, options.rate, options.penalty, seed=inputs.seed)
+        directions = max(Ascent.directions, POOL * options.starts * n)
+        rates = options.rate, options.penalty
+        ascent = Ascent(n, options.starts, options.steps, *rates, seed=inputs.seed, directions=directions)
 
         def covariates(ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> dict[str, Any]:
             return {"counted": masks[sequences, positions]}
