@@ -83,7 +83,7 @@ def map_over_layers(
         share = values[row, column]
         if np.isfinite(share) and len(layers) <= MOST_TICKS:
             text = f"{100 * share:.1f}" if len(layers) <= MOST_TICKS // 2 else f"{100 * share:.0f}"
-            text = text.replace("-0.0", "0.0") if text in ("-0.0",) else "0" if text == "-0" else text
+            text = text.removeprefix("-") if float(text) == 0 else text
             axes.text(
                 column, row, text, ha="center", va="center", fontsize=7,
                 color="white" if share > 0.6 * largest else "black",

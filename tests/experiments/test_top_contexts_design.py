@@ -92,7 +92,7 @@ def exact_by_type(x, half, ids):
     return total / x.var(0)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_what_follows_from_the_sums_is_what_all_tokens_say(design, activations, batch_size):
     sums = summed(design, activations, batch_size)
     one_token = np.arange(NEURONS) % VOCABULARY
@@ -208,6 +208,8 @@ def label(one_token=0.0, q=0.0, **ev):
         ({"length": 0.29, "token": 0.6, "one_token": 0.3}, "one_token"),
         ({"length": 0.29, "token": 0.6, "previous_token": 0.61, "one_token": 0.4}, "previous_token"),
         ({"length": float("nan"), "digit": 0.06}, "digit"),
+        ({"token": 0.06, "one_token": 0.04}, "token"),
+        ({"token": 0.06, "one_token": float("nan")}, "token"),
         ({"one_token": 0.4}, "none"),
         ({"token": -0.2}, "none"),
     ],

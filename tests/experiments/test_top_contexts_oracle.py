@@ -79,7 +79,9 @@ class Measured:
         return self.report.neurons[name].reshape(len(self.activations), -1)
 
 
-@pytest.fixture(scope="module", params=[{}, {"skip_positions": 2}], ids=["all", "skipped"])
+@pytest.fixture(
+    scope="module", params=[pytest.param({}, marks=pytest.mark.slow), {"skip_positions": 2}], ids=["all", "skipped"]
+)
 def measured(request):
     return Measured(**request.param)
 

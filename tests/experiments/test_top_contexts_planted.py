@@ -98,3 +98,4 @@ def test_the_sentences_name_them(planted):
     assert "0.0 by one token alone (" in told
     assert "top token ' door'" in told
     assert f"For {(NEURONS - len(PLANTED) + 1) / NEURONS:.1%} of the 40 neurons, none of these" in told
+    assert "is shown to explain 5 % of the variance (q < 0.05)." in told

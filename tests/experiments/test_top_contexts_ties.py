@@ -67,3 +67,27 @@ def test_what_is_missing_of_constant_neurons_is_said(tokenizer):
         assert np.isfinite(neurons[f"p_{end}_share"]).sum() == 46
         assert report.metrics[f"{end}_without_contexts"] == 2
     assert "For 2 neurons, the lowest activation is shared by more tokens than are kept" in told
+    assert report.metrics["neurons_constant"] == 2
+    assert "Among them are 2 neurons with one activation at all tokens." in told
+
+
+def test_without_tokens_in_a_half_nothing_is_explained(tokenizer):
+    ids = np.concatenate([ordinary(tokenizer, 200), np.full(184, tokenizer.eos_token_id), ordinary(tokenizer, 16)])
+    report = run(tokenizer, ids)
+    assert report.findings[0].startswith("The halves of the sample have 200 tokens and 16 tokens that count: too few")
+    assert not any("cross-validated between" in line or "is shown to explain" in line for line in report.findings)
+    assert set(report.neurons["property"]) == {""}
+    for name in ("ev_token", "ev_length", "ev_one_token", "ev_property"):
+        assert np.isnan(report.neurons[name]).all()
+    assert not [name for name in report.metrics if name.startswith(("share_none", "share_explained", "ev_"))]
+    assert report.shares == {}
+    assert set(report.figures) == {"concentration"}
+
+
+def test_fewer_tokens_than_contexts_are_said(tokenizer, caplog):
+    report = run(tokenizer, ordinary(tokenizer, 5))
+    told = " ".join(report.findings)
+    assert "Only 5 tokens of the text count, fewer than twice 6" in told
+    assert "of a neuron's 5 highest activations" in told
+    assert "experiment.k=6: only 5 of the text's tokens count" in caplog.text
+    assert "give more of the text, or k=2 or less" in caplog.text

@@ -10,7 +10,7 @@ import numpy as np
 
 from neurexp.console.progress import Progress
 from neurexp.experiments.top_contexts.data import ENDS, TopContextsData
-from neurexp.experiments.top_contexts.design import PROPERTIES, SIMPLE
+from neurexp.experiments.top_contexts.design import BY_TYPE, PROPERTIES, SIMPLE
 from neurexp.experiments.top_contexts.labels import LABELS, LEAST, NONE, labels_of
 from neurexp.report.report import Table
 from neurexp.stats import summary
@@ -69,7 +69,14 @@ def _properties(data: TopContextsData, top: Concentration, progress) -> tuple[Ta
         table[f"p_{name}"] = np.concatenate([row.p[name] for row in rows])
         table[f"q_{name}"] = q_values(table[f"p_{name}"])
         table[f"ev_{name}"] = np.concatenate([row.ev[name] for row in rows])
-    return table, np.concatenate([row.ev_one_token for row in rows]), summary.median(np.concatenate(noise))
+    one_token = np.where(commonest.ravel() == NO_TOKEN, np.nan, np.concatenate([row.ev_one_token for row in rows]))
+    if not data.cross_validated:
+        one_token[:] = np.nan
+        for name in PROPERTIES:
+            table[f"ev_{name}"][:] = np.nan
+        for name in BY_TYPE:  # the p of the explained variance
+            table[f"p_{name}"][:] = table[f"q_{name}"][:] = np.nan
+    return table, one_token, summary.median(np.concatenate(noise))
 
 
 def _neuron_table(
@@ -103,7 +110,10 @@ def _neuron_table(
     table["ev_one_token"] = ev_one_token
     ev, q = ({name: properties[f"{kind}_{name}"] for name in PROPERTIES} for kind in ("ev", "q"))
     label, explained = labels_of(ev, q, ev_one_token)
-    return table | {"property": np.array(LABELS, dtype=object)[label], "ev_property": explained}
+    named = np.array(LABELS, dtype=object)[label]
+    if not data.cross_validated:
+        named[:] = ""
+    return table | {"property": named, "ev_property": explained}
 
 
 def _q_values(p: np.ndarray) -> np.ndarray:
@@ -136,10 +146,12 @@ def _layer_table(data: TopContextsData, neurons: Table) -> Table:
         table[f"{end}_concentrated"] = means(neurons[f"q_{end}_share"] < LEVEL)
     for name in PROPERTIES:
         table[f"ev_{name}"] = means(neurons[f"ev_{name}"])
-        table[f"explained_{name}"] = means(is_explained(neurons, name))
+        found = is_explained(neurons, name).astype(np.float64)
+        table[f"explained_{name}"] = means(found if data.cross_validated else np.full_like(found, np.nan))
     table["ev_one_token"] = means(neurons["ev_one_token"])
     for label in LABELS:
-        table[f"labelled_{label}"] = means(neurons["property"] == label)
+        labelled = (neurons["property"] == label).astype(np.float64)
+        table[f"labelled_{label}"] = means(labelled if data.cross_validated else np.full_like(labelled, np.nan))
     return table
 
 
@@ -150,13 +162,15 @@ def _metrics(data: TopContextsData, neurons: Table, layers: Table) -> dict[str, 
         "tokens_counted": data.tokens,
         "tokens_sampled": data.plan.design.sample,
         "types_sampled": int((counts > 0).sum()),
-        **{f"share_{label}": float((neurons["property"] == label).mean()) for label in LABELS},
-        **{f"share_explained_by_{name}": float(is_explained(neurons, name).mean()) for name in PROPERTIES},
+        "neurons_constant": int(data.constant.sum()),
         **{f"ev_{name}_mean": summary.mean(neurons[f"ev_{name}"]) for name in PROPERTIES},
         "share_positive_median_all": summary.median(neurons["share_positive"]),
         "kurtosis_median_all": summary.median(neurons["kurtosis"]),
     }
-    metrics["share_explained"] = 1 - metrics[f"share_{NONE}"]
+    if data.cross_validated:
+        metrics |= {f"share_{label}": float((neurons["property"] == label).mean()) for label in LABELS}
+        metrics |= {f"share_explained_by_{name}": float(is_explained(neurons, name).mean()) for name in PROPERTIES}
+        metrics["share_explained"] = 1 - metrics[f"share_{NONE}"]
     for end in ENDS:
         metrics[f"{end}_without_contexts"] = int((neurons[f"{end}_contexts"] == 0).sum())
         metrics[f"{end}_tied"] = int((neurons[f"{end}_contexts"] < min(data.kept, MOST_ITEMS)).sum())

@@ -1,7 +1,7 @@
 """The data dictionary of top contexts: what each column, metric, tensor and table's column means. Texts only."""
 
 from neurexp.experiments import promoted
-from neurexp.experiments.top_contexts.data import Options
+from neurexp.experiments.top_contexts.data import LEAST_IN_HALF, Options
 from neurexp.experiments.top_contexts.design import BY_TYPE, OF_TYPES, PROJECTIONS, PROPERTIES, SIMPLE
 from neurexp.experiments.top_contexts.labels import LABELS, NONE
 from neurexp.stats.concentration import LARGEST_SHARE, LEAST_TYPES, MOST_ITEMS, SMALLEST_P
@@ -52,13 +52,15 @@ def columns_of(options: Options) -> dict[str, str]:
         texts |= _of_property(name)
     texts |= {
         "ev_one_token": "ev_token if only the type top_token is told from all others, from the same projections; "
-        "layers: the mean over neurons",
+        "missing without a top_token; layers: the mean over neurons",
         "property": "the simplest property that tells enough of the neuron: the one of "
         f"{', '.join(SIMPLE)} with the largest ev, among those with ev ≥ 0.05 and q < 0.05, if it is at least half of "
-        "ev_token and of ev_previous_token; else one_token, if ev_one_token is at least half of ev_token; else token "
-        "or previous_token, if its ev ≥ 0.05 and q < 0.05; else none",
+        "ev_token and of ev_previous_token; else one_token, if ev_one_token is at least 0.05 and half of ev_token; "
+        "else token or previous_token, if its ev ≥ 0.05 and q < 0.05; else none. Missing, as all ev and shares of "
+        f"labels, where a half of the sample has fewer than {LEAST_IN_HALF} tokens",
         "ev_property": "its explained variance; missing for none",
         "tokens": "tokens run, special ones and skipped positions included",
+        "neurons_constant": "number of neurons with one activation at all tokens that count; their property is none",
         "tokens_counted": "tokens that count: no special tokens, no skipped positions",
         "tokens_sampled": "those of them that the explained variance is of (experiment.property_tokens, at most)",
         "types_sampled": "number of different tokens among these",

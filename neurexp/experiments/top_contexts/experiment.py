@@ -5,6 +5,7 @@ what simple properties of a token explain of it.
 """
 
 import hashlib
+import logging
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from neurexp.experiments.top_contexts.report import write
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.report.report import Report
 from neurexp.text.vocabulary import UNDEFINED, token_lengths, vocabulary_size
+
+log = logging.getLogger(__name__)
 
 # Options that the results of the pass depend on
 OF_THE_PASS = ("k", "per_document", "before", "after", "skip_positions", "permutations", "property_tokens")
@@ -61,6 +64,11 @@ class TopContexts(Experiment[TopContextsPlan]):
             raise UserError(
                 "dataset.tokens: this text has only special tokens (end of text, …) and skipped positions; give more"
             )
+        if (count := int(counted.sum())) < 2 * options.k:
+            log.warning(
+                "experiment.k=%d: only %d of the text's tokens count, so the highest and the lowest activations share "
+                "tokens; give more of the text, or k=%d or less", options.k, count, max(1, count // 2)
+            )  # fmt: skip
         reference, reference_counts = "the counts of the tokenizer's training text", model.token_counts
         if reference_counts is None:
             reference = "the counts of this very text"

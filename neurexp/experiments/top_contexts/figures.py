@@ -9,6 +9,7 @@ from neurexp.experiments.top_contexts.analysis import Analysis
 from neurexp.experiments.top_contexts.data import ENDS, TopContextsData
 from neurexp.experiments.top_contexts.design import PROPERTIES
 from neurexp.experiments.top_contexts.labels import LABELS, NONE, ONE_TOKEN, WORDS
+from neurexp.stats.concentration import MOST_ITEMS
 
 
 class Figures:
@@ -20,7 +21,7 @@ class Figures:
 
     def all(self) -> dict[str, Callable[[], Any]]:
         figures: dict[str, Callable[[], Any]] = {"concentration": self.concentration}
-        if len(self.data.plan.tokens.valid) > 1:
+        if self.data.cross_validated:
             figures |= {"properties_by_layer": self.labels, "explained_variance": self.explained}
         return figures
 
@@ -29,8 +30,8 @@ class Figures:
 
         shares = {label: self.metrics[f"share_{label}"] for label in LABELS}
         best = max((label for label in LABELS if label != NONE), key=lambda label: shares[label])
-        title = f"{shares[NONE]:.0%} of the neurons are explained by none of these properties of a token"
-        if shares[best] > 0:
+        title = f"{shares[NONE]:.0%} of the neurons are shown to be explained by none of these properties of a token"
+        if shares[best] >= 0.005:
             title = (
                 f"{shares[best]:.0%} of the neurons are explained by {WORDS[best]}, {shares[NONE]:.0%} by {WORDS[NONE]}"
             )
@@ -52,13 +53,13 @@ class Figures:
         mean = {name: float(np.nanmean(self.layers[f"ev_{name}"])) for name in names}
         names.sort(key=lambda name: -mean[name])
         title = "No property is defined"
-        if names:
+        if names and mean[names[0]] < 0.005:
+            title = "In the mean over neurons, each property explains less than 0.5 % of the variance"
+        elif names:
             at = self.data.layers[int(np.nanargmax(self.layers[f"ev_{names[0]}"]))]
             first = WORDS[names[0]]
-            title = (
-                f"{first[0].upper()}{first[1:]} explains {mean[names[0]]:.0%} of a neuron's variance in the mean, most "
-                f"in layer {at}"
-            )
+            title = f"{first[0].upper()}{first[1:]} explains {mean[names[0]]:.0%} of a neuron's variance in the mean"
+            title += f", most in layer {at}" if len(self.data.layers) > 1 else ""
         rows = {WORDS[name]: self.layers[f"ev_{name}"] for name in names}
         detail = (
             f"{self.measured}; means over the layer's neurons, in %; cross-validated, so that chance gives 0; "
@@ -69,7 +70,7 @@ class Figures:
     def concentration(self):
         from neurexp.figures.contexts import against_chance
 
-        k, panels = self.data.options.k, {}
+        k, panels = min(self.data.kept, MOST_ITEMS), {}
         for end in ENDS:
             heading = f"its {k} {'highest' if end == 'top' else 'lowest'} activations"
             panels[heading] = tuple(

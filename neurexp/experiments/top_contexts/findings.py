@@ -6,7 +6,7 @@ Computes nothing.
 import numpy as np
 
 from neurexp.experiments.top_contexts.analysis import Analysis
-from neurexp.experiments.top_contexts.data import ENDS, TopContextsData
+from neurexp.experiments.top_contexts.data import ENDS, LEAST_IN_HALF, TopContextsData
 from neurexp.experiments.top_contexts.design import PROJECTIONS, PROPERTIES, SIMPLE
 from neurexp.experiments.top_contexts.labels import LABELS, NONE, WORDS
 from neurexp.report.report import Table
@@ -17,6 +17,8 @@ NAMED = 0.005  # a label of a smaller share is not named
 
 def shares_of(metrics: dict[str, float]) -> dict[str, str]:
     """The metrics that are compared with a control's → what that share of the neurons does, as a verb."""
+    if "share_explained" not in metrics:
+        return {}
     named = [label for label in LABELS if label != NONE and metrics[f"share_{label}"] >= 2 * NAMED]
     named.sort(key=lambda label: -metrics[f"share_{label}"])
     shares = {"share_explained": "are explained by one of these properties of a token (5 % of the variance or more)"}
@@ -26,25 +28,23 @@ def shares_of(metrics: dict[str, float]) -> dict[str, str]:
 def findings_of(data: TopContextsData, analysis: Analysis) -> list[str]:
     """A sentence or two on each thing that was found."""
     metrics, neurons = analysis.metrics, analysis.neurons
-    lines = [_labels(len(neurons["neuron"]), metrics)]
-    if len(data.plan.tokens.valid) == 1:
-        lines[0] = "One sequence only: what explains a neuron cannot be cross-validated, so no neuron has a label."
+    if data.cross_validated:
+        lines = [_labels(len(neurons["neuron"]), metrics), *_explained(metrics)]
     else:
-        by_size = sorted(PROPERTIES, key=lambda name: -metrics[f"share_explained_by_{name}"])
-        told = [
-            f"{WORDS[name]} {metrics[f'share_explained_by_{name}']:.1%}"
-            for name in by_size
-            if metrics[f"share_explained_by_{name}"] >= NAMED
+        first, second = (_counted(int(count), "token") for count in data.plan.design.counts.sum(1))
+        lines = [
+            f"The halves of the sample have {first} and {second} that count: too few to cross-validate what explains "
+            f"a neuron ({LEAST_IN_HALF} each at least), so no neuron has a label. Give more of the text."
         ]
-        if told:
-            lines.append(
-                "Neurons of which each property by itself explains 5 % of the variance or more (q < 0.05; one neuron "
-                f"may count several times): {', '.join(told)}."
-            )
+    if data.tokens < 2 * data.options.k:
+        lines.append(
+            f"Only {_counted(data.tokens, 'token')} of the text count, fewer than twice {data.options.k}: the highest "
+            "and the lowest activations of a neuron share tokens."
+        )
     lines += [_concentration(data, end, metrics) for end in ENDS]
     if strongest := _strongest(neurons):
         lines.append(f"The strongest neurons (layer.neuron): {'; '.join(strongest)}.")
-    if len(data.plan.tokens.valid) > 1:
+    if data.cross_validated:
         lines.append(
             f"Explained variance is cross-validated between two halves of {data.plan.design.sample:,} of the "
             f"{data.tokens:,} tokens; frequencies are {data.plan.reference}."
@@ -57,13 +57,31 @@ def findings_of(data: TopContextsData, analysis: Analysis) -> list[str]:
     return lines
 
 
+def _explained(metrics: dict[str, float]) -> list[str]:
+    by_size = sorted(PROPERTIES, key=lambda name: -metrics[f"share_explained_by_{name}"])
+    told = [
+        f"{WORDS[name]} {metrics[f'share_explained_by_{name}']:.1%}"
+        for name in by_size
+        if metrics[f"share_explained_by_{name}"] >= NAMED
+    ]
+    if not told:
+        return []
+    return [
+        "Neurons of which each property by itself explains 5 % of the variance or more (q < 0.05; one neuron may count "
+        f"several times): {', '.join(told)}."
+    ]
+
+
 def _labels(neurons: int, metrics: dict[str, float]) -> str:
     shares = {label: metrics[f"share_{label}"] for label in LABELS if label != NONE}
     named = sorted((label for label in shares if shares[label] >= NAMED), key=lambda label: -shares[label])
     line = (
-        f"For {metrics[f'share_{NONE}']:.1%} of the {neurons:,} neurons, none of these properties of a token explains "
-        "5 % of the variance."
+        f"For {metrics[f'share_{NONE}']:.1%} of the {_counted(neurons, 'neuron')}, none of these properties of a token "
+        "is shown to explain 5 % of the variance (q < 0.05)."
     )
+    if constant := int(metrics["neurons_constant"]):
+        line += f" Among them {'is' if constant == 1 else 'are'} {_counted(constant, 'neuron')} with one activation "
+        line += "at all tokens."
     if named:
         told = ", ".join(f"{WORDS[label]} for {shares[label]:.1%}" for label in named)
         line += f" The simplest property that tells enough is {told}."

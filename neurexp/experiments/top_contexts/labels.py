@@ -34,12 +34,13 @@ def labels_of(
 
     A property counts if it explains `LEAST` or more and q < 0.05. The simplest answer that tells enough is taken: the
     best simple property if it explains at least half of what the type of the token or of the one before does; else one
-    token alone if it explains at least half of what the type of the token does; else the better one of the two types.
+    token alone if it explains `LEAST` or more, and at least half of what the type of the token does; else the better
+    one of the two types.
 
     Args:
         ev: property → `[neurons]` explained variance; NaN where it is not defined.
         q: property → `[neurons]`.
-        ev_one_token: `[neurons]`.
+        ev_one_token: `[neurons]`; NaN where there is no such token.
     """
 
     def counting(name: str) -> np.ndarray:
@@ -58,7 +59,8 @@ def labels_of(
     typed = np.isfinite(best_type)
     give(typed, LABELS.index(BY_TYPE[0]) + by_type.argmax(0), best_type)
     of_token = np.where(np.isfinite(by_type[0]), by_type[0], np.inf)
-    give(typed & (by_type.argmax(0) == 0) & (ev_one_token >= ENOUGH * of_token), LABELS.index(ONE_TOKEN), ev_one_token)
+    one = np.nan_to_num(ev_one_token, nan=-np.inf) >= np.maximum(LEAST, ENOUGH * of_token)
+    give(typed & (by_type.argmax(0) == 0) & one, LABELS.index(ONE_TOKEN), ev_one_token)
     enough = np.isfinite(best) & (best >= ENOUGH * np.where(typed, best_type, 0))
     give(enough, simple.argmax(0), best)
     return label, explained

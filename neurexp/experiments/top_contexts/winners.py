@@ -110,7 +110,8 @@ def findings_of(draws: Draws, table: Table) -> list[str]:
         occurrences = int(table["occurrences"][first])
         lines.append(
             f"Neuron {layer}.{neuron}: {table['token'][first]!r} has the highest activation in "
-            f"{table['win_share'][first]:.1%} of {batches:,} random batches of {draws.in_batch} sequences, but from "
+            f"{table['win_share'][first]:.1%} of {_counted(batches, 'random batch')} of "
+            f"{_counted(draws.in_batch, 'sequence')}, but from "
             f"only {_counted(int(table['places'][first]), 'place')} of the text. It occurs {_times(occurrences)} "
             f"({table['occurrence_share'][first]:.2%} of the tokens). Batches share their sequences: each sequence is "
             f"in {draws.in_batch / draws.sequences:.1%} of them. All wins come from "
@@ -121,7 +122,7 @@ def findings_of(draws: Draws, table: Table) -> list[str]:
 
 
 def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}{'es' if what.endswith('ch') else 's'}"
 
 
 def _times(count: int) -> str:
