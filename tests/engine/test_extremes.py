@@ -183,6 +183,39 @@ def test_long_batches_of_many_neurons(levels, per_document):
     assert_is(reducer, oracle(text, reducer))
 
 
+@pytest.mark.parametrize("levels", [0, 1])
+def test_a_batch_offers_no_more_of_a_document_than_may_be_kept(levels, monkeypatch):
+    """Documents · per_document is less than k, so that an end is never full; without a limit all tokens would come."""
+    text, offered = Text(7, sequences=30, length=64, neurons=5, levels=levels, skipped=True), []
+    take = Extremes._take
+
+    def noting(self, site, found, *others):
+        offered.append(np.bincount(np.repeat(found.units, found.count)).max())
+        take(self, site, found, *others)
+
+    monkeypatch.setattr(Extremes, "_take", noting)
+    reducer = text.show(text.reducer(k=20, per_document=2), batch_size=3)
+    assert_is(reducer, oracle(text, reducer))
+    assert max(offered) <= 2 * 2  # a batch has tokens of two documents at most
+
+
+def test_equal_activations_of_later_batches_are_not_looked_at_again(monkeypatch):
+    text, joined = Text(7, sequences=8, length=16), []
+    text.values[:] = np.maximum(text.values, 0).round(0).clip(0, 1)
+    join = Extremes._join
+
+    def noting(self, site, end, neurons, new):
+        joined.extend(neurons.tolist())
+        join(self, site, end, neurons, new)
+
+    monkeypatch.setattr(Extremes, "_join", noting)
+    reducer = text.reducer(k=2)
+    reducer._by_block = False
+    text.show(reducer, batch_size=4)
+    assert_is(reducer, oracle(text, reducer))
+    assert len(joined) == SITES * 2 * 3  # of the first of the two batches
+
+
 def test_activations_that_rise_all_the_time():
     """Every token is a new highest one, and no token after the first ones is a new lowest one."""
     text = Text(6, sequences=20, length=32, neurons=4)

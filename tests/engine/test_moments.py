@@ -165,3 +165,23 @@ def test_the_activations_are_not_written_into():
     before = values.clone()
     feed(calibrated(values), values, counted=np.arange(3000) % 2 == 0)
     assert torch.equal(values, before)
+
+
+def test_a_variance_that_is_only_rounding_is_none():
+    values = np.full((1, 1000), 3.0) + 3e-7 * (np.arange(1000) % 100 == 0)
+    shifted = values.astype(np.float32).astype(np.float64)[..., None] - 3.0
+    sums = np.stack([(shifted**power).sum(1) for power in range(1, 5)], 1)
+    found = moments_of(np.array([1000]), sums, np.full((1, 1), 1000), np.full((1, 1), 3.0, dtype=np.float32))
+    assert found.std.tolist() == [[0.0]]
+    assert np.isnan([found.skewness, found.kurtosis]).all()
+    assert np.isclose(found.mean, 3.0)
+
+
+def test_a_power_that_is_too_large_is_missing_and_not_infinite():
+    x = np.zeros(1000)
+    x[7] = 6e9
+    sums = np.array([[[(x**power).sum()] for power in range(1, 4)] + [[np.inf]]])
+    found = moments_of(np.array([1000]), sums, np.ones((1, 1)), np.zeros((1, 1), dtype=np.float32))
+    assert np.allclose(found.std, x.std())
+    assert np.isnan(found.kurtosis).all()
+    assert np.isfinite(found.skewness).all()

@@ -98,7 +98,8 @@ def test_the_numbers_of_a_unit_are_those_of_its_tables(run):
             "discrete": max(own["discrete"].max(), own["discrete_from_text"].max()),
             "data": own["text"].max(),
         }
-        assert best[neurons["best_way"][index]] == max(best.values())
+        highest = [way for way, value in best.items() if value == pytest.approx(max(best.values()), rel=1e-6)]
+        assert neurons["best_way"][index] == (highest[0] if len(highest) == 1 else "none")
         tokens = optima["token_id"][optima["neuron"] == unit]
         assert (neurons["distinct"][index], neurons["decoded"][index]) == (len(set(tokens)), 3 * 2)
         assert neurons["cosine_decoded"][index] == pytest.approx(optima["cosine"][optima["neuron"] == unit].mean())
@@ -127,6 +128,17 @@ def test_the_search_finds_a_bigram_that_the_text_does_not_have(model):
     assert report.neurons["best_way"][0] == "discrete"
     strings = report.tables["strings"]
     assert ids_of(strings, strings["mean"] == strings["mean"].max())[0] == [FIRST, SECOND]
+
+
+def test_a_unit_that_nothing_excites_has_no_best_way(model):
+    experiment = maximise(units=[[0, 0]], length=2, steps=2, search_steps=1, top=4, candidates=4)
+    _, _, report = run_experiment(experiment, model, text())
+    assert (report.neurons["best_way"][0], report.neurons["best_way_peak"][0]) == ("none", "none")
+    assert report.metrics["share_best_none"] == 1
+    assert np.isnan(report.neurons["kept"][0])
+    assert "what decoded tokens keep of it is not defined" in report.findings[0]
+    assert report.findings[1].startswith("NEURON 0.0: every string that was run excites it to the same 0,")
+    assert not any("-0%" in line or "keep nothing" in line for line in report.findings)
 
 
 def test_without_a_search_two_ways_are_compared(model):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from neurexp.engine.reducers.ranking import ranked_from_left
+
 BLOCK = 16  # tokens
 FEW = 8  # candidates of a unit; a table of them has as many columns as the unit with the most needs
 
@@ -67,7 +69,7 @@ def find(x: torch.Tensor, blocks: Blocks, worst: torch.Tensor, with_equal: bool,
     """
     tokens, neurons = x.shape
     maxima = blocks.maxima(x)
-    if k is not None and k <= maxima.shape[1] and bool((worst == -torch.inf).any()):
+    if k is not None and k <= maxima.shape[1] and bool((worst <= torch.finfo(torch.float32).min).any()):
         # At least k activations are as high as the k-th highest of the blocks' maxima
         worst, with_equal = torch.maximum(worst, maxima.topk(k, 1).values[:, -1]), True
     compare = torch.ge if with_equal else torch.gt
@@ -85,6 +87,73 @@ def find(x: torch.Tensor, blocks: Blocks, worst: torch.Tensor, with_equal: bool,
     first = np.flatnonzero(np.diff(units, prepend=-1))
     count = np.diff(first, append=len(units))
     return Candidates(units[first], first, count, rows, scores.numpy().ravel()[chosen[order]] + np.float32(0))
+
+
+@dataclass(frozen=True)
+class Part:
+    """The tokens of one document in a batch."""
+
+    document: int
+    rows: torch.Tensor  # [tokens of it] int64, among the batch's valid tokens, ascending
+    blocks: Blocks  # of these tokens
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """Its activations, without a copy where its tokens lie side by side."""
+        first, last = int(self.rows[0]), int(self.rows[-1])
+        return x[first : last + 1] if last - first + 1 == len(self.rows) else x[self.rows]
+
+
+def parts_of(document: torch.Tensor, counted: torch.Tensor) -> list[Part]:
+    """The documents of a batch that have a token that counts; `document` and `counted` are `[tokens]`."""
+    parts = []
+    for one in document[counted].unique().tolist():
+        (rows,) = (document == one).nonzero(as_tuple=True)
+        parts.append(Part(one, rows, Blocks(counted[rows])))
+    return parts
+
+
+def find_by_document(
+    x: torch.Tensor,
+    parts: list[Part],
+    worst: torch.Tensor,
+    kept: torch.Tensor,
+    documents: torch.Tensor,
+    with_equal: bool,
+    most: int,
+) -> Candidates:
+    """As `find`, where at most `most` of a document count: a batch may hold far more of one document that are high.
+
+    Args:
+        x, worst, with_equal: as in `find`.
+        parts: of `parts_of`.
+        kept, documents: the scores and the documents that are kept so far, `[2, neurons, k]` each.
+        most: of a document, at each end of a neuron.
+
+    Returns:
+        The `most` best of each document, or fewer: of a document that has as many kept ones, those that are better.
+    """
+    tokens, found = len(x), []
+    for part in parts:
+        here = documents == part.document
+        own = kept.masked_fill(~here, torch.inf).amin(2)
+        floor = torch.maximum(worst, own.masked_fill(here.sum(2) < most, -torch.inf))
+        if not with_equal:  # what is equal to the next number is higher
+            floor = torch.nextafter(floor, torch.full_like(floor, torch.inf))
+        few = find(part.of(x), part.blocks, floor, True, most)
+        for which, index in tables(few):
+            scores = np.where(index >= 0, few.scores[index], np.float32(-np.inf))
+            index = np.take_along_axis(index, ranked_from_left(scores)[:, :most], 1)
+            unit = np.broadcast_to(few.units[which, None], index.shape)[index >= 0]
+            index = index[index >= 0]
+            found.append((unit * tokens + part.rows.numpy()[few.rows[index]], few.scores[index]))
+    if not found:
+        none = np.zeros(0, dtype=np.int64)
+        return Candidates(none, none, none, none, np.zeros(0, dtype=np.float32))
+    keys, scores = (np.concatenate(one) for one in zip(*found, strict=True))
+    order = keys.argsort()
+    units, rows = np.divmod(keys[order], tokens)
+    first = np.flatnonzero(np.diff(units, prepend=-1))
+    return Candidates(units[first], first, np.diff(first, append=len(units)), rows, scores[order])
 
 
 def tables(found: Candidates) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from neurexp.engine.reducers.base import Batch, Reducer
-from neurexp.engine.reducers.candidates import Blocks, Candidates, find, tables
+from neurexp.engine.reducers.candidates import Blocks, Candidates, find, find_by_document, tables
 from neurexp.engine.reducers.places import MISSING, Places
 from neurexp.engine.reducers.ranking import ranked, ranked_from_left
 
@@ -90,9 +90,7 @@ class Extremes(Reducer):
                 self.documents = state["documents"].to(self._device).clone()
             # Levels stay where they are when others come before them: slot i of `_slots` says where those of i are
             self._slots = torch.arange(self.k, dtype=torch.int32, device=self._device).repeat(*self.values.shape[:3], 1)
-            self._worst = _score(
-                self.values[..., -1].clone(), slice(None)
-            )  # what a token must exceed, [sites, 2, neurons]
+            self._worst = _score(self.values[..., -1].clone(), slice(None))  # to exceed, [sites, 2, neurons]
             self._last = [int(places.amax()) if places.numel() else -1 for places in self.places]
 
     def begin(self, batch: Batch) -> None:
@@ -114,8 +112,11 @@ class Extremes(Reducer):
     def _search_blocks(self, site: int, activations: torch.Tensor, at: Places, blocks: Blocks) -> None:
         """Takes a batch's extremes in: fast, on a CPU."""
         is_later = at.first > self._last[site]  # then the kept ones come first where activations are equal
-        k = None if self.per_document else self.k  # the k best of a batch may be too many of one document
-        found = find(activations, blocks, self._worst[site], not is_later, k)
+        if at.parts is None:
+            found = find(activations, blocks, self._worst[site], not is_later, self.k)
+        else:
+            kept = _score(self.values[site, None], slice(None))[0], self.documents[site]
+            found = find_by_document(activations, at.parts, self._worst[site], *kept, not is_later, self.per_document)
         for which, index in tables(found):
             step = max(1, _AT_ONCE // (self.k + index.shape[1]))
             for start in range(0, len(which), step):
@@ -177,7 +178,8 @@ class Extremes(Reducer):
         if len(counted) == 0:
             return
         best = _score((counted.amax(0) if end == TOP else counted.amin(0)).float(), end)
-        (changing,) = (best >= self._worst[site, end]).nonzero(as_tuple=True)
+        compare = torch.gt if at.first > self._last[site] else torch.ge  # the kept ones come first where they are equal
+        (changing,) = compare(best, self._worst[site, end]).nonzero(as_tuple=True)
         place = at.place if at.counted is None else at.place[at.counted]
         document = at.document if at.document is None or at.counted is None else at.document[at.counted]
         for neurons in changing.split(max(1, _AT_ONCE // len(counted))):

@@ -3,7 +3,7 @@
 import torch
 
 from neurexp.engine.reducers.base import Batch
-from neurexp.engine.reducers.candidates import Blocks
+from neurexp.engine.reducers.candidates import Blocks, Part, parts_of
 
 MISSING = -128  # the level of a place without a token
 
@@ -25,6 +25,9 @@ class Places:
         self.counted = kept  # which of the valid tokens; None: all
         self.place = (self.first + flat).to(batch.device)  # [tokens], of each valid one
         self.document = batch.covariates["document"].to(batch.device) if with_documents else None  # [tokens]
+        self.parts: list[Part] | None = None  # by document, if they matter
+        if with_documents and self.blocks is not None:
+            self.parts = parts_of(batch.covariates["document"], counted)
         row = torch.full((batch.valid.numel() + 1,), -1)
         row[flat] = torch.arange(len(flat))
         around = torch.arange(-before, after + 1)

@@ -11,7 +11,8 @@ from neurexp.stats.optima import compare_repeats, mean_cosine, p_by_rank, simila
 
 DRAWS = 999  # of random directions, for similarities and repeats
 WAYS = {"gradient": (GRADIENT,), "discrete": (DISCRETE, FROM_TEXT), "data": (TEXT,)}  # of finding a string
-NONE = "none"
+NONE = "none"  # no way alone has the highest value
+ROUNDING = 1e-6  # share of a value: the same string has values that differ by less, in another batch
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def analyse(data: OptimisationData) -> Analysis:
         layers[name] = np.array(own)
         if np.isfinite(neurons[name]).any():
             metrics[f"{name}_mean"] = _mean(neurons[name])
-    for way in WAYS:
+    for way in (*WAYS, NONE):
         metrics[f"share_best_{way}"] = float((neurons["best_way"] == way).mean())
     return Analysis(neurons, layers, metrics, _optima(data), _strings(data))
 
@@ -102,7 +103,8 @@ def _of_strings(data: OptimisationData, unit: int) -> dict[str, float | int | st
         "random_peak": float(peaks[random].reshape(-1, starts).max(1).mean()),
     }
     rise = float(data.curves[unit][:, -1].mean()) - row["random_mean"]  # type: ignore[operator]
-    row["kept"] = (own - row["random_mean"]) / rise if rise > 0 else float("nan")  # type: ignore[operator]
+    beyond = rise > ROUNDING * abs(row["random_mean"])  # type: ignore[arg-type]
+    row["kept"] = (own - row["random_mean"]) / rise if beyond else float("nan")  # type: ignore[operator]
     best, best_peak = {}, {}
     for source in SOURCES:
         rows = data.rows(unit, source)
@@ -117,9 +119,15 @@ def _of_strings(data: OptimisationData, unit: int) -> dict[str, float | int | st
         if len(rows):
             best[way], best_peak[way] = float(means[rows].max()), float(peaks[rows].max())
     row["tried"] = int(data.tried[unit])
-    row["best_way"] = max(best, key=lambda way: best[way])
-    row["best_way_peak"] = max(best_peak, key=lambda way: best_peak[way])
+    row["best_way"], row["best_way_peak"] = _highest(best), _highest(best_peak)
     return row
+
+
+def _highest(best: dict[str, float]) -> str:
+    """The way with the highest value, NONE if several have it."""
+    first = max(best, key=lambda way: best[way])
+    nearly = best[first] - ROUNDING * abs(best[first])
+    return NONE if sum(value >= nearly for value in best.values()) > 1 else first
 
 
 def _optima(data: OptimisationData) -> Table:

@@ -53,7 +53,7 @@ def columns_of(data: OptimisationData) -> dict[str, str]:
         "reached that its decoded tokens keep; missing if the ascent reached no more than random tokens",
         "tried": "strings that the search has run",
         "best_way": "which way found the string of tokens with the highest mean activation: gradient, discrete "
-        "(the search, from random strings or from the text), or data (a window of the text)",
+        "(the search, from random strings or from the text), data (a window of the text), or none where several did",
         "best_way_peak": "the same, by the highest activation at one position",
     }
     for source, words in WORDS.items():
@@ -64,7 +64,7 @@ def columns_of(data: OptimisationData) -> dict[str, str]:
         }
     columns |= {f"{name}_mean": f"mean over units: {text}" for name, text in columns.items()}
     columns["units_all"] = "number of units"
-    for way in ("gradient", "discrete", "data"):
+    for way in ("gradient", "discrete", "data", "none"):
         columns[f"share_best_{way}"] = f"share of the units whose best_way is {way}"
     return columns | _of_files(n, data.plan.ascent.every)
 

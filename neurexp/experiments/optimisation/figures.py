@@ -53,7 +53,7 @@ class Figures:
         }
         title, kept = "What gradient ascent reaches with embeddings", self._analysis.metrics.get("kept_mean")
         if kept is not None:
-            title += f"; its decoded tokens keep {kept:.0%} of it, beyond random tokens"
+            title += f"; its decoded tokens keep {kept:z.0%} of it, beyond random tokens"
         detail = self._detail(
             f"A line for each of {data.options.starts} starts: the mean activation over {data.options.length} "
             "positions. Best string: of tokens, of any way; decoded tokens: their mean over starts when they are run."

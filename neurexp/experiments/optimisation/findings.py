@@ -14,6 +14,7 @@ SAID = {
     "gradient": "gradient ascent tells most",
     "discrete": "the search over token strings tells most",
     "data": "the text itself tells most",
+    "none": "no way alone tells most, since several find the same highest activation",
 }
 
 
@@ -33,14 +34,18 @@ def _summary(data: OptimisationData, analysis: Analysis) -> str:
     ways, count = analysis.neurons["best_way"], len(data.plan.units)
     of = {way: int((ways == way).sum()) for way in SAID}
     m = analysis.metrics
-    kept = f"{m['kept_mean']:.0%}" if "kept_mean" in m else "nothing"
+    shared = f", and from several of them alike for {of['none']}" if of["none"] else ""
+    kept = (
+        f"Decoded tokens keep {m['kept_mean']:z.0%} of what the ascent reaches with embeddings beyond random tokens."
+        if "kept_mean" in m
+        else "The ascent reaches no more than random tokens, so that what decoded tokens keep of it is not defined."
+    )
     return (
         f"Of {count} {'unit' if count == 1 else 'units'}, the strings of {data.options.length} tokens with the highest "
         f"mean activation are from the search for {of['discrete']}, from the text for {of['data']}, and from gradient "
-        f"ascent for {of['gradient']}. Decoded tokens keep {kept} of what the ascent reaches with embeddings "
-        f"beyond random tokens. Their mean cosine similarity to the embeddings is {m['cosine_decoded_mean']:.2f}, that "
-        f"of random directions {m['cosine_decoded_null_mean']:.2f} (the lectures on GPT-2 report about "
-        f"{LECTURES['cosine']:.2f})."
+        f"ascent for {of['gradient']}{shared}. {kept} The mean cosine similarity of decoded tokens to the embeddings "
+        f"is {m['cosine_decoded_mean']:.2f}, that of random directions {m['cosine_decoded_null_mean']:.2f} (the "
+        f"lectures on GPT-2 report about {LECTURES['cosine']:.2f})."
     )
 
 
@@ -61,6 +66,13 @@ def _quoted(strings: Table, at: int | None) -> str:
 
 def _ways(data: OptimisationData, strings: Table, unit: int, row: dict) -> str:
     name, n = data.name_of(unit), data.options.length
+    own = (strings["layer"] == row["layer"]) & (strings["neuron"] == row["neuron"])
+    if np.ptp(strings["mean"][own]) == np.ptp(strings["peak"][own]) == 0:
+        return (
+            f"{name}: every string that was run excites it to the same {row['random_mean']:.3g}, so that no way tells "
+            f"more than another. Over the whole text it has {row['text_mean']:.3g} ± {row['text_sd']:.3g} (mean ± SD), "
+            f"and {row['text_maximum']:.3g} at most."
+        )
     search = [_best_of(strings, row, source) for source in (DISCRETE, FROM_TEXT)]
     parts = [f"the text's best window {_quoted(strings, _best_of(strings, row, TEXT))}"]
     if search[0] is not None:
@@ -72,15 +84,19 @@ def _ways(data: OptimisationData, strings: Table, unit: int, row: dict) -> str:
     peak = "" if row["best_way"] == row["best_way_peak"] else (
         f" By the highest activation at one position, {SAID[str(row['best_way_peak'])]}."
     )  # fmt: skip
+    tried = f"{data.options.starts} strings by gradient ascent"
+    tried += f", {row['tried']:,} by the search" if row["tried"] else ""
+    windows, of = int((own & (strings["source"] == TEXT)).sum()), int(data.plan.counted.sum())
     return (
-        f"{name}: {verdict}. Mean activation over {n} tokens that are run alone: {'; '.join(parts)}; random tokens "
-        f"{row['random_mean']:.3g}. Over the whole text the unit has {row['text_mean']:.3g} ± {row['text_sd']:.3g} "
-        f"(mean ± SD), and {row['text_maximum']:.3g} at most.{peak}"
+        f"{name}: {verdict} (tried: {tried}, and the best {windows} windows of {of:,} tokens of text). Mean activation "
+        f"over {n} tokens that are run alone: {'; '.join(parts)}; random tokens {row['random_mean']:.3g}. Over the "
+        f"whole text the unit has {row['text_mean']:.3g} ± {row['text_sd']:.3g} (mean ± SD), and "
+        f"{row['text_maximum']:.3g} at most.{peak}"
     )
 
 
 def _ascent(data: OptimisationData, unit: int, row: dict) -> str:
-    alike = row["p_cosine_optima"] < LEVEL
+    alike = row["p_cosine_optima"] < LEVEL and row["cosine_optima_low"] > row["cosine_null_high"]
     return (
         f"{data.name_of(unit)}, gradient ascent in embedding space: from {row['start_activation']:.3g} to "
         f"{row['embedding_activation']:.3g} in the mean of {data.options.starts} starts, {row['embedding_best']:.3g} "
@@ -95,7 +111,7 @@ def _ascent(data: OptimisationData, unit: int, row: dict) -> str:
 
 def _decoded(data: OptimisationData, unit: int, row: dict) -> str:
     verdict = "more than" if row["p_gradient"] < LEVEL else "not shown to be more than"
-    kept = "" if np.isnan(row["kept"]) else f", {row['kept']:.0%} of what the embeddings reach beyond random tokens"
+    kept = "" if np.isnan(row["kept"]) else f", {row['kept']:z.0%} of what the embeddings reach beyond random tokens"
     return (
         f"{data.name_of(unit)}, decoded: {row['distinct']} of {row['decoded']} tokens are distinct (the lectures: "
         f"{LECTURES['distinct']}), {row['repeats']} repeats against {row['repeats_null']:.1f} of random directions "
