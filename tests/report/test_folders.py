@@ -55,6 +55,7 @@ class WithFolder(TokenLength):
         return replace(super().analyse(plan, results), folders={"pages": write})
 
 
+@pytest.mark.slow
 def test_the_driver_writes_folders_before_the_summary_and_mlflow_gets_them(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(driver, "write_figures", lambda *_: None)
     register_schema()
