@@ -35,7 +35,7 @@ class Ascent:
         rate: Adam's learning rate.
         penalty: λ. A start θ `[n, width]` has the loss −(mean activation over the n positions) + λ · Σθ², the sum over
             all n · width numbers.
-        every: the activation is kept before every so-manieth step, and after the last.
+        every: the activation is kept before every n-th step, and after the last.
         seed: of the random starts; each unit has its own.
         directions: random vectors that are decoded, too: what decoding gives by chance.
     """

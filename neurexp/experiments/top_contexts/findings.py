@@ -120,8 +120,10 @@ def _strongest(neurons: Table) -> list[str]:
             continue
         at = own[neurons["ev_property"][own].argmax()]
         r = f"r {neurons[f'r_{label}'][at]:+.2f}, " if label in SIMPLE else ""
+        share = neurons["ev_property"][at]  # an estimate: more than all of it is possible
+        much = f"{share:.0%}" if share < 1 else "all"
         told.append(
-            f"{neurons['layer'][at]}.{neurons['neuron'][at]} by {WORDS[label]} ({r}{neurons['ev_property'][at]:.0%} of "
-            f"its variance; top token {neurons['top_token'][at]!r})"
+            f"{neurons['layer'][at]}.{neurons['neuron'][at]} by {WORDS[label]} ({r}{much} of its variance; top token "
+            f"{neurons['top_token'][at]!r})"
         )
     return told
