@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from neurexp.engine.passes import make_batch
 from neurexp.engine.reducers import Extremes
+from neurexp.engine.reducers.candidates import BLOCK
 
 SITES = 2
 
@@ -143,11 +144,23 @@ def test_parts_merged_in_any_order_are_the_whole(text, search, cuts, order):
 
 
 @settings(deadline=None, max_examples=50)
-@given(text=texts, search=searches, seed=st.integers(0, 1000))
-def test_the_order_of_the_batches_does_not_matter(text, search, seed):
+@given(text=texts, search=searches, seed=st.integers(0, 1000), on_a_cpu=st.booleans())
+def test_the_order_of_the_batches_does_not_matter(text, search, seed, on_a_cpu):
     reducer = text.reducer(**search)
+    reducer._by_block = on_a_cpu
     for sequence in np.random.default_rng(seed).permutation(len(text.valid)):
         text.show_batch(reducer, sequence, sequence + 1)
+    assert_is(reducer, oracle(text, reducer))
+
+
+@pytest.mark.parametrize("on_a_cpu", [True, False])
+def test_equal_activations_of_earlier_places_come_first_even_after_a_merge(on_a_cpu):
+    text = Text(11, sequences=9, levels=1)
+    reducer = text.reducer()
+    reducer._by_block = on_a_cpu
+    text.show(reducer, 0, 3)
+    reducer.merge(text.show(text.reducer(), 6, 9))
+    text.show(reducer, 3, 6)  # before what was merged
     assert_is(reducer, oracle(text, reducer))
 
 
@@ -183,6 +196,16 @@ def test_long_batches_of_many_neurons(levels, per_document):
     assert_is(reducer, oracle(text, reducer))
 
 
+@pytest.mark.parametrize("per_document", [0, 2])
+def test_tokens_side_by_side_that_do_not_count_hide_no_others(per_document):
+    """A block of them has no highest activation, however high theirs are."""
+    text = Text(10, sequences=6, length=2 * BLOCK)
+    text.counted[2:4] = False
+    text.values[:, 2], text.values[:, 3] = 100, -100
+    reducer = text.show(text.reducer(per_document=per_document), batch_size=6)
+    assert_is(reducer, oracle(text, reducer))
+
+
 @pytest.mark.parametrize("levels", [0, 1])
 def test_a_batch_offers_no_more_of_a_document_than_may_be_kept(levels, monkeypatch):
     """Documents · per_document is less than k, so that an end is never full; without a limit all tokens would come."""
@@ -214,6 +237,21 @@ def test_equal_activations_of_later_batches_are_not_looked_at_again(monkeypatch)
     text.show(reducer, batch_size=4)
     assert_is(reducer, oracle(text, reducer))
     assert len(joined) == SITES * 2 * 3  # of the first of the two batches
+
+
+def test_equal_activations_of_a_later_part_of_a_document_are_not_looked_at_again(monkeypatch):
+    text, offered = Text(7, sequences=8, length=16), []
+    text.values[:], text.document[:] = 1, 0
+    take = Extremes._take
+
+    def noting(self, site, found, which, index, activations, at, is_later):
+        offered.append(at.first)
+        take(self, site, found, which, index, activations, at, is_later)
+
+    monkeypatch.setattr(Extremes, "_take", noting)
+    reducer = text.show(text.reducer(k=3, per_document=2), batch_size=2)
+    assert_is(reducer, oracle(text, reducer))
+    assert set(offered) == {0}  # the first of the four batches
 
 
 def test_activations_that_rise_all_the_time():

@@ -150,10 +150,14 @@ def test_draws_keep_what_they_must(design):
         null, own = columns[:, design.columns[f"null_{name}"]], columns[:, design.columns["simple_0"].start + index]
         own = own + columns[:, design.columns["simple_1"].start + index]
         assert abs(own.mean()) < 1e-6
-        types, first = np.unique(ids, return_index=True)
+        types, first, counts = np.unique(ids, return_index=True, return_counts=True)
+        octaves = np.floor(np.log2(counts))
+        assert len(set(octaves)) > 1
         for draw in null.T:
             assert (draw == draw[first][np.searchsorted(types, ids)]).all()
-            np.testing.assert_allclose(np.sort(draw[first]), np.sort(own[first]), atol=1e-6)
+            for band in np.unique(octaves):  # log frequency among all types, others among those of like frequency
+                inside = octaves == band if name != "log_frequency" else np.ones_like(octaves, dtype=bool)
+                np.testing.assert_allclose(np.sort(draw[first][inside]), np.sort(own[first][inside]), atol=1e-6)
         assert (null != own[:, None]).mean() > (0.8 if name == "log_frequency" else 0.2)
     log_place = np.log2(1 + np.arange(LENGTH))
     for draw in columns[:, design.columns["null_position"]].T:

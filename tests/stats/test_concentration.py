@@ -49,6 +49,9 @@ def test_no_type_is_alone_in_its_band():
     rare = np.log2(LIKE_A_TEXT[pool.band == pool.bands - 1])
     assert np.floor(rare).max() == np.floor(rare).min()  # an octave that has enough types is a band
     assert set(Pool.of(COUNTS).band.tolist()) == {-1, 0}
+    rest = Pool.of(np.repeat([8, 2, 1, 0], [LEAST_TYPES, 3, 2, 1]))  # too few rare types: they join the band above
+    assert rest.band.tolist() == [0] * (LEAST_TYPES + 5) + [-1]
+    assert rest.bands == 1
 
 
 def test_a_row_of_the_commonest_type_alone_is_concentrated():

@@ -96,3 +96,15 @@ def test_one_type_is_found_again_among_all(random):
     assert np.corrcoef(found, exact)[0, 1] > 0.2
     none = sketch_of(means, weights, signs).explained_by_one(np.zeros((128, neurons)), weights[own], np.ones(neurons))
     assert (none == 0).all()
+
+
+def test_one_type_is_found_without_bias_over_all_signs():
+    """The mean over all 2⁶ ways to give two signs to three types is what the type alone explains, exactly."""
+    weights, means = np.array([0.5, 0.3, 0.2]), np.array([[1.0, -0.5, 2.0], [0.8, -0.7, 1.5]])
+    signs = 1.0 - 2 * np.indices((2,) * 6).reshape(2, 3, -1)  # [projections, types, ways]
+    first, second = np.einsum("ptw,t,ht->hpw", signs, np.sqrt(weights), means)
+    for own in range(3):
+        share, variance = np.full(64, weights[own]), np.full(64, 3.0)
+        found = Sketch(first, second, 3).explained_by_one(signs[:, own], share, variance)
+        exact = weights[own] * means[0, own] * means[1, own] / (1 - weights[own]) / 3.0
+        assert found.mean() == pytest.approx(exact, rel=1e-12)
