@@ -77,7 +77,9 @@ def test_tokens_are_starts_where_they_are_given():
     assert torch.equal(found.of(0, "start"), network.get_input_embeddings().weight[ids])
 
 
-def test_the_nearest_token_is_that_of_numpy():
+@pytest.mark.parametrize("at_once", [2**27, 70])  # cosines: all, or of seven tokens with the ten vectors
+def test_the_nearest_token_is_that_of_numpy(at_once, monkeypatch):
+    monkeypatch.setattr("neurexp.engine.ascent.AT_ONCE", at_once)
     random = np.random.default_rng(0)
     vectors, table, allowed = random.normal(size=(2, 5, 8)), random.normal(size=(40, 8)), np.arange(3, 40)
     ids, cosines = decode(torch.tensor(vectors).float(), torch.tensor(table).float(), torch.tensor(allowed))

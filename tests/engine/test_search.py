@@ -72,6 +72,15 @@ def test_more_steps_never_go_down_and_a_start_does_not_influence_others(network,
     assert set(together.ids.flatten().tolist()) <= {*ALLOWED.tolist(), *STARTS.flatten().tolist()}
 
 
+def test_strings_are_run_in_pieces_to_the_same_values(network, unit, monkeypatch):
+    table, search = embedding_table(network), Search(steps=2, top=8, candidates=10)
+    whole = greedy_search(unit, table, STARTS, ALLOWED, search, every)
+    monkeypatch.setattr("neurexp.engine.search.TOKENS_AT_ONCE", 9)  # three strings, of 20
+    pieces = greedy_search(unit, table, STARTS, ALLOWED, search, every)
+    assert torch.equal(pieces.ids, whole.ids)
+    assert torch.allclose(pieces.curve, whole.curve, rtol=1e-4, atol=1e-5)
+
+
 def test_the_best_string_that_can_be_typed_is_kept_beside_the_best(network, unit):
     def even(strings):
         return strings.sum(1) % 2 == 0

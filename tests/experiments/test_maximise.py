@@ -1,16 +1,19 @@
 """`maximise` on a planted bigram: search and text find it; every number against numpy; mistakes in one line."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from inprocess import inputs_of, run_experiment
-from optimised import FIRST, PLANTED, SECOND, WORDS, maximise, planted
+from optimised import END, FIRST, PLANTED, SECOND, WORDS, maximise, planted
 
 import neurexp
+from neurexp.engine.one_unit import unit_of_embeddings
 from neurexp.errors import UserError
 from neurexp.experiments.optimisation import Optimisation
+from neurexp.models.sites import find_sites
 from neurexp.text.tokens import Tokens
 
 
@@ -76,6 +79,35 @@ def test_every_string_is_run_alone_and_ranked(run, model):
             assert list(strings["rank"][own]) == list(range(len(own)))
             assert (np.diff(strings["mean"][own]) <= 0).all()
     assert not any(0 in ids for ids in ids_of(strings, slice(None)))  # no end of text
+
+
+def test_everything_is_run_after_what_begins_a_sequence():
+    """Ascent, search and strings stand on one footing: each after the token that begins a sequence, if there is one."""
+    model = replace(planted(), begins_with_bos=True)
+    model.tokenizer.bos_token = END
+    begun = text()
+    begun.input_ids[:, 0] = 0
+    experiment = maximise(units=[[0, PLANTED], [0, 5]], length=2, top=4, candidates=8, from_text=False)
+    _, _, report = run_experiment(experiment, model, begun)
+    strings = report.tables["strings"]
+    ends, curves = (
+        torch.from_numpy(report.tensors[name][of]) for name, of in (("embeddings", "end"), ("curves", "ascent"))
+    )
+    for index, unit in enumerate((PLANTED, 5)):
+        rows = np.flatnonzero(strings["neuron"] == unit)
+        alone, after = (
+            activations(model, [[*begin, *ids] for ids in ids_of(strings, rows)])[unit] for begin in ([], [0])
+        )
+        assert np.allclose(strings["mean"][rows], after[:, 1:].mean(1), atol=1e-5)
+        assert not np.allclose(strings["mean"][rows], alone.mean(1), atol=1e-3)
+        found = [
+            strings["mean"][rows][(strings["source"][rows] == "discrete") & (strings["start"][rows] == start)].max()
+            for start in (0, 1)
+        ]
+        assert np.allclose(report.tensors["curves"]["search"][index, :, -1], found, atol=1e-5)
+        (site,) = find_sites(model.network, "NEURON", [0])
+        with unit_of_embeddings(model.network, site, unit, [0]) as of_embeddings, torch.no_grad():
+            assert torch.allclose(curves[index, :, -1], of_embeddings(ends[index]).mean(1), atol=1e-5)
 
 
 def test_the_numbers_of_a_unit_are_those_of_its_tables(run):
