@@ -19,7 +19,7 @@ from neurexp.figures.cards import WIDTH, shown_tokens
 from neurexp.io.files import read_table
 from neurexp.pages import __main__ as command
 from neurexp.pages import card_of, read
-from neurexp.pages.html import visible
+from neurexp.pages.html import card_html, visible
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,28 @@ def test_a_notebook_shows_the_card_without_scripts_and_with_hostile_texts_as_tex
     assert style is not None
     rules = re.findall(r"([^{}]+)\{", style[1])
     assert all(part.strip().startswith(".neurexp-card") for rule in rules for part in rule.split(","))
+
+
+def test_every_part_of_a_card_may_be_hostile():
+    bad = f"'\">{HOSTILE}&amp;"
+    line = 2.0, [bad, bad], np.array([1.0, 2.0]), np.zeros(2, dtype=np.int64), 0
+    html = card_html(
+        bad,
+        bad,
+        {bad: [line]},
+        {bad: [(bad, 1.0)]},
+        [(bad, 0.5, 0.01)],
+        {bad: (0.1, bad), f"{bad} as text": (bad, bad)},
+        [(bad, bad, 0.5, 0.01, 1.0, bad)],
+        8,
+    )
+    seen = Seen(html)
+    assert "img" not in {kind for kind, _ in seen.elements}
+    titles = [given["title"] for _, given in seen.elements if "title" in given]
+    assert titles.count(bad) == 3  # what two statistics mean, and that of the other run
+    # Heading, detail, contexts' title, two tokens, direct tokens' title and token, property, two statistics and a text,
+    # and the other run and its statistic; a title of direct tokens is written in small letters
+    assert seen.text.lower().count(bad.lower()) == 13
 
 
 def test_spaces_at_the_ends_of_a_token_are_seen():

@@ -16,7 +16,7 @@ from neurexp.errors import UserError
 from neurexp.io.files import read_table
 from neurexp.pages import read, write_of
 from neurexp.pages.others import others_of
-from neurexp.pages.pieces import ALPHABET, level_text
+from neurexp.pages.pieces import ALPHABET, level_text, script_of
 from neurexp.pages.texts import readable
 from neurexp.pages.writing import CARDS, write
 
@@ -106,6 +106,36 @@ def test_pieces_are_cut_where_they_say_and_hold_every_neuron(tmp_path):
     assert "direct" not in piece(tmp_path / "pages", "cards_0")
 
 
+def test_every_card_is_that_of_its_own_neuron(tmp_path):
+    """Pieces end within a layer: what is in them still belongs to the neuron that they say."""
+    width, k = CARDS // 2 + 5, 2
+    made_contexts(tmp_path / "run", neurons=width, k=k, sequences=4)
+    (tmp_path / "pages").mkdir()
+    write_of(tmp_path / "run", tmp_path / "pages", "made")
+    meta, subject = piece(tmp_path / "pages", "meta"), read(tmp_path / "run")
+    neurons, direct = read_table(tmp_path / "run" / "neurons.parquet"), read_table(tmp_path / "run" / "direct.parquet")
+    cards = [piece(tmp_path / "pages", f"cards_{one}") for one in range(-(-2 * width // CARDS))]
+    names = [name for name in meta["statistics"] if name not in cards[0]["words"]]
+    for row in range(2 * width):
+        card, place, at = cards[row // CARDS], row % CARDS, divmod(row, width)
+        numbers = unpacked(card["numbers"], "<f4").reshape(-1, len(names))[place]
+        assert np.array_equal(numbers, [np.float32(neurons[name][row]) for name in names], equal_nan=True)
+        assert card["words"]["property"][place] == neurons["property"][row]
+        assert (unpacked(card["counts"], "<u2")[2 * place : 2 * place + 2] == k).all()
+        for name in ("values", "places"):
+            found = unpacked(card[name], "<f4" if name == "values" else "<u4").reshape(-1, 2, k)[place]
+            assert np.array_equal(found, getattr(subject, name)[at[0], :, at[1]])
+        own = slice(row * 6, (row + 1) * 6)  # three promoted, then three suppressed
+        assert (direct["layer"][own] == neurons["layer"][row]).all()
+        assert (direct["neuron"][own] == at[1]).all()
+        assert np.array_equal(unpacked(card["direct"]["effects"], "<f4").reshape(-1, 6)[place], direct["effect"][own])
+        readable_ones = [index for index in range(6) if direct["token"][own][index].isprintable()]
+        tokens = [token for end in card["direct"]["tokens"][place] for token in end]
+        assert [tokens[one] for one in readable_ones] == [direct["token"][own][one] for one in readable_ones]
+        counts = unpacked(card["histogram"]["counts"], "<u4").reshape(-1, meta["bins"])[place]
+        assert np.array_equal(counts, subject.histograms["counts"][at])
+
+
 def test_characters_cut_into_tokens_are_whole_and_what_moves_others_is_gone():
     pizza, quote = list("🍕".encode()), list("’".encode())
     parts = [
@@ -133,6 +163,12 @@ def test_hostile_texts_leave_no_way_out_of_their_strings(run, tmp_path):
     assert piece(tmp_path, "meta")["title"] == HOSTILE
     assert any(HOSTILE in row for row in piece(tmp_path, "texts_0"))
     assert HOSTILE not in (tmp_path / "index.html").read_text("utf-8")
+
+
+def test_a_script_holds_what_it_was_given_and_no_way_out():
+    given = {"a": ["</script><!--", "\u2028\u2029", 'é\\"']}
+    assert json.loads(script_of(given)) == given
+    assert not re.search("[<\u2028\u2029]", script_of(given))
 
 
 def test_levels_keep_their_sign_their_order_and_what_is_missing():
@@ -219,6 +255,17 @@ def test_other_runs_tell_their_statistic_its_q_and_its_rank(run, tmp_path):
     names = [one["name"] for one in meta["columns"]]
     assert names[-6:] == [f"{name}.{one}" for name in ("sizes", "sizes_2") for one in ("r_size", "q_size", "rank")]
     assert meta["shown"][-2:] == ["sizes.r_size", "sizes_2.r_size"]
+
+
+def test_other_runs_are_read_by_layer_and_neuron_in_whatever_order(run, tmp_path):
+    """A neuron that the pages do not have, the ninth of layer 0, is not taken for the first of the next layer."""
+    neurons = {"layer": [3, 0, 0, 3, 1], "neuron": [5, 7, 8, 2, 0], "r": [0.1, -0.2, 0.9, 0.3, 0.8]}
+    made = made_run(tmp_path / "run", neurons, "r", provenance={"model_hash": MODEL_HASH})
+    (found,) = others_of(read(run), "MLP", MODEL_HASH, [made])
+    expected = np.full(16, np.nan)
+    expected[[7, 8 + 2, 8 + 5]] = -0.2, 0.3, 0.1
+    np.testing.assert_array_equal(found.values, expected)
+    np.testing.assert_array_equal(found.ranks[[7, 8 + 2, 8 + 5]], [1, 1, 2])
 
 
 @pytest.mark.parametrize(
