@@ -214,6 +214,11 @@ def test_pages_never_replace_a_folder_that_holds_anything_else(run, tmp_path, mo
         assert (to / name).read_text() == "mine"
         shutil.rmtree(to / ".git") if name.startswith(".git") else (to / name).unlink()
     assert told(monkeypatch, capsys, run, "--to", to) == str(to / "index.html")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "index.html").write_text("mine")  # somebody's own site, whose files have the same names
+    line = told(monkeypatch, capsys, run, "--to", tmp_path / "own")
+    assert line == f"error: --to {tmp_path / 'own'}: holds files that are not of pages; give a new folder"
+    assert (tmp_path / "own" / "index.html").read_text() == "mine"
 
 
 def test_mistakes_at_the_command_line_are_one_line(run, tmp_path, monkeypatch, capsys):

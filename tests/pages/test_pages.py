@@ -136,6 +136,16 @@ def test_every_card_is_that_of_its_own_neuron(tmp_path):
         assert np.array_equal(counts, subject.histograms["counts"][at])
 
 
+def test_sequences_are_in_the_pieces_that_the_page_looks_in(run, tmp_path, monkeypatch):
+    subject = read(run)
+    monkeypatch.setattr("neurexp.pages.writing.TOKENS", 2 * subject.length + 1)
+    write_of(run, tmp_path, "made")
+    each, count = piece(tmp_path, "meta")["sequences"], len(subject.input_ids)
+    pieces = [piece(tmp_path, f"texts_{one}") for one in range(-(-count // each))]
+    assert len(pieces) > 2
+    assert [pieces[one // each][one % each] for one in range(count)] == [subject.texts(one) for one in range(count)]
+
+
 def test_characters_cut_into_tokens_are_whole_and_what_moves_others_is_gone():
     pizza, quote = list("🍕".encode()), list("’".encode())
     parts = [

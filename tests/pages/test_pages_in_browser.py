@@ -15,6 +15,7 @@ from made_contexts import HOSTILE, MODEL_HASH, made_contexts
 from made_runs import made_run
 
 from neurexp.pages import Subject, read
+from neurexp.pages.html import visible
 from neurexp.pages.others import others_of
 from neurexp.pages.writing import write
 from neurexp.report.finished import read_finished
@@ -299,6 +300,39 @@ def test_a_hostile_text_stays_text(screen):
     screen.open(f"#/?q={HOSTILE}")
     screen.see_status("There is no column src; “Columns” lists them.")
     assert not screen.all("img")
+
+
+def test_a_card_shows_what_is_its_own_wherever_pieces_end(chromium, made, tmp_path, monkeypatch):
+    """Tokens, effects, histogram, a statistic and contexts of a few neurons, in pieces of three neurons each."""
+    small = made.small
+    monkeypatch.setattr("neurexp.pages.writing.CARDS", 3)
+    monkeypatch.setattr("neurexp.pages.writing.TOKENS", 2 * small.length)
+    write(small, tmp_path, "made")
+    screen = Screen(chromium, replace(made, address=(tmp_path / "index.html").as_uri()), tmp_path / "screen.png")
+    for row in (0, 2, 3, 11, 16, 19):
+        at = divmod(row, small.width)
+        layer = small.layers[at[0]]
+        screen.open(f"#/{layer}/{at[1]}")
+        screen.see_heading(f"Layer {layer}, neuron {at[1]}")
+
+        def texts(selector: str) -> list[str]:
+            return [one.get_property("textContent") for one in screen.all(selector)]
+
+        own = (small.direct["layer"] == layer) & (small.direct["neuron"] == at[1])
+        known = [(visible(one) if one.isprintable() else None) for one in small.direct["token"][own]]
+        shown = texts("ul.tokens .token")
+        assert [one if one is None else two for one, two in zip(known, shown, strict=True)] == known
+        effects = [float(one.replace("−", "-")) for one in texts("ul.tokens .number")]
+        assert effects == small.direct["effect"][own].tolist()
+        counts = [int(one.get_attribute("title").rpartition(" ")[2]) for one in screen.all(".histogram span")]
+        assert counts == small.histograms["counts"][at].tolist()
+        told = dict(zip((one.split("what ")[0] for one in texts("dt")), texts("dd"), strict=True))
+        assert float(told["mean"].replace("−", "-")) == pytest.approx(small.neurons["mean"][row], rel=0.01)
+        peaks = [visible(one) for one in texts(".context mark")]
+        of_text = [
+            small.texts(one // small.length)[one % small.length] for one in small.places[at[0], :, at[1]].ravel()
+        ]
+        assert [two for one, two in zip(of_text, peaks, strict=True) if one] == [visible(one) for one in of_text if one]
 
 
 def test_whole_characters_are_read_and_more_text_unfolds(screen):
