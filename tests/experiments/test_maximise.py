@@ -125,6 +125,12 @@ def test_the_numbers_of_a_unit_are_those_of_its_tables(run):
         draws = strings["draw"][(strings["neuron"] == unit) & (strings["source"] == "random")]
         means = np.array([own["random"][draws == draw].mean() for draw in range(39)])
         assert neurons["p_gradient"][index] == pytest.approx((1 + (means >= own["gradient"].mean()).sum()) / 40)
+        highest = np.array([own["random"][draws == draw].max() for draw in range(39)])
+        p = (1 + (highest >= own["gradient"].max()).sum()) / 40
+        assert neurons["p_gradient_best"][index] == pytest.approx(p)
+        rise = neurons["embedding_activation"][index] - own["random"].mean()
+        kept = (own["gradient"].mean() - own["random"].mean()) / rise if rise > 1e-3 else np.nan
+        assert neurons["kept"][index] == pytest.approx(kept, rel=1e-3, nan_ok=True)
         best = {
             "gradient": own["gradient"].max(),
             "discrete": max(own["discrete"].max(), own["discrete_from_text"].max()),
@@ -135,10 +141,11 @@ def test_the_numbers_of_a_unit_are_those_of_its_tables(run):
         tokens = optima["token_id"][optima["neuron"] == unit]
         assert (neurons["distinct"][index], neurons["decoded"][index]) == (len(set(tokens)), 3 * 2)
         assert neurons["cosine_decoded"][index] == pytest.approx(optima["cosine"][optima["neuron"] == unit].mean())
-        flat = [one[index].reshape(3, -1) for one in (end, start)]
+        flat = [one[index].reshape(3, -1) for one in (end, start, end - start)]
         flat = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in flat]
-        for name, one in zip(("cosine_optima", "cosine_starts"), flat, strict=True):
+        for name, one in zip(("cosine_optima", "cosine_starts", "cosine_displacements"), flat, strict=True):
             assert neurons[name][index] == pytest.approx((one @ one.T)[np.triu_indices(3, 1)].mean(), abs=1e-6)
+    assert np.isfinite(neurons["kept"]).any()
     curves = report.tensors["curves"]["ascent"]
     assert np.allclose(neurons["embedding_activation"], curves[..., -1].mean(1), rtol=1e-5)
     assert report.metrics["share_best_data"] + report.metrics["share_best_discrete"] <= 1

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from inprocess import run_experiment, small_model, text_of
+from inprocess import inputs_of, run_experiment, small_model, text_of
 from made_tokenizers import sentencepiece_like
 
 from neurexp.experiments.top_contexts import Options, TopContexts
@@ -91,3 +91,27 @@ def test_fewer_tokens_than_contexts_are_said(tokenizer, caplog):
     assert "of a neuron's 5 highest activations" in told
     assert "experiment.k=6: only 5 of the text's tokens count" in caplog.text
     assert "give more of the text, or k=2 or less" in caplog.text
+
+
+def test_what_the_pass_depends_on_is_in_its_key_and_what_it_does_not_is_not(tokenizer):
+    """Otherwise a run would be given the stored pass of another one."""
+    model, text = small_model(tokenizer), text_of(ordinary(tokenizer, 200), 16)
+
+    def key(**options):
+        given = Options("top_contexts", "", site="NEURON", layer=0, **options)
+        return TopContexts(given).prepare(inputs_of(model, text)).passes[0].key
+
+    plain = key()
+    for name, value in {
+        "k": 5,
+        "per_document": 1,
+        "before": 1,
+        "after": 1,
+        "skip_positions": 2,
+        "permutations": 9,
+        "property_tokens": 2000,
+        "histogram": 2,
+        "winners": [[0, 1]],
+    }.items():
+        assert key(**{name: value}) != plain, name
+    assert key(direct=3, pages=False) == plain
