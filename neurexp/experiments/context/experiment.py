@@ -8,21 +8,18 @@ token types, variance components say how much of a neuron's variance type, posit
 Chooses the tokens and plans the two passes. Knows no statistic and no figure.
 """
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from neurexp.engine.plan import Pass
-from neurexp.engine.reducers.rows import Rows
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
+from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.context.data import BINS, FEWEST, Comparison, ContextData, ContextPlan, Options
 from neurexp.experiments.context.findings import about
 from neurexp.experiments.context.report import write
-from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.models.load import LanguageModel
 from neurexp.models.sampling import write_text
 from neurexp.report.report import Report
@@ -33,7 +30,6 @@ from neurexp.text.vocabulary import token_texts
 from neurexp.text.words import OWN_LISTS
 
 FIRST = 32  # sequences whose first token is looked at
-SHORT = 512  # tokens of short sequences that share a forward, for each sequence of running text
 
 
 class Context(Experiment[ContextPlan]):
@@ -170,23 +166,9 @@ class Context(Experiment[ContextPlan]):
         layers: tuple[int, ...],
     ) -> Pass:
         """The pass that captures single tokens."""
-        spans = np.stack([sequence, column, column + 1]).astype("<i8")
-        sequences, starts, stops = (torch.from_numpy(one.astype(np.int64)) for one in spans)
-        return Pass(
-            name=name,
-            tokens=tokens,
-            site=self.options.site,
-            layers=layers,
-            reducers=lambda: {"rows": Rows(sequences, starts, stops)},
-            key={
-                "tokenizer": hash_of_tokenizer(inputs.model.tokenizer),
-                "spans": hashlib.sha256(spans.tobytes()).hexdigest(),
-            },
-            label=f"{'Alone' if name == 'alone' else 'In their place'}: {len(sequence)} tokens",
-            distributed=False,
-            cacheable=True,
-            batch_factor=max(1, SHORT // tokens.valid.shape[1]),
-        )
+        spans = np.stack([sequence, column, column + 1])
+        label = f"{'Alone' if name == 'alone' else 'In their place'}: {len(sequence)} tokens"
+        return rows_pass(name, tokens, spans, inputs, self.options.site, layers, label)
 
     def analyse(self, plan: ContextPlan, results: Results) -> Report:
         return write(ContextData.of(self.options, plan, results))
