@@ -4,24 +4,21 @@ The model's weights stay as they are, and embeddings change (Erhan et al. 2009, 
 deep network”). What is found need not be near any token: `decode` says which token is nearest, and how near.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.one_unit import embedding_table, few_threads, unit_of_embeddings
+from neurexp.engine.one_unit import AfterStep, Unit, each_unit, embedding_table, few_threads, unit_of_embeddings
 from neurexp.engine.reducers.by_unit import ByUnit
 from neurexp.errors import UserError
 from neurexp.models.sites import find_sites
 
 AT_ONCE = 2**27  # cosines that are held at a time
 FORECAST_AFTER = 20  # steps
-
-Unit = tuple[int, int]  # layer and neuron
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,6 @@ def deviation(table: torch.Tensor) -> float:
 
 def _seed(*parts: int) -> int:
     """One seed of several numbers: unlike sums, different numbers give different seeds."""
-    import numpy as np
-
     return int(np.random.SeedSequence([part % 2**32 for part in parts]).generate_state(1)[0])
 
 
@@ -85,7 +80,7 @@ def ascend(
     unit: Callable[[torch.Tensor], torch.Tensor],
     start: torch.Tensor,
     ascent: Ascent,
-    after_step: Callable[[int], None] = lambda step: None,
+    after_step: AfterStep = lambda step: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Climbs from every start at once.
 
@@ -180,38 +175,20 @@ def run_ascent(
         UserError: an activation is NaN or infinite, or has no gradient.
         OtherPassError: the checkpoints belong to another pass.
     """
-    done = 0 if checkpoints is None else checkpoints.load([found])
     table = embedding_table(network)
-    bar = tqdm(
-        total=len(units) * ascent.steps,
-        initial=done * ascent.steps,
-        unit=" steps",
-        disable=None if progress else True,
-        leave=False,
-    )
-    if done == 0:
-        random = torch.Generator().manual_seed(_seed(ascent.seed, 1))
-        directions = torch.randn(ascent.directions, table.shape[1], generator=random).to(table.device)
-        ids, cosines = decode(directions, table, allowed)
-        found.add(None, direction_ids=ids, direction_cosine=cosines)
-    with bar:
-        for index in range(done, len(units)):
-            began, (layer, neuron) = time.perf_counter(), units[index]
-            given = starts[index] if starts else None
-            start = random_starts(table, ascent, units[index]) if given is None else table[given.to(table.device)]
-            start = start.float()
-
-            def after_step(step: int, index: int = index, began: float = began) -> None:
-                bar.update()
-                if forecast is not None and index == done and step == FORECAST_AFTER:
-                    left = (len(units) - done) * ascent.steps
-                    forecast((time.perf_counter() - began) / (step + 1) * left, 0)
-
-            (where,) = find_sites(network, site, [layer])
-            few = few_threads(network, ascent.starts * (len(prefix) + ascent.length))
-            with few, unit_of_embeddings(network, where, neuron, prefix) as unit:
-                end, curve = ascend(unit, start, ascent, after_step)
-            ids, cosines = decode(end, table, allowed)
-            found.add(index, start=start.cpu(), end=end.cpu(), curve=curve, ids=ids, cosine=cosines)
-            if checkpoints is not None and checkpoints.due():
-                checkpoints.save([found], index + 1)
+    for index, after_step in each_unit(units, ascent.steps, found, FORECAST_AFTER, progress, forecast, checkpoints):
+        if index == 0:  # what was resumed has them
+            random = torch.Generator().manual_seed(_seed(ascent.seed, 1))
+            directions = torch.randn(ascent.directions, table.shape[1], generator=random).to(table.device)
+            ids, cosines = decode(directions, table, allowed)
+            found.add(None, direction_ids=ids, direction_cosine=cosines)
+        layer, neuron = units[index]
+        given = starts[index] if starts else None
+        start = random_starts(table, ascent, units[index]) if given is None else table[given.to(table.device)]
+        start = start.float()
+        (where,) = find_sites(network, site, [layer])
+        few = few_threads(network, ascent.starts * (len(prefix) + ascent.length))
+        with few, unit_of_embeddings(network, where, neuron, prefix) as unit:
+            end, curve = ascend(unit, start, ascent, after_step)
+        ids, cosines = decode(end, table, allowed)
+        found.add(index, start=start.cpu(), end=end.cpu(), curve=curve, ids=ids, cosine=cosines)

@@ -2,23 +2,31 @@
 
 The embeddings take the place of what the model's input embedding puts out, which is what `inputs_embeds` means in
 transformers: whatever the model does afterwards (adds positions, multiplies by √width as Gemma does) it still does. The
-forward stops at the unit's site. No gradient of a parameter is computed. Knows nothing of what is optimised.
+forward stops at the unit's site. No gradient of a parameter is computed. Several units run one after the other, with
+progress and checkpoints (`each_unit`). Knows nothing of what is optimised.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.gradients import no_gradients_of_parameters
 from neurexp.engine.hooks import hooked
+from neurexp.engine.reducers.by_unit import ByUnit
 from neurexp.errors import UserError
 from neurexp.models.sites import Site
 
 SMALL = 2**15  # numbers in a hidden state
+
+Unit = tuple[int, int]  # layer and neuron
+AfterStep = Callable[[int], None]  # is told the number of each step
 
 
 def embedding_table(network: PreTrainedModel) -> torch.Tensor:
@@ -106,3 +114,49 @@ def unit_of_embeddings(
             yield unit
     finally:
         handle.remove()
+
+
+def each_unit(
+    units: Sequence[Unit],
+    steps: int,
+    found: ByUnit,
+    forecast_after: int,
+    progress: bool = False,
+    forecast: Callable[[float, int], None] | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Iterator[tuple[int, AfterStep]]:
+    """Goes through the units that are not done, shows progress, and saves it: a step of the checkpoints is a unit.
+
+    Args:
+        units: layer and neuron of each.
+        steps: of each unit.
+        found: what was found so far; the checkpoints hold it.
+        forecast_after: the step of the first unit after which `forecast` is called.
+        progress, forecast, checkpoints: as in `engine.passes.run_pass`.
+
+    Yields:
+        The unit's index, and a function that is to be called with the number of each step that is done.
+
+    Raises:
+        OtherPassError: the checkpoints belong to another pass.
+    """
+    done = 0 if checkpoints is None else checkpoints.load([found])
+    bar = tqdm(
+        total=len(units) * steps,
+        initial=done * steps,
+        unit=" steps",
+        disable=None if progress else True,
+        leave=False,
+    )
+    with bar:
+        for index in range(done, len(units)):
+            began = time.perf_counter()
+
+            def after_step(step: int, index: int = index, began: float = began) -> None:
+                bar.update()
+                if forecast is not None and index == done and step == forecast_after:
+                    forecast((time.perf_counter() - began) / (step + 1) * (len(units) - done) * steps, 0)
+
+            yield index, after_step
+            if checkpoints is not None and checkpoints.due():
+                checkpoints.save([found], index + 1)

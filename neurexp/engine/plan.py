@@ -16,11 +16,12 @@ import torch
 import transformers
 
 from neurexp.engine import processes
-from neurexp.engine.ascent import Ascent, Unit, run_ascent
+from neurexp.engine.ascent import Ascent, run_ascent
 from neurexp.engine.checkpoint import Checkpoints
 from neurexp.engine.edited_pass import Variant, run_edited_pass
 from neurexp.engine.gradients import run_gradient_pass
 from neurexp.engine.lanes import lanes_on
+from neurexp.engine.one_unit import Unit
 from neurexp.engine.passes import Covariates, count_not_finite, run_pass
 from neurexp.engine.reducers.base import NotFiniteError, Reducer
 from neurexp.engine.reducers.by_unit import ByUnit

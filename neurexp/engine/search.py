@@ -5,18 +5,15 @@ gradient of the unit's mean activation with respect to one-hot tokens says at ea
 random single swaps among them are run, and the best is kept. Here a string is only replaced by a better one.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from neurexp.engine.ascent import Unit
 from neurexp.engine.checkpoint import Checkpoints
-from neurexp.engine.one_unit import embedding_table, few_threads, unit_of_embeddings
+from neurexp.engine.one_unit import AfterStep, Unit, each_unit, embedding_table, few_threads, unit_of_embeddings
 from neurexp.engine.reducers.by_unit import ByUnit
 from neurexp.errors import UserError
 from neurexp.models.sites import find_sites
@@ -83,7 +80,7 @@ def greedy_search(
     allowed: torch.Tensor,
     search: Search,
     is_text: Strings,
-    after_step: Callable[[int], None] = lambda step: None,
+    after_step: AfterStep = lambda step: None,
 ) -> Best:
     """Searches from every start; the starts do not influence each other.
 
@@ -195,30 +192,11 @@ def run_search(
         UserError: an activation is NaN or infinite, or has no gradient.
         OtherPassError: the checkpoints belong to another pass.
     """
-    done = 0 if checkpoints is None else checkpoints.load([found])
     table = embedding_table(network)
-    bar = tqdm(
-        total=len(units) * search.steps,
-        initial=done * search.steps,
-        unit=" steps",
-        disable=None if progress else True,
-        leave=False,
-    )
-    with bar:
-        for index in range(done, len(units)):
-            began, (layer, neuron) = time.perf_counter(), units[index]
-
-            def after_step(step: int, index: int = index, began: float = began) -> None:
-                bar.update()
-                if forecast is not None and index == done and step == FORECAST_AFTER:
-                    left = (len(units) - done) * search.steps
-                    forecast((time.perf_counter() - began) / (step + 1) * left, 0)
-
-            (where,) = find_sites(network, site, [layer])
-            few = few_threads(network, starts[index].numel() + len(starts[index]) * len(prefix))
-            with few, unit_of_embeddings(network, where, neuron, prefix) as unit:
-                best = greedy_search(unit, table, starts[index], allowed, search, is_text, after_step)
-            tried = torch.tensor([best.tried])
-            found.add(index, ids=best.ids, curve=best.curve, text_ids=best.text_ids, tried=tried)
-            if checkpoints is not None and checkpoints.due():
-                checkpoints.save([found], index + 1)
+    for index, after_step in each_unit(units, search.steps, found, FORECAST_AFTER, progress, forecast, checkpoints):
+        layer, neuron = units[index]
+        (where,) = find_sites(network, site, [layer])
+        few = few_threads(network, starts[index].numel() + len(starts[index]) * len(prefix))
+        with few, unit_of_embeddings(network, where, neuron, prefix) as unit:
+            best = greedy_search(unit, table, starts[index], allowed, search, is_text, after_step)
+        found.add(index, ids=best.ids, curve=best.curve, text_ids=best.text_ids, tried=torch.tensor([best.tried]))

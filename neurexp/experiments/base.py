@@ -22,6 +22,7 @@ from neurexp.report.finished import FinishedRun
 from neurexp.report.report import Report
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens
+from neurexp.text.vocabulary import vocabulary_size
 
 Results = Mapping[str, Mapping[str, Reducer]]  # the pass's name → the reducer's name → the reducer after the pass
 
@@ -69,6 +70,15 @@ class Inputs:
         tokens = self.read_text()
         self.model.check_ids(tokens.input_ids[tokens.valid])
         return tokens
+
+    @cached_property
+    def reference_counts(self) -> tuple[np.ndarray, str]:
+        """How often each token type occurs, `[vocabulary]`, and in which text: “the tokenizer's training text” where
+        its counts are known, else “this very text”."""
+        if self.model.token_counts is not None:
+            return self.model.token_counts, "the tokenizer's training text"
+        tokens, types = self.text, vocabulary_size(self.model.tokenizer)
+        return np.bincount(tokens.input_ids[tokens.valid], minlength=types), "this very text"
 
     def layers(self, chosen: Any) -> tuple[int, ...]:
         """The block indices that `experiment.layer` means; for None the default layer, else that at two thirds.

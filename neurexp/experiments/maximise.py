@@ -7,6 +7,7 @@ from typing import Any
 from neurexp.errors import UserError
 from neurexp.experiments import optimisation
 from neurexp.experiments.base import Inputs
+from neurexp.experiments.named_neurons import is_pairs
 
 
 @dataclass
@@ -27,14 +28,7 @@ class Maximise(optimisation.Optimisation):
         form = "a list of pairs of a layer and a neuron, such as [[2,345],[6,5]]"
         if given is None:
             raise UserError(f"experiment.units is missing: give {form}")
-        if (
-            not isinstance(given, list)
-            or not given
-            or not all(
-                isinstance(one, list) and len(one) == 2 and all(type(part) is int and part >= 0 for part in one)
-                for one in given
-            )
-        ):
+        if not given or not is_pairs(given):
             shown = str(given).replace("'", "").replace(" ", "")
             raise UserError(f"experiment.units={shown}: give {form}")
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from neurexp.models.direct import NORM_AFTER, WITH_NORM_AFTER
+from neurexp.models.direct import NORM_AFTER, WITH_NORM_AFTER, stream_goes_through_norms
 from neurexp.models.sites import blocks_of, family_of
 
 _NORMS = {"ATTN_OUT": NORM_AFTER["Z"], "PROJ": NORM_AFTER["NEURON"]}
@@ -35,9 +35,7 @@ def additions(network: PreTrainedModel, layer: int, captured: Mapping[str, torch
         captured: the activations at `ATTN_OUT` and `PROJ`, `[…, width]`; what is missing gives None.
     """
     config: Any = network.config
-    if getattr(config, "apply_residual_connection_post_layernorm", False) or (
-        getattr(config, "do_layer_norm_before", True) is False
-    ):
+    if stream_goes_through_norms(config):
         return Additions(None, None, "the residual stream of this model goes through norms, so nothing adds up")
     factor = getattr(config, "residual_multiplier", 1.0)
 

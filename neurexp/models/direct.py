@@ -110,6 +110,13 @@ def why_no_direct_path(network: PreTrainedModel) -> str | None:
     return path if isinstance(path, str) else None
 
 
+def stream_goes_through_norms(config: Any) -> bool:
+    """Whether the residual stream itself is normed in every block (options of BLOOM and OPT), so that nothing adds up
+    along it."""
+    after_attention = getattr(config, "apply_residual_connection_post_layernorm", False)
+    return bool(after_attention) or getattr(config, "do_layer_norm_before", True) is False
+
+
 def norm_after_blocks(network: PreTrainedModel) -> nn.Module | None:
     """The norm that reads the last block's output, found by a short forward; None if the unembedding reads it."""
     calls, unembedding = _calls(network), network.get_output_embeddings()
@@ -142,9 +149,7 @@ def _find_path(network: PreTrainedModel) -> _Path | str:
     unembedding: Any = network.get_output_embeddings() if network.base_model is not network else None
     if unembedding is None:
         return "the model has no unembedding"
-    if getattr(config, "apply_residual_connection_post_layernorm", False):
-        return "the residual stream goes through every later block's norm"
-    if getattr(config, "do_layer_norm_before", True) is False:
+    if stream_goes_through_norms(config):
         return "the residual stream goes through every later block's norm"
     calls = _calls(network)
     current, modules = next(output for module, _, output in calls if module is blocks_of(network)[-1]), []

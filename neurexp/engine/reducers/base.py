@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 
 CPU = torch.device("cpu")
@@ -115,6 +116,10 @@ class Reducer(ABC):
         if not self.summed:
             raise NotImplementedError(f"{type(self).__name__} cannot be merged: it names nothing that adds up")
         return {name: getattr(self, name).detach().cpu().clone() for name in self.summed + self.calibrated}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The tensors of `state` for an analysis; on a CPU not a copy, which would be the peak of the whole pass."""
+        return {name: getattr(self, name).detach().cpu().numpy() for name in self.summed + self.calibrated}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Replaces the state by one of `state()`. Raises KeyError if a tensor is missing."""

@@ -5,6 +5,7 @@ import torch
 from neurexp.engine.reducers.base import Batch
 from neurexp.engine.reducers.candidates import Blocks, Part, parts_of
 
+SCALE = 100  # the level of an activation as large as the place's own
 MISSING = -128  # the level of a place without a token
 
 
@@ -41,5 +42,5 @@ class Places:
         x = activations[near.clamp(min=0), neurons[..., None]].float()
         value = activations[rows, neurons].float()[..., None]
         # 0 / 0 is 0
-        share = (x / value.abs_()).mul_(100).nan_to_num_(0.0, 100.0, -100.0)
-        return share.round_().clamp_(-100, 100).masked_fill_(near < 0, MISSING).to(torch.int8)
+        share = (x / value.abs_()).mul_(SCALE).nan_to_num_(0.0, SCALE, -SCALE)
+        return share.round_().clamp_(-SCALE, SCALE).masked_fill_(near < 0, MISSING).to(torch.int8)

@@ -14,15 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.rows import Rows
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results, TokenGroup
+from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.contrast.data import FEWEST, Condition, ContrastData, ContrastPlan, Options, TextRows
 from neurexp.experiments.contrast.report import write
-from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.models.load import LanguageModel
 from neurexp.report.report import Report
 from neurexp.text.occurrences import find_occurrences
@@ -30,7 +29,6 @@ from neurexp.text.skipped import Skipped
 from neurexp.text.spans import Selection, excerpt
 from neurexp.text.tokens import Tokens
 
-SHORT = 512  # tokens; sequences shorter than this share a forward with more others
 RESERVED = {"words", "text", "one_token"}  # a condition cannot have these names
 
 
@@ -156,24 +154,9 @@ class Contrast(Experiment[ContrastPlan]):
     def _pass(self, name: str, selection: Selection, inputs: Inputs, layers: tuple[int, ...]) -> Pass:
         """The pass that captures a selection's rows."""
         _check_length(selection, inputs.model)
-        spans = np.stack([selection.sequence, selection.start, selection.stop]).astype("<i8")
-        pooling = self.options.pooling
-        return Pass(
-            name=name,
-            tokens=selection.tokens,
-            site=self.options.site,
-            layers=layers,
-            reducers=lambda: {"rows": Rows(*torch.from_numpy(spans.astype(np.int64)), pooling=pooling)},
-            key={
-                "pooling": pooling,
-                "tokenizer": hash_of_tokenizer(inputs.model.tokenizer),
-                "spans": hashlib.sha256(spans.tobytes()).hexdigest(),
-            },
-            label=f"{name.capitalize()}: {len(selection.words)} rows",
-            distributed=False,
-            cacheable=True,
-            batch_factor=max(1, SHORT // selection.tokens.valid.shape[1]),
-        )
+        spans = np.stack([selection.sequence, selection.start, selection.stop])
+        label = f"{name.capitalize()}: {len(selection.words)} rows"
+        return rows_pass(name, selection.tokens, spans, inputs, self.options.site, layers, label, self.options.pooling)
 
 
 def positions_of(model: LanguageModel) -> int | None:

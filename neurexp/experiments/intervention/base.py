@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from neurexp.engine.edits import Edit
-from neurexp.engine.notebook import capture
 from neurexp.engine.plan import EditedPass, GradientPass, Pass
 from neurexp.engine.reducers.attribution import Attribution
 from neurexp.engine.reducers.base import predicting
@@ -27,7 +26,8 @@ from neurexp.experiments.intervention.data import ALL, Group, InterventionData, 
 from neurexp.experiments.intervention.draws import Measured, draw
 from neurexp.experiments.intervention.report import write
 from neurexp.experiments.intervention.selection import FoundNeurons, given
-from neurexp.experiments.intervention.trials import Pairs, Trials, by_layer, doses
+from neurexp.experiments.intervention.trials import Trials, doses
+from neurexp.experiments.named_neurons import check_neurons
 from neurexp.models.head import Head
 from neurexp.report.report import Report
 from neurexp.text.tokens import Tokens
@@ -80,7 +80,8 @@ class Intervention(Experiment[InterventionPlan]):
         if not sets or not all(re.fullmatch(r"\w[\w .-]*", name) for name in sets):  # they become names of metrics
             raise ValueError(f"sets must be of one neuron at least, and named by letters and digits, not {list(sets)}")
         pairs = {name: one.pairs for name, one in sets.items()}
-        _check_neurons(model.network, options, np.concatenate(list(pairs.values())))
+        named = given("run", options.run) if options.neurons is None else given("neurons", options.neurons)
+        check_neurons(model.network, options.site, np.concatenate(list(pairs.values())), named)
         own = {int(layer) for one in sets.values() for layer in one.layers}
         layers = tuple(sorted({*inputs.layers(options.layer), *own}))
         ks = {name: doses(len(one), options.ks, f"the set {name}") for name, one in pairs.items()}
@@ -213,15 +214,3 @@ def _groups(tokens: Tokens, found: Mapping[str, TokenGroup]) -> tuple[tuple[Grou
 def _blocks(sequences: int) -> torch.Tensor:
     """The block of each sequence, `[sequences]`: itself, or one of `MOST_BLOCKS` runs of consecutive sequences."""
     return torch.arange(sequences) * min(sequences, MOST_BLOCKS) // sequences
-
-
-def _check_neurons(network: Any, options: Options, pairs: Pairs) -> None:
-    """Raises UserError if the site has fewer neurons than are to be edited."""
-    for layer, neurons in by_layer(pairs):
-        (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), options.site, layer).values()
-        if max(neurons) >= values.shape[-1]:
-            option = given("run", options.run) if options.neurons is None else given("neurons", options.neurons)
-            raise UserError(
-                f"{option}: there is no neuron {max(neurons)} in layer {layer}; {options.site} has neurons 0 to "
-                f"{values.shape[-1] - 1} there"
-            )

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurexp.engine.ascent import Ascent, Unit
-from neurexp.engine.notebook import capture
+from neurexp.engine.ascent import Ascent
+from neurexp.engine.one_unit import Unit
 from neurexp.engine.plan import AscentPass, FollowingPass, Pass, SearchPass
 from neurexp.engine.reducers.base import Reducer
 from neurexp.engine.reducers.by_unit import ByUnit
@@ -24,15 +24,17 @@ from neurexp.engine.reducers.windows import Windows
 from neurexp.engine.search import Search
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
+from neurexp.experiments.named_neurons import check_neurons
 from neurexp.experiments.optimisation.data import OptimisationData, OptimisationPlan, Options
 from neurexp.experiments.optimisation.report import write
 from neurexp.experiments.optimisation.strings import as_tokens, is_text, strings_of, windows_of
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.models.own_tokenizer import embedding_rows
 from neurexp.report.report import Report
+from neurexp.report.words import number_of
 from neurexp.text.tokenizer import first_tokens
 from neurexp.text.tokens import Tokens
-from neurexp.text.vocabulary import UNDEFINED, token_lengths, token_texts, vocabulary_size
+from neurexp.text.vocabulary import UNDEFINED, token_lengths, token_texts
 
 DECODED = 1000  # tokens of a unit at most: chance takes POOL random directions for each
 POOL = 20
@@ -95,10 +97,7 @@ class Optimisation(Experiment[OptimisationPlan]):
         if len(allowed) < 2:
             raise UserError("model.tokenizer: it has fewer than two tokens of text; give another model.tokenizer")
         counted = tokens.valid & ordinary[np.where(tokens.valid, tokens.input_ids, 0)]
-        reference, counts = "the tokenizer's training text", model.token_counts
-        if counts is None:
-            reference = "this text"
-            counts = np.bincount(tokens.input_ids[tokens.valid], minlength=vocabulary_size(tokenizer))
+        counts, reference = inputs.reference_counts
         own = [self._own_starts(inputs, unit, len(ordinary)) for unit in units]
         drawn = [_random_strings(allowed, options.search_starts, n, inputs.seed, unit) for unit in units]
         random = [torch.from_numpy(one if given is None else given) for one, given in zip(drawn, own, strict=True)]
@@ -172,7 +171,7 @@ class Optimisation(Experiment[OptimisationPlan]):
                 key=key
                 | {"prefix": list(prefix), "ascent": vars(ascent), "ordinary": _hash(ordinary)}
                 | {"starts": [None if one is None else one.tolist() for one in own]},
-                label=f"Gradient ascent, for {_counted(len(units))}",
+                label=f"Gradient ascent, for {number_of(len(units), 'unit')}",
                 units=units,
                 ascent=ascent,
                 allowed=torch.from_numpy(np.flatnonzero(ordinary)),
@@ -189,7 +188,7 @@ class Optimisation(Experiment[OptimisationPlan]):
                     tokens=_as_text(random[0].numpy()),
                     reducers=lambda: {"found": ByUnit()},
                     key=key | {"prefix": list(prefix), "search": vars(search), "allowed": _hash(allowed)},
-                    label=f"Search over strings of tokens, for {_counted(len(units))}",
+                    label=f"Search over strings of tokens, for {number_of(len(units), 'unit')}",
                     units=units,
                     search=search,
                     allowed=torch.from_numpy(allowed),
@@ -232,22 +231,13 @@ class Optimisation(Experiment[OptimisationPlan]):
 
     def _checked_units(self, inputs: Inputs) -> tuple[Unit, ...]:
         """The units, each once and by layer. Raises UserError if the model lacks one."""
-        network, site = inputs.model.network, self.options.site
         units = sorted({(int(layer), int(neuron)) for layer, neuron in self.units(inputs)})
-        widths: dict[int, int] = {}
-        for layer, neuron in units:
+        for layer, _ in units:
             if not 0 <= layer < inputs.model.layers:
                 raise UserError(
                     f"experiment.units: there is no layer {layer}; this model has layers 0 to {inputs.model.layers - 1}"
                 )
-            if layer not in widths:
-                (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), site, layer).values()
-                widths[layer] = values.shape[-1]
-            if not 0 <= neuron < widths[layer]:
-                raise UserError(
-                    f"experiment.units: there is no neuron {neuron} in layer {layer}; {site} has neurons 0 to "
-                    f"{widths[layer] - 1} there"
-                )
+        check_neurons(inputs.model.network, self.options.site, units, "experiment.units")
         return tuple(units)
 
     def _own_starts(self, inputs: Inputs, unit: Unit, vocabulary: int) -> np.ndarray | None:
@@ -271,7 +261,3 @@ def _as_text(ids: np.ndarray) -> Tokens:
 
 def _hash(values: np.ndarray) -> str:
     return hashlib.sha256(values.tobytes()).hexdigest()
-
-
-def _counted(units: int) -> str:
-    return "1 unit" if units == 1 else f"{units} units"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurexp.engine.ascent import Ascent, Unit
+from neurexp.engine.ascent import Ascent
+from neurexp.engine.one_unit import Unit
 from neurexp.engine.reducers.by_unit import ByUnit
 from neurexp.engine.reducers.moments import Moments
 from neurexp.engine.reducers.unit_values import UnitValues

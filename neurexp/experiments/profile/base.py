@@ -56,11 +56,7 @@ class Profile(Experiment[ProfilePlan]):
         skipped, split, value_counts = options.skip_positions, grouping.split, grouping.value_counts
         if split is None:
             raise UserError(f"dataset.tokens: no token of this text has a {covariate.noun}; give more text")
-        reference = "the counts of the tokenizer's training text"
-        reference_counts = model.token_counts
-        if reference_counts is None:
-            reference = "the counts of this very text"
-            reference_counts = np.bincount(tokens.input_ids[tokens.valid], minlength=len(starts))
+        reference_counts, reference = inputs.reference_counts
         groups = SPECIAL + 1 + (skipped > 0)
         group_of_value = np.append(split.group(np.arange(len(value_counts))), SPECIAL)  # −1 is the last
         design = Design(
@@ -115,7 +111,7 @@ class Profile(Experiment[ProfilePlan]):
             split=split,
             value_counts=value_counts,
             special=int(tokens.valid.sum() - (grouping.values != UNDEFINED).sum()),
-            reference=reference,
+            reference=f"the counts of {reference}",
         )
 
     def token_groups(self, inputs: Inputs) -> dict[str, TokenGroup]:

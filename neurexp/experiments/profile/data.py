@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 
-from neurexp.engine.reducers.base import Reducer
 from neurexp.engine.reducers.histogram import Histogram
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
@@ -62,7 +61,7 @@ class ProfileData:
         (reducers,) = results.values()
         histogram, design = reducers["histogram"], plan.design
         assert isinstance(histogram, Histogram)
-        gram = _arrays(reducers["gram"])
+        gram = reducers["gram"].arrays()
         group, squared = design.columns["group"], design.columns["group"].start - design.squared.start
         groups = GroupSums(
             count=np.diag(gram["zz"])[group].round().astype(np.int64),
@@ -78,7 +77,7 @@ class ProfileData:
             categories=design.categories,
             centre=design.centre,
         )
-        return cls(options, plan, sums, groups, _arrays(histogram)["counts"], histogram.edges.numpy())
+        return cls(options, plan, sums, groups, histogram.arrays()["counts"], histogram.edges.numpy())
 
     @property
     def covariate(self) -> Covariate:
@@ -109,8 +108,3 @@ class ProfileData:
     def tokens(self) -> int:
         """How many tokens have a value, and were not skipped."""
         return int(self.plan.value_counts.sum())
-
-
-def _arrays(reducer: Reducer) -> dict[str, np.ndarray]:
-    """A reducer's state; on a CPU not a copy, which would be the peak of the whole pass."""
-    return {name: getattr(reducer, name).detach().cpu().numpy() for name in reducer.summed + reducer.calibrated}

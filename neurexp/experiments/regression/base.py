@@ -4,23 +4,21 @@ A subclass says which comparisons there are (`choose`), and which of them decide
 comparisons share are captured once. Knows no statistic and no figure.
 """
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.rows import Rows
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
+from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.contrast.data import TextRows
 from neurexp.experiments.regression.data import FEWEST, Comparison, Options, RegressionData, RegressionPlan, Verdict
 from neurexp.experiments.regression.report import write
-from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.report.report import Report
 from neurexp.text.spans import Selection, excerpt
 from neurexp.text.tokens import Tokens
@@ -101,23 +99,10 @@ class Regression(Experiment[RegressionPlan]):
     def _pass(self, spans: np.ndarray, text: Tokens, inputs: Inputs, layers: tuple[int, ...]) -> Pass:
         """The pass that captures the rows `[rows, 3]`. Sequences without a row are not run."""
         needed, sequence = np.unique(spans[:, 0], return_inverse=True)
-        spans = np.stack([sequence.reshape(-1), spans[:, 1], spans[:, 2]]).astype("<i8")
-        pooling = self.options.pooling
-        return Pass(
-            name="text",
-            tokens=replace(text, input_ids=text.input_ids[needed], valid=text.valid[needed]),
-            site=self.options.site,
-            layers=layers,
-            reducers=lambda: {"rows": Rows(*torch.from_numpy(spans.astype(np.int64)), pooling=pooling)},
-            key={
-                "pooling": pooling,
-                "tokenizer": hash_of_tokenizer(inputs.model.tokenizer),
-                "spans": hashlib.sha256(spans.tobytes()).hexdigest(),
-            },
-            label=f"Text: {spans.shape[1]} rows",
-            distributed=False,
-            cacheable=True,
-        )
+        spans = np.stack([sequence.reshape(-1), spans[:, 1], spans[:, 2]])
+        used = replace(text, input_ids=text.input_ids[needed], valid=text.valid[needed])
+        label = f"Text: {spans.shape[1]} rows"
+        return rows_pass("text", used, spans, inputs, self.options.site, layers, label, self.options.pooling)
 
 
 def _check_size(comparison: Comparison, text: Tokens) -> None:

@@ -122,8 +122,8 @@ def _of_property(name: str) -> dict[str, str]:
             "0 and the spread of shuffled types, by Student's t",
             f"ev_{name}": f"explained variance, cross-validated: {meaning}. Σ over types of share · (mean in one half "
             "of the sample − mean of all) · (the same in the other half), over the neuron's variance, from "
-            f"{PROJECTIONS} projections on random signs. Noise does not add up in it, and it may be negative; layers: "
-            "the mean over neurons",
+            f"{PROJECTIONS} projections on random signs. Noise does not add up in it, and it may be negative. A type "
+            "that is in one half only adds nothing, so in a short text it is too small; layers: the mean over neurons",
         }
     else:
         text = {

@@ -20,7 +20,6 @@ from neurexp.text.vocabulary import token_texts
 
 ENDS = ("top", "bottom")
 LEAST_IN_HALF = 32  # counted tokens of each half of the sample; with fewer, nothing is explained
-SCALE = 100  # of the levels: the activation of the context's own token
 ONLY = "text"
 
 
@@ -88,7 +87,7 @@ class TopContextsData:
         extremes, moments = reducers["extremes"], reducers["moments"]
         assert isinstance(extremes, Extremes)
         assert isinstance(moments, Moments)
-        gram = _arrays(reducers["properties"])
+        gram = reducers["properties"].arrays()
         gram.pop("magnitudes")
         values, places, levels = (one.cpu().numpy() for one in (extremes.values, extremes.places, extremes.levels))
         return cls(
@@ -97,9 +96,9 @@ class TopContextsData:
             values,
             places,
             levels,
-            moments_of(**_arrays(moments)),
+            moments_of(**moments.arrays()),
             PropertySums(plan.design, **gram),
-            _arrays(reducers["histogram"]) if "histogram" in reducers else {},
+            reducers["histogram"].arrays() if "histogram" in reducers else {},
             None if "maxima" not in reducers else _winners(options, plan, reducers["maxima"]),
         )
 
@@ -181,8 +180,3 @@ def _winners(options: Options, plan: TopContextsPlan, maxima: Reducer) -> Draws:
         options.batch_sequences,
         plan.inputs.seed,
     )
-
-
-def _arrays(reducer: Reducer) -> dict[str, np.ndarray]:
-    """A reducer's state; on a CPU not a copy."""
-    return {name: getattr(reducer, name).detach().cpu().numpy() for name in reducer.summed + reducer.calibrated}

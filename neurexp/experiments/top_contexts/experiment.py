@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurexp.engine.notebook import capture
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.base import Reducer
 from neurexp.engine.reducers.extremes import Extremes
@@ -21,12 +20,13 @@ from neurexp.engine.reducers.neuron_histogram import NeuronHistogram
 from neurexp.engine.reducers.sequence_maxima import SequenceMaxima
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
+from neurexp.experiments.named_neurons import check_neurons, is_pairs
 from neurexp.experiments.top_contexts.data import ONLY, Options, TopContextsData, TopContextsPlan
 from neurexp.experiments.top_contexts.design import Design, values_of_types
 from neurexp.experiments.top_contexts.report import write
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.report.report import Report
-from neurexp.text.vocabulary import UNDEFINED, token_lengths, vocabulary_size
+from neurexp.text.vocabulary import UNDEFINED, token_lengths
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,7 @@ class TopContexts(Experiment[TopContextsPlan]):
 
     def prepare(self, inputs: Inputs) -> TopContextsPlan:
         model, tokens, options = inputs.model, inputs.text, self.options
-        layers, vocabulary = inputs.layers(options.layer), vocabulary_size(model.tokenizer)
-        length = tokens.valid.shape[1]
+        layers, length = inputs.layers(options.layer), tokens.valid.shape[1]
         if options.skip_positions >= length:
             given = options.skip_positions
             raise UserError(f"experiment.skip_positions={given}: give a whole number from 0 to {length - 1}")
@@ -69,10 +68,7 @@ class TopContexts(Experiment[TopContextsPlan]):
                 "experiment.k=%d: only %d of the text's tokens count, so the highest and the lowest activations share "
                 "tokens; give more of the text, or k=%d or less", options.k, count, max(1, count // 2)
             )  # fmt: skip
-        reference, reference_counts = "the counts of the tokenizer's training text", model.token_counts
-        if reference_counts is None:
-            reference = "the counts of this very text"
-            reference_counts = np.bincount(tokens.input_ids[tokens.valid], minlength=vocabulary)
+        reference_counts, reference = inputs.reference_counts
         values = values_of_types(model.tokenizer, reference_counts)
         design = Design(tokens, counted, values, options.property_tokens, options.permutations, inputs.seed)
         units = self._units(inputs, layers)
@@ -126,25 +122,21 @@ class TopContexts(Experiment[TopContextsPlan]):
             layers=layers,
             counted=counted,
             design=design,
-            reference=reference,
+            reference=f"the counts of {reference}",
             units=units,
         )
 
     def _units(self, inputs: Inputs, layers: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """The neurons of `experiment.winners`, by layer. Raises UserError if there is no such neuron."""
-        site, network = self.options.site, inputs.model.network
-        for layer, neuron in self.winners:
+        for layer, _ in self.winners:
             if layer not in layers:
                 raise UserError(
                     f"experiment.winners={self.options.winners}: layer {layer} is not run; give neurons of the layers "
                     f"{', '.join(map(str, layers))}"
                 )
-            (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), site, layer).values()
-            if neuron >= values.shape[-1]:
-                raise UserError(
-                    f"experiment.winners={self.options.winners}: there is no neuron {neuron} in layer {layer}; {site} "
-                    f"has neurons 0 to {values.shape[-1] - 1} there"
-                )
+        check_neurons(
+            inputs.model.network, self.options.site, self.winners, f"experiment.winners={self.options.winners}"
+        )
         return tuple(sorted(self.winners))
 
     def analyse(self, plan: TopContextsPlan, results: Results) -> Report:
@@ -154,10 +146,7 @@ class TopContexts(Experiment[TopContextsPlan]):
 def _pairs(given: Any) -> list[tuple[int, int]]:
     """The option `winners`: layers and neurons. Raises UserError for anything else."""
     pairs = [] if given is None else given
-    if not isinstance(pairs, list) or not all(
-        isinstance(one, list) and len(one) == 2 and all(type(part) is int and part >= 0 for part in one)
-        for one in pairs
-    ):
+    if not is_pairs(pairs):
         raise UserError(
             f"experiment.winners={given}: give pairs of a layer and a neuron, such as [[2,345],[6,5]], or null"
         )

@@ -10,6 +10,7 @@ from neurexp.experiments.top_contexts.data import ENDS, LEAST_IN_HALF, TopContex
 from neurexp.experiments.top_contexts.design import PROJECTIONS, PROPERTIES, SIMPLE
 from neurexp.experiments.top_contexts.labels import LABELS, NONE, WORDS
 from neurexp.report.report import Table
+from neurexp.report.words import number_of
 from neurexp.stats.concentration import MOST_ITEMS
 
 NAMED = 0.005  # a label of a smaller share is not named
@@ -31,14 +32,14 @@ def findings_of(data: TopContextsData, analysis: Analysis) -> list[str]:
     if data.cross_validated:
         lines = [_labels(len(neurons["neuron"]), metrics), *_explained(metrics)]
     else:
-        first, second = (_counted(int(count), "token") for count in data.plan.design.counts.sum(1))
+        first, second = (number_of(int(count), "token") for count in data.plan.design.counts.sum(1))
         lines = [
             f"The halves of the sample have {first} and {second} that count: too few to cross-validate what explains "
             f"a neuron ({LEAST_IN_HALF} each at least), so no neuron has a label. Give more of the text."
         ]
     if data.tokens < 2 * data.options.k:
         lines.append(
-            f"Only {_counted(data.tokens, 'token')} of the text count, fewer than twice {data.options.k}: the highest "
+            f"Only {number_of(data.tokens, 'token')} of the text count, fewer than twice {data.options.k}: the highest "
             "and the lowest activations of a neuron share tokens."
         )
     lines += [_concentration(data, end, metrics) for end in ENDS]
@@ -76,11 +77,11 @@ def _labels(neurons: int, metrics: dict[str, float]) -> str:
     shares = {label: metrics[f"share_{label}"] for label in LABELS if label != NONE}
     named = sorted((label for label in shares if shares[label] >= NAMED), key=lambda label: -shares[label])
     line = (
-        f"For {metrics[f'share_{NONE}']:.1%} of the {_counted(neurons, 'neuron')}, none of these properties of a token "
-        "is shown to explain 5 % of the variance (q < 0.05)."
+        f"For {metrics[f'share_{NONE}']:.1%} of the {number_of(neurons, 'neuron')}, none of these properties of a "
+        "token is shown to explain 5 % of the variance (q < 0.05)."
     )
     if constant := int(metrics["neurons_constant"]):
-        line += f" Among them {'is' if constant == 1 else 'are'} {_counted(constant, 'neuron')} with one activation "
+        line += f" Among them {'is' if constant == 1 else 'are'} {number_of(constant, 'neuron')} with one activation "
         line += "at all tokens."
     if named:
         told = ", ".join(f"{WORDS[label]} for {shares[label]:.1%}" for label in named)
@@ -94,8 +95,8 @@ def _concentration(data: TopContextsData, end: str, metrics: dict[str, float]) -
     cut = ""
     if without:
         cut = (
-            f" For {_counted(without, 'neuron')}, the {which} activation is shared by more tokens than are kept, or by "
-            "all: their contexts there are the first of the text, and are left out of these numbers."
+            f" For {number_of(without, 'neuron')}, the {which} activation is shared by more tokens than are kept, or "
+            "by all: their contexts there are the first of the text, and are left out of these numbers."
         )
     if f"{end}_share_mean" not in metrics:
         return f"No neuron has a token with a {which} activation of its own.{cut}"
@@ -105,10 +106,6 @@ def _concentration(data: TopContextsData, end: str, metrics: dict[str, float]) -
         f"(means over neurons); {metrics[f'share_concentrated_{end}']:.1%} of the neurons are more concentrated than "
         f"chance (q < 0.05).{cut}"
     )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _strongest(neurons: Table) -> list[str]:

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from neurexp.engine.reducers.places import SCALE
 from neurexp.experiments.promoted import promoted_tokens, table_of
-from neurexp.experiments.top_contexts.data import ENDS, SCALE, TopContextsData
+from neurexp.experiments.top_contexts.data import ENDS, TopContextsData
 from neurexp.experiments.top_contexts.winners import table_of as table_of_winners
 from neurexp.report.report import Table
 from neurexp.text.characters import token_bytes

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurexp.report.report import Table
+from neurexp.report.words import number_of
 
 
 @dataclass(frozen=True)
@@ -110,19 +111,15 @@ def findings_of(draws: Draws, table: Table) -> list[str]:
         occurrences = int(table["occurrences"][first])
         lines.append(
             f"Neuron {layer}.{neuron}: {table['token'][first]!r} has the highest activation in "
-            f"{table['win_share'][first]:.1%} of {_counted(batches, 'random batch')} of "
-            f"{_counted(draws.in_batch, 'sequence')}, but from "
-            f"only {_counted(int(table['places'][first]), 'place')} of the text. It occurs {_times(occurrences)} "
+            f"{table['win_share'][first]:.1%} of {number_of(batches, 'random batch')} of "
+            f"{number_of(draws.in_batch, 'sequence')}, but from "
+            f"only {number_of(int(table['places'][first]), 'place')} of the text. It occurs {_times(occurrences)} "
             f"({table['occurrence_share'][first]:.2%} of the tokens). Batches share their sequences: each sequence is "
             f"in {draws.in_batch / draws.sequences:.1%} of them. All wins come from "
-            f"{_counted(len(counts), 'place')}, and {counts.max() / batches:.1%} of the batches are won by one place. "
+            f"{number_of(len(counts), 'place')}, and {counts.max() / batches:.1%} of the batches are won by one place. "
             "So wins say which activations are the highest, not how often a token excites the neuron."
         )
     return lines
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}{'es' if what.endswith('ch') else 's'}"
 
 
 def _times(count: int) -> str:

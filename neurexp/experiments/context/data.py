@@ -1,0 +1,83 @@
+"""The plan of context before its passes, and its data after them. Knows no sentence and no statistic."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurexp.engine.reducers.rows import Rows
+from neurexp.experiments import base
+from neurexp.experiments.base import Plan, Results
+
+FEWEST = 8  # items of a comparison, and types with several occurrences
+BINS = 8  # of positions, with equal numbers of the text's tokens
+NAMED = 5  # neurons at each end, and words that are left out, in the findings
+PARTS = ("type", "position", "context")
+PASSES = ("alone", "text")
+
+
+@dataclass
+class Options(base.Options):
+    """The options of conf/experiment/context.yaml."""
+
+    tokens: int = 200
+    types: int = 300
+    occurrences: int = 4
+    neutral: str = "\n"
+    prompt: str | None = None
+    generated: int = 2000
+    permutations: int = 499
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same items in two places: rows of the pass `alone`, and rows of it or of the pass `text`."""
+
+    x: np.ndarray  # [items] rows of `alone`
+    y: np.ndarray  # [items] rows of `y_rows_of`
+    y_rows_of: str
+    texts: Sequence[str]  # of the items
+    x_is: str  # what x is, as it stands in a sentence
+    y_is: str
+    title: str  # of its panel
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextPlan(Plan):
+    """What the analysis needs beside the passes. The rows of the pass `text` are those of `place`, in its order."""
+
+    layers: tuple[int, ...]
+    comparisons: Mapping[str, Comparison]
+    chosen: Mapping[str, slice]  # rows of the pass `text`: "tokens", "repeated" and "first"
+    place: tuple[np.ndarray, np.ndarray]  # sequence and column of each row of the pass `text`
+    types: np.ndarray  # [repeated] number of each row's type, from 0
+    bins: np.ndarray  # [repeated] number of each row's bin of positions
+    words: Mapping[str, str]  # word → why it is left out, or ""
+    about: str  # the first finding
+
+
+@dataclass(frozen=True)
+class ContextData:
+    """Everything that the analysis needs: the options, the plan, and the captured rows of both passes."""
+
+    options: Options
+    plan: ContextPlan
+    captured: Mapping[str, Rows]  # by pass
+
+    @classmethod
+    def of(cls, options: Options, plan: ContextPlan, results: Results) -> "ContextData":
+        """Joins a plan with the results of its passes."""
+        captured: dict[str, Rows] = {}
+        for name in PASSES:
+            rows = results[name]["rows"]
+            assert isinstance(rows, Rows)
+            captured[name] = rows
+        return cls(options, plan, captured)
+
+    def rows(self, name: str, site: int) -> np.ndarray:
+        """The rows of a pass in one layer, `[rows, neurons]` float32; `site` is the index of the layer in the plan."""
+        return self.captured[name].rows(site).numpy()
+
+    def pair(self, comparison: Comparison, site: int) -> tuple[np.ndarray, np.ndarray]:
+        """x and y of a comparison in one layer, `[items, neurons]` float32 each."""
+        return self.rows("alone", site)[comparison.x], self.rows(comparison.y_rows_of, site)[comparison.y]

@@ -1,0 +1,42 @@
+"""Neurons that a user names, as pairs of a layer and a neuron. Knows no kind of experiment."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from neurexp.engine.notebook import capture
+from neurexp.errors import UserError
+
+
+def is_pairs(value: Any) -> bool:
+    """Whether an option's value is a list of pairs of whole numbers, `[[LAYER,NEURON],…]`, or an empty list."""
+    return isinstance(value, list) and all(
+        isinstance(one, list) and len(one) == 2 and all(type(part) is int and part >= 0 for part in one)
+        for one in value
+    )
+
+
+def check_neurons(network: PreTrainedModel, site: str, pairs: Iterable[tuple[int, int]], given: str) -> None:
+    """Checks that a site has the named neurons.
+
+    Args:
+        network: a Hugging Face model with or without its head.
+        site: `MLP`, `NEURON`, …
+        pairs: layer, which the model has, and neuron of each.
+        given: the option, as messages begin with it.
+
+    Raises:
+        UserError: the site has fewer neurons in one of the layers.
+    """
+    highest: dict[int, int] = {}
+    for layer, neuron in pairs:
+        highest[int(layer)] = max(int(neuron), highest.get(int(layer), 0))
+    for layer, neuron in highest.items():
+        (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), site, layer).values()
+        if neuron >= values.shape[-1]:
+            raise UserError(
+                f"{given}: there is no neuron {neuron} in layer {layer}; {site} has neurons 0 to "
+                f"{values.shape[-1] - 1} there"
+            )
