@@ -14,6 +14,7 @@ from neurexp.engine.one_unit import unit_of_embeddings
 from neurexp.errors import UserError
 from neurexp.experiments.optimisation import Optimisation
 from neurexp.models.sites import find_sites
+from neurexp.stats.optima import compare_repeats
 from neurexp.text.tokens import Tokens
 
 
@@ -150,6 +151,19 @@ def test_the_numbers_of_a_unit_are_those_of_its_tables(run):
     assert np.allclose(neurons["embedding_activation"], curves[..., -1].mean(1), rtol=1e-5)
     assert report.metrics["share_best_data"] + report.metrics["share_best_discrete"] <= 1
     assert any(f"NEURON 0.{PLANTED}: " in line for line in report.findings)
+
+
+def test_random_tokens_are_as_frequent_as_the_decoded_ones_and_repeats_are_against_random_directions(run):
+    _, results, report = run
+    octave = np.floor(np.log2(np.maximum(np.bincount(text().input_ids.ravel(), minlength=WORDS + 1), 0.5)))
+    assert len(set(octave[1:])) > 1
+    strings, pool = report.tables["strings"], results["ascent"]["found"].of(None, "direction_ids").numpy()
+    for index, unit in enumerate((PLANTED, 5)):
+        decoded = results["ascent"]["found"].of(index, "ids").numpy()
+        rows = np.flatnonzero((strings["neuron"] == unit) & (strings["source"] == "random"))
+        for ids, start in zip(ids_of(strings, rows), strings["start"][rows], strict=True):
+            assert (octave[ids] == octave[decoded[start]]).all()
+        assert report.neurons["p_repeats"][index] == compare_repeats(decoded, pool, WORDS, 999, 0).p
 
 
 def test_decoded_tokens_are_the_nearest_of_all_that_are_not_special(run, model):
