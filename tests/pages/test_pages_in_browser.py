@@ -237,6 +237,15 @@ def test_the_search_finds_the_token_that_a_neuron_fires_on(screen):
     assert [one.get_property("textContent") for one in peaks] == [" dog"] * 4
 
 
+def test_the_search_looks_at_every_top_context(screen):
+    rows = top_tokens(screen.made.small)
+    for place in range(4):  # a word that some neuron has at this rank alone
+        word = next(row[place] for row in rows if row[place].strip().isalpha() and row.count(row[place]) == 1)
+        screen.open()
+        screen.search(f'"{word.replace(" ", "␣")}"')
+        screen.see_status(f"{sum(word in row for row in rows) * COPIES:,} of 100,000 neurons")
+
+
 def test_a_link_opens_a_card_and_back_comes_to_the_same_list(screen):
     screen.open("#/?q=mean%3E1&sort=-mean")
     screen.until("a filtered list", lambda: screen.see("#status").text not in ("", "100,000 of 100,000 neurons"))
