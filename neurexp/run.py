@@ -2,9 +2,9 @@
 
     run = neurexp.run("token_length", model="mini", dataset="pydoc", **{"experiment.control": "random"})
 
-This module is callable (`lazy.make_callable`). A call takes the way of the command line: Hydra composes the options, and
-`runs.driver` runs them. What the command line may change for good, because its process ends with it, is as before after
-a call: Hydra's state, loggers, warnings, the standard streams and PyTorch's threads. Imports nothing heavy.
+This module is callable (`lazy.make_callable`). A call takes the way of the command line: Hydra composes the options,
+and `runs.driver` runs them. The command line may change its process for good; after a call all is as before: Hydra's
+state, loggers, warnings, the standard streams and PyTorch's threads. Imports nothing heavy.
 """
 
 import sys
@@ -25,11 +25,15 @@ _one_at_a_time = threading.RLock()  # Hydra's state and the loggers are the whol
 
 
 def run(
-    experiment: str | None = None, *, overrides: Sequence[str] = (), config_dir: str | Path | None = None, **options: Any
+    experiment: str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    config_dir: str | Path | None = None,
+    **options: Any,
 ) -> "Run":
     """Runs an experiment as `python -m neurexp` does, and opens the finished run.
 
-        neurexp.run("token_length", model="mini", dataset="pydoc", **{"dataset.tokens": 4096, "experiment.layer": [1, 2]})
+        neurexp.run("token_length", model="mini", dataset="pydoc", **{"dataset.tokens": 4096, "run.seed": 3})
 
     It prints its progress, the findings and where the run folder is. Calls in several threads run one after the other.
 
@@ -59,13 +63,12 @@ def _checked(overrides: Sequence[str]) -> list[str]:
     from neurexp.errors import UserError
 
     if isinstance(overrides, str) or not all(isinstance(one, str) for one in overrides):
-        raise UserError(f"overrides={overrides!r}: give a list of texts, as [\"run.seed=3\"]")
+        raise UserError(f'overrides={overrides!r}: give a list of texts, as ["run.seed=3"]')
     for one in overrides:
+        if one in ("-m", "--multirun"):
+            raise UserError(f"overrides: {one}: sweeps are for the command line; from Python, call run in a loop")
         if one.startswith("-"):
-            hint = "sweeps are for the command line; from Python, call run in a loop" if one in ("-m", "--multirun") else (
-                "give options only, as run.seed=3"
-            )
-            raise UserError(f"overrides: {one}: {hint}")
+            raise UserError(f"overrides: {one}: give options only, as run.seed=3")
     return list(overrides)
 
 
@@ -73,7 +76,7 @@ def _run(arguments: list[str], config_dir: str | Path | None) -> Path:
     """Runs an experiment with these overrides. Returns its folder."""
     with _hydra(config_dir) as hydra:
         from hydra.core.hydra_config import HydraConfig
-        from omegaconf import DictConfig, OmegaConf
+        from omegaconf import DictConfig
 
         from neurexp import cli
         from neurexp.config.mistakes import explain
@@ -95,7 +98,7 @@ def _run(arguments: list[str], config_dir: str | Path | None) -> Path:
 
             settings = HydraConfig.get()
             folder = Path(settings.runtime.output_dir)
-            shows = bool(OmegaConf.select(settings, "job_logging.root.handlers"))  # hydra/job_logging=disabled
+            shows = bool(settings.job_logging["root"].get("handlers"))  # none with hydra/job_logging=disabled
             try:
                 with terminal.own_log(folder / LOG, shows), _torch_as_before():
                     driver.run(config, folder)
@@ -160,7 +163,12 @@ def _hydra(config_dir: str | Path | None) -> "Iterator[Hydra]":
     from neurexp.config.schema import CONFIG_FOLDER, register_schema
     from neurexp.errors import UserError
 
-    whole, base, runtime, store = (one.instance() for one in (GlobalHydra, VersionBase, JobRuntime, ConfigStore))
+    whole, base, runtime, store = (
+        GlobalHydra.instance(),
+        VersionBase.instance(),
+        JobRuntime.instance(),
+        ConfigStore.instance(),
+    )
     known = whole.hydra, base.version_base, runtime.conf, dict(vars(store)), dict(store.repo)
     resolvers = dict(BaseContainer._resolvers)
     if config_dir is not None and not Path(config_dir).expanduser().is_dir():

@@ -48,4 +48,6 @@ def _written(name: str, value: Any) -> str:
         return value
     if value is None or isinstance(value, bool | int | float | str):
         return quoted(value)
-    raise UserError(f"{name}={value!r}: a {type(value).__name__} is no value of an option; give a number, a text or a list")
+    raise UserError(
+        f"{name}={value!r}: a {type(value).__name__} is no value of an option; give a number, a text or a list"
+    )
