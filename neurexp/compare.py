@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 
 def compare(
-    runs: "Sequence[Run | str | Path]", uri: str | None = None, outputs: str | Path = "outputs"
+    runs: "Sequence[Run | str | Path]",
+    uri: str | None = None,
+    outputs: str | Path = "outputs",
+    lead: float = 1.0,
+    by: Sequence[str] = (),
 ) -> "Comparison":
-    """Compares finished runs of one experiment: findings, tables and figures. See `runs.comparison.compare`."""
+    """Compares finished runs: findings, tables and figures. See `runs.comparison.compare`."""
     from neurexp.runs.comparison import compare as compared
 
-    return compared(runs, uri, outputs)
+    return compared(runs, uri, outputs, lead, by)
 
 
 make_callable(__name__, compare)

@@ -73,16 +73,24 @@ class Comparison:
         return as_html(heading, places, self.findings, None, self.report.columns, self.figures)
 
 
-def compare(runs: Sequence[Run | str | Path], uri: str | None = None, outputs: str | Path = "outputs") -> Comparison:
-    """Compares finished runs of one experiment.
+def compare(
+    runs: Sequence[Run | str | Path],
+    uri: str | None = None,
+    outputs: str | Path = "outputs",
+    lead: float = 1.0,
+    by: Sequence[str] = (),
+) -> Comparison:
+    """Compares finished runs: the neurons that lead in several, and runs of one experiment by layers.
 
     Args:
         runs: opened runs, run folders, or ids in MLflow; two or more.
         uri: of the MLflow store of the ids; MLFLOW_TRACKING_URI, or the one in `outputs`, if not given.
         outputs: the folder of all outputs.
+        lead: per cent of a layer's neurons, the largest by |statistic|, that lead in a run.
+        by: the statistic: a column for all runs, or one for each; a run's own if not given.
 
     Raises:
-        UserError: fewer than two runs, runs of different experiments, or a run that cannot be read.
+        UserError: fewer than two runs, runs that nothing can be compared of, or a run that cannot be read.
     """
     from neurexp.runs.compare import compare as compared
 
@@ -92,4 +100,5 @@ def compare(runs: Sequence[Run | str | Path], uri: str | None = None, outputs: s
     for run in opened:
         if not run.finished.neurons:
             raise UserError(f"compare: {run.finished.given} is a run of {run.experiment}, which has no neurons")
-    return Comparison(opened, compared([run.finished for run in opened]))
+    columns = (by,) if isinstance(by, str) else by
+    return Comparison(opened, compared([run.finished for run in opened], lead, columns))
