@@ -44,8 +44,8 @@ class Options(regression.Options):
 
     before: int = 90
     after: int = 10
-    occurrences: int = 15
-    verbs: int = 10
+    occurrences: int = 12
+    verbs: int = 6
 
 
 class Negation(regression.Regression):
