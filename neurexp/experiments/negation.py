@@ -12,7 +12,7 @@ The words and frames are in `text.negations`. A target in running text stands in
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,14 @@ POSITIVE, NEGATIVE, IN_PART = "positive words", "negative words", "words that ne
 class Options(regression.Options):
     """The options of conf/experiment/negation.yaml."""
 
+    site: Any = field(default_factory=lambda: ["MLP", "NEURON", "Q", "K", "V"])
     before: int = 90
     after: int = 10
+    rows: int = 120
     occurrences: int = 12
     verbs: int = 6
+    shuffles: int = 2
+    excerpt: int = 100
 
 
 class Negation(regression.Regression):

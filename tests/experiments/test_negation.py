@@ -52,7 +52,16 @@ def text(model):
 
 
 def options(**changes):
-    given = {"name": "negation", "plugin": "", "layer": 2, "shuffles": 2, "permutations": 300, "before": 20, "verbs": 6}
+    given = {
+        "name": "negation",
+        "plugin": "",
+        "site": "MLP",
+        "layer": 2,
+        "shuffles": 2,
+        "permutations": 300,
+        "before": 20,
+        "verbs": 6,
+    }
     return Options(**(given | changes))
 
 
