@@ -123,7 +123,9 @@ class Figures:
         return over_layers(
             self.plan.layers,
             {label: (self.layers[name], self.layers.get(null)) for name, (label, null) in self._over_layers.items()},
-            f"Most {self.verdict.what} are in layer {self.plan.layers[most]}: {share[most]:.1%} of its neurons",
+            f"Most {self.verdict.what} are in layer {self.plan.layers[most]}: {share[most]:.1%} of its neurons"
+            if share.any()
+            else f"No layer has {self.verdict.what}",
             f"{self.measured}; likelihood ratio, p < 0.05 / neurons of the layer; dashed: the same with the labels "
             "shuffled over word types (mean)",
         )
@@ -141,8 +143,8 @@ class Figures:
         return positions(
             table, [one.name for name, one in self.plan.comparisons.items() if name in table["comparison"]],
             f"Between the categories (0 and 1) lie {middles}",
-            f"{self.measured}; median over {count} {self.verdict.what}, with its 95 % bootstrap interval over words "
-            "and rows; a word of the categories stands between all others",
+            f"{self.measured}; median over the {self.verdict.what} ({count}), with its 95 % bootstrap interval over "
+            "words and rows; a word of the categories stands between all others",
         )  # fmt: skip
 
     def _heat(self) -> list[tuple[str, list[str], np.ndarray, np.ndarray]]:
