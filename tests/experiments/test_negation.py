@@ -232,7 +232,11 @@ def test_what_is_left_of_the_lectures_share(report):
     positive = lecture & (report.neurons["beta_lecture"] > 0)
     accuracy = report.neurons["accuracy_lecture"][positive].mean()
     assert report.layers["accuracy_positive_lecture"][0] == pytest.approx(accuracy)
-    assert f"and {(lecture & survives).sum() / lecture.sum():.1%} of these are negation neurons" in report.findings[1]
+    assert f"and {(lecture & survives).sum() / lecture.sum():.1%} are negation neurons" in report.findings[1]
+    words, verbs = (report.neurons[f"beta_{name}"] for name in ("words", "pairs"))
+    in_all = report.neurons["significant_words"] & report.neurons["significant_pairs"] & (words * verbs > 0)
+    np.testing.assert_array_equal(report.neurons["in_all"], in_all)
+    assert report.metrics["naive_in_all"] == pytest.approx((lecture & in_all).sum() / lecture.sum())
 
 
 def test_the_figures_are_drawn(report, draws=True):
