@@ -4,7 +4,9 @@ Rows of one word are no independent evidence. A test that shuffles rows takes th
 word and no model.
 """
 
+import math
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy import special
@@ -20,6 +22,7 @@ from neurexp.stats.chunks import (
 from neurexp.stats.hypothesis_tests import TestResult
 from neurexp.stats.rounding import FLAT, centred
 
+FEW_SPLITS = 200  # distinct splits of groups, up to which all of them are enumerated
 TIE = 1e-9  # relative: correlations as close as this are taken as equal
 
 
@@ -53,6 +56,29 @@ def shuffle_groups(labels: np.ndarray, groups: np.ndarray, random: np.random.Gen
     of_group = np.zeros(int(groups.max()) + 1, dtype=labels.dtype)
     of_group[groups] = labels
     return random.permutation(of_group)[groups]
+
+
+def splits_of_groups(labels: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Ways to label groups, as many of them 1 as in `labels`; the given one is the first, `[splits, groups]`.
+
+    If there are at most `FEW_SPLITS` distinct ones, these are all of them; otherwise the others are random shuffles.
+    With categories of equal size, exchanging them is no other split: of four and four groups there are 35.
+
+    Args:
+        labels: `[groups]`, 0 or 1.
+        draws: the number of shuffles.
+        seed: of the shuffles.
+    """
+    groups, ones = len(labels), int(labels.sum())
+    equal = 2 * ones == groups
+    if math.comb(groups, ones) // (1 + equal) > FEW_SPLITS:
+        random = np.random.default_rng(seed)
+        return np.stack([labels, *(random.permutation(labels) for _ in range(draws))])
+    every = np.zeros((math.comb(groups, ones), groups), dtype=labels.dtype)
+    for split, chosen in zip(every, combinations(range(groups), ones), strict=True):
+        split[list(chosen)] = 1
+    every = every[every[:, 0] == labels[0]] if equal else every
+    return np.concatenate([labels[None], every[(every != labels).any(1)]])
 
 
 @dataclass(frozen=True)
