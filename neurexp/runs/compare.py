@@ -1,33 +1,38 @@
 """Compares finished runs: `python -m neurexp.compare RUN RUN …`, each a run folder or an MLflow run id.
 
-Models of different depth are compared at relative depth. Reads run folders only, and knows no experiment: a run's
-`summary.json` names the statistic that summarises it. The comparison has a run folder and an MLflow run of its own.
+Runs of one model, whatever their experiments, are asked which neurons lead in several of them, against chance. Runs of
+one experiment are laid side by side by layers, models of different depth at relative depth. Reads run folders only,
+and knows no experiment: a run's `summary.json` names the statistic that summarises it. The comparison has a run folder
+and an MLflow run of its own.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-
-import numpy as np
 
 from neurexp.config.schema import Backend, TrackingConfig
 from neurexp.console import terminal
 from neurexp.errors import UserError, one_line, printable
 from neurexp.io import files
 from neurexp.report.finished import FinishedRun, read_finished
-from neurexp.report.folder import SUMMARY, definitions_in, write_figures, write_report
+from neurexp.report.folder import SUMMARY, write_figures, write_report
 from neurexp.report.report import Report
-from neurexp.runs.names import circumstances, names_of
+from neurexp.runs import agreement, by_layers
+from neurexp.runs.agreement_groups import groups_of
+from neurexp.runs.names import circumstances, labels_of, names_of
 from neurexp.tracking import tracker as tracking
 
 
-def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> FinishedRun:
+def read_run(given: str, uri: str | None, outputs: Path = Path("outputs"), tables: bool = True) -> FinishedRun:
     """Reads a run folder, or the artifacts of an MLflow run in the store `uri`, which are the same files.
 
-    If `uri` is not given, the store is that of MLFLOW_TRACKING_URI, else the one in `outputs`.
+    If `uri` is not given, the store is that of MLFLOW_TRACKING_URI, else the one in `outputs`. With `tables=False`, a
+    run without neurons is read too.
 
     Raises:
         UserError: neither a finished run's folder nor a run id.
@@ -41,117 +46,94 @@ def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> Fi
         ) from error
     if not is_folder:
         folder = tracking.download(given, uri, outputs.resolve())
-    return read_finished(folder, given, str(folder) if is_folder else f"MLflow run {given}")
+    return read_finished(folder, given, str(folder) if is_folder else f"MLflow run {given}", tables)
 
 
-def compare(runs: list[FinishedRun]) -> Report:
-    """Headlines and layer medians of the runs, side by side.
+def compare(runs: list[FinishedRun], lead: float = 1.0, by: Sequence[str] = ()) -> Report:
+    """The neurons that lead in several runs, against chance, and runs of one experiment by layers, side by side.
+
+    Neurons are compared among runs of the same model and site, whatever their experiments.
+
+    Args:
+        runs: finished runs.
+        lead: per cent of a layer's neurons, the largest by |statistic|, that lead in a run.
+        by: the statistic: a column for all runs, or one for each; a run's own, which its summary names, if not given.
 
     Raises:
-        UserError: fewer than two runs, or runs of different experiments.
+        UserError: fewer than two runs, a column that a run does not have, or runs that nothing can be compared of.
     """
-    experiments = {run.summary["experiment"] for run in runs}
-    runs = [part for run in runs for part in run.by_site()]
-    if len(runs) < 2:
+    if not 0 < lead < 100:
+        raise UserError(f"--lead {lead:g}: give per cent of a layer's neurons, above 0 and below 100")
+    if len(by) > 1 and len(by) != len(runs):
+        raise UserError(f"--by {','.join(by)}: give one column, or one for each of the {len(runs)} runs")
+    wanted = list(by) * (len(runs) if len(by) == 1 else 1) or [run.summary["statistic"] for run in runs]
+    parts = [(part, column) for run, column in zip(runs, wanted, strict=True) for part in run.by_site()]
+    if len(parts) < 2:
         raise UserError("compare: give two runs or more")
-    if len(experiments) > 1:
-        told = ", ".join(f"{run.place}: {run.summary['experiment']}" for run in runs)
-        raise UserError(f"compare: the runs are of different experiments ({told}); give runs of one")
-    column = runs[0].summary["statistic"]
-    for run in runs:
-        if column not in run.neurons:
-            raise UserError(
-                f"compare: {run.place} has no {column}, which sums {runs[0].place} up: they ask different questions; "
-                "give runs of the same question"
-            )
+    runs, columns = [part for part, _ in parts], [column for _, column in parts]
+    for run, column in parts:
+        if by and (column not in run.neurons or run.neurons[column].dtype.kind not in "biuf"):
+            numbers = ", ".join(name for name, values in run.neurons.items() if values.dtype.kind == "f")
+            raise UserError(f"--by {column}: {run.place} has no such column of numbers; it has {numbers}")
     summaries = [run.summary for run in runs]
-    names = names_of(summaries)
-    quartiles = [
-        np.array([np.nanquantile(row, (0.25, 0.5, 0.75)) if np.isfinite(row).any() else [np.nan] * 3 for row in rows])
-        for rows in (run.by_layer(column) for run in runs)
-    ]
-    shared = [key for key in runs[0].summary["metrics"] if all(key in run.summary["metrics"] for run in runs)]
-    metrics, columns = {}, {}
-    definitions = [definitions_in(run.folder) for run in runs]
-    for index, (run, name) in enumerate(zip(runs, names, strict=True)):
-        for key in shared:
-            metrics[f"{key}_{index}"] = run.summary["metrics"][key]
-            of_site = f"{(run.summary.get('options') or {}).get('experiment.site')}/{key}"  # in a run of several sites
-            meaning = definitions[index].get(key) or definitions[index].get(of_site, "")
-            columns[f"{key}_{index}"] = f"{key} of run {index} ({name}): {meaning}"
-    layers = {
-        "run": np.concatenate([np.full(len(run.depth), index) for index, run in enumerate(runs)]),
-        "name": np.repeat(names, [len(run.depth) for run in runs]),
-        "layer": np.concatenate([run.layers["layer"] for run in runs]),
-        "depth": np.concatenate([run.depth for run in runs]),
-        "q25": np.concatenate([rows[:, 0] for rows in quartiles]),
-        "median": np.concatenate([rows[:, 1] for rows in quartiles]),
-        "q75": np.concatenate([rows[:, 2] for rows in quartiles]),
-    }
-    columns |= {
-        "run": "index of the run, in the order given",
-        "name": "what the run is called: its model and dataset, and the options in which the runs differ",
-        "layer": "block index, from 0",
-        "depth": "layer / last layer of the model",
-        "q25": f"25 % quantile of {column} over the layer's neurons",
-        "median": f"median of {column} over the layer's neurons",
-        "q75": f"75 % quantile of {column} over the layer's neurons",
-    }
-    changed = [key for key in shared if len({run.summary["metrics"][key] for run in runs}) > 1]
-    findings = [f"Run {index}: {name}, {run.place}" for index, (run, name) in enumerate(zip(runs, names, strict=True))]
-    findings += [
-        f"Run {index} sums itself up by {run.summary['statistic']}; all are compared by {column}"
-        for index, run in enumerate(runs)
+    names, labels = names_of(summaries), labels_of(summaries)
+    groups = groups_of(runs, columns, lead)
+    told = [f"Run {index}: {name}, {run.place}" for index, (run, name) in enumerate(zip(runs, names, strict=True))]
+    told += [
+        f"Run {index} sums itself up by {run.summary['statistic']}; it is compared by {column}"
+        for index, (run, column) in enumerate(parts)
         if run.summary["statistic"] != column
     ]
     if different := circumstances(summaries):
-        findings.append("Circumstances that differ: " + "; ".join(different))
-    findings += [f"{key}: " + " | ".join(f"{run.summary['metrics'][key]:.4g}" for run in runs) for key in changed]
-    panels = [(name, list(run.layers["layer"]), run.by_layer(column)) for name, run in zip(names, runs, strict=True)]
-    overall = [float(np.nanmedian(np.abs(run.neurons[column]))) for run in runs]
-    finding = f"Median |{column}| over neurons: " + ", ".join(
-        f"{value:.3f} ({name})" for value, name in zip(overall, names, strict=True)
+        told.append("Circumstances that differ: " + "; ".join(different))
+    reports = []
+    experiments = {run.experiment for run in runs}
+    lacking = [run for run in runs if columns[0] not in run.neurons]
+    if len(experiments) == 1 and not lacking and len(set(by)) < 2:
+        reports.append(by_layers.report_of(runs, names, columns[0]))
+    if groups:
+        reports.append(agreement.report_of(groups, names, labels, lead))
+    if not reports:
+        raise UserError(_why_not(runs, experiments, lacking, columns[0]))
+    report = reports[0]
+    for other in reports[1:]:
+        report = replace(
+            report,
+            **{
+                name: getattr(report, name) | getattr(other, name)
+                for name in ("metrics", "columns", "tables", "figures")
+            },
+            findings=other.findings + report.findings,
+        )
+    return replace(report, findings=told + report.findings)
+
+
+def _why_not(runs: list[FinishedRun], experiments: set[str], lacking: list[FinishedRun], column: str) -> str:
+    if len(experiments) > 1:
+        told = ", ".join(f"{run.place}: {run.experiment}, {run.summary['setting']}" for run in runs)
+        return (
+            "compare: the runs are of different experiments, and no two of them are of one model (the same weights in "
+            f"the same number format) and one site with neurons in common ({told}); give runs of one model and site"
+        )
+    return (
+        f"compare: {lacking[0].place} has no {column}, which sums {runs[0].place} up: they ask different questions; "
+        "give runs of the same question"
     )
-    meanings = {one.get(column) or column for one in definitions}
-    detail = (
-        meanings.pop() if len(meanings) == 1 else f"{column}, which the runs define differently: see their columns.md"
-    )
-
-    def by_layer():
-        from neurexp.figures.profiles import density_by_layer
-
-        return density_by_layer(panels, finding, detail, column)
-
-    def as_map():
-        from neurexp.figures.profiles import density_map
-
-        return density_map(panels, finding, detail, column, depths=[run.depth for run in runs])
-
-    def overlaid():
-        from neurexp.figures.profiles import densities_at_depths
-
-        drawn = [(name, run.depth, run.by_layer(column)) for name, run in zip(names, runs, strict=True)]
-        return densities_at_depths(drawn, finding, f"the layer nearest to each relative depth; {detail}", column)
-
-    def over_depth():
-        from neurexp.figures.profiles import over_depth
-
-        drawn = {name: (run.depth, rows) for name, run, rows in zip(names, runs, quartiles, strict=True)}
-        return over_depth(drawn, finding, f"median and middle half over neurons; {detail}", column)
-
-    figures = {"densities": by_layer, "overlaid": overlaid}
-    if min(len(run.depth) for run in runs) > 1:  # a single layer makes no map
-        figures |= {"maps": as_map, "over_depth": over_depth}
-    return Report(findings, metrics, layers, {}, columns, column, figures=figures, step_column=None)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     terminal.prepare()
     parser = argparse.ArgumentParser(
-        prog="python -m neurexp.compare", description="Compare finished runs: headlines, densities and maps by layer."
+        prog="python -m neurexp.compare", description="Compare finished runs: neurons that lead in several, and layers."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder or an MLflow run id")
+    parser.add_argument(
+        "--lead", type=float, default=1, metavar="PERCENT", help="of a layer's neurons lead (default: 1)"
+    )
+    parser.add_argument(
+        "--by", metavar="COLUMN", help="of neurons.parquet, or COLUMN,COLUMN,… for each run (default: each run's own)"
+    )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where it goes (default: outputs)")
     parser.add_argument("--uri", help="MLflow store (default: MLFLOW_TRACKING_URI, or the one under --outputs)")
     parser.add_argument("--no-mlflow", action="store_true", help="leave the folder only")
@@ -166,8 +148,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     outputs = options.outputs.expanduser().resolve()
-    runs = [part for given in options.runs for part in read_run(given, options.uri, outputs).by_site()]
-    report = compare(runs)
+    given = [read_run(run, options.uri, outputs) for run in options.runs]
+    report = compare(given, options.lead, options.by.split(",") if options.by else ())
+    runs = [part for run in given for part in run.by_site()]
     folder = outputs / "compare" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     try:
         folder.mkdir(parents=True)
@@ -184,7 +167,7 @@ def _run(options: argparse.Namespace) -> None:
         write_figures(folder, report)
         summary = {
             "experiment": "compare",
-            "of": runs[0].summary["experiment"],
+            "of": ", ".join(dict.fromkeys(run.experiment for run in runs)),
             "runs": [
                 {"name": name, "setting": run.summary["setting"], "folder": run.place}
                 for name, run in zip(names, runs, strict=True)

@@ -21,21 +21,48 @@ CIRCUMSTANCES = ("git_commit", "git_dirty", "code_hash", "plugin_hash", "device_
 def names_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
     """A name for each run, all distinct: its title, and the options in which the runs differ.
 
-    Runs with equal options are distinguished by other facts (weights, text, code, versions), or else by their number.
+    The title has the experiment where runs are of several. Runs with equal options are distinguished by other facts
+    (weights, text, code, versions), or else by their number.
     """
-    options = [summary.get("options") or {} for summary in summaries]
-    different = [name for name in _different(options) if not _is_in_titles(name, options, summaries)]
-    names = [
-        ", ".join([summary["setting"], *pairs(one, different)]) for summary, one in zip(summaries, options, strict=True)
+    several = len({summary.get("experiment") for summary in summaries}) > 1
+    titles = [[one["experiment"], one["setting"]] if several else [one["setting"]] for one in summaries]
+    return _distinct(titles, summaries)
+
+
+def labels_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """The names without what all runs have in common, for figures whose foot says that."""
+    parts = [(one.get("experiment"), one["setting"]) for one in summaries]
+    titles = [
+        [str(part) for part, others in zip(one, zip(*parts, strict=True), strict=True) if len(set(others)) > 1]
+        for one in parts
     ]
+    return _distinct(titles, summaries)
+
+
+def _distinct(titles: Sequence[list[str]], summaries: Sequence[dict[str, Any]]) -> list[str]:
+    options = [summary.get("options") or {} for summary in summaries]
+    different = [name for name in _differing_options(summaries) if not _is_in_titles(name, options, summaries)]
+    names = [", ".join([*title, *pairs(one, different)]) for title, one in zip(titles, options, strict=True)]
     facts = [flat_facts(summary) for summary in summaries]
     for name in {name for name in names if names.count(name) > 1}:
         same = [index for index, other in enumerate(names) if other == name]
         known = _different([facts[index] for index in same])
         known.sort(key=lambda fact: FIRST.index(fact) if fact in FIRST else len(FIRST))
         for index in same:
-            names[index] = ", ".join([name, *pairs(facts[index], known[:1])])
-    return [name if names.count(name) == 1 else f"{name} (run {index})" for index, name in enumerate(names)]
+            names[index] = ", ".join(filter(None, [name, *pairs(facts[index], known[:1])]))
+    numbered = [f"{name} (run {index})" if name else f"run {index}" for index, name in enumerate(names)]
+    return [name if name and names.count(name) == 1 else other for name, other in zip(names, numbered, strict=True)]
+
+
+def _differing_options(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """Options in which runs differ. Those of an experiment are compared among its own runs only."""
+    options = [summary.get("options") or {} for summary in summaries]
+    different = _different(options)
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for summary, one in zip(summaries, options, strict=True):
+        alike.setdefault(str(summary.get("experiment")), []).append(one)
+    own = {name for one in alike.values() for name in _different(one)}
+    return [name for name in different if name in own or not name.startswith("experiment.")]
 
 
 def circumstances(summaries: Sequence[dict[str, Any]]) -> list[str]:

@@ -90,7 +90,9 @@ def compare(network, sites, ids, valid, batch_size=2):
     for index, expected in enumerate(by_autograd(network, sites, ids, valid)):
         for found, reference in zip(both.of(index), expected, strict=True):
             assert float(reference.abs().max()) > 0
-            assert difference(found, reference) <= 1e-10
+            # transformers computes GPT-Neo's attention in float32, whose rounding depends on the batch size
+            most = 1e-7 if network.config.model_type == "gpt_neo" else 1e-10
+            assert difference(found, reference) <= most
 
 
 @pytest.mark.parametrize(

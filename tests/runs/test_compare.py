@@ -54,10 +54,18 @@ def test_headlines_are_tabulated_for_every_run_and_defined(pair):
 def test_the_command_leaves_figures_tables_and_an_mlflow_run(pair, tmp_path, capsys):
     main([*map(str, pair), "--outputs", str(tmp_path)])
     (folder,) = (tmp_path / "compare").iterdir()
-    assert {"summary.json", "layers.parquet", "columns.json", "columns.md", "figures"} == {
-        file.name for file in folder.iterdir()
+    assert {file.name for file in folder.iterdir()} == {
+        "summary.json",
+        "layers.parquet",
+        "agreement.parquet",
+        "agreement_by_layer.parquet",
+        "agreed.parquet",
+        "columns.json",
+        "columns.md",
+        "figures",
     }
     assert {file.name for file in (folder / "figures").iterdir()} == {
+        "agreement.png",
         "densities.png",
         "maps.png",
         "over_depth.png",
@@ -95,12 +103,13 @@ def test_mistakes_are_one_line(pair, tmp_path, capsys):
     assert not (tmp_path / "compare").exists()
 
 
-def test_runs_of_different_experiments_are_refused(pair, tmp_path):
+def test_runs_of_different_experiments_and_models_are_refused(pair, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(pair[1], other)
     summary = json.loads((other / "summary.json").read_text())
+    summary["provenance"]["model_hash"] = "of another model"
     (other / "summary.json").write_text(json.dumps(summary | {"experiment": "grammar_tuning"}))
-    with pytest.raises(UserError, match="different experiments"):
+    with pytest.raises(UserError, match="different experiments, and no two of them are of one model"):
         compare([read_run(str(pair[0]), None), read_run(str(other), None)])
 
 
