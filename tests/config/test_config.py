@@ -41,6 +41,7 @@ CHOICES = {
         "grammar_tuning",
         "identities",
         "maximise",
+        "negation",
         "proper_nouns",
         "token_length",
         "top_contexts",

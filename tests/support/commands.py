@@ -37,6 +37,7 @@ PRELOADED = (
     "neurexp.experiments.intervention.figures",
     "neurexp.experiments.token_length",
     "neurexp.experiments.profile.figures",
+    "neurexp.experiments.negation",
     "neurexp.experiments.proper_nouns",
     "neurexp.figures.in_context",
     "neurexp.runs.driver",
