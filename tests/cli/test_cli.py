@@ -56,7 +56,6 @@ def test_help_lists_every_group_with_its_choices(cli, tmp_path):
         "dataset: fineweb, pydoc, text",
         "experiment: ablation, benchmark, categories, context, grammar_tuning, identities, maximise, negation, "
         "proper_nouns, token_length, top_contexts",
-        "token_length, top_contexts",
         "tracking: mlflow, off",
     ):
         assert line in lines

@@ -41,13 +41,13 @@ def _sentence_test(data: CategoryData, metrics: Metrics) -> str:
         f"neurons differ between the categories (Student's t, p < 0.05 / neurons of the layer). If the same {words} "
         f"words are split into two groups in any other way, {metrics['share_sentences_all_shuffled']:.1%} differ "
         f"({_p(metrics, 'share_sentences_all')}), where a valid test finds next to none. Over the {words} words "
-        f"{metrics['share_words_all']:.1%} differ (Welch), and {metrics['share_words_all_shuffled']:.1%} with other "
+        f"{metrics['share_words_all']:.2%} differ (Welch), and {metrics['share_words_all_shuffled']:.2%} with other "
         f"splits ({_p(metrics, 'share_words_all')})."
     )
 
 
 def _p(metrics: Metrics, name: str) -> str:
-    return f"as many in {metrics[f'{name}_p']:.0%} of all splits" if f"{name}_p" in metrics else "no other split"
+    return f"p = {metrics[f'{name}_p']:.3f} among all splits" if f"{name}_p" in metrics else "no other split"
 
 
 def _concordance(data: CategoryData, metrics: Metrics) -> list[str]:
