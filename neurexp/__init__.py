@@ -1,10 +1,13 @@
 """neurexp: what do the individual neurons of a language model respond to?
 
+run           an experiment, as on the command line: `run("token_length", model="mini", dataset="pydoc")` → a Run
+open_run      a finished run: its findings, tables and figures; `open_run(FOLDER).neuron(15, 276)` shows a neuron
+runs          the finished runs of a folder, as a table
+compare       several finished runs side by side
 load_model    a causal language model and its tokenizer: "mini" (embedded), a folder, or a Hub id
 capture       its activations at one site of every chosen layer: {"MLP_0": [sequences, length, neurons], …}
 Edit          activations of chosen neurons that are replaced: by zero, their mean, another token's value, …
 edited        a context in which a model runs with edits
-open_run      a finished run: `open_run(FOLDER).neuron(15, 276)` shows what is known of a neuron
 predictions   what a model predicts at every token, with and without edits: loss, divergence, rank
 Contrast      base of experiments that compare labelled rows; its options: ContrastOptions
 Profile       base of experiments that relate activations to a Covariate of tokens; its options: ProfileOptions
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from neurexp.experiments.profile import Covariate, Profile
     from neurexp.experiments.profile import Options as ProfileOptions
     from neurexp.models.load import load_model
+    from neurexp.run import run
+    from neurexp.runs.comparison import compare
+    from neurexp.runs.listing import runs
     from neurexp.runs.opened_run import Run, open_run
 
 # No library that we bring reports home unless the user asks it to.
@@ -53,10 +59,13 @@ __all__ = [
     "Run",
     "UserError",
     "capture",
+    "compare",
     "edited",
     "load_model",
     "open_run",
     "predictions",
+    "run",
+    "runs",
 ]
 
 _HOMES = {
@@ -75,9 +84,12 @@ _HOMES = {
     "Run": "neurexp.runs.opened_run",
     "UserError": "neurexp.errors",
     "capture": "neurexp.engine.notebook",
+    "compare": "neurexp.compare:",
     "edited": "neurexp.engine.edits",
     "load_model": "neurexp.models.load",
     "open_run": "neurexp.runs.opened_run",
     "predictions": "neurexp.engine.notebook",
+    "run": "neurexp.run:",
+    "runs": "neurexp.runs:",
 }
 __getattr__ = lazy(__name__, _HOMES)

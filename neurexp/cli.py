@@ -4,6 +4,7 @@ The run itself is in `runs.driver`. Imports nothing heavy: `--help`, `--cfg` and
 """
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -29,13 +30,14 @@ from neurexp.console import terminal
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
-from neurexp.report.folder import CHECKPOINTS, HYDRA, LOCK, NOTE, TRACEBACK
+from neurexp.report.folder import CHECKPOINTS, HYDRA, LOCK, LOG, NOTE, TRACEBACK
 from neurexp.runs import sweep as sweeps
 from neurexp.runs.sweep_job import Membership
 
 HELPERS_WAIT = 5  # seconds for process 0 to report a mistake first: torchrun ends all processes with the first
 LONGEST_NAME = 200  # characters of the varied options
 INTERRUPTED = 130  # the exit code
+SELDOM = 200_000, 30, 30  # objects and collections between Python's collections of cycles, by generation
 ONE_WISH = 0.3  # seconds: signals within it count as one, because a terminal and `torchrun` may both send one
 
 register_schema()
@@ -52,7 +54,7 @@ class ChooseRunFolder(Callback):
             with suppress(OmegaConfBaseException, OSError):
                 resume.choose_folder(config)
         except UserError as error:
-            _refuse(error)
+            raise Refused(error) from error
 
 
 class NoteSweep(Callback):
@@ -73,13 +75,15 @@ class NoteSweep(Callback):
                 sweeps.begin(folder, config)
                 type(self).folder = folder
         except UserError as error:
-            _refuse(error)
+            raise Refused(error) from error
 
 
-def _refuse(error: UserError) -> NoReturn:
-    """Ends the command from a callback, where Hydra would turn an exception into a warning."""
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(1)
+class Refused(BaseException):
+    """Carries a UserError out of a callback, where Hydra would turn an Exception into a warning."""
+
+    def __init__(self, error: UserError):
+        super().__init__(str(error))
+        self.error = error
 
 
 _failures: list[str] = []
@@ -112,15 +116,11 @@ def _job(config: DictConfig) -> None:
         if _heard:  # a library turned the interrupt into another error
             _tell_how_to_go_on(folder)
             raise KeyboardInterrupt from error
-        message = explain(error) if isinstance(error, UserError | OmegaConfBaseException) else None
+        message = mistake_of(error)
         if message is None:
             if processes.rank() > 0:
                 traceback.print_exc()  # its folder is temporary
-            with suppress(OSError):  # a full disk
-                (folder / TRACEBACK).write_text(traceback.format_exc(), "utf-8")
-            message = f"unexpected {type(error).__name__}: {one_line(error)}"
-            if (folder / TRACEBACK).exists():
-                message += f" (see {folder / TRACEBACK})"
+            message = keep_traceback(error, folder)
         if sweep is not None:
             sweeps.note_failure(sweep, number, message)
         if _wants_traceback():
@@ -131,21 +131,41 @@ def _job(config: DictConfig) -> None:
         print(f"error{place}: {message}", file=sys.stderr)
         _failures.append(message)
         _tell_how_to_go_on(folder)
-        _discard_if_empty(folder)
+        discard_if_empty(folder)
+
+
+def mistake_of(error: Exception) -> str | None:
+    """One line for a mistake that ended a run, or None for a bug."""
+    return explain(error) if isinstance(error, UserError | OmegaConfBaseException) else None
+
+
+def keep_traceback(error: Exception, folder: Path) -> str:
+    """Writes the traceback of a bug into the run folder. Returns one line that says so."""
+    with suppress(OSError):  # a full disk
+        (folder / TRACEBACK).write_text("".join(traceback.format_exception(error)), "utf-8")
+    message = f"unexpected {type(error).__name__}: {one_line(error)}"
+    return f"{message} (see {folder / TRACEBACK})" if (folder / TRACEBACK).exists() else message
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether the folder of an ended run holds checkpoints to go on from."""
+    from neurexp.runs import resume
+
+    return any(folder.glob(CHECKPOINTS)) and not resume.is_held(folder)
 
 
 def _tell_how_to_go_on(folder: Path) -> None:
     from neurexp.runs import resume
 
-    if HydraConfig.get().mode is RunMode.RUN and any(folder.glob(CHECKPOINTS)) and not resume.is_held(folder):
+    if HydraConfig.get().mode is RunMode.RUN and can_go_on(folder):
         print(f"The pass is kept up to its last checkpoint: add {resume.how(folder)} to go on", file=sys.stderr)
 
 
-def _discard_if_empty(folder: Path) -> None:
+def discard_if_empty(folder: Path) -> None:
     """Removes a run folder that holds only files from before the run began."""
     from neurexp.runs import resume
 
-    before = (HYDRA, "neurexp.log", NOTE, LOCK)
+    before = (HYDRA, LOG, NOTE, LOCK)
     if all(entry.name in before for entry in folder.iterdir()) and not resume.is_held(folder):
         shutil.rmtree(folder)
 
@@ -156,9 +176,13 @@ def _wants_traceback() -> bool:
 
 def main() -> None:
     """The command line: `python -m neurexp` and the console script `neurexp`."""
+    # Collections of cycles took a third of the time of the imports, and collected next to nothing; one more at the exit
+    # would visit every object of every library
+    gc.set_threshold(*SELDOM)
+    atexit.register(gc.freeze)
     terminal.prepare()
-    # Hydra takes a new name in a dictionary only with ++ before it
-    sys.argv = ["++" + text if text.startswith(("model.sites.", "model.sites={")) else text for text in sys.argv]
+    register_schema()  # a call from Python takes it out again
+    sys.argv = as_hydra_takes(sys.argv)
     # Hydra raises its errors only in this mode; the user's choice is kept in another variable
     os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -180,6 +204,9 @@ def main() -> None:
         except KeyboardInterrupt:
             status = "KILLED"
             raise
+        except Refused as refusal:
+            print(f"error: {refusal.error}", file=sys.stderr)
+            sys.exit(1)
         except BrokenPipeError:  # the reader closed the pipe, as `| head` does
             terminal.flush()
             sys.exit(1)
@@ -203,6 +230,11 @@ def main() -> None:
         )
     if _failures or reason is not None:
         sys.exit(1)
+
+
+def as_hydra_takes(overrides: list[str]) -> list[str]:
+    """The overrides as Hydra takes them: a new name in a dictionary needs ++ before it."""
+    return ["++" + text if text.startswith(("model.sites.", "model.sites={")) else text for text in overrides]
 
 
 def _leave(status: int) -> NoReturn:

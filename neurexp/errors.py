@@ -22,6 +22,10 @@ class UserError(Exception):
     def __init__(self, message: str):
         super().__init__(printable(without_secrets(message)))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the line alone, as on the command line."""
+        return [f"UserError: {self}"]
+
 
 class PrintableFormatter(logging.Formatter):
     """Formats log lines for the terminal: escape sequences in names and words have no effect."""

@@ -15,8 +15,12 @@ from commands import Commands
 from hub import kept_port
 from threadpoolctl import threadpool_limits
 
+from neurexp.cli import SELDOM
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 NO_HUB = "http://127.0.0.1:9"  # refuses at once
+
+gc.set_threshold(*SELDOM)  # as the command line does, and before the tests import anything
 
 
 def environment(home: Path, **changes: str) -> dict[str, str]:

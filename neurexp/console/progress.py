@@ -4,6 +4,7 @@ Knows nothing of the work.
 """
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import Self, TypeVar
@@ -25,7 +26,7 @@ class Progress:
         self._what, self._size, self._detail = what, size, detail
         self._done, self._begun, self._said = 0.0, monotonic(), False
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        self._bar = tqdm(total=size, desc=what, leave=False, disable=None, bar_format=form, unit=unit)
+        self._bar = tqdm(total=size, desc=what, leave=False, disable=_hides_bars(), bar_format=form, unit=unit)
 
     def __enter__(self) -> Self:
         return self
@@ -48,6 +49,11 @@ class Progress:
     def part(self, size: float) -> "Part":
         """The progress of a part of this size, counted in shares of the part."""
         return Part(self, size)
+
+
+def _hides_bars() -> bool | None:
+    """None, with which tqdm shows bars on a terminal only; False in a notebook, which is no terminal and shows them."""
+    return False if type(sys.stderr).__module__.startswith("ipykernel.") else None
 
 
 class Part:

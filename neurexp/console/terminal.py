@@ -10,13 +10,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from neurexp.console import environment
+from neurexp.errors import PrintableFormatter
 
 # Libraries whose warnings go into the run's log. huggingface_hub is not one: users need to see its retries
 LIBRARIES = frozenset({
@@ -76,22 +77,68 @@ def flush() -> OSError | None:
 
 
 @contextmanager
-def warnings_in_the_log() -> Iterator[None]:
+def lent() -> Iterator[None]:
+    """For a call from Python: the standard streams accept every text within the context, and are as before after it."""
+    errors = {stream: stream.errors for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)}
+    for stream in errors:
+        stream.reconfigure(errors="neurexp")
+    try:
+        yield
+    finally:
+        for stream, before in errors.items():
+            if not stream.closed:
+                stream.reconfigure(errors=before)
+
+
+@contextmanager
+def own_log(file: Path, shows: bool = True) -> Iterator[None]:
+    """For a call from Python: our lines go to standard output (if it `shows`) and to `file`, those of libraries there.
+
+    The caller's handlers get none of ours, or each line would be there twice. All loggers are as before afterwards.
+    """
+    ours, root = logging.getLogger("neurexp"), logging.getLogger()
+    known = ours.level, ours.propagate
+    shown, kept = logging.StreamHandler(sys.stdout), logging.FileHandler(file, encoding="utf-8")
+    kept.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.partition(".")[0] == "neurexp")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    handlers = [shown, kept] if shows else [kept]
+    for handler in handlers:
+        handler.setFormatter(PrintableFormatter("%(message)s"))
+        ours.addHandler(handler)
+    root.addHandler(kept)
+    try:
+        with warnings_in_the_log(handlers):
+            yield
+    finally:
+        root.removeHandler(kept)
+        for handler in handlers:
+            ours.removeHandler(handler)
+        kept.close()
+        ours.level, ours.propagate = known
+
+
+@contextmanager
+def warnings_in_the_log(handlers: Sequence[logging.Handler] | None = None) -> Iterator[None]:
     """Sends warnings of libraries to the log files instead of the terminal, within the context.
 
     Nothing changes if the user asked for warnings: by `-W`, PYTHONWARNINGS or `hydra.verbose=true`. With
     PYTHONWARNINGS=error a library's warning ends the run like any unexpected error.
+
+    Args:
+        handlers: of the log; the root logger's if not given.
     """
     root, show = logging.getLogger(), warnings.showwarning
+    handlers = root.handlers if handlers is None else handlers
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # otherwise its log goes to the terminal
-    for handler in root.handlers:
+    for handler in handlers:
         handler.handleError = partial(_note_refused, handler)
         if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
             handler.stream.reconfigure(encoding="utf-8")  # whatever the locale's
         elif isinstance(handler, logging.StreamHandler) and root.level >= logging.WARNING:
             handler.addFilter(_is_for_the_terminal)
     if not sys.warnoptions:
-        warnings.showwarning = _write_into_the_log
+        warnings.showwarning = partial(_write_into_the_log, list(handlers))
     try:
         yield
     finally:
@@ -120,10 +167,16 @@ def _is_for_the_terminal(record: logging.LogRecord) -> bool:
 
 
 def _write_into_the_log(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+    handlers: Sequence[logging.Handler],
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: Any = None,
 ) -> None:
     text = f"{filename}:{lineno}: {category.__name__}: {message}"
     record = logging.LogRecord("py.warnings", logging.WARNING, filename, lineno, text, None, None)
-    for handler in logging.getLogger().handlers:
+    for handler in handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)

@@ -8,6 +8,7 @@ import shlex
 import site
 import subprocess
 import sys
+from contextvars import ContextVar
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,9 @@ ARITHMETIC = re.compile(
 # As the user set them. Libraries add their own in the middle of a sweep, too late to change anything
 _ENVIRONMENT = {name: value for name, value in sorted(os.environ.items()) if ARITHMETIC.match(name)}
 
+# The arguments of the command line that does the same as a call from Python, within that call
+arguments_of_call: ContextVar[list[str] | None] = ContextVar("arguments_of_call", default=None)
+
 
 def of_process() -> dict[str, Any]:
     """Package versions, Python and machine, the code, the command line and the folder in which it was typed.
@@ -38,6 +42,8 @@ def of_process() -> dict[str, Any]:
     folder = Path(__file__).resolve().parents[2]
     commit = _git(folder, "rev-parse", "HEAD") if (folder / ".git").exists() else None
     difference = _difference(folder) if commit else None
+    called = arguments_of_call.get()
+    arguments = sys.argv[1:] if called is None else called
     return {
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
@@ -45,7 +51,7 @@ def of_process() -> dict[str, Any]:
         "git_dirty": bool(difference or _git(folder, "status", "--porcelain", "-uno")) if commit else None,
         "git_diff": difference,
         "code_hash": hash_of_code(),
-        "command_line": without_secrets(shlex.join([Path(sys.executable).name, "-m", "neurexp", *sys.argv[1:]])),
+        "command_line": without_secrets(shlex.join([Path(sys.executable).name, "-m", "neurexp", *arguments])),
         "working_folder": str(Path.cwd()),
     }
 

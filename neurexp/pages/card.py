@@ -1,15 +1,17 @@
 """The card of one neuron: what `Subject` and other runs know of it, for a notebook, a picture or a program."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neurexp.errors import UserError
 from neurexp.pages.html import card_html, number, visible
 from neurexp.pages.others import OtherRun
 from neurexp.pages.subject import ENDS, Subject
 from neurexp.pages.texts import alone
+from neurexp.report.report import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +88,7 @@ class Card:
 
     @property
     def _ends(self) -> dict[str, tuple[Context, ...]]:
-        ends = {"Highest activations": self.top, "Lowest activations": self.bottom}
+        ends = {"Highest activations": self.top, "Lowest activations": self.bottom} if self.top or self.bottom else {}
         return {title + _ties([one.value for one in end]): end for title, end in ends.items()}
 
     @property
@@ -94,7 +96,9 @@ class Card:
         return {"promotes": self.promoted, "suppresses": self.suppressed}
 
     def figure(self) -> "Figure":
-        """The card as a picture for a paper."""
+        """The card as a picture for a paper. Raises UserError for a card without contexts: it is a table of numbers."""
+        if not self.top and not self.bottom:
+            raise UserError(f"{self.heading}: has no contexts to draw; experiment=top_contexts finds them")
         from neurexp.figures.cards import neuron_card
 
         explained = [(name, ev) for name, ev, _ in self.explained]
@@ -180,6 +184,45 @@ def card_of(subject: Subject, title: str, layer: int, neuron: int, others: Seque
             for one in others
         ),
         width=subject.width,
+    )
+
+
+def card_of_row(neurons: Table, columns: Mapping[str, str], title: str, layer: int, neuron: int, given: str) -> Card:
+    """The card of a neuron without contexts: its row of `neurons.parquet`.
+
+    Args:
+        neurons: the table, of one site.
+        columns: what each column means.
+        title: the model and the text.
+        layer, neuron: which one.
+        given: what messages call the run.
+
+    Raises:
+        UserError: there is no such neuron.
+    """
+    if not {"layer", "neuron"} <= neurons.keys():
+        raise UserError(f"{given}: has no table of neurons")
+    of_layer = neurons["layer"] == layer
+    found = np.flatnonzero(of_layer & (neurons["neuron"] == neuron))
+    if not len(found):
+        layers = ", ".join(map(str, np.unique(neurons["layer"]).tolist()))
+        there = f"of layer {layer} it has others" if of_layer.any() else f"it has layers {layers}"
+        raise UserError(f"{layer}/{neuron}: {given} has no such neuron; {there}")
+    names = [name for name in neurons if name not in ("layer", "neuron")]
+    return Card(
+        title=title,
+        layer=layer,
+        neuron=neuron,
+        statistics={name: _plain(neurons[name][found[0]]) for name in names},
+        columns={name: columns.get(name, "") for name in names},
+        top=(),
+        bottom=(),
+        promoted=(),
+        suppressed=(),
+        explained=(),
+        histogram=None,
+        others=(),
+        width=int(of_layer.sum()),
     )
 
 

@@ -71,7 +71,7 @@ def card_html(
     parts = [
         STYLE,
         f'<div class="neurexp-card"><h3>{escape(heading)}</h3><p class="quiet" dir="auto">{escape(detail)}</p>',
-        f'<p class="quiet">{escape(KEY)}</p>',
+        f'<p class="quiet">{escape(KEY)}</p>' if contexts else "",
         *(_contexts(title, lines) for title, lines in contexts.items()),
         '<div class="pair">',
     ]

@@ -160,33 +160,36 @@ class FinishedRun:
         return []
 
 
-def read_finished(folder: Path, given: str, place: str | None = None) -> FinishedRun:
+def read_finished(folder: Path, given: str, place: str | None = None, tables: bool = True) -> FinishedRun:
     """Reads the folder of a finished run.
 
     Args:
         folder: the run folder.
         given: what messages call it (see `FinishedRun`).
         place: its id, for a run that was downloaded; the folder if not given.
+        tables: whether it must have tables of layers and neurons; a benchmark has none, and they are empty then.
 
     Raises:
         UserError: the folder is not that of a finished run with a table of neurons, or cannot be read.
     """
-    missing = [name for name in (SUMMARY, LAYERS, NEURONS) if not (folder / name).exists()]
+    needed = (SUMMARY, LAYERS, NEURONS) if tables or _is_sweep(folder) else (SUMMARY,)
+    missing = [name for name in needed if not (folder / name).exists()]
     if missing:
         hint = "; this is a sweep: give the folders of its jobs" if _is_sweep(folder) else ""
         raise UserError(f"{given}: not the folder of a finished run ({', '.join(missing)} missing){hint}")
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
-        tables = [read_table(folder / name) for name in (LAYERS, NEURONS)]
+        files = [folder / name for name in (LAYERS, NEURONS)]
+        layers, neurons = (read_table(file) if file.exists() else {} for file in files)
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{given}: cannot be read ({one_line(error)}); give the folder of a finished run") from error
     known = summary if isinstance(summary, dict) else {}
     wrong = [name for name, kind in NEEDED.items() if not isinstance(known.get(name), kind)]
     if wrong:
         raise UserError(f"{given}: its summary.json is not that of one finished run ({', '.join(wrong)} missing)")
-    if not all("layer" in table for table in tables):
+    if not all("layer" in table for table in (layers, neurons) if table):
         raise UserError(f"{given}: its layers.parquet or neurons.parquet has no column layer")
-    return FinishedRun(given, str(folder) if place is None else place, folder, summary, *tables)
+    return FinishedRun(given, str(folder) if place is None else place, folder, summary, layers, neurons)
 
 
 def _is_sweep(folder: Path) -> bool:

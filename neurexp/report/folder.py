@@ -17,7 +17,7 @@ LAYERS, NEURONS = "layers.parquet", "neurons.parquet"
 COLUMNS, COLUMNS_TO_READ = "columns.json", "columns.md"  # the data dictionary, for programs and for people
 TOKENS, SKIPPED = "tokens.safetensors", "skipped.parquet"
 FIGURES = "figures"
-TRACEBACK = "traceback.txt"
+LOG, TRACEBACK = "neurexp.log", "traceback.txt"
 HYDRA = ".hydra"
 CONFIG = f"{HYDRA}/config.yaml"
 # Files of a run that is not complete

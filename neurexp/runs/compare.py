@@ -28,10 +28,11 @@ from neurexp.runs.names import circumstances, common_to, labels_of, names_of
 from neurexp.tracking import tracker as tracking
 
 
-def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> FinishedRun:
+def read_run(given: str, uri: str | None, outputs: Path = Path("outputs"), tables: bool = True) -> FinishedRun:
     """Reads a run folder, or the artifacts of an MLflow run in the store `uri`, which are the same files.
 
-    If `uri` is not given, the store is that of MLFLOW_TRACKING_URI, else the one in `outputs`.
+    If `uri` is not given, the store is that of MLFLOW_TRACKING_URI, else the one in `outputs`. With `tables=False`, a
+    run without neurons is read too.
 
     Raises:
         UserError: neither a finished run's folder nor a run id.
@@ -45,7 +46,7 @@ def read_run(given: str, uri: str | None, outputs: Path = Path("outputs")) -> Fi
         ) from error
     if not is_folder:
         folder = tracking.download(given, uri, outputs.resolve())
-    return read_finished(folder, given, str(folder) if is_folder else f"MLflow run {given}")
+    return read_finished(folder, given, str(folder) if is_folder else f"MLflow run {given}", tables)
 
 
 def compare(runs: list[FinishedRun], lead: float = 1.0, by: Sequence[str] = ()) -> Report:

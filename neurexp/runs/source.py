@@ -52,7 +52,7 @@ def _read(wanted: str, config: Config, copy: Path) -> FinishedRun:
     place = str(folder.resolve()) if folder is not None else wanted
     if folder is None:
         outputs = Path(config.run.outputs).expanduser().resolve()
-        folder = _with_id(wanted, outputs) or _download(wanted, given, config, outputs, copy)
+        folder = folder_with_id(wanted, outputs) or _download(wanted, given, config, outputs, copy)
     if (folder / SUMMARY).exists() and not (folder / NEURONS).exists() and (name := _experiment_in(folder)) != "sweep":
         raise UserError(f"{given}: a run of {name}, which has no neurons; give a run that tested neurons")
     run = read_finished(folder, given, place)
@@ -83,8 +83,10 @@ def _experiment_in(folder: Path) -> str:
         return "sweep"  # or a file that `read_finished` explains
 
 
-def _with_id(run_id: str, outputs: Path) -> Path | None:
-    """The run folder of an MLflow id among all outputs, jobs of sweeps included."""
+def folder_with_id(run_id: str, outputs: Path) -> Path | None:
+    """The run folder of an MLflow id among all outputs, jobs of sweeps included; None for what is no id."""
+    if not _ID.fullmatch(run_id):
+        return None
     for file in chain(outputs.glob(f"*/*/{SUMMARY}"), outputs.glob(f"*/*/*/{SUMMARY}")):
         try:
             if json.loads(file.read_text("utf-8")).get("mlflow_run_id") == run_id:

@@ -54,8 +54,8 @@ def test_help_lists_every_group_with_its_choices(cli, tmp_path):
         "model: gpt_neo_125m, gpt_neo_1_3b, hub, mini, smollm2",
         "device: auto, cpu, cuda",
         "dataset: fineweb, pydoc, text",
-        "experiment: ablation, benchmark, context, grammar_tuning, identities, maximise, proper_nouns, token_length, "
-        "top_contexts",
+        "experiment: ablation, benchmark, categories, context, grammar_tuning, identities, maximise, negation, "
+        "proper_nouns, token_length, top_contexts",
         "tracking: mlflow, off",
     ):
         assert line in lines
@@ -118,6 +118,7 @@ def test_importing_neurexp_imports_nothing_heavy_and_offers_its_public_names(tmp
     assert process.stdout == f"{neurexp.__all__}\n"
     assert {"Contrast", "Profile", "UserError", "capture", "load_model"} < set(neurexp.__all__)
     others = {f"{kind}Options": "Options" for kind in ("Contrast", "Intervention", "Optimisation", "Profile")}
+    others |= {name: f"neurexp.{name}" for name in ("compare", "run", "runs")}  # modules that can be called
     assert all(getattr(neurexp, name).__name__ == others.get(name, name) for name in neurexp.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         neurexp.nonsense  # noqa: B018

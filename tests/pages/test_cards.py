@@ -81,8 +81,12 @@ def test_equal_values_at_an_end_are_told(run):
 
 def test_a_run_without_contexts_and_a_missing_neuron_are_one_line(run, tmp_path):
     made_run(tmp_path / "other", {"layer": [0], "neuron": [0], "r": [0.1]}, "r")
-    with pytest.raises(UserError, match=r"other: is no run of experiment=top_contexts"):
-        neurexp.open_run(tmp_path / "other").neuron(0, 0)
+    card = neurexp.open_run(tmp_path / "other").neuron(0, 0)
+    assert card.statistics == {"r": 0.1}
+    with pytest.raises(UserError, match=r"^Layer 0, neuron 0: has no contexts to draw"):
+        card.figure()
+    with pytest.raises(UserError, match=r"^0/7: .*other has no such neuron"):
+        neurexp.open_run(tmp_path / "other").neuron(0, 7)
     with pytest.raises(UserError, match=r"^3/99: .* has neurons 0 to 7"):
         neurexp.open_run(run).neuron(3, 99)
     with pytest.raises(UserError, match=r"site NOPE: .* has no such site; give one of MLP$"):

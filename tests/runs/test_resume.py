@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from neurexp.cli import _discard_if_empty
+from neurexp.cli import discard_if_empty
 from neurexp.engine.checkpoint import _hash
 from neurexp.runs import resume
 
@@ -207,9 +207,9 @@ def test_a_run_that_only_began_is_not_taken_from_the_process_at_work_in_it(tmp_p
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "checkpoint.json").write_text('{"options": {}, "started": 1.0}')
     with FileLock(tmp_path / "checkpoint.lock"):
-        _discard_if_empty(tmp_path)
+        discard_if_empty(tmp_path)
         assert (tmp_path / "checkpoint.json").exists()
-    _discard_if_empty(tmp_path)
+    discard_if_empty(tmp_path)
     assert not tmp_path.exists()
 
 

@@ -1,6 +1,6 @@
 """Labels shuffled over groups of rows: whole groups keep a label, and the p is calibrated where rows depend."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -65,3 +65,27 @@ def test_rows_of_a_word_are_no_independent_evidence():
     x, labels, groups = words(types=50, each=6, neurons=1500, shared=2.0, seed=4)
     assert (logistic(x, labels).p < 0.05).mean() > 0.25
     assert (group_permutation(x, labels, groups, 199, seed=0).p <= 0.05).mean() == pytest.approx(0.05, abs=0.02)
+
+
+def test_within_blocks_the_labels_of_a_pair_change_places_only():
+    groups, labels = np.repeat(np.arange(10), 3), np.repeat(np.arange(10) % 2, 3)
+    blocks = groups // 2
+    random, swapped = np.random.default_rng(0), np.zeros(5)
+    for _ in range(400):
+        shuffled = shuffle_groups(labels, groups, random, blocks)
+        of_group = shuffled.reshape(10, 3)
+        assert (of_group == of_group[:, :1]).all()
+        assert (of_group[::2, 0] + of_group[1::2, 0] == 1).all()
+        swapped += of_group[::2, 0]
+    np.testing.assert_allclose(swapped / 400, 0.5, atol=0.1)
+
+
+def test_within_blocks_p_is_the_share_of_all_swaps():
+    groups, labels = np.repeat(np.arange(12), 2), np.repeat(np.arange(12) % 2, 2)
+    blocks, random = groups // 2, np.random.default_rng(1)
+    x = random.normal(size=(24, 4)) + 3 * (blocks[:, None] - 3) + labels[:, None] * np.array([0, 0.5, 1, 2])
+    every = [labels ^ np.array(swap)[blocks] for swap in product((0, 1), repeat=6)]
+    r = np.array([[abs(np.corrcoef(x[:, neuron], one)[0, 1]) for neuron in range(4)] for one in every])
+    found = group_permutation(x, labels, groups, 4000, seed=2, blocks=blocks)
+    np.testing.assert_allclose(found.p, (r >= r[0] - 1e-9).mean(0), atol=0.03)
+    np.testing.assert_allclose(found.p_max, [(r.max(1) >= one - 1e-9).mean() for one in r[0]], atol=0.03)

@@ -7,7 +7,7 @@ import numpy as np
 
 from neurexp.experiments.regression.data import RegressionData
 from neurexp.experiments.regression.findings import name_of, strongest
-from neurexp.report.report import Table
+from neurexp.report.report import Report, Table
 from neurexp.stats.association import LEVEL
 from neurexp.stats.logistic import OVERLAP, log10_p
 
@@ -23,10 +23,11 @@ class Figures:
         neurons: Table,
         layers: Table,
         metrics: Mapping[str, float],
-        over_layers: Mapping[str, tuple[str, str]],
+        report: Report,
     ):
         self.data, self.plan, self.neurons, self.layers = data, data.plan, neurons, layers
-        self.metrics, self._over_layers = metrics, over_layers
+        self.metrics, self._over_layers = metrics, report.over_layers
+        self.positions = report.tables.get("positions")
         self.verdict = data.plan.verdict
         self.main, self.naive = self.verdict.decisive[0], self.verdict.naive
         self.measured = f"{self.plan.inputs.label}, {data.options.site}"
@@ -42,6 +43,8 @@ class Figures:
         }
         if len(self.plan.layers) > 1:
             figures["over_layers"] = self.over_layers
+        if self.positions:
+            figures["positions"] = self.between
         if self._heat():
             figures["text_heat_map"] = self.heat_map
         return figures
@@ -124,6 +127,23 @@ class Figures:
             f"{self.measured}; likelihood ratio, p < 0.05 / neurons of the layer; dashed: the same with the labels "
             "shuffled over word types (mean)",
         )
+
+    def between(self):
+        from neurexp.figures.positions import positions
+
+        table, others = self.positions or {}, list(self.plan.between.values())
+        middles = " and ".join(
+            f"{one.kind} at {self.metrics[f'position_{one.comparison}']:.2f}"
+            for one in others
+            if f"position_{one.comparison}" in self.metrics
+        )
+        count = int(table["neurons"][0])
+        return positions(
+            table, [one.name for name, one in self.plan.comparisons.items() if name in table["comparison"]],
+            f"Between the categories (0 and 1) lie {middles}",
+            f"{self.measured}; median over {count} {self.verdict.what}, with its 95 % bootstrap interval over words "
+            "and rows; a word of the categories stands between all others",
+        )  # fmt: skip
 
     def _heat(self) -> list[tuple[str, list[str], np.ndarray, np.ndarray]]:
         """A passage for the strongest neuron of each sign."""
