@@ -137,9 +137,12 @@ class _Runner:
                 raise ValueError(f"two passes are named {first.name}: give each a name of its own")
             if first.distributed or processes.rank() == 0:
                 log.info("%s: %d tokens in %d sequences", first.label, first.tokens.count, len(first.tokens.valid))
-                reducers = self._run_or_reuse(passes, inputs.model, f"{prefix}{first.name}")
-                for own, found in zip(results, reducers, strict=True):
-                    own[first.name] = found
+                # A site that every plan captures, beside its own, is captured once
+                once = {planned.site: planned for planned in passes}
+                reducers = self._run_or_reuse(list(once.values()), inputs.model, f"{prefix}{first.name}")
+                of_site = dict(zip(once, reducers, strict=True))
+                for own, planned in zip(results, passes, strict=True):
+                    own[first.name] = of_site[planned.site]
         if processes.rank() > 0:
             return plan, {}
         with self.clock("analyse"):

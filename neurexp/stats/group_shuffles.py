@@ -4,7 +4,9 @@ Rows of one word are no independent evidence. A test that shuffles rows takes th
 word and no model.
 """
 
+import math
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy import special
@@ -21,6 +23,7 @@ from neurexp.stats.hypothesis_tests import TestResult
 from neurexp.stats.rounding import FLAT, centred
 from neurexp.stats.shuffling import shuffle_within
 
+FEW_SPLITS = 200  # distinct splits of groups, up to which all of them are enumerated
 TIE = 1e-9  # relative: correlations as close as this are taken as equal
 
 
@@ -61,6 +64,29 @@ def shuffle_groups(
     block = np.zeros(len(of_group), dtype=np.int64)
     block[groups] = blocks
     return shuffle_within(of_group, block, random)[groups]
+
+
+def splits_of_groups(labels: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Ways to label groups, as many of them 1 as in `labels`; the given one is the first, `[splits, groups]`.
+
+    If there are at most `FEW_SPLITS` distinct ones, these are all of them; otherwise the others are random shuffles.
+    With categories of equal size, exchanging them is no other split: of four and four groups there are 35.
+
+    Args:
+        labels: `[groups]`, 0 or 1.
+        draws: the number of shuffles.
+        seed: of the shuffles.
+    """
+    groups, ones = len(labels), int(labels.sum())
+    equal = 2 * ones == groups
+    if math.comb(groups, ones) // (1 + equal) > FEW_SPLITS:
+        random = np.random.default_rng(seed)
+        return np.stack([labels, *(random.permutation(labels) for _ in range(draws))])
+    every = np.zeros((math.comb(groups, ones), groups), dtype=labels.dtype)
+    for split, chosen in zip(every, combinations(range(groups), ones), strict=True):
+        split[list(chosen)] = 1
+    every = every[every[:, 0] == labels[0]] if equal else every
+    return np.concatenate([labels[None], every[(every != labels).any(1)]])
 
 
 @dataclass(frozen=True)

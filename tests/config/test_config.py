@@ -36,6 +36,7 @@ CHOICES = {
     "experiment": [
         "ablation",
         "benchmark",
+        "categories",
         "context",
         "grammar_tuning",
         "identities",

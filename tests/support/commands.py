@@ -30,6 +30,7 @@ PRELOADED = (
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "neurexp.experiments.ablation",
+    "neurexp.experiments.categories",
     "neurexp.experiments.context",
     "neurexp.experiments.contrast.figures",
     "neurexp.experiments.grammar_tuning",
