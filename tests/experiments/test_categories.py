@@ -99,6 +99,7 @@ def by_hand():
                 first = len(tokenizer(before).input_ids)
                 last = len(tokenizer(f"{before} {target}").input_ids) - 1
                 row = {"set": number, "word": target, "alone": len(targets) == 1}
+                row["frame"] = " ".join("_" if one.strip(".,") in targets else one for one in text.split())
                 row["earlier"] = [word for word in targets if text.index(word) < text.index(target)]
                 row["x"] = {layer: seen[layer][last] for layer in LAYERS}
                 row["stream"] = {
@@ -194,6 +195,13 @@ def test_the_tests_over_sentences_and_over_words(report, by_hand, layer):
         assert len(others) == 34
         assert row_of(report, f"share_sentences{end}_shuffled", layer) == pytest.approx(np.mean(others), abs=0.003)
         assert min(others) < share
+        m = means(x, word)
+        separated = [np.mean((m[s == 1].min(0) > m[s == 0].max(0)) | (m[s == 1].max(0) < m[s == 0].min(0)))
+                     for s in (LABEL, *OTHERS)]  # fmt: skip
+        assert row_of(report, f"share_separated{end}", layer) == pytest.approx(separated[0], abs=0.006)
+        assert row_of(report, f"share_separated{end}_shuffled", layer) == pytest.approx(
+            np.mean(separated[1:]), abs=0.002
+        )
     assert report.neurons["significant_sentences"].sum() > 20
 
 
@@ -265,7 +273,20 @@ def test_the_leak_of_an_earlier_target(report, by_hand, layer):
     np.testing.assert_allclose(of_layer(report, "difference_alone", layer), difference, atol=3e-5)
     share = expected @ difference / (difference @ difference)
     assert row_of(report, "leak_share", layer) == pytest.approx(share, abs=1e-4)
-    assert row_of(report, "leak_share_low", layer) < 0 < row_of(report, "leak_share_high", layer)
+    # Each word has a row after either category in each of three sentences: the null turns some of the 24 pairs round
+    pairs = [
+        np.subtract(*(next(r["x"][layer] for r in by_hand if r["word"] == word and r["frame"] == frame and r["earlier"]
+                           and r["earlier"][0] in names) for names in (TOOLS, INSTRUMENTS)))
+        for word in WORDS for frame in sorted({r["frame"] for r in by_hand if r["set"] == 2})
+    ]  # fmt: skip
+    assert len(pairs) == 24
+    signs = np.random.default_rng(8).choice([-1, 1], (20_000, 24))
+    null = signs @ (np.array(pairs) @ difference) / 24 / (difference @ difference)
+    low, high = np.quantile(null, [0.025, 0.975])
+    assert row_of(report, "leak_share_low", layer) == pytest.approx(low, rel=0.25)
+    assert row_of(report, "leak_share_high", layer) == pytest.approx(high, rel=0.25)
+    p = np.mean(np.abs(null) >= abs(share) - 1e-12)
+    assert row_of(report, "leak_share_p", layer) == pytest.approx(p, abs=5 * np.sqrt(0.25 / 200))
 
 
 @pytest.mark.parametrize("layer", LAYERS)
