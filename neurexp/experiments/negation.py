@@ -80,8 +80,8 @@ class Negation(regression.Regression):
                 "affirmative auxiliaries as whole words; the lectures' rule (a space must come next) would drop "
                 f"{counts['targets_before_punctuation'][0]:.0%} of them, those before punctuation.",
                 f"At the verb: {self.options.verbs} verbs behind "
-                f"{len(set(at_verbs['pairs'].rows.words)) // 2} pairs of frames; {dropped} pairs differ in number of "
-                "tokens and are left out.",
+                f"{len(set(at_verbs['pairs'].rows.words)) // 2} pairs of frames. Left out, because they differ in "
+                f"number of tokens: {dropped}.",
             ),
             shown=shown,
             categories=("affirmative", "negated"),

@@ -167,7 +167,11 @@ def values_by_word(
 
 
 def over_layers(
-    layers: Sequence[int], series: Mapping[str, tuple[np.ndarray, np.ndarray | None]], title: str, detail: str
+    layers: Sequence[int],
+    series: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
+    title: str,
+    detail: str,
+    ranges: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Figure:
     """A panel per column: its values over the layers, and its null dashed.
 
@@ -175,11 +179,15 @@ def over_layers(
         layers: their indices.
         series: column → its values `[layers]`, and those of its null.
         title, detail: texts.
+        ranges: column → the ends of the bars about its values, `[layers]` each.
     """
     figure = new_figure(max(6.0, 4.2 * len(series)), 4.2)
     panels = figure.subplots(1, len(series), squeeze=False)[0]
     for axes, (name, (values, null)) in zip(panels, series.items(), strict=True):
         axes.plot(layers, values, "o-", color=GROUP_STYLES[2]["color"], label="found")
+        if ranges is not None:
+            around = np.stack([values - ranges[name][0], ranges[name][1] - values]).clip(min=0)
+            axes.errorbar(layers, values, yerr=around, fmt="none", ecolor="black", capsize=4)
         if null is not None:
             axes.plot(layers, null, "s--", ms=4, color=GROUP_STYLES[1]["color"], label="shuffled labels")
         axes.set_xticks(layers[:: 1 + len(layers) // MOST_TICKS])

@@ -35,7 +35,7 @@ def positions(table: Mapping[str, np.ndarray], names: Sequence[str], title: str,
         for edge in (0, 1):
             axes.axvline(edge, color="black", linewidth=0.6, linestyle="--")
         axes.set(xlabel=f"position {name} (0 and 1: the categories)", ylim=(-1, len(rows)))
-        axes.legend(frameon=False, fontsize=7, loc="upper left")
+        axes.legend(framealpha=1, edgecolor="none", fontsize=7, loc="upper left")
         bare(axes)
     set_title(figure, title, detail)
     return figure

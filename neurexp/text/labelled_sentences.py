@@ -86,11 +86,12 @@ def read_sentences(
         raise UserError(f"{option}={file}: it has no sentence; give a file with a line {SHAPE} for each target")
     found = tuple(sorted({parts["category"] for _, parts in good})) if categories is None else tuple(categories)
     spelled = _spellings([parts["target"] for _, parts in good])
-    examples = dict[tuple[int, str, str], tuple[Example, int]]()
+    examples = dict[tuple[int, str, str, int], tuple[Example, int]]()
     for number, parts in good:
         text, target = parts["text"], parts["target"]
         label, word, start = found.index(parts["category"]), spelled[_word(target)], _places(text, target)[0]
-        examples.setdefault((label, word, text), (Example(text, start, start + len(target), word, label), number))
+        key = (label, word, text, start)
+        examples.setdefault(key, (Example(text, start, start + len(target), word, label), number))
     ordered = [examples[key] for key in sorted(examples)]
     return LabelledSentences(
         file,

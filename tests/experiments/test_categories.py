@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import neurexp
 from neurexp.errors import UserError
 from neurexp.experiments.categories import Categories, Options
-from neurexp.experiments.categories.data import SET_2, CategoryData
+from neurexp.experiments.categories.analysis import Analyst
+from neurexp.experiments.categories.data import SET_2, CategoryData, Targets
 from neurexp.experiments.categories.report import with_sentences
-from neurexp.experiments.contrast import ContrastData
+from neurexp.experiments.contrast import Condition, ContrastData
 from neurexp.experiments.contrast.report import write
 from neurexp.models.load import load_model
 from neurexp.text.labelled_sentences import OWN_SENTENCES
@@ -99,6 +100,7 @@ def by_hand():
                 first = len(tokenizer(before).input_ids)
                 last = len(tokenizer(f"{before} {target}").input_ids) - 1
                 row = {"set": number, "word": target, "alone": len(targets) == 1}
+                row["frame"] = " ".join("_" if one.strip(".,") in targets else one for one in text.split())
                 row["earlier"] = [word for word in targets if text.index(word) < text.index(target)]
                 row["x"] = {layer: seen[layer][last] for layer in LAYERS}
                 row["stream"] = {
@@ -194,6 +196,13 @@ def test_the_tests_over_sentences_and_over_words(report, by_hand, layer):
         assert len(others) == 34
         assert row_of(report, f"share_sentences{end}_shuffled", layer) == pytest.approx(np.mean(others), abs=0.003)
         assert min(others) < share
+        m = means(x, word)
+        separated = [np.mean((m[s == 1].min(0) > m[s == 0].max(0)) | (m[s == 1].max(0) < m[s == 0].min(0)))
+                     for s in (LABEL, *OTHERS)]  # fmt: skip
+        assert row_of(report, f"share_separated{end}", layer) == pytest.approx(separated[0], abs=0.006)
+        assert row_of(report, f"share_separated{end}_shuffled", layer) == pytest.approx(
+            np.mean(separated[1:]), abs=0.002
+        )
     assert report.neurons["significant_sentences"].sum() > 20
 
 
@@ -265,7 +274,20 @@ def test_the_leak_of_an_earlier_target(report, by_hand, layer):
     np.testing.assert_allclose(of_layer(report, "difference_alone", layer), difference, atol=3e-5)
     share = expected @ difference / (difference @ difference)
     assert row_of(report, "leak_share", layer) == pytest.approx(share, abs=1e-4)
-    assert row_of(report, "leak_share_low", layer) < 0 < row_of(report, "leak_share_high", layer)
+    # Each word has a row after either category in each of three sentences: the null turns some of the 24 pairs round
+    pairs = [
+        np.subtract(*(next(r["x"][layer] for r in by_hand if r["word"] == word and r["frame"] == frame and r["earlier"]
+                           and r["earlier"][0] in names) for names in (TOOLS, INSTRUMENTS)))
+        for word in WORDS for frame in sorted({r["frame"] for r in by_hand if r["set"] == 2})
+    ]  # fmt: skip
+    assert len(pairs) == 24
+    signs = np.random.default_rng(8).choice([-1, 1], (20_000, 24))
+    null = signs @ (np.array(pairs) @ difference) / 24 / (difference @ difference)
+    low, high = np.quantile(null, [0.025, 0.975])
+    assert row_of(report, "leak_share_low", layer) == pytest.approx(low, rel=0.25)
+    assert row_of(report, "leak_share_high", layer) == pytest.approx(high, rel=0.25)
+    p = np.mean(np.abs(null) >= abs(share) - 1e-12)
+    assert row_of(report, "leak_share_p", layer) == pytest.approx(p, abs=5 * np.sqrt(0.25 / 200))
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -301,6 +323,63 @@ def test_the_findings_say_what_is_not_measured(model, tmp_path):
     single = (plan.rows.lengths == 1).all()
     assert single == ("no target of set 1 has several tokens" in text)
     assert single == ("displacement_last" not in report.layers)
+
+
+def test_a_second_set_of_other_words_is_compared_without_splits(model, tmp_path):
+    words = {"instruments": ["cello", "flute", "piano", "drum"], "tools": ["hammer", "rake", "ladder", "drill"]}
+    rows = [
+        {"text": f"{before} the {word}.", "target": word, "category": category}
+        for category, own in words.items()
+        for word in own
+        for before in ("We forgot", "Nobody saw")
+    ]
+    file = tmp_path / "other.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    experiment = Categories(options(replication=str(file), layer=[1]))
+    plan = experiment.prepare(inputs_of(model))
+    report = experiment.analyse(plan, run_passes(plan))
+    report.check()
+    assert report.metrics["sentences_set_2"] == 16
+    assert any("The sets have other words" in line for line in report.findings)
+    for name in ("both_sentences_shuffled", "t_r_words_p", "share_words_set_2_shuffled", "d_r_set_2_shuffled_q95"):
+        assert np.isnan(report.layers[name]).all()
+    for name in ("both_sentences", "both_sentences_independent", "t_r_words", "share_sentences_set_2", "d_r_set_2"):
+        assert np.isfinite(report.layers[name]).all()
+
+
+def test_without_common_sentences_the_leak_is_within_words(data):
+    """Each sentence is made unlike all others, so that a word is compared with itself over all of them."""
+    second = data.sets[SET_2].rows
+    ids = second.tokens.input_ids.copy()
+    ids[:, 0] = np.arange(len(ids))
+    assert (second.start > 0).all()
+    rows = replace(second, tokens=replace(second.tokens, input_ids=ids))
+    contrast = replace(data.contrast, conditions={SET_2: Condition("in set 2", rows)})
+    found = Analyst(CategoryData(contrast)).layer(3)
+    own, x = data.sets[SET_2], data.x(SET_2, 3).astype(float)
+    expected = [
+        np.subtract(*(x[(own.groups == word) & (own.earlier == side)].mean(0) for side in (1, 0))) for word in range(8)
+    ]
+    np.testing.assert_allclose(found.neurons["leak"], np.mean(expected, axis=0), atol=1e-9)
+    assert found.row["rows_leak"] == 48
+    whole = Analyst(data).layer(3)
+    np.testing.assert_allclose(found.neurons["leak"], whole.neurons["leak"], atol=1e-9)
+    assert found.row["leak_share_high"] > whole.row["leak_share_high"]  # the sentences' own variance is in it
+
+
+def test_earlier_targets_of_both_categories_or_of_the_same_word_do_not_count(tmp_path, model):
+    """Three targets in one text: the third comes after both. And a word that comes again, in capitals."""
+    lines = [
+        *({"text": "A cup, a saw and a pan.", "target": word, "category": one} for word, one in
+          (("cup", "a"), ("saw", "b"), ("pan", "a"))),
+        *({"text": "No Cup is a cup.", "target": word, "category": "a"} for word in ("Cup", "cup")),
+    ]  # fmt: skip
+    examples = Categories(options(sentences=written(tmp_path, *lines))).select(model)
+    targets = Targets.of(examples)
+    found = {word: [] for word in ("cup", "saw", "pan")}
+    for word, earlier in zip(examples.words, targets.earlier.tolist(), strict=True):
+        found.setdefault(word, []).append(earlier)
+    assert {word: found[word] for word in ("cup", "saw", "pan")} == {"cup": [-1, -1, -1], "saw": [0], "pan": [-1]}
 
 
 # Planted neurons

@@ -189,7 +189,7 @@ def test_a_negation_neuron_is_found_and_one_for_not_alone_is_not_taken_for_it(re
 def test_words_that_negate_in_part_lie_where_they_were_planted(data, report):
     table = report.tables["positions"]
     whole = table["word"] == "all of them"
-    assert set(table["kind"][whole]) == {"in part", "without", "un-", "frames that negate in part"}
+    assert set(table["kind"][whole]) == {"un-", "frames that negate in part"}  # the others have one word
     np.testing.assert_allclose(table["position"][whole], 0.5, atol=0.15)
     assert (table["position_low"] <= table["position"]).all() and (table["position"] <= table["position_high"]).all()
     one = data.plan.comparisons["words"]
@@ -232,7 +232,11 @@ def test_what_is_left_of_the_lectures_share(report):
     positive = lecture & (report.neurons["beta_lecture"] > 0)
     accuracy = report.neurons["accuracy_lecture"][positive].mean()
     assert report.layers["accuracy_positive_lecture"][0] == pytest.approx(accuracy)
-    assert f"and {(lecture & survives).sum() / lecture.sum():.1%} of these are negation neurons" in report.findings[1]
+    assert f"and {(lecture & survives).sum() / lecture.sum():.1%} are negation neurons" in report.findings[1]
+    words, verbs = (report.neurons[f"beta_{name}"] for name in ("words", "pairs"))
+    in_all = report.neurons["significant_words"] & report.neurons["significant_pairs"] & (words * verbs > 0)
+    np.testing.assert_array_equal(report.neurons["in_all"], in_all)
+    assert report.metrics["naive_in_all"] == pytest.approx((lecture & in_all).sum() / lecture.sum())
 
 
 def test_the_figures_are_drawn(report, draws=True):
@@ -270,6 +274,9 @@ def test_a_bad_option_is_one_line(changes, message):
 
 
 def test_a_text_that_does_not_do_is_one_line(model, text):
+    none = made_text(model.tokenizer, words=["river"], sentences=40)
+    with pytest.raises(UserError, match=r"dataset.tokens=.*: the text has only 0 negative words.* give 10 or more"):
+        Negation(options()).prepare(inputs_of(model, none))
     few = made_text(model.tokenizer, words=["not", "can"], sentences=10)
     with pytest.raises(UserError, match=r"dataset.tokens=.*: the text has only . negat.* give 10 or more"):
         Negation(options()).prepare(inputs_of(model, few))

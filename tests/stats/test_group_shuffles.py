@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from neurexp.stats.group_shuffles import group_permutation, shuffle_groups, student
+from neurexp.stats.group_shuffles import group_permutation, shuffle_groups, splits_of_groups, student
 from neurexp.stats.logistic import logistic
 
 
@@ -89,3 +89,25 @@ def test_within_blocks_p_is_the_share_of_all_swaps():
     found = group_permutation(x, labels, groups, 4000, seed=2, blocks=blocks)
     np.testing.assert_allclose(found.p, (r >= r[0] - 1e-9).mean(0), atol=0.03)
     np.testing.assert_allclose(found.p_max, [(r.max(1) >= one - 1e-9).mean() for one in r[0]], atol=0.03)
+
+
+@pytest.mark.parametrize(("sizes", "count"), [((4, 4), 35), ((4, 5), 126), ((5, 4), 126), ((1, 3), 4)])
+def test_few_splits_are_all_of_them_once_and_the_given_one_is_the_first(sizes, count):
+    labels = np.random.default_rng(1).permutation(np.repeat([0, 1], sizes))
+    splits = splits_of_groups(labels, 20, seed=0)
+    np.testing.assert_array_equal(splits[0], labels)
+    assert splits.shape == (count, sum(sizes))
+    assert (splits.sum(1) == sizes[1]).all()
+    same = {tuple(split) for split in splits} | (
+        {tuple(1 - split) for split in splits} if sizes[0] == sizes[1] else set()
+    )
+    assert len(same) == count * (1 + (sizes[0] == sizes[1]))
+
+
+def test_many_splits_are_random_ones():
+    labels = np.repeat([0, 1], (8, 9))
+    splits = splits_of_groups(labels, 20, seed=0)
+    assert splits.shape == (21, 17)
+    np.testing.assert_array_equal(splits[0], labels)
+    assert (splits.sum(1) == 9).all()
+    assert len({tuple(split) for split in splits}) > 15

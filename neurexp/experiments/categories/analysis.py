@@ -64,6 +64,9 @@ class Analyst:
             shares = np.array([(result.p < LEVEL / x.shape[1]).mean() for result in results])
             found.by_split[f"share_{level}{end}"] = shares
             found.row.update(against_splits(f"share_{level}{end}", shares))
+        separated = np.array([_separated(means, split).mean() for split in splits])
+        found.by_split[f"share_separated{end}"] = separated
+        found.row.update(against_splits(f"share_separated{end}", separated))
         real = tested["sentences"][0]
         found.neurons[f"t_sentences{end}"], found.neurons[f"p_sentences{end}"] = real.statistic, real.p
         found.neurons[f"significant_sentences{end}"] = real.p < LEVEL / x.shape[1]
@@ -94,7 +97,7 @@ class Analyst:
         found.row.update(against_splits("members", found.by_split["members"]))
 
     def _leak(self, layer: int, found: LayerAnalysis) -> None:
-        """The leak over both sets: a word's rows of both are one group."""
+        """The leak over both sets. A word is compared with itself in sentences that differ in their targets only."""
         sets = self.data.sets
         keys = [(int(one.label[group]), one.words[group]) for one in sets.values() for group in one.groups]
         distinct = sorted(set(keys))
@@ -109,8 +112,14 @@ class Analyst:
         if not later.any() or len(set(label[known])) < 2:
             return
         difference = means[known & (label == 1)].mean(0) - means[known & (label == 0)].mean(0)
-        draws = self.options.permutations
-        measured = leak(x[later], earlier[later], groups[later], difference, draws, self.seed)
+        frames = [frame for one in sets.values() for frame in one.frames]
+        pairs = list(zip(groups.tolist(), frames, strict=True))
+        place = {pair: index for index, pair in enumerate(dict.fromkeys(pairs))}
+        measured = None
+        for strata in (np.array([place[pair] for pair in pairs]), groups):  # of other sentences only if there are none
+            measured = measured or leak(
+                x[later], earlier[later], strata[later], difference, self.options.permutations, self.seed
+            )
         if measured is None:
             return
         found.neurons.update({"leak": measured.moved, "p_leak": measured.p, "q_leak": q_values(measured.p)})
@@ -145,3 +154,9 @@ def against_splits(name: str, values: np.ndarray) -> dict[str, float]:
     others = values[1:]
     p = float((values >= values[0] - 1e-12).mean()) if len(others) and np.isfinite(values[0]) else np.nan
     return {name: float(values[0]), f"{name}_shuffled": summary.mean(others), f"{name}_p": p}
+
+
+def _separated(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether all rows of one category lie above all rows of the other, `[neurons]` bool."""
+    zero, one = x[labels == 0], x[labels == 1]
+    return (one.min(0) > zero.max(0)) | (one.max(0) < zero.min(0))

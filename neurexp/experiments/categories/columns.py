@@ -63,6 +63,11 @@ def _by_split() -> dict[str, str]:
              "share of pairs in which the neuron orders the two held-out words as it orders the other words' "
              "categories. The neurons with the largest 5 % of |Welch's t| among the other words are selected; 0.5 by "
              "chance. At most 100 pairs"}  # fmt: skip
+    for end, where in (("", ""), (f"_{SET_2}", " in set 2")):
+        found[f"share_separated{end}"] = (
+            "share of neurons whose means on all words of one category lie above those on all words of the other"
+            f"{where}; its mean over all splits, the real one included, is 1 / number of splits or less"
+        )
     for level, test in _TESTS.items():
         for end, where in (("", ""), (f"_{SET_2}", " in set 2")):
             found[f"share_{level}{end}"] = f"share of neurons with p < 0.05 / neurons of the layer ({test}){where}"
@@ -89,19 +94,20 @@ _COLUMNS = {
     "pairs_right": "share of the pairs of held-out words that the neuron orders as it orders the other words' "
     "categories, whether or not these select it; 0.5 by chance",
     "difference_alone": "difference of the categories over words, from targets that are alone in their sentence",
-    "leak": "what an earlier target of the sentence moves at a later one: mean over words of the difference of the "
-    "same word's rows",
-    "p_leak": "p of |leak| among experiment.permutations shuffles of the earlier category within each word",
+    "leak": "what an earlier target of the sentence moves at a later one: difference of the same word's rows in "
+    "sentences that differ in their targets only, mean over such groups; where there are none, of the word's rows "
+    "in all its sentences, mean over words",
+    "p_leak": "p of |leak| among experiment.permutations shuffles of the earlier category within these groups",
     "q_leak": "p_leak corrected by Benjamini-Hochberg, family: the layer",
     "leak_share": "Σ leak · difference_alone / Σ difference_alone² over neurons: an earlier target of a category moves "
     "a later one by this part of the category difference, towards its own category; too small where the difference "
     "is mostly noise",
-    "leak_share_low": "2.5 % quantile of leak_share with the earlier category shuffled within each word",
+    "leak_share_low": "2.5 % quantile of leak_share with the earlier category shuffled within the groups of leak",
     "leak_share_high": "97.5 % quantile of the same",
     "leak_share_p": "p of |leak_share| among these shuffles",
     "leak_significant": "share of neurons with q_leak < 0.05",
-    "rows_leak": "number of later targets that are compared: of words with rows after both categories. Rows after "
-    "targets of both categories, or after the same word, are left out",
+    "rows_leak": "number of later targets that are compared: in groups (see leak) with rows after both categories. "
+    "Rows after targets of both categories, or after the same word, are left out",
     "leak_share_all": "mean of leak_share over layers",
     "leak_share_largest": "the largest leak_share of a layer",
     "leak_share_largest_layer": "the layer with the largest leak_share",

@@ -56,6 +56,19 @@ class Targets:
                 found[row] = categories.pop()
         return found
 
+    @cached_property
+    def frames(self) -> list[tuple[int, ...]]:
+        """The token ids around the targets of each row's sentence: sentences that differ in targets only share them."""
+        rows, found = self.rows, []
+        for ids, valid, sequence in zip(
+            rows.tokens.input_ids, rows.tokens.valid, range(len(rows.tokens.valid)), strict=True
+        ):
+            outside = valid.copy()
+            for row in np.flatnonzero(rows.sequence == sequence):
+                outside[rows.start[row] : rows.stop[row]] = False
+            found.append(tuple(ids[outside].tolist()))
+        return [found[sequence] for sequence in rows.sequence]
+
 
 @dataclass(frozen=True)
 class CategoryData:

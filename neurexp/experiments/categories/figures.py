@@ -50,7 +50,7 @@ class Figures:
 
         shown = {
             "share_sentences": "share of neurons that pass Bonferroni over sentences (Student)",
-            "share_words": "the same over words (Welch)",
+            "share_separated": "share that separate the categories' words completely",
             "both_sentences": "share significant in both sets with the same sign, over sentences",
             "members": "share of pairs of held-out words ordered rightly",
         }
@@ -60,7 +60,7 @@ class Figures:
              if name in self.layers},
             f"Over sentences {self.metrics['share_sentences_all']:.1%} of the neurons pass, and "
             f"{self.metrics['share_sentences_all_shuffled']:.1%} if the same words are split in another way; "
-            f"over words {self.metrics['share_words_all']:.1%} pass",
+            f"over words {self.metrics['share_words_all']:.2%} pass",
             f"{self.measured}; dashed: mean over the other splits of the words, each word with one label",
         )  # fmt: skip
 
@@ -111,8 +111,7 @@ class Figures:
             {"part of the category difference": {"leak of an earlier target": self.layers["leak_share"]}},
             f"An earlier target moves a later one by {self.metrics['leak_share_all']:.1%} of the category difference "
             "towards its own category (mean over layers)",
-            f"{self.measured}; {self.metrics['rows_leak_all']} later targets; grey: the earlier category shuffled "
-            "within each word",
+            f"{self.measured}; {self.metrics['rows_leak_all']} later targets; grey: the earlier category shuffled",
             (self.layers["leak_share_low"], self.layers["leak_share_high"]),
         )
 

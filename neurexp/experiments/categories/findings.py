@@ -42,7 +42,8 @@ def _sentence_test(data: CategoryData, metrics: Metrics) -> str:
         f"words are split into two groups in any other way, {metrics['share_sentences_all_shuffled']:.1%} differ "
         f"({_p(metrics, 'share_sentences_all')}), where a valid test finds next to none. Over the {words} words "
         f"{metrics['share_words_all']:.2%} differ (Welch), and {metrics['share_words_all_shuffled']:.2%} with other "
-        f"splits ({_p(metrics, 'share_words_all')})."
+        f"splits ({_p(metrics, 'share_words_all')}); {metrics['share_separated_all']:.1%} separate the "
+        f"categories' words completely, and {metrics['share_separated_all_shuffled']:.1%} with other splits."
     )
 
 
@@ -89,7 +90,7 @@ def _leak(layers: Table, metrics: Metrics) -> str:
         f"Leak: an earlier target moves a later one by {metrics['leak_share_all']:.1%} of the category difference "
         f"towards its own category (mean over layers; {metrics['rows_leak_all']} later targets). Most in layer "
         f"{metrics['leak_share_largest_layer']}, {metrics['leak_share_largest']:.1%}. In {metrics['leak_layers']} of "
-        f"{len(layers['layer'])} layers p < 0.05 (the earlier category shuffled within words); "
+        f"{len(layers['layer'])} layers p < 0.05 (the earlier category shuffled); "
         f"{metrics['leak_significant_all']:.1%} of the neurons have q < 0.05."
     )
 

@@ -62,6 +62,8 @@ _LAYERS = {
 }
 _TOGETHER = {
     "beta_least": "the smaller |beta| of the comparisons {decisive}, with its sign; 0 if their signs differ",
+    "in_all": "`significant` with the same sign of beta in {decisive}",
+    "naive_in_all": "share of the neurons with significant_{naive} that have in_all",
     "survives": "whether the neuron is one of the {what}: `significant` with the same sign of beta in {decisive}"
     "{over_types}",
     "survives_types": "survives, and p_types_max < 0.05 in each of these comparisons",

@@ -64,6 +64,10 @@ class Figures:
         one = self.plan.comparisons[name]
         return f"{one.sizes[1]} {one.one} against {one.sizes[0]} {one.zero}"
 
+    @property
+    def _by_types(self) -> str:
+        return f"; {self.verdict.what} also pass the test over word types" if self.verdict.over_types else ""
+
     def funnel(self):
         from neurexp.figures.regressions import funnel
 
@@ -77,7 +81,7 @@ class Figures:
             f"{int(significant.sum())} of {len(survives)} neurons of layer {self._layer} are significant {one.name}; "
             f"{int(survives.sum())} are {self.verdict.what}",
             f"{self.measured}; {self._sizes(self.main)}; {self.verdict.what}: significant in the same direction "
-            f"{self.plan.comparisons[self.verdict.decisive[-1]].name} as well",
+            f"{self.plan.comparisons[self.verdict.decisive[-1]].name} as well{self._by_types}",
             f"β (log odds per standard deviation; right: higher on {one.one})",
         )  # fmt: skip
 
@@ -123,9 +127,11 @@ class Figures:
         return over_layers(
             self.plan.layers,
             {label: (self.layers[name], self.layers.get(null)) for name, (label, null) in self._over_layers.items()},
-            f"Most {self.verdict.what} are in layer {self.plan.layers[most]}: {share[most]:.1%} of its neurons",
-            f"{self.measured}; likelihood ratio, p < 0.05 / neurons of the layer; dashed: the same with the labels "
-            "shuffled over word types (mean)",
+            f"Most {self.verdict.what} are in layer {self.plan.layers[most]}: {share[most]:.1%} of its neurons"
+            if share.any()
+            else f"No layer has {self.verdict.what}",
+            f"{self.measured}; likelihood ratio, p < 0.05 / neurons of the layer{self._by_types}; dashed: the same "
+            "with the labels shuffled over word types (mean)",
         )
 
     def between(self):
@@ -141,8 +147,8 @@ class Figures:
         return positions(
             table, [one.name for name, one in self.plan.comparisons.items() if name in table["comparison"]],
             f"Between the categories (0 and 1) lie {middles}",
-            f"{self.measured}; median over {count} {self.verdict.what}, with its 95 % bootstrap interval over words "
-            "and rows; a word of the categories stands between all others",
+            f"{self.measured}; median over the {self.verdict.what} ({count}), with its 95 % bootstrap interval over "
+            "words and rows; a word of the categories stands between all others",
         )  # fmt: skip
 
     def _heat(self) -> list[tuple[str, list[str], np.ndarray, np.ndarray]]:

@@ -52,10 +52,17 @@ def _left(data: RegressionData, layers: Table, metrics: Metrics) -> list[str]:
     share, left, accuracy = (
         layers[name] for name in (f"share_significant_{naive}", "share_left", f"accuracy_positive_{naive}")
     )
+    verdict = data.plan.verdict
+    kept = f"{metrics['naive_survive']:.1%} of these are {what} ({_range(left, layers)})"
+    if verdict.over_types:
+        same = f"{metrics['naive_in_all']:.1%} of these are so in the same direction in {' and in '.join(verdict.decisive)}"
+        kept = (
+            f"{same} too, and {metrics['naive_survive']:.1%} are {what}, by the test over word types as well "
+            f"({_range(left, layers)})"
+        )
     line = (
         f"What is left of the lectures' share: {data.plan.comparisons[naive].name} {metrics[f'found_{naive}']:.1%} of "
-        f"the neurons are significant ({_range(share, layers)} of a layer's), and {metrics['naive_survive']:.1%} of "
-        f"these are {what} ({_range(left, layers)})."
+        f"the neurons are significant ({_range(share, layers)}); {kept}."
     )
     if np.isfinite(accuracy).any():
         line += f" Mean accuracy of the significant neurons with β > 0, on the same rows: {_range(accuracy, layers)}."
@@ -63,12 +70,14 @@ def _left(data: RegressionData, layers: Table, metrics: Metrics) -> list[str]:
 
 
 def _range(values: np.ndarray, layers: Table) -> str:
-    """The values over layers: “9% in layer 3 to 20% in layer 7”; with one layer its value."""
+    """The values over layers: “from 9% in layer 3 to 20% in layer 7”; with one layer its value."""
     defined = np.flatnonzero(np.isfinite(values))
     low, high = defined[np.argmin(values[defined])], defined[np.argmax(values[defined])]
     if len(values) == 1:
         return f"{values[0]:.0%}"
-    return f"{values[low]:.0%} in layer {layers['layer'][low]} to {values[high]:.0%} in layer {layers['layer'][high]}"
+    return (
+        f"from {values[low]:.0%} in layer {layers['layer'][low]} to {values[high]:.0%} in layer {layers['layer'][high]}"
+    )
 
 
 def _significant(data: RegressionData, metrics: Metrics) -> list[str]:

@@ -93,7 +93,7 @@ def _listed(data: RegressionData, name: str, found: np.ndarray, neurons: Table) 
 
 
 def _third(data: RegressionData, name: str, found: np.ndarray, neurons: Table) -> tuple[list[_Row], Position]:
-    """The types of the third kind, each of its kinds as a whole, and all of it."""
+    """The types of the third kind, each of its kinds of several types as a whole, and all of it."""
     between, seed = data.plan.between[name], data.plan.inputs.seed
     x = _gathered(data, name, found, neurons)
     zero, one = (_means(_by_type(data, name, x, label)) for label in (0, 1))
@@ -105,6 +105,8 @@ def _third(data: RegressionData, name: str, found: np.ndarray, neurons: Table) -
     ]
     for kind in dict.fromkeys(kind_of.values()):
         own = {word: rows for word, rows in types.items() if kind_of[word] == kind}
-        position = median_position(zero, one, _means(own), DRAWS, seed)
-        rows.append(_Row(name, kind, ALL, sum(map(len, own.values())), position))
-    return rows, median_position(zero, one, _means(types), DRAWS, seed)
+        if len(own) > 1:
+            position = median_position(zero, one, _means(own), DRAWS, seed)
+            rows.append(_Row(name, kind, ALL, sum(map(len, own.values())), position))
+    all_of_it = _means(types) if len(types) > 1 else next(iter(types.values()))
+    return rows, median_position(zero, one, all_of_it, DRAWS, seed)

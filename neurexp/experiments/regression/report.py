@@ -63,11 +63,10 @@ def _judge(data: RegressionData, neurons: Table) -> None:
     betas = np.stack([neurons[f"beta_{name}"] for name in decisive])
     same = (np.sign(betas) == np.sign(betas[0])).all(0)
     neurons["beta_least"] = np.where(same, np.sign(betas[0]) * np.abs(betas).min(0), 0.0)
-    neurons["survives"] = same & np.logical_and.reduce([neurons[f"significant_{name}"] for name in decisive])
+    neurons["in_all"] = same & np.logical_and.reduce([neurons[f"significant_{name}"] for name in decisive])
     over_types = np.logical_and.reduce([neurons[f"p_types_max_{name}"] < LEVEL for name in decisive])
-    neurons["survives_types"] = neurons["survives"] & over_types
-    if data.plan.verdict.over_types:
-        neurons["survives"] = neurons["survives_types"]
+    neurons["survives_types"] = neurons["in_all"] & over_types
+    neurons["survives"] = neurons["survives_types" if data.plan.verdict.over_types else "in_all"]
 
 
 def _metrics(data: RegressionData, neurons: Table, layers: Table) -> dict[str, float]:
@@ -97,6 +96,7 @@ def _metrics(data: RegressionData, neurons: Table, layers: Table) -> dict[str, f
         "naive_only": int((first & ~second).sum()),
         "main_only": int((second & ~first).sum()),
         "opposite_signs": int((first & second & (betas[0] * betas[1] < 0)).sum()),
+        "naive_in_all": summary.ratio((first & neurons["in_all"]).astype(float), first.astype(float)),
         "naive_survive": summary.ratio((first & survives).astype(float), first.astype(float)),
         "main_survive": summary.ratio(survives.astype(float), second.astype(float)),
         "r_beta_rules": summary.correlation(*betas),
