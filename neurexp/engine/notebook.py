@@ -26,6 +26,7 @@ from neurexp.engine.passes import as_tensor, inputs_of, make_batch, run_pass
 from neurexp.engine.predictions import MEASURES, losses_of, measures_of, next_tokens, of_tokens
 from neurexp.engine.reducers.base import predicting
 from neurexp.engine.reducers.keep import Keep
+from neurexp.engine.texts import Activations, as_texts, positions_of, rows_of_ids, rows_of_texts
 from neurexp.models.choices import parse_layers
 from neurexp.models.head import Head
 from neurexp.models.load import LanguageModel
@@ -36,25 +37,31 @@ INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 def capture(
     model: LanguageModel | PreTrainedModel,
-    input_ids: np.ndarray | torch.Tensor,
+    input_ids: np.ndarray | torch.Tensor | str | Sequence[str],
     site: str | Sequence[str] = "MLP",
     layers: object = "all",
     valid: np.ndarray | torch.Tensor | None = None,
     batch_size: int = 4,
     budget_bytes: int = 4 * 2**30,
     edits: Sequence[Edit] = (),
-) -> dict[str, torch.Tensor]:
-    """The activations themselves: `{"MLP_0": [sequences, length, neurons], …}` on the CPU, in the model's dtype.
+    stride: int | None = None,
+) -> Activations:
+    """The activations themselves: `{"MLP_0": [rows, length, neurons], …}` on the CPU, in the model's dtype.
 
         model = neurexp.load_model("mini")
-        activations = neurexp.capture(model, model.tokenizer("Hello world", return_tensors="pt").input_ids)
+        activations = neurexp.capture(model, ["Hello world", "A longer text"])
+        activations["MLP_0"], activations.tokens, activations.valid       # a row for each text, padded with NaN
+        activations.of(0)["MLP_0"], activations.tokens_of(0)              # one text: [tokens, neurons]
+
+    A text, or a sequence of ids, that is longer than the model's positions is cut into several rows, with a warning.
 
     Any number of threads may call it at the same time, on one model or on several, and may also run the model directly.
     Each gets the same result as alone, and none waits for another.
 
     Args:
         model: of `load_model`, or any causal transformers model of a known family (put it in `eval()` yourself).
-        input_ids: `[sequences, length]`, or one sequence `[length]`.
+        input_ids: a text or several (for a model of `load_model`), or token ids `[sequences, length]` or `[length]`.
+            Of texts, every row begins with BOS where the model's own tokenizer puts one.
         site: `MLP` (the expansion before its non-linearity), `NEURON`, `RESID_POST`, … (docs/models.md), or several.
         layers: `"all"`, one layer or a list.
         valid: `[sequences, length]` bool; where it is False the result is NaN, and the token is never attended to.
@@ -62,21 +69,35 @@ def capture(
         budget_bytes: the largest size of the result.
         edits: activations that are replaced (`neurexp.Edit`); the result has what they lead to, also at their own
             sites. What an edit takes from the text (a mean) is measured on all valid tokens, without any edit.
+        stride: tokens from the beginning of one row to that of the next, where a text is cut. If it is less than the
+            positions, rows overlap: with half of them, every token but the first ones sees at least half before it.
+
+    Returns:
+        A dictionary, and which token each place is: `.input_ids`, `.valid`, `.tokens`, and where texts were cut
+        `.source` and `.start` (the text of each row, and where the row begins in it).
 
     Raises:
-        UserError: unknown family, site, layer or neuron.
+        UserError: unknown family, site, layer or neuron; a text without tokens; texts for a model without tokenizer.
         MemoryError: the result would not fit the budget; reduce inside a pass instead (`neurexp.engine`).
-        ValueError: shapes do not match, or ids are not integers of the vocabulary, or sequences are too long.
+        ValueError: shapes do not match, or ids are not integers of the vocabulary, or `stride` does not fit.
         TypeError: `model` is not a model.
     """
     network = network_of(model)
     check_edits(edits)
-    ids, mask = checked_tokens(network, input_ids, valid, batch_size)
+    texts = as_texts(input_ids)
+    if texts is None:
+        rows = rows_of_ids(network, *checked_tokens(network, input_ids, valid, batch_size, cuts=True), stride)
+    elif valid is not None:
+        raise ValueError("valid is for token ids; every token of a text is valid")
+    else:
+        rows = rows_of_texts(model, texts, stride)
+    ids, mask = checked_tokens(network, rows.input_ids, rows.valid, batch_size)
     sites = find_sites(network, site, parse_layers(layers, len(blocks_of(network))))
     changes = _changes(network, edits, ids, mask, batch_size, budget_bytes)
     keep = Keep(len(sites), ids.shape[0], ids.shape[1], budget_bytes)
     run_pass(network, sites, ids, mask, [keep], batch_size=batch_size, changes=changes)
-    return {found.key: keep.kept[index] for index, found in enumerate(sites)}
+    kept = {found.key: keep.kept[index] for index, found in enumerate(sites)}
+    return Activations(kept, rows, model.tokenizer if isinstance(model, LanguageModel) else None)
 
 
 def predictions(
@@ -191,9 +212,11 @@ def measured_on(
 
 
 def checked_tokens(
-    network: PreTrainedModel, input_ids: Any, valid: Any, batch_size: int
+    network: PreTrainedModel, input_ids: Any, valid: Any, batch_size: int, cuts: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The tokens and their mask as tensors `[sequences, length]`; the mask is None if all are valid.
+
+    Sequences may be longer than the model's positions only if the caller `cuts` them.
 
     Raises:
         ValueError: they do not fit each other or the model, or the batch size is no whole number.
@@ -212,6 +235,9 @@ def checked_tokens(
     if ids.ndim == 1:
         ids, mask = ids[None], None if mask is None else mask[None]
     _check_ids(network, ids if mask is None else ids.where(mask, 0))
+    positions = positions_of(network)
+    if positions is not None and ids.shape[1] > positions and not cuts:
+        raise ValueError(f"input_ids has sequences of {ids.shape[1]} tokens; the model has {positions} positions")
     return ids, mask
 
 
@@ -224,8 +250,6 @@ def _argument(name: str, given: Any) -> torch.Tensor:
 
 
 def _check_ids(network: PreTrainedModel, ids: torch.Tensor) -> None:
-    vocabulary, positions = network.config.vocab_size, getattr(network.config, "max_position_embeddings", None)
+    vocabulary = network.config.vocab_size
     if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
         raise ValueError(f"input_ids must be 0 or more, and below the vocabulary's {vocabulary}")
-    if positions is not None and ids.shape[1] > positions:
-        raise ValueError(f"input_ids has sequences of {ids.shape[1]} tokens; the model has {positions} positions")

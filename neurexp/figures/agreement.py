@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
 
 MOST_PAIRS = 15  # that are drawn: those of the largest ratios
-LONGEST = 56  # characters of a run's label
+LONGEST = 48  # characters of a run's label
 BY_CHANCE = {"color": "#dddddd", "edgecolor": "#999999"}
 SIMILAR = {"color": "white", "edgecolor": "#999999", "hatch": "////"}
 OBSERVED = {"color": GROUP_STYLES[2]["color"], "markeredgecolor": "black", "markeredgewidth": 0.5, "linestyle": ""}
@@ -40,7 +40,7 @@ def pairs_and_layers(
     note = f"the {MOST_PAIRS} of {len(pairs)} pairs with the largest ratios; " if len(shown) < len(pairs) else ""
     place = np.arange(len(layers))
     low, high, expected, agreed = _columns(layers, "low", "high", "expected", "agreed")
-    right.bar(place, high - low, bottom=low, width=0.7, label="chance within layers, middle 95 %", **BY_CHANCE)
+    right.bar(place, high - low, bottom=low, width=0.7, label="chance within layers", **BY_CHANCE)
     right.plot(place, expected, "_", color="black", ms=10, label="mean by chance")
     right.plot(place, agreed, "o", label="observed", **OBSERVED)
     step = 1 + len(layers) // 16
@@ -58,7 +58,7 @@ def pairs_and_layers(
 def _draw_pairs(axes: Any, shown: Sequence[tuple[str, str, Mapping[str, float]]]) -> None:
     rows, numbers = np.arange(len(shown)), [pair[2] for pair in shown]
     has_spread = "low_spread" in numbers[0]
-    kinds = [("", -0.16 if has_spread else 0, "within layers, middle 95 %", BY_CHANCE)]
+    kinds = [("", -0.16 if has_spread else 0, "within layers", BY_CHANCE)]
     if has_spread:
         kinds.append(("_spread", 0.16, "among neurons of a similar spread", SIMILAR))
     (both,) = _columns(numbers, "both")

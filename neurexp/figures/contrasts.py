@@ -125,7 +125,7 @@ def against_null(
 
 def values_by_word(
     values: Sequence[np.ndarray], names: Sequence[str], labels: np.ndarray, categories: Sequence[str], title: str,
-    detail: str, ylabel: str,
+    detail: str, ylabel: str, styles: Sequence[int] | None = None,
 ) -> Figure:  # fmt: skip
     """Chosen neurons' values, a dot a word, by category.
 
@@ -134,7 +134,9 @@ def values_by_word(
         names: of the neurons.
         labels: `[words]`.
         categories, title, detail, ylabel: texts.
+        styles: the number of each category's colour and marker; None: one for each.
     """
+    styles = range(len(categories)) if styles is None else styles
     columns = (len(values) + 1) // 2
     many = len(categories) > CROWDED
     figure = new_figure(max(1.7, 0.2 * len(categories)) * columns + 1, 6)
@@ -149,8 +151,8 @@ def values_by_word(
         for category in range(len(categories)):
             own = row[labels == category]
             place = category + spread.uniform(-0.25, 0.25, len(own))
-            color = GROUP_STYLES[(0, 2, 1)[category % 3]]["color"]
-            axes.scatter(place, own, s=7, color=color, marker=MARKERS[category % 6], alpha=0.7)
+            color = GROUP_STYLES[(0, 2, 1)[styles[category] % 3]]["color"]
+            axes.scatter(place, own, s=7, color=color, marker=MARKERS[styles[category] % 6], alpha=0.7)
             axes.hlines(own.mean(), category - 0.35, category + 0.35, color="black", linewidth=2)
         axes.set_xticks(
             range(len(categories)), names_below, fontsize=7, parse_math=False, fontfamily=fonts, rotation=rotation
@@ -165,7 +167,11 @@ def values_by_word(
 
 
 def over_layers(
-    layers: Sequence[int], series: Mapping[str, tuple[np.ndarray, np.ndarray | None]], title: str, detail: str
+    layers: Sequence[int],
+    series: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
+    title: str,
+    detail: str,
+    ranges: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Figure:
     """A panel per column: its values over the layers, and its null dashed.
 
@@ -173,11 +179,15 @@ def over_layers(
         layers: their indices.
         series: column → its values `[layers]`, and those of its null.
         title, detail: texts.
+        ranges: column → the ends of the bars about its values, `[layers]` each.
     """
     figure = new_figure(max(6.0, 4.2 * len(series)), 4.2)
     panels = figure.subplots(1, len(series), squeeze=False)[0]
     for axes, (name, (values, null)) in zip(panels, series.items(), strict=True):
         axes.plot(layers, values, "o-", color=GROUP_STYLES[2]["color"], label="found")
+        if ranges is not None:
+            around = np.stack([values - ranges[name][0], ranges[name][1] - values]).clip(min=0)
+            axes.errorbar(layers, values, yerr=around, fmt="none", ecolor="black", capsize=4)
         if null is not None:
             axes.plot(layers, null, "s--", ms=4, color=GROUP_STYLES[1]["color"], label="shuffled labels")
         axes.set_xticks(layers[:: 1 + len(layers) // MOST_TICKS])

@@ -19,6 +19,12 @@ from neurexp.figures.style import new_figure, set_title
 # (heading, tokens, activations [tokens], index of the category of a listed word or −1)
 Passage = tuple[str, Sequence[str], np.ndarray, np.ndarray]
 WIDTH = 92  # columns of a line of the picture, one for a Latin letter
+# Of its own element only: a notebook that shows the page keeps its own look
+STYLE = (
+    "<style>.neurexp-heat{font:16px/2 Georgia,serif;max-width:60em;margin:2em auto;padding:0 1em;color:#111;"
+    "background:#fff}.neurexp-heat h1{font-size:1.2em}.neurexp-heat h2{font-size:1em;margin-top:2em}"
+    ".neurexp-heat span{padding:.15em 0;white-space:pre-wrap}.neurexp-heat footer{font-size:.8em;color:#444}</style>"
+)
 LINES = ("underline", "underline dotted", "underline dashed", "underline wavy")
 
 
@@ -119,10 +125,8 @@ def heat_page(passages: Sequence[Passage], categories: Sequence[str], title: str
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         f"<title>{escape(title)}</title>",
-        "<style>body{font:16px/2 Georgia,serif;max-width:60em;margin:2em auto;padding:0 1em;color:#111;background:#fff}"
-        "h1{font-size:1.2em}h2{font-size:1em;margin-top:2em}"
-        "span{padding:.15em 0;white-space:pre-wrap}footer{font-size:.8em;color:#444}</style>",
-        f'</head><body><h1 dir="auto">{escape(title)}</h1>',
+        STYLE,
+        f'</head><body><div class="neurexp-heat"><h1 dir="auto">{escape(title)}</h1>',
     ]
     key = ", ".join(
         f'<span dir="auto" style="text-decoration:{LINES[index % len(LINES)]}">{escape(name)}</span>'
@@ -139,5 +143,5 @@ def heat_page(passages: Sequence[Passage], categories: Sequence[str], title: str
                 f"{escape_markup(on_one_line(token))}</span>"
             )
         parts.append("</p>")
-    parts.append(f'<footer dir="auto">{escape(detail)}</footer></body></html>')
+    parts.append(f'<footer dir="auto">{escape(detail)}</footer></div></body></html>')
     return "\n".join(parts[:5]) + "".join(parts[5:]) + "\n"

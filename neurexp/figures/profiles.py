@@ -19,6 +19,7 @@ POINTS = 241  # at which a density is drawn
 # Of runs over each other: no two of up to 28 look alike
 RUN_COLORS = ("#E69F00", "#555555", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 RUN_LINES = ("-", ":", "--", "-.")
+PANEL = 2.5  # inches: the height of densities over each other
 NEAR = 0.25  # of the depth: a layer further from a panel's depth is not drawn in it
 
 
@@ -63,6 +64,20 @@ def _name_layers(figure: Figure, axes: Any, layers: Sequence[int], columns: int)
     bar.minorticks_off()
 
 
+def _grid(panels: int) -> tuple[int, int]:
+    """Columns and rows of panels: a page is two wide."""
+    columns = min(panels, 2)
+    return columns, -(-panels // columns)
+
+
+def _panels(figure: Figure, count: int, sharey: bool = False) -> list[Any]:
+    columns, rows = _grid(count)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
+    for unused in panels[count:]:
+        unused.remove()
+    return panels[:count]
+
+
 def density_by_layer(
     runs: Sequence[tuple[str, Sequence[int], Sequence[np.ndarray]]], title: str, detail: str, xlabel: str
 ) -> Figure:
@@ -73,8 +88,9 @@ def density_by_layer(
         title, detail, xlabel: texts.
     """
     limit = max(_limit(values) for _, _, values in runs)
-    figure = new_figure(5.6 * len(runs) + 1.6, 4.6)
-    panels = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
+    columns, rows = _grid(len(runs))
+    figure = new_figure(5.6 * columns + 1.6, 4.6 * rows)
+    panels = _panels(figure, len(runs), sharey=True)
     for axes, (name, layers, values) in zip(panels, runs, strict=True):
         places, densities = _densities(values, limit)
         shades = _shades(layers)
@@ -83,10 +99,11 @@ def density_by_layer(
             style = "--" if index == 0 else "-"
             axes.plot(places, densities[index], color=shades[index], lw=2.2 if outer else 1.2, ls=style, label=layer)
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.set(xlabel=xlabel, title=textwrap.fill(name, 60))
+        axes.set(xlabel=textwrap.fill(xlabel, 60), title=textwrap.fill(name, 60))
         bare(axes)
         _name_layers(figure, [axes], layers, 1)
-    panels[0].set_ylabel("density over neurons")
+    for axes in panels[::columns]:
+        axes.set_ylabel("density over neurons")
     panels[0].set_ylim(0, None)  # shared: only once all are drawn
     set_title(figure, title, detail)
     return figure
@@ -104,8 +121,9 @@ def density_map(
     With `depths`, the relative depth `[layers]` of each run's layers, models of any depth lie side by side on it.
     """
     limit = max(_limit(values) for _, _, values in runs)
-    figure = new_figure(5.2 * len(runs) + 1.6, 2.4 + 0.17 * max(len(layers) for _, layers, _ in runs))
-    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    columns, lines = _grid(len(runs))
+    figure = new_figure(5.2 * columns + 1.6, (2.4 + 0.17 * max(len(layers) for _, layers, _ in runs)) * lines)
+    panels = _panels(figure, len(runs))
     drawn = [_densities(values, limit) for _, _, values in runs]
     highest = max(densities.max() for _, densities in drawn)
     mesh = None
@@ -118,11 +136,12 @@ def density_map(
         step = max(1, len(layers) // 12)
         if depths is None:
             axes.set_yticks(y[::step], [str(layer) for layer in layers][::step])
-        axes.set(xlabel=xlabel, title=textwrap.fill(name, 56))
+        axes.set(xlabel=textwrap.fill(xlabel, 56), title=textwrap.fill(name, 56))
         axes.legend(frameon=False, fontsize=7, loc="upper right")
-    panels[0].set_ylabel("layer" if depths is None else "relative depth (0: first layer, 1: last)")
+    for axes in panels[::columns]:
+        axes.set_ylabel("layer" if depths is None else "relative depth\n(0: first layer, 1: last)")
     assert mesh is not None
-    figure.colorbar(mesh, ax=panels.tolist(), label="density over neurons")
+    figure.colorbar(mesh, ax=panels, label="density over neurons")
     set_title(figure, title, detail)
     return figure
 
@@ -132,7 +151,8 @@ def densities_at_depths(
 ) -> Figure:
     """The densities of several runs over each other, a panel for each third of the way through the models.
 
-    A run is drawn in a panel by its layer nearest to the panel's depth, and left out where none is near.
+    A run is drawn in a panel by its layer nearest to the panel's depth, and left out where none is near. The panel's
+    heading has the depths of the layers that are drawn.
 
     Args:
         runs: (name, relative depth `[layers]`, `[neurons]` values of each layer).
@@ -143,23 +163,33 @@ def densities_at_depths(
     first = np.asarray(runs[0][1])
     wanted = [int(np.abs(first - depth).argmin()) for depth in (0, 1 / 3, 2 / 3, 1)]
     shown = [float(first[index]) for index in dict.fromkeys(wanted)]
-    figure = new_figure(max(5.5, 2.75 * len(shown)), 3.8)
+    labels = [textwrap.fill(name, int(30 * len(shown))) for name, _, _ in runs]
+    room = 0.15 * sum(1 + label.count("\n") for label in labels)  # inches above the lines, for the legend
+    figure = new_figure(max(5.5, 2.75 * len(shown)), PANEL + room + 1.3)
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axes, depth in zip(panels, shown, strict=True):
+        own = []  # the depths of the layers that are drawn here
         for index, (_, depths, values) in enumerate(runs):
             nearest = int(np.abs(np.asarray(depths) - depth).argmin())
             if abs(float(depths[nearest]) - depth) > NEAR:
                 continue
+            own.append(float(depths[nearest]))
             places, densities = _densities([values[nearest]], limit)
             axes.plot(places, densities[0], **_style_of_run(index))
-        axes.axvline(0, color="black", linewidth=0.6)
-        axes.set(xlabel=xlabel, title=f"depth {depth:.2f}")
+        axes.axvline(0, ymax=PANEL / (PANEL + room), color="black", linewidth=0.6)
+        low, high = f"{min(own):.2f}", f"{max(own):.2f}"
+        axes.set_xlabel(textwrap.fill(xlabel, 32), fontsize=8)
+        axes.set_title(f"depth {low}" + (f" to {high}" if high != low else ""))
+        axes.patch.set_visible(False)  # the first panel's legend reaches over the next ones
         bare(axes)
+        if axes is not panels[0]:
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(left=False)
     panels[0].set_ylabel("density over neurons")
-    panels[0].set_ylim(0, panels[0].get_ylim()[1] * 1.25)  # room for the legend
-    for index, (name, _, _) in enumerate(runs):  # of every run, though it may not be drawn in the first panel
-        panels[0].plot([], [], label=textwrap.fill(name, 40), **_style_of_run(index))
-    panels[0].legend(frameon=False, fontsize=7, loc="upper left")
+    panels[0].set_ylim(0, panels[0].get_ylim()[1] * (PANEL + room) / PANEL)
+    for index, label in enumerate(labels):  # of every run, though it may not be drawn in the first panel
+        panels[0].plot([], [], label=label, **_style_of_run(index))
+    panels[0].legend(frameon=False, fontsize=7, loc="upper left").set_in_layout(False)
     set_title(figure, title, detail)
     return figure
 
@@ -218,7 +248,7 @@ def quantiles_by_layer(
     axes.axhline(0, color="black", linewidth=0.6)
     shown = range(0, len(layers), 1 + len(layers) // 40)
     axes.set_xticks(shown, [str(layers[index]) for index in shown])
-    axes.set(xlabel="layer", ylabel=ylabel)
+    axes.set(xlabel="layer", ylabel=textwrap.fill(ylabel, 42))
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
     axes.legend(frameon=False, fontsize=8, loc="upper right")
@@ -241,7 +271,7 @@ def over_depth(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, de
         axes.fill_between(depth, quartiles[:, 0], quartiles[:, 2], color=style["color"], alpha=0.15, linewidth=0)
         axes.plot(depth, quartiles[:, 1], marker="os^Dvx"[index % 6], label=textwrap.fill(name, 60), **style)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set(xlabel="relative depth (0: first layer, 1: last)", ylabel=ylabel)
+    axes.set(xlabel="relative depth (0: first layer, 1: last)", ylabel=textwrap.fill(ylabel, 42))
     axes.legend(frameon=False, fontsize=8)
     bare(axes)
     set_title(figure, title, detail)

@@ -50,8 +50,8 @@ def report_of(groups: list[Group], names: list[str], labels: list[str], lead: fl
         suffix = f"_{group.site}" if len(groups) > 1 else ""
         headline = _headline(totals[2][0], len(group.layer), len(group.numbers))
         detail = (
-            f"leads: among the {lead:g} % of a layer's neurons with the largest |statistic|; {group.site}, "
-            f"{number_of(len(group.layer), 'neuron')}. {CAVEAT}."
+            f"bars: the middle 95 % by chance; leads: among the {lead:g} % of a layer's neurons with the largest "
+            f"|statistic|; {group.site}, {number_of(len(group.layer), 'neuron')}. {CAVEAT}."
         )
         figures[f"agreement{suffix}"] = _drawing(own_pairs, own_layers, labels, headline, detail)
     findings.append(f"A neuron leads in a run if it is among the {lead:g} % of its layer with the largest |statistic|")

@@ -9,15 +9,20 @@ import numpy as np
 
 from neurexp.report.finished import FinishedRun
 from neurexp.report.folder import definitions_in
-from neurexp.report.report import Report
+from neurexp.report.report import CONTROL_RULE, Report
+from neurexp.report.words import in_words
 
 
-def report_of(runs: Sequence[FinishedRun], names: Sequence[str], column: str) -> Report:
+def report_of(
+    runs: Sequence[FinishedRun], names: Sequence[str], labels: Sequence[str], common: str, column: str
+) -> Report:
     """Headlines and layer medians of the runs, side by side.
 
     Args:
         runs: of one experiment, each of one site.
         names: of the runs.
+        labels: of the runs, for figures.
+        common: what the labels leave out, because all runs have it in common.
         column: of their tables of neurons, by which they are compared.
     """
     quartiles = [
@@ -31,7 +36,11 @@ def report_of(runs: Sequence[FinishedRun], names: Sequence[str], column: str) ->
         for key in shared:
             metrics[f"{key}_{index}"] = run.summary["metrics"][key]
             of_site = f"{(run.summary.get('options') or {}).get('experiment.site')}/{key}"  # in a run of several sites
-            meaning = definitions[index].get(key) or definitions[index].get(of_site, "")
+            meaning = (
+                definitions[index].get(key)
+                or definitions[index].get(of_site)
+                or definitions[index].get(CONTROL_RULE, "")
+            )
             columns[f"{key}_{index}"] = f"{key} of run {index} ({name}): {meaning}"
     layers = {
         "run": np.concatenate([np.full(len(run.depth), index) for index, run in enumerate(runs)]),
@@ -53,37 +62,45 @@ def report_of(runs: Sequence[FinishedRun], names: Sequence[str], column: str) ->
     }
     changed = [key for key in shared if len({run.summary["metrics"][key] for run in runs}) > 1]
     findings = [f"{key}: " + " | ".join(f"{run.summary['metrics'][key]:.4g}" for run in runs) for key in changed]
-    panels = [(name, list(run.layers["layer"]), run.by_layer(column)) for name, run in zip(names, runs, strict=True)]
     overall = [float(np.nanmedian(np.abs(run.neurons[column]))) for run in runs]
-    finding = f"Median |{column}| over neurons: " + ", ".join(
-        f"{value:.3f} ({name})" for value, name in zip(overall, names, strict=True)
-    )
+    told = [f"{value:.3f} ({label})" for value, label in zip(overall, labels, strict=True)]
+    if len(runs) > 2:
+        told = [f"from {told[int(np.nanargmin(overall))]} to {told[int(np.nanargmax(overall))]}"]
+    finding = f"Median |{column}| over neurons: " + ", ".join(told)
     meanings = {one.get(column) or column for one in definitions}
-    detail = (
-        meanings.pop() if len(meanings) == 1 else f"{column}, which the runs define differently: see their columns.md"
-    )
+    axis, meaning = column, "which the runs define differently: see their columns.md"
+    if len(meanings) == 1:
+        meaning = meanings.pop()
+        axis = in_words(column, meaning)
+    detail = f"{common}; {column}: {meaning}" if common else f"{column}: {meaning}"
+    deep = len({run.summary["model_layers"] for run in runs}) > 1
+    headings = [
+        f"{label}, {run.summary['model_layers']} layers" if deep else label
+        for label, run in zip(labels, runs, strict=True)
+    ]
+    panels = [(name, list(run.layers["layer"]), run.by_layer(column)) for name, run in zip(headings, runs, strict=True)]
 
     def by_layer():
         from neurexp.figures.profiles import density_by_layer
 
-        return density_by_layer(panels, finding, detail, column)
+        return density_by_layer(panels, finding, detail, axis)
 
     def as_map():
         from neurexp.figures.profiles import density_map
 
-        return density_map(panels, finding, detail, column, depths=[run.depth for run in runs])
+        return density_map(panels, finding, detail, axis, depths=[run.depth for run in runs])
 
     def overlaid():
         from neurexp.figures.profiles import densities_at_depths
 
-        drawn = [(name, run.depth, run.by_layer(column)) for name, run in zip(names, runs, strict=True)]
-        return densities_at_depths(drawn, finding, f"the layer nearest to each relative depth; {detail}", column)
+        drawn = [(label, run.depth, run.by_layer(column)) for label, run in zip(labels, runs, strict=True)]
+        return densities_at_depths(drawn, finding, f"the layer nearest to each depth; {detail}", axis)
 
     def over_depth():
         from neurexp.figures.profiles import over_depth
 
-        drawn = {name: (run.depth, rows) for name, run, rows in zip(names, runs, quartiles, strict=True)}
-        return over_depth(drawn, finding, f"median and middle half over neurons; {detail}", column)
+        drawn = {label: (run.depth, rows) for label, run, rows in zip(labels, runs, quartiles, strict=True)}
+        return over_depth(drawn, finding, f"median and middle half over neurons; {detail}", axis)
 
     figures = {"densities": by_layer, "overlaid": overlaid}
     if min(len(run.depth) for run in runs) > 1:  # a single layer makes no map

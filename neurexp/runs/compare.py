@@ -24,7 +24,7 @@ from neurexp.report.folder import SUMMARY, write_figures, write_report
 from neurexp.report.report import Report
 from neurexp.runs import agreement, by_layers
 from neurexp.runs.agreement_groups import groups_of
-from neurexp.runs.names import circumstances, labels_of, names_of
+from neurexp.runs.names import circumstances, common_to, labels_of, names_of
 from neurexp.tracking import tracker as tracking
 
 
@@ -90,7 +90,7 @@ def compare(runs: list[FinishedRun], lead: float = 1.0, by: Sequence[str] = ()) 
     experiments = {run.experiment for run in runs}
     lacking = [run for run in runs if columns[0] not in run.neurons]
     if len(experiments) == 1 and not lacking and len(set(by)) < 2:
-        reports.append(by_layers.report_of(runs, names, columns[0]))
+        reports.append(by_layers.report_of(runs, names, labels, common_to(summaries), columns[0]))
     if groups:
         reports.append(agreement.report_of(groups, names, labels, lead))
     if not reports:

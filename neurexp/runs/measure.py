@@ -32,6 +32,7 @@ from neurexp.models.sites import find_sites, width_of_head
 from neurexp.report.clock import Stopwatch
 from neurexp.report.finished import FinishedRun
 from neurexp.report.report import CONTROLS, Report, join_sites, with_control
+from neurexp.runs.control_figure import with_figure
 from neurexp.text.running_text import read_text
 from neurexp.text.shuffled import shuffled_text
 from neurexp.text.skipped import Skipped, tell
@@ -99,7 +100,9 @@ def measure(
             with clock("load_model"):
                 inputs = replace(inputs, model=_load({**arguments, "weights": "random"}), writer=model)
         _, controls = runner.run(inputs, "control: ")
-        reports = {site: with_control(report, controls[site], options.control) for site, report in reports.items()}
+        for site, control in controls.items():
+            report = with_control(reports[site], control, options.control)
+            reports[site] = with_figure(report, control, options.control, original.label)
     report = join_sites(reports) if reports else None
     return Measurement(model, plan, report, tuple(runner.reused), runner.resumed)
 
@@ -138,9 +141,12 @@ class _Runner:
                 raise ValueError(f"two passes are named {first.name}: give each a name of its own")
             if first.distributed or processes.rank() == 0:
                 log.info("%s: %d tokens in %d sequences", first.label, first.tokens.count, len(first.tokens.valid))
-                reducers = self._run_or_reuse(passes, inputs.model, f"{prefix}{first.name}")
-                for own, found in zip(results, reducers, strict=True):
-                    own[first.name] = found
+                # A site that every plan captures, beside its own, is captured once
+                once = {planned.site: planned for planned in passes}
+                reducers = self._run_or_reuse(list(once.values()), inputs.model, f"{prefix}{first.name}")
+                of_site = dict(zip(once, reducers, strict=True))
+                for own, planned in zip(results, passes, strict=True):
+                    own[first.name] = of_site[planned.site]
         if processes.rank() > 0:
             return plan, {}
         with self.clock("analyse"):

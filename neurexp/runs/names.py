@@ -39,6 +39,12 @@ def labels_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
     return _distinct(titles, summaries)
 
 
+def common_to(summaries: Sequence[dict[str, Any]]) -> str:
+    """What `labels_of` leaves out, because all runs have it in common."""
+    parts = zip(*((one.get("experiment"), one["setting"]) for one in summaries), strict=True)
+    return ", ".join(str(values[0]) for values in parts if len(set(values)) == 1)
+
+
 def _distinct(titles: Sequence[list[str]], summaries: Sequence[dict[str, Any]]) -> list[str]:
     options = [summary.get("options") or {} for summary in summaries]
     different = [name for name in _differing_options(summaries) if not _is_in_titles(name, options, summaries)]

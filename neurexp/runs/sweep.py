@@ -28,6 +28,7 @@ from neurexp.report.folder import (
     write_figures,
     write_report,
 )
+from neurexp.report.report import SITE
 from neurexp.runs.sweep_job import Job, bare
 
 PARENT = "parent.json"
@@ -196,9 +197,16 @@ def _log(folder: Path, known: dict[str, str], jobs: list[Job], report: Any, stat
     tracker = tracking.MlflowTracker(client, store, known["run_id"])
     if report is not None:
         experiments = ", ".join(dict.fromkeys(job.run["experiment"] for job in jobs))
-        numbers = {name: values for name, values in report.layers.items() if values.dtype.kind in "biuf"}
-        tracker.log(report.metrics, numbers, report.step_column, {"experiment": experiments, "sweep": folder})
-        for name in (SUMMARY, LAYERS, COLUMNS, COLUMNS_TO_READ, FIGURES, "multirun.yaml"):
+        columns = {name: values for name, values in report.layers.items() if values.dtype.kind in "biuf"}
+        own = {"job", report.step_column, *(name for job in jobs for name in job.options)}
+        # MLflow shows a metric's last step: without a name of their own the last layer's would pass for the sweep's
+        steps = {f"by_layer/{name}": values for name, values in columns.items() if name.rstrip("=") not in own}
+        steps |= {name: report.layers[name] for name in (report.step_column, SITE) if name in report.layers}
+        tags = {"experiment": experiments, "sweep": folder}
+        tags["mlflow.note.content"] = "\n".join(f"- {line}" for line in report.findings)
+        tracker.log(report.metrics, steps, report.step_column, tags)
+        tables = [f"{name}.parquet" for name in report.tables]
+        for name in (SUMMARY, LAYERS, *tables, COLUMNS, COLUMNS_TO_READ, FIGURES, "multirun.yaml"):
             if (folder / name).exists():
                 tracker.log_folder(folder / name, "figures" if name == "figures" else None)
         print(f"MLflow:     parent run {tracker.run_id}; open with: {tracker.where}")
@@ -228,6 +236,8 @@ def _sum_up(folder: Path, jobs: list[Job], run_id: str | None) -> Any:
         "experiment": "sweep",
         "of": ", ".join(dict.fromkeys(job.run["experiment"] for job in jobs)),
         "swept": swept,
+        "findings": report.findings,
+        "metrics": report.metrics,
         "jobs": [
             {
                 "job": str(job.number),

@@ -12,14 +12,17 @@ import numpy as np
 from neurexp.io.files import read_table
 from neurexp.report.folder import definitions_in
 from neurexp.report.report import SITE, Report, Table
+from neurexp.runs import sweep_seeds as seeds
 from neurexp.runs.sweep_job import Job
+from neurexp.runs.sweep_seeds import NULL_DASHED
 
 SHOWN = 5  # columns that are named
 LAYER_OPTIONS = {"experiment.layer", "model.default_layer"}
 
 
 def report_of(jobs: list[Job], folder: Path, swept: list[str], failed: list[Job]) -> Report:
-    """The jobs' rows in the order of layers and jobs, and headline values by layer if only the layers differ.
+    """The jobs' rows in the order of layers and jobs, and headline values by layer if only the layers differ,
+    their means and ranges if seeds do.
 
     The columns are those of all jobs, `job`, and each option that was swept or that differs between jobs.
 
@@ -42,7 +45,8 @@ def report_of(jobs: list[Job], folder: Path, swept: list[str], failed: list[Job]
     index = np.repeat(np.arange(len(jobs)), rows)  # of the job that each row is of
     numbers = np.array([job.number for job in jobs])[index]
     order = np.lexsort((numbers, layers["layer"]))
-    options = {name: values[index][order] for name, values in _options(jobs, swept, shared).items()}
+    of_jobs = _options(jobs, swept, shared)
+    options = {name: values[index][order] for name, values in of_jobs.items()}
     index = index[order]
     place = {"layer": layers["layer"][order], "job": numbers[order]} | options
     layers = place | {name: layers[name][order] for name in shared}
@@ -53,10 +57,20 @@ def report_of(jobs: list[Job], folder: Path, swept: list[str], failed: list[Job]
     columns |= {name: f"the option {name} of the row's job; null where it has no value" for name in options}
     distinct = {name for name, values in options.items() if len(set(values.tolist())) > 1}
     over_layers_only = distinct <= LAYER_OPTIONS and len(set(layers["layer"].tolist())) == len(layers["layer"])
-    metrics, findings, series = {}, [], {}
-    for name, (label, null) in _over_layers(jobs).items():
-        if name not in layers or not np.isfinite(layers[name]).any():
-            continue
+    metrics, findings, series, further, figures = {}, [], {}, {}, {}
+    over = {
+        name: about for name, about in _over_layers(jobs).items() if name in layers and np.isfinite(layers[name]).any()
+    }
+    if seeds.SEED in distinct:
+        further = seeds.tables(layers, jobs, of_jobs)
+        columns |= seeds.definitions(list(of_jobs), over)
+    seeds_only = bool(further) and distinct - {seeds.SEED} <= LAYER_OPTIONS and SITE not in layers
+    missing = "".join(f"; job {job.number}{_parenthesis(job, swept)} failed" for job in failed)
+    setting = f"{jobs[0].run['experiment']}, {jobs[0].run['setting']}"
+    if seeds_only:
+        findings, metrics, figures = seeds.found(further, over, setting + missing)
+        over = {}  # the largest of all jobs would be the luck of one seed
+    for name, (label, null) in over.items():
         best = int(np.nanargmax(np.abs(layers[name])))
         layer, job = layers["layer"][best], jobs[index[best]]
         metrics |= {f"{name}_most": float(layers[name][best]), f"{name}_most_layer": int(layer)}
@@ -72,19 +86,13 @@ def report_of(jobs: list[Job], folder: Path, swept: list[str], failed: list[Job]
         findings.append(f"The {label} is largest in layer {layer}{whose}: {layers[name][best]:.3g}")
         series[label] = (layers[name], layers.get(null))
 
-    figures, headline = {}, "; ".join(findings)
+    headline = "; ".join(findings)
 
     def over_layers():
         from neurexp.figures.contrasts import over_layers
 
-        missing = "".join(f"; job {job.number}{_parenthesis(job, swept)} failed" for job in failed)
-        return over_layers(
-            layers["layer"].tolist(),
-            series,
-            headline,
-            f"{jobs[0].run['experiment']}, {jobs[0].run['setting']}; one job a layer{missing}; dashed: the null, if "
-            "there is one (an average, or the 95 % quantile where it is of a best neuron)",
-        )
+        detail = f"{setting}; one job a layer{missing}; {NULL_DASHED}"
+        return over_layers(layers["layer"].tolist(), series, headline, detail)
 
     if over_layers_only and findings:
         figures["over_layers"] = over_layers
@@ -92,7 +100,7 @@ def report_of(jobs: list[Job], folder: Path, swept: list[str], failed: list[Job]
         told = ", ".join(left_out[:SHOWN]) + (f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else "")
         findings.append(f"Columns that only some jobs have are in their own tables alone: {told}")
     step = "layer" if over_layers_only else None
-    return Report(findings, metrics, layers, {}, columns, "", figures=figures, step_column=step)
+    return Report(findings, metrics, layers, {}, columns, "", tables=further, figures=figures, step_column=step)
 
 
 def _options(jobs: list[Job], swept: list[str], taken: Sequence[str]) -> Table:

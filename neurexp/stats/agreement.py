@@ -79,7 +79,8 @@ def led_by_both(first: np.ndarray, second: np.ndarray, strata: np.ndarray) -> Ov
     null, expected = np.ones(1), 0.0
     for members in _members(strata):
         n, a, b = len(members), int(first[members].sum()), int(second[members].sum())
-        null = np.convolve(null, stats.hypergeom.pmf(np.arange(min(a, b) + 1), n, a, b))
+        if a and b:
+            null = np.convolve(null, stats.hypergeom.pmf(np.arange(min(a, b) + 1), n, a, b))
         expected += a * b / n
     observed = int((first & second).sum())
     low, high = (float(np.searchsorted(np.cumsum(null), point)) for point in (0.025, 0.975))
@@ -157,17 +158,33 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, strata: np.ndarray) 
     over all strata. The null permutes within strata: the sum has the mean 0 and the variance
     Σ (Σx²)(Σy²)/(n − 1) over strata exactly, and is taken as normal. NaN where a run's values are all equal.
     """
-    products, variance, of_each = 0.0, 0.0, np.zeros(2)
-    for members in _members(strata):
-        n = len(members)
-        x, y = ((stats.rankdata(np.abs(values[members])) - (n + 1) / 2) / n for values in (first, second))
-        squares = np.array([x @ x, y @ y])
-        of_each += squares
-        products += float(x @ y)
-        variance += float(squares.prod()) / max(1, n - 1)
+    x, y = (_centred_ranks(np.abs(values), strata) for values in (first, second))
+    _, place, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    xx, yy = (np.bincount(place, weights=ranks**2) for ranks in (x, y))
+    variance = float((xx * yy / np.maximum(1, sizes - 1)).sum())
     if variance <= 0:
         return float("nan"), float("nan")
-    return float(products / np.sqrt(of_each.prod())), float(2 * stats.norm.sf(abs(products) / np.sqrt(variance)))
+    products = float(x @ y)
+    return products / float(np.sqrt(xx.sum() * yy.sum())), float(2 * stats.norm.sf(abs(products) / np.sqrt(variance)))
+
+
+def _centred_ranks(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """The rank of each value in its stratum about the mean rank, divided by its size; ties share their mean."""
+    order = np.lexsort((values, strata))
+    stratum, value = strata[order], values[order]
+    other_stratum = np.r_[True, stratum[1:] != stratum[:-1]]
+    other_value = other_stratum | np.r_[True, value[1:] != value[:-1]]
+    ranks = _middle(other_value) - _middle(other_stratum)
+    found = np.empty(len(values))
+    found[order] = ranks / np.bincount(np.cumsum(other_stratum) - 1)[np.cumsum(other_stratum) - 1]
+    return found
+
+
+def _middle(begins: np.ndarray) -> np.ndarray:
+    """For each place, the middle of the run of places that it is in; `begins`: where runs begin."""
+    first = np.flatnonzero(begins)
+    last = np.r_[first[1:], len(begins)] - 1
+    return ((first + last) / 2)[np.cumsum(begins) - 1]
 
 
 def _members(strata: np.ndarray) -> list[np.ndarray]:

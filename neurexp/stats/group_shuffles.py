@@ -4,7 +4,9 @@ Rows of one word are no independent evidence. A test that shuffles rows takes th
 word and no model.
 """
 
+import math
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy import special
@@ -19,7 +21,9 @@ from neurexp.stats.chunks import (
 )
 from neurexp.stats.hypothesis_tests import TestResult
 from neurexp.stats.rounding import FLAT, centred
+from neurexp.stats.shuffling import shuffle_within
 
+FEW_SPLITS = 200  # distinct splits of groups, up to which all of them are enumerated
 TIE = 1e-9  # relative: correlations as close as this are taken as equal
 
 
@@ -42,17 +46,47 @@ def student(x: np.ndarray, labels: np.ndarray) -> TestResult:
     return TestResult(t, np.where(np.isfinite(p), p, 1.0))
 
 
-def shuffle_groups(labels: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def shuffle_groups(
+    labels: np.ndarray, groups: np.ndarray, random: np.random.Generator, blocks: np.ndarray | None = None
+) -> np.ndarray:
     """The labels of whole groups shuffled among the groups, `[rows]`. The number of rows with a label may change.
 
     Args:
         labels: `[rows]`, the same within each group.
         groups: `[rows]`, the number of each row's group, from 0 without a gap.
         random: the source of randomness.
+        blocks: `[rows]` integers, the same within each group: labels are shuffled among the groups of a block only.
     """
     of_group = np.zeros(int(groups.max()) + 1, dtype=labels.dtype)
     of_group[groups] = labels
-    return random.permutation(of_group)[groups]
+    if blocks is None:
+        return random.permutation(of_group)[groups]
+    block = np.zeros(len(of_group), dtype=np.int64)
+    block[groups] = blocks
+    return shuffle_within(of_group, block, random)[groups]
+
+
+def splits_of_groups(labels: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Ways to label groups, as many of them 1 as in `labels`; the given one is the first, `[splits, groups]`.
+
+    If there are at most `FEW_SPLITS` distinct ones, these are all of them; otherwise the others are random shuffles.
+    With categories of equal size, exchanging them is no other split: of four and four groups there are 35.
+
+    Args:
+        labels: `[groups]`, 0 or 1.
+        draws: the number of shuffles.
+        seed: of the shuffles.
+    """
+    groups, ones = len(labels), int(labels.sum())
+    equal = 2 * ones == groups
+    if math.comb(groups, ones) // (1 + equal) > FEW_SPLITS:
+        random = np.random.default_rng(seed)
+        return np.stack([labels, *(random.permutation(labels) for _ in range(draws))])
+    every = np.zeros((math.comb(groups, ones), groups), dtype=labels.dtype)
+    for split, chosen in zip(every, combinations(range(groups), ones), strict=True):
+        split[list(chosen)] = 1
+    every = every[every[:, 0] == labels[0]] if equal else every
+    return np.concatenate([labels[None], every[(every != labels).any(1)]])
 
 
 @dataclass(frozen=True)
@@ -70,6 +104,7 @@ def group_permutation(
     draws: int,
     seed: int,
     progress: ProgressCallback = no_progress,
+    blocks: np.ndarray | None = None,
 ) -> GroupPermutation:
     """How often is |r| of the neuron and labels that are shuffled over groups at least as large as the observed |r|?
 
@@ -83,9 +118,11 @@ def group_permutation(
         draws: the number of shuffles.
         seed: of the shuffles.
         progress: called with each share of the work that is done.
+        blocks: as in `shuffle_groups`.
     """
     random, neurons = np.random.default_rng(seed), x.shape[1]
-    labellings = np.stack([labels, *(shuffle_groups(labels, groups, random) for _ in range(draws))]).astype(np.int8)
+    shuffled = [shuffle_groups(labels, groups, random, blocks) for _ in range(draws)]
+    labellings = np.stack([labels, *shuffled]).astype(np.int8)
     observed, exceed, largest = np.zeros(neurons), np.zeros(neurons, dtype=np.int64), np.zeros(draws)
     columns = neuron_chunks(x, 1)
     for chunk in columns:

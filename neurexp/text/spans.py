@@ -161,6 +161,22 @@ def drop_too_long(selection: Selection, positions: int | None) -> tuple[Selectio
     return replace(selection.only(fits), tokens=tokens, sequence=sequence), too_long
 
 
+def only_needed(selection: Selection) -> Selection:
+    """The selection without the sequences that have no row: they need not be run."""
+    needed, sequence = np.unique(selection.sequence, return_inverse=True)
+    tokens = Tokens(selection.tokens.input_ids[needed], selection.tokens.valid[needed], selection.tokens.documents)
+    return replace(selection, tokens=tokens, sequence=sequence)
+
+
+def each_text_once(selection: Selection) -> Selection:
+    """The selection with one sequence for all rows of the same text, which is then run once. In the order of ids."""
+    tokens = selection.tokens
+    ids = np.where(tokens.valid, tokens.input_ids, -1)
+    _, first, place = np.unique(ids, axis=0, return_index=True, return_inverse=True)
+    kept = replace(tokens, input_ids=tokens.input_ids[first], valid=tokens.valid[first], documents=len(first))
+    return replace(selection, tokens=kept, sequence=place.reshape(-1)[selection.sequence])
+
+
 def excerpt(selection: Selection, length: int) -> Selection:
     """The window of `length` tokens with most words, if possible of every category. Each of its tokens is a row.
 

@@ -54,8 +54,8 @@ def test_help_lists_every_group_with_its_choices(cli, tmp_path):
         "model: gpt_neo_125m, gpt_neo_1_3b, hub, mini, smollm2",
         "device: auto, cpu, cuda",
         "dataset: fineweb, hub, pydoc, text",
-        "experiment: ablation, benchmark, context, grammar_tuning, identities, maximise, proper_nouns, token_length, "
-        "top_contexts",
+        "experiment: ablation, benchmark, categories, context, grammar_tuning, identities, maximise, negation, "
+        "proper_nouns, token_length, top_contexts",
         "tracking: mlflow, off",
     ):
         assert line in lines

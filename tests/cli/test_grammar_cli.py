@@ -540,7 +540,7 @@ def test_the_parent_has_the_jobs_metrics_over_the_layers_and_a_figure(swept):
     parent = runs_in(swept.where)[0].info.run_id
     rows = [swept.job(number).table("layers") for number in range(3)]
     for name in ("share_bonferroni", "auroc_heldout", "share_bonferroni_shuffled"):
-        logged = {one.step: one.value for one in client.get_metric_history(parent, name)}
+        logged = {one.step: one.value for one in client.get_metric_history(parent, f"by_layer/{name}")}
         assert logged == {layer: row[name][0] for layer, row in enumerate(rows)}
     artifacts = {one.path for one in client.list_artifacts(parent)}
     assert {"summary.json", "layers.parquet", "columns.md", "figures"} <= artifacts
@@ -548,8 +548,10 @@ def test_the_parent_has_the_jobs_metrics_over_the_layers_and_a_figure(swept):
     assert (swept.folder / "figures" / "over_layers.png").exists()
     table = parquet.read_table(swept.folder / "layers.parquet").to_pydict()
     assert (table["layer"], table["job"]) == ([0, 1, 2], [0, 1, 2])
-    summed = {*table, *client.get_run(parent).data.metrics}
-    assert summed <= defined_in(swept.folder)
+    metrics = client.get_run(parent).data.metrics
+    assert {*table, *(name.removeprefix("by_layer/") for name in metrics)} <= defined_in(swept.folder)
+    own = json.loads((swept.folder / "summary.json").read_text())["metrics"]  # of the sweep, not of its last job
+    assert {name: value for name, value in metrics.items() if not name.startswith("by_layer/")} == own
 
 
 def test_a_sweep_over_layers_captures_once(swept):

@@ -36,10 +36,12 @@ CHOICES = {
     "experiment": [
         "ablation",
         "benchmark",
+        "categories",
         "context",
         "grammar_tuning",
         "identities",
         "maximise",
+        "negation",
         "proper_nouns",
         "token_length",
         "top_contexts",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny import CONFIGS, END_OF_TEXT, EXPANSION, LAYERS, POSITIONS, VOCABULARY, WIDTH, build, difference, token_ids
+from tiny import CONFIGS, END_OF_TEXT, EXPANSION, LAYERS, VOCABULARY, WIDTH, build, difference, token_ids
 from transformers import BertConfig, BertModel, GPTNeoModel
 
 import neurexp
@@ -288,11 +288,6 @@ def test_a_validity_of_another_shape_is_refused(model, shape):
 def test_ids_outside_the_vocabulary_are_refused_with_its_size(model, token):
     with pytest.raises(ValueError, match=str(VOCABULARY)):
         neurexp.capture(model, torch.tensor([1, token]))
-
-
-def test_a_sequence_longer_than_the_models_positions_is_refused_with_their_number(model):
-    with pytest.raises(ValueError, match=str(POSITIONS)):
-        neurexp.capture(model, token_ids(1, POSITIONS + 1))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])

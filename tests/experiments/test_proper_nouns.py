@@ -80,7 +80,7 @@ def planted(plan, settings):
             facts = (is_name, word[:1].isupper(), before.rstrip().endswith("."), is_name)
             noise = np.random.default_rng(int(place)).normal(size=4) * (0.6, 0.6, 0.6, 0.05)
             x[place, :4] = np.array(facts, dtype=float) + noise
-    return RegressionData(settings, plan, {2: x})
+    return RegressionData(settings, plan, {"text": {2: x}})
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +144,8 @@ def test_a_neuron_for_names_is_found_and_one_for_capitals_is_not_taken_for_it(re
     assert report.neurons["beta_capitals"][START] < 0
     assert not survives[START]
     assert not survives[NOISE:].any()
-    assert "2 neurons (5.0%) are proper-noun neurons" in report.findings[5]
-    assert f"2.{EXACT} (+∞ and +∞), 2.{NAME} (+" in report.findings[7]
+    assert "2 neurons (5.0%) are proper-noun neurons" in report.findings[6]
+    assert f"2.{EXACT} (+∞ and +∞), 2.{NAME} (+" in report.findings[8]
 
 
 def test_a_neuron_that_separates_the_names_is_reported_as_separable_and_first(report):

@@ -50,7 +50,10 @@ CAPTURES = [
     ({"input_ids": []}, ValueError, "input_ids must be integers"),
     ({"input_ids": [-(2**63)]}, ValueError, "input_ids must be 0 or more"),
     ({"input_ids": [10**9]}, ValueError, "input_ids must be 0 or more"),
-    ({"input_ids": token_ids(1, POSITIONS + 1)}, ValueError, f"the model has {POSITIONS} positions"),
+    ({"stride": 0}, ValueError, f"stride is 0; give a whole number of tokens from 1 to {POSITIONS}"),
+    ({"input_ids": token_ids(1, POSITIONS + 1), "stride": POSITIONS + 1}, ValueError, f"from 1 to {POSITIONS}"),
+    ({"input_ids": "a text"}, neurexp.UserError, "texts need a model of neurexp.load_model"),
+    ({"input_ids": ["a text"], "valid": [True]}, ValueError, "valid is for token ids"),
     ({"valid": torch.ones(2, 7)}, ValueError, "valid has shape"),
     ({"batch_size": 0}, ValueError, "batch_size is 0"),
     ({"budget_bytes": -1}, MemoryError, "bytes of -1"),
@@ -66,7 +69,7 @@ CAPTURES = [
 # What is no model, or no numbers: the message names the argument
 UNNAMED = [
     ({"input_ids": None}, "input_ids"),
-    ({"input_ids": "hello"}, "input_ids"),
+    ({"input_ids": ["hello", 1]}, "input_ids"),
     ({"input_ids": [[1, 2], [3]]}, "input_ids"),
     ({"input_ids": [2**70]}, "input_ids"),
     ({"input_ids": np.array([1j])}, "input_ids"),

@@ -353,11 +353,23 @@ def page(*passages, categories=TWO, **texts):
     return written, Page(written)
 
 
+INSIDE = {"div", "h1", "h2", "p", "span", "footer"}
+
+
+def test_the_page_styles_only_its_own_element_so_a_notebook_that_shows_it_keeps_its_look():
+    _, parsed = page(passage(["a", "b"]))
+    rules = re.findall(r"([^{}]+)\{", "".join(parsed.texts["style"]))
+    assert len(rules) >= 5
+    assert all(rule.startswith(".neurexp-heat") for rule in rules)
+    assert parsed.elements[parsed.elements.index("body") + 1] == "div"
+    assert ("div", "class", "neurexp-heat") in parsed.attributes
+
+
 def assert_harmless(written, parsed):
     assert parsed.open == []
-    assert set(parsed.elements) <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "span", "footer"}
+    assert set(parsed.elements) <= {"html", "head", "meta", "title", "style", "body"} | INSIDE
     names = {name for _, name, _ in parsed.attributes}
-    assert names <= {"lang", "dir", "charset", "title", "style"}
+    assert names <= {"lang", "dir", "charset", "title", "style", "class"}
     for _, name, value in parsed.attributes:
         if name == "style":
             assert re.fullmatch(r"[a-z0-9:;(), -]*", value), value

@@ -13,8 +13,9 @@ from pyarrow import parquet
 from neurexp.errors import UserError
 from neurexp.figures.profiles import densities_at_depths, over_depth
 from neurexp.io.files import read_table
+from neurexp.report.words import in_words
 from neurexp.runs.compare import compare, main, read_run
-from neurexp.runs.names import circumstances, names_of
+from neurexp.runs.names import circumstances, common_to, labels_of, names_of
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +173,33 @@ def test_runs_are_called_by_what_differs(runs, names):
     assert names_of(runs) == names
 
 
+def test_labels_leave_out_what_all_runs_have_in_common():
+    runs = [summary(run__seed=seed) for seed in "01"]
+    assert labels_of(runs) == ["run.seed=0", "run.seed=1"]
+    assert common_to(runs) == "None, ckpt on text"
+    questions = [one | {"experiment": name} for one, name in zip([*runs, runs[1]], ("a", "a", "b"), strict=True)]
+    questions[2]["options"] = {"run.seed": "1", "experiment.own": "3"}  # an option that only b has is no difference
+    assert names_of(questions) == [
+        "a, ckpt on text, run.seed=0",
+        "a, ckpt on text, run.seed=1",
+        "b, ckpt on text, run.seed=1",
+    ]
+    assert labels_of(questions) == ["a, run.seed=0", "a, run.seed=1", "b, run.seed=1"]
+    assert common_to(questions) == "ckpt on text"
+    assert labels_of([summary(), summary()]) == ["run 0", "run 1"]
+
+
+def test_a_panel_is_headed_by_the_depths_that_it_shows_and_the_axis_by_words():
+    values = list(np.random.default_rng(0).normal(size=(6, 50)))
+    runs = [("a", np.linspace(0, 1, 6), values), ("b", np.linspace(0, 1, 4), values[:4])]
+    titles = [axes.get_title() for axes in densities_at_depths(runs, "", "", "r").axes]
+    assert titles == ["depth 0.00", "depth 0.33 to 0.40", "depth 0.60 to 0.67", "depth 1.00"]
+    assert (
+        in_words("r", "Pearson's r of this with that over tokens; missing if …") == "Pearson's r of this with that (r)"
+    )
+    assert in_words("d", "the same, given the context") == "d"
+
+
 def test_names_are_distinct_though_values_are_cut_short():
     runs = [summary(words=f"{'x' * 60}{one}{'y' * 60}") for one in "ab"]
     assert len(set(names_of(runs))) == 2
@@ -217,7 +245,7 @@ def test_each_row_line_and_definition_is_that_of_the_run_it_is_called_by(pair, t
         for line in report.figures["over_depth"]().axes[0].get_lines()
         if len(np.asarray(line.get_ydata())) == 6
     }
-    assert lines == {f"mini on pydoc, run.seed={shift}": {shift} for shift in (0.3, 0.0, 0.6)}
+    assert lines == {f"run.seed={shift}": {shift} for shift in (0.3, 0.0, 0.6)}
 
 
 def test_no_two_of_ten_runs_look_alike_and_none_is_drawn_where_it_has_no_layer():

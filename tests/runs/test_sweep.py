@@ -396,6 +396,9 @@ def test_the_end_of_a_sweep_that_goes_on_forgets_why_it_failed_and_other_stores_
     sweep.finish(folder)
     run = client.get_run(parent)
     assert (run.info.status, "reason" in run.data.tags) == ("FINISHED", False)
+    # The parent's note and metrics are the sweep's, and those by layer are called so
+    assert run.data.tags["mlflow.note.content"] == "- The value of the job is largest in layer 0: 0"
+    assert run.data.metrics == {"value_most": 0, "value_most_layer": 0, "by_layer/value": 0}
 
 
 def test_what_jobs_define_differently_is_defined_for_each(tmp_path, capsys):
@@ -424,6 +427,48 @@ def test_only_a_sweep_over_layers_alone_is_drawn_over_layers(tmp_path, capsys):
     assert (report.step_column, report.figures) == (None, {})
     assert report.findings == ["The value of the job is largest in layer 1 of job 1 (model.name=b): 1.01"]
     assert report.metrics == {"value_most": 1.01, "value_most_layer": 1, "value_most_job": 1}
+
+
+def test_a_sweep_over_seeds_has_their_means_and_ranges(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "run.seed=5,6,7")
+    for number in range(3):
+        job(folder, number, f"run.seed={number + 5}", layers=(0, 1))
+    table_of(folder, capsys)
+    by_layer, metrics = (read_table(folder / f"{name}.parquet") for name in ("seeds", "seeds_metrics"))
+    each = np.array([[number + layer / 100 for number in range(3)] for layer in (0, 1)])
+    assert by_layer["column"].tolist() == ["value", "value"]
+    assert by_layer["mean"] == pytest.approx(each.mean(1))
+    assert by_layer["sd"] == pytest.approx(each.std(1, ddof=1))
+    assert (by_layer["smallest"].tolist(), by_layer["largest"].tolist()) == ([0, 0.01], [2, 2.01])
+    assert {name: values.tolist() for name, values in metrics.items()} == {
+        "metric": ["value_all"], "jobs": [3], "mean": [1], "sd": [1], "smallest": [0], "largest": [2],
+    }  # fmt: skip
+    report = report_of(sweep._finished(folder), folder, ["run.seed"], [])
+    report.check()
+    assert report.findings == [
+        "Over 3 seeds, the value of the job is largest in layer 1: 1.01 on average (0.01 to 2.01); "
+        "value_all: 1 on average (0 to 2)"
+    ]
+    assert report.metrics == {
+        "value_most": 1.01, "value_most_layer": 1, "value_most_smallest": 0.01, "value_most_largest": 2.01
+    }  # fmt: skip
+    axes = report.figures["over_seeds"]().axes[0]
+    assert axes.get_lines()[0].get_ydata().tolist() == [1.0, 1.01]
+    ends = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
+    assert ends == [pytest.approx([0, 2]), pytest.approx([0.01, 2.01])]
+
+
+def test_seeds_are_summed_up_within_the_values_of_other_options(tmp_path, capsys):
+    folder = begun(tmp_path / "sweep", "run.seed=5,6", "dataset.tokens=512,1024")
+    for number, (seed, tokens) in enumerate(((5, 512), (6, 512), (5, 1024), (6, 1024))):
+        job(folder, number, f"run.seed={seed}", f"dataset.tokens={tokens}")
+    table_of(folder, capsys)
+    by_layer = read_table(folder / "seeds.parquet")
+    assert by_layer["dataset.tokens"].tolist() == [512, 1024]
+    assert by_layer["mean"].tolist() == [0.5, 2.5]
+    report = report_of(sweep._finished(folder), folder, ["run.seed", "dataset.tokens"], [])
+    assert "of job 3" in report.findings[0]  # of all options together there is no mean over seeds
+    assert report.figures == {}
 
 
 def test_a_run_in_mlflow_is_called_by_what_was_swept_and_by_nothing_else(tmp_path):

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from neurexp.errors import UserError
 from neurexp.models.locations import MINI
-from neurexp.text.spans import Selection, align, excerpt, pairing_order, place
+from neurexp.text.spans import Selection, align, each_text_once, excerpt, only_needed, pairing_order, place
 from neurexp.text.tokens import Tokens
 from neurexp.text.words import OWN_LISTS, read_lists
 
@@ -251,3 +251,23 @@ def test_pairs_do_not_depend_on_the_order_given():
         orders.append([given_words[index][0] for index in order])
     assert orders[0] == orders[1] == ["e", "a", "b", "c", "d"]
     assert pairing_order([], []) == []
+
+
+def test_a_text_of_several_rows_is_run_once():
+    ids = np.array([[5, 6, 7], [5, 6, 0], [5, 6, 7], [4, 1, 1]], dtype=np.int32)
+    valid = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]], dtype=bool)  # a pad is no 0
+    rows = Selection(
+        Tokens(ids, valid, 4), np.arange(4), np.array([0, 1, 2, 0]), np.array([1, 2, 3, 2]), np.array([0, 1, 0, 1]),
+        list("abcd"),
+    )  # fmt: skip
+    once = each_text_once(rows)
+    assert once.tokens.valid.shape == (3, 3)
+    assert once.tokens.documents == 3
+    assert [once.ids(row) for row in range(4)] == [rows.ids(row) for row in range(4)]
+    for row in range(4):
+        place, own = rows.sequence[row], once.sequence[row]
+        np.testing.assert_array_equal(ids[place][valid[place]], once.tokens.input_ids[own][once.tokens.valid[own]])
+    assert once.sequence[0] == once.sequence[2]
+    fewer = only_needed(once.only(np.array([False, True, False, True])))
+    assert len(fewer.tokens.valid) == 2
+    assert [fewer.ids(row) for row in range(2)] == [rows.ids(1), rows.ids(3)]

@@ -209,6 +209,11 @@ class Analyst:
             "probe_unconverged": int((~probes.converged).sum()),
         }
 
+    def _are_known(self, rows: Selection) -> bool:
+        """Whether all words of these rows, with their labels, are among the first condition's."""
+        known = set(zip(self.data.rows.words, self.labels.tolist(), strict=True))
+        return known.issuperset(zip(rows.words, rows.category.tolist(), strict=True))
+
     def _labels_of(self, rows: Selection) -> np.ndarray:
         """The shuffled labels of the same words in other rows, `[shuffles, rows]`."""
         keys = zip(self.data.rows.words, self.labels.tolist(), strict=True)
@@ -266,8 +271,10 @@ class Analyst:
         }
         if self.two:
             neurons[f"cohens_d_{name}"] = effect_sizes.cohens_d_of_labellings(other, labels[None])[0]
-            # The words are the same, so the effects agree to some degree with any labels
-            null = self._agreement(effect_sizes.cohens_d_of_labellings, x, other, self._labels_of(rows))
+            # Where the words are the same, the effects agree to some degree with any labels
+            null = np.full(len(self.shuffles), np.nan)
+            if self._are_known(rows):
+                null = self._agreement(effect_sizes.cohens_d_of_labellings, x, other, self._labels_of(rows))
             value = summary.correlation(neurons["cohens_d"], neurons[f"cohens_d_{name}"])
             row |= dict(zip(agreement, (value, *_quantile(null)), strict=True))
         return row
@@ -288,8 +295,7 @@ class Analyst:
         text, found = rows[0], in_text.found
         neurons["auroc_text"] = effect_sizes.auroc(text, found.category)
         row["auroc_text_r"] = summary.correlation(neurons["auroc"], neurons["auroc_text"])
-        known = set(zip(self.data.rows.words, self.labels.tolist(), strict=True))
-        if not known.issuperset(zip(found.words, found.category.tolist(), strict=True)):
+        if not self._are_known(found):
             return row  # not the same labelled words: none can be shuffled or held out together
         null = self._agreement(effect_sizes.auroc, x, text, self._labels_of(found))
         row["auroc_text_r_shuffled_q95"], row["auroc_text_r_shuffled_undefined"] = _quantile(null)

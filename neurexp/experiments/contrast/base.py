@@ -26,7 +26,7 @@ from neurexp.models.load import LanguageModel
 from neurexp.report.report import Report
 from neurexp.text.occurrences import find_occurrences
 from neurexp.text.skipped import Skipped
-from neurexp.text.spans import Selection, excerpt
+from neurexp.text.spans import Selection, excerpt, only_needed
 from neurexp.text.tokens import Tokens
 
 RESERVED = {"words", "text", "one_token"}  # a condition cannot have these names
@@ -42,6 +42,7 @@ class Contrast(Experiment[ContrastPlan]):
     Options = Options
     distributed = False  # the rows are few: one process captures them
     categories: Sequence[str]  # names, in the order of the labels
+    by_word = False  # each word's rows are averaged first: several sentences with a word are not several words
     row_option = "experiment"  # the option that a user changes to get other rows; for error messages
 
     def __init__(self, options: Any):
@@ -71,9 +72,9 @@ class Contrast(Experiment[ContrastPlan]):
 
         None if there are none: a word of several categories has no label in a text.
         """
-        if len(set(rows.words)) < len(rows.words):
+        words = dict.fromkeys(zip(rows.words, rows.category.tolist(), strict=True))
+        if len(words) > len(set(rows.words)):
             return None
-        words = zip(rows.words, rows.category.tolist(), strict=True)
         return find_occurrences(text, model.tokenizer, words, self.options.occurrences)
 
     @property
@@ -102,7 +103,7 @@ class Contrast(Experiment[ContrastPlan]):
             skipped = _each_once([*skipped, *inputs.text.skipped])
             if found is not None and len(found.words):
                 text = TextRows.of(found, excerpt(found, self.options.excerpt), model.tokenizer)
-                selections["text"] = _only_needed(_joined(text.found, text.excerpt))
+                selections["text"] = only_needed(_joined(text.found, text.excerpt))
                 provenance["text_token_hash"] = found.tokens.hash
         return ContrastPlan(
             inputs=inputs,
@@ -143,13 +144,16 @@ class Contrast(Experiment[ContrastPlan]):
         }
 
     def analyse(self, plan: ContrastPlan, results: Results) -> Report:
-        return write(ContrastData.of(self.options, plan, results))
+        data = ContrastData.of(self.options, plan, results)
+        return write(data.by_word() if self.by_word else data)
 
     def _check_sizes(self, rows: Selection) -> None:
+        keys = list(zip(rows.words, rows.category.tolist(), strict=True))
+        counted, what = (set(keys), "words") if self.by_word else (keys, "rows")
         for category, name in enumerate(self.categories):
-            size = int((rows.category == category).sum())
+            size = sum(label == category for _, label in counted)
             if size < FEWEST:
-                raise UserError(f"{self.row_option}: only {size} rows of {name} can be used; give {FEWEST} or more")
+                raise UserError(f"{self.row_option}: only {size} {what} of {name} can be used; give {FEWEST} or more")
 
     def _pass(self, name: str, selection: Selection, inputs: Inputs, layers: tuple[int, ...]) -> Pass:
         """The pass that captures a selection's rows."""
@@ -197,10 +201,3 @@ def _joined(first: Selection, second: Selection) -> Selection:
     names = ("sequence", "start", "stop", "category")
     joined = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in names}
     return replace(first, **joined, words=first.words + second.words)
-
-
-def _only_needed(selection: Selection) -> Selection:
-    """The selection without the sequences that have no row: they need not be run."""
-    needed, sequence = np.unique(selection.sequence, return_inverse=True)
-    tokens = Tokens(selection.tokens.input_ids[needed], selection.tokens.valid[needed], selection.tokens.documents)
-    return replace(selection, tokens=tokens, sequence=sequence)

@@ -3,8 +3,8 @@
 The analysis, the report and the figures read `ContrastData` only. Knows no test and no sentence.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,20 @@ class ContrastData:
             label=plan.inputs.label,
         )
 
+    def by_word(self) -> "ContrastData":
+        """The same with one row for each word and category: the mean of its rows, in float32.
+
+        The row's place is that of the first of them. Rows of running text stay as they are.
+        """
+        rows, averages = _one_each(self.rows)
+        activations = {**self.activations, "words": averages(self.activations["words"])}
+        conditions = {}
+        for name, condition in self.conditions.items():
+            own, averages = _one_each(condition.rows)
+            activations[name] = averages(self.activations[name])
+            conditions[name] = replace(condition, rows=own)
+        return replace(self, rows=rows, activations=activations, conditions=conditions)
+
     @property
     def site(self) -> str:
         """The place in each block, `MLP` for example."""
@@ -176,3 +190,27 @@ class ContrastData:
             np.array([values[span].mean() for span in spans], dtype=values.dtype),
             np.array([categories[span].max() for span in spans], dtype=np.int64),
         )
+
+
+def number_words(rows: Selection) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    """The number of each row's word `[rows]`, and the label and the word of each number, in the order of both."""
+    keys = list(zip(rows.category.tolist(), rows.words, strict=True))
+    distinct = sorted(set(keys))
+    number = {key: index for index, key in enumerate(distinct)}
+    return np.array([number[key] for key in keys]), distinct
+
+
+def _one_each(rows: Selection) -> tuple[Selection, Callable[[Mapping[int, np.ndarray]], dict[int, np.ndarray]]]:
+    """The first row of each word and category; and a function that averages activations over each word's rows."""
+    of_row, distinct = number_words(rows)
+    members = [np.flatnonzero(of_row == number) for number in range(len(distinct))]
+    first = np.array([own[0] for own in members])
+
+    def averages(activations: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        return {
+            layer: np.stack([x[own].mean(0, dtype=np.float64) for own in members]).astype(np.float32)
+            for layer, x in activations.items()
+        }
+
+    spans = {name: getattr(rows, name)[first] for name in ("sequence", "start", "stop", "category")}
+    return replace(rows, **spans, words=[word for _, word in distinct]), averages

@@ -5,6 +5,6 @@ fits every neuron of a layer, and `report`, `findings`, `figures` and `columns` 
 """
 
 from neurexp.experiments.regression.base import Chosen, Regression
-from neurexp.experiments.regression.data import Comparison, Options, RegressionData, RegressionPlan, Verdict
+from neurexp.experiments.regression.data import Between, Comparison, Options, RegressionData, RegressionPlan, Verdict
 
-__all__ = ["Chosen", "Comparison", "Options", "Regression", "RegressionData", "RegressionPlan", "Verdict"]
+__all__ = ["Between", "Chosen", "Comparison", "Options", "Regression", "RegressionData", "RegressionPlan", "Verdict"]

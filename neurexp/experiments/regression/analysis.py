@@ -15,7 +15,7 @@ from neurexp.stats import summary
 from neurexp.stats.association import LEVEL, q_values
 from neurexp.stats.chunks import ProgressCallback
 from neurexp.stats.group_shuffles import group_permutation, shuffle_groups, student
-from neurexp.stats.hypothesis_tests import welch
+from neurexp.stats.hypothesis_tests import TestResult, paired_t, welch
 from neurexp.stats.logistic import OVERLAP, held_out, likelihood_ratio_p, log10_p, logistic
 
 
@@ -63,7 +63,9 @@ def _compare(
     tick(share)
     types = held_out(x, labels, comparison.training_types(options.heldout, seed))
     tick(share)
-    null = group_permutation(x, labels, groups, options.permutations, seed, lambda part: tick(share * part))
+    null = group_permutation(
+        x, labels, groups, options.permutations, seed, lambda part: tick(share * part), comparison.blocks
+    )
     level = LEVEL / x.shape[1]
     significant = fit.p < level
     neurons: Table = {
@@ -75,10 +77,13 @@ def _compare(
         "t": t.statistic, "p_t": t.p, "t_welch": unequal.statistic, "p_welch": unequal.p,
         "p_types": null.p, "p_types_max": null.p_max,
     }  # fmt: skip
+    if comparison.units is not None:
+        paired = _over_units(x, labels, comparison.unit_numbers)
+        neurons |= {"t_units": paired.statistic, "p_units": paired.p}
     random = np.random.default_rng(seed)
     shuffled = {
         "rows": [random.permutation(labels) for _ in range(options.shuffles)],
-        "types": [shuffle_groups(labels, groups, random) for _ in range(options.shuffles)],
+        "types": [shuffle_groups(labels, groups, random, comparison.blocks) for _ in range(options.shuffles)],
     }
     by_chance = {}
     for kind, labellings in shuffled.items():
@@ -98,9 +103,19 @@ def _compare(
         "wald_misses": int((significant & (fit.p_wald >= level)).sum()),
         "near_separation": int((significant & (fit.wald**2 < fit.chi2 / 2)).sum()),
         "unconverged": int((~fit.converged).sum()),
+        "accuracy_positive": summary.mean(fit.accuracy[significant & (fit.slope > 0)]),
         "accuracy_significant": summary.mean(text.accuracy[significant]),
         "auroc_significant": summary.mean(text.auroc[significant]),
         "auroc_types_significant": summary.mean(types.auroc[significant]),
         "r_beta_t": summary.correlation(np.where(finite, fit.slope, np.nan), t.statistic),
         "r_log_p": summary.correlation(-log10_p(fit.chi2), log_t),
     }
+
+
+def _over_units(x: np.ndarray, labels: np.ndarray, units: np.ndarray) -> TestResult:
+    """The paired t-test of each unit's mean over its rows of category 1 and over those of category 0."""
+    count = int(units.max()) + 1
+    place = units + count * labels
+    members = np.zeros((2 * count, len(x)), dtype=np.float64)
+    members[place, np.arange(len(x))] = 1 / np.bincount(place, minlength=2 * count)[place]
+    return paired_t(members @ x, np.arange(count), np.arange(count) + count)

@@ -1,12 +1,12 @@
-"""The base of regressions: labelled rows of running text, in several comparisons, captured in one pass.
+"""The base of regressions: labelled rows of running text, or of sentences of one's own, in several comparisons.
 
-A subclass says which comparisons there are (`choose`), and which of them decide (`verdict`). Rows that several
-comparisons share are captured once. Knows no statistic and no figure.
+A subclass says which comparisons there are (`choose`), and which of them decide (`verdict`). The rows of the same
+tokens are captured in one pass, and those that several comparisons share once. Knows no statistic and no figure.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,15 @@ from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
 from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.contrast.data import TextRows
-from neurexp.experiments.regression.data import FEWEST, Comparison, Options, RegressionData, RegressionPlan, Verdict
+from neurexp.experiments.regression.data import (
+    FEWEST,
+    Between,
+    Comparison,
+    Options,
+    RegressionData,
+    RegressionPlan,
+    Verdict,
+)
 from neurexp.experiments.regression.report import write
 from neurexp.report.report import Report
 from neurexp.text.spans import Selection, excerpt
@@ -32,8 +40,10 @@ class Chosen:
         comparisons: by name.
         counts: metrics of the text, and their definitions.
         about: sentences about the text and the rows.
-        shown: labelled rows of which the excerpt of the text has as many as possible; None: no excerpt.
+        shown: labelled rows, of the tokens of the main comparison, of which the excerpt has as many as possible; None:
+            no excerpt.
         categories: names of the categories of `shown`.
+        between: for some comparisons, the rows that are measured between their categories.
     """
 
     comparisons: Mapping[str, Comparison]
@@ -41,6 +51,7 @@ class Chosen:
     about: Sequence[str]
     shown: Selection | None = None
     categories: Sequence[str] = ()
+    between: Mapping[str, Between] = field(default_factory=dict)
 
 
 class Regression(Experiment[RegressionPlan]):
@@ -71,38 +82,50 @@ class Regression(Experiment[RegressionPlan]):
         for name in (*self.verdict.decisive, self.verdict.naive):
             _check_size(chosen.comparisons[name], text)
         kept = {name: one for name, one in chosen.comparisons.items() if min(one.sizes) >= FEWEST}
-        spans = {name: _spans(one.rows) for name, one in kept.items()}
-        unique, place = np.unique(np.concatenate(list(spans.values())), axis=0, return_inverse=True)
-        places = np.split(place.reshape(-1), np.cumsum([len(one) for one in spans.values()])[:-1])
+        main = kept[self.verdict.decisive[0]].rows.tokens
         shown, passage = chosen.shown, None
         if shown is not None and len(shown.words):
             passage = TextRows.of(shown, excerpt(shown, self.options.excerpt), inputs.model.tokenizer)
-            unique = np.concatenate([unique, _spans(passage.excerpt)])
+        sources = {}  # comparison → its pass: “text”, or the first comparison of the same other tokens
+        for name, one in kept.items():
+            same = next(other for other in kept if kept[other].rows.tokens is one.rows.tokens)
+            sources[name] = "text" if one.rows.tokens is main else same
+        passes, places = [], {}
+        for source in dict.fromkeys(sources.values()):
+            spans = {name: _spans(kept[name].rows) for name in kept if sources[name] == source}
+            unique, place = np.unique(np.concatenate(list(spans.values())), axis=0, return_inverse=True)
+            split = np.split(place.reshape(-1), np.cumsum([len(one) for one in spans.values()])[:-1])
+            places |= dict(zip(spans, split, strict=True))
+            if passage is not None and source == "text":
+                unique = np.concatenate([unique, _spans(passage.excerpt)])
+            passes.append(self._pass(source, unique, kept[next(iter(spans))].rows.tokens, inputs, layers))
         return RegressionPlan(
             inputs=inputs,
-            passes=(self._pass(unique, text, inputs, layers),),
-            tokens=text,
+            passes=tuple(passes),
+            tokens=main,
             skipped=text.skipped,
             comparisons=kept,
-            places=dict(zip(spans, places, strict=True)),
+            sources=sources,
+            places=places,
             layers=layers,
             text=passage,
             verdict=self.verdict,
             shown=chosen.categories,
             counts=chosen.counts,
             about=chosen.about,
+            between=chosen.between,
         )
 
     def analyse(self, plan: RegressionPlan, results: Results) -> Report:
         return write(RegressionData.of(self.options, plan, results))
 
-    def _pass(self, spans: np.ndarray, text: Tokens, inputs: Inputs, layers: tuple[int, ...]) -> Pass:
-        """The pass that captures the rows `[rows, 3]`. Sequences without a row are not run."""
+    def _pass(self, name: str, spans: np.ndarray, tokens: Tokens, inputs: Inputs, layers: tuple[int, ...]) -> Pass:
+        """The pass that captures the rows `[rows, 3]` of some tokens. Sequences without a row are not run."""
         needed, sequence = np.unique(spans[:, 0], return_inverse=True)
         spans = np.stack([sequence.reshape(-1), spans[:, 1], spans[:, 2]])
-        used = replace(text, input_ids=text.input_ids[needed], valid=text.valid[needed])
-        label = f"Text: {spans.shape[1]} rows"
-        return rows_pass("text", used, spans, inputs, self.options.site, layers, label, self.options.pooling)
+        used = replace(tokens, input_ids=tokens.input_ids[needed], valid=tokens.valid[needed])
+        label = f"{name.capitalize()}: {spans.shape[1]} rows"
+        return rows_pass(name, used, spans, inputs, self.options.site, layers, label, self.options.pooling)
 
 
 def _check_size(comparison: Comparison, text: Tokens) -> None:

@@ -19,17 +19,22 @@ _NEURONS = {
     "threshold separates them",
     "accuracy": "share of these same rows that the regression predicts correctly, as the lectures have it",
     "accuracy_heldout": "share of the rows in the last experiment.heldout of the text that the regression on the text "
-    "before predicts correctly; missing if one part lacks a category",
+    "before predicts correctly (of the units, the verbs for example, where there are any); missing if one part lacks a "
+    "category",
     "auroc_heldout": "AUROC on the same held-out rows in the direction of the fit: 0.5 by chance, and below it the "
     "direction does not hold",
-    "accuracy_types": "accuracy on the rows of experiment.heldout of the word types, fitted to the other types",
+    "accuracy_types": "accuracy on the rows of experiment.heldout of the word types (or blocks), fitted to the others",
     "auroc_types": "AUROC on the same rows of unseen types in the direction of the fit",
     "t": "Student's t with equal variances, positive: higher on category 1; it grows with the number of rows",
     "p_t": "two-sided p of t",
     "t_welch": "Welch's t, positive: higher on category 1",
     "p_welch": "two-sided p of t_welch",
     "p_types": "p of |r| of neuron and label among experiment.permutations shuffles of the labels over word types (all "
-    "rows of a type keep one label): (1 + exceedances) / (shuffles + 1)",
+    "rows of a type keep one label; where there are blocks of types, pairs of frames for example, within these): "
+    "(1 + exceedances) / (shuffles + 1)",
+    "t_units": "paired t over units (what is held out together, the verbs of sentences): mean of a unit's rows of "
+    "category 1 − mean of those of category 0",
+    "p_units": "two-sided p of t_units; it takes the sentences around the units as given (see p_types)",
     "p_types_max": "p of |r| among the largest of any neuron of the layer in each of these shuffles: corrects for all "
     "neurons of the layer",
 }
@@ -47,6 +52,8 @@ _LAYERS = {
     "near_separation": "number of neurons with significant whose wald² is less than half of chi2: the two agree for "
     "small slopes, and Wald's falls behind near separation; separated neurons are among them",
     "unconverged": "number of neurons whose regression did not converge; their p_lr is too large, if anything",
+    "accuracy_positive": "mean of accuracy (of the same rows, as the lectures have it) over the neurons with "
+    "significant and beta > 0",
     "accuracy_significant": "mean of accuracy_heldout over the significant neurons",
     "auroc_significant": "mean of auroc_heldout over the significant neurons; selected on all rows, so too high",
     "auroc_types_significant": "mean of auroc_types over the significant neurons; selected on all rows, so too high",
@@ -55,10 +62,15 @@ _LAYERS = {
 }
 _TOGETHER = {
     "beta_least": "the smaller |beta| of the comparisons {decisive}, with its sign; 0 if their signs differ",
-    "survives": "whether the neuron is one of the {what}: `significant` with the same sign of beta in {decisive}",
+    "in_all": "`significant` with the same sign of beta in {decisive}",
+    "naive_in_all": "share of the neurons with significant_{naive} that have in_all",
+    "survives": "whether the neuron is one of the {what}: `significant` with the same sign of beta in {decisive}"
+    "{over_types}",
     "survives_types": "survives, and p_types_max < 0.05 in each of these comparisons",
     "share_survives": "share of the layer's neurons with survives",
     "share_survives_types": "share of the layer's neurons with survives_types",
+    "share_left": "share of the layer's neurons with significant_{naive} that survive: what is left of the lectures' "
+    "share",
     "neurons_tested": "number of neurons of all layers of the run",
     "both_rules": "number of neurons with significant_{naive} and significant_{main}",
     "naive_only": "number of neurons with significant_{naive} only",
@@ -72,13 +84,25 @@ _TOGETHER = {
     "number_survivors": "number of neurons with survives",
     "number_survivors_types": "number of neurons with survives_types",
     "number_survivors_positive": "number of neurons with survives and beta_least > 0",
+    "positions.comparison": "the comparison whose categories are at 0 and at 1",
+    "positions.kind": "a category of the comparison, or the third kind",
+    "positions.word": "the type, or all of the kind",
+    "positions.rows": "its number of rows",
+    "positions.neurons": "number of the neurons with survives, at most 1000 with the largest |beta_least|",
+    "positions.position": "(mean of its rows − mean of category 0) / (mean of category 1 − mean of category 0), median "
+    "over these neurons; the categories as means over types, without the row's own type; the neurons were chosen on "
+    "the categories' rows, not on the third kind's",
+    "positions.position_low": "lower end of the 95 % bootstrap interval of position, over types of the categories and "
+    "rows of the word (types, where it is all of the kind)",
+    "positions.position_high": "upper end of the same interval",
     "rows.comparison": "the comparison",
     "rows.word": "the row's type: the word in lower case, or the token without spaces",
     "rows.label": "1 or 0",
-    "rows.sequence": "index of its sequence in tokens.safetensors",
+    "rows.sequence": "index of its sequence: in tokens.safetensors, unless its comparison has sentences of its own",
+    "rows.unit": "what is held out together with it: its sequence, or the verb of its sentence",
     "rows.start": "position of its first token",
     "rows.tokens": "its number of tokens",
-    "rows.heldout": "whether it is in the held-out last part of the text",
+    "rows.heldout": "whether it is in the held-out last part of the text, or one of the held-out units",
 }
 _METRICS = {
     "number_rows": "number of rows of both categories",
@@ -90,6 +114,9 @@ _METRICS = {
     "number_wald_misses": "sum of wald_misses over layers",
     "number_near_separation": "sum of near_separation over layers",
     "number_unconverged": "sum of unconverged over layers",
+    "position": "position (positions.parquet) of all of these words or frames of category 1, median over neurons",
+    "position_low": "lower end of its 95 % bootstrap interval over types",
+    "position_high": "upper end of the same interval",
     "survivors_hold": "share of the neurons with survives that have p_lr < 0.05 and the same sign of beta here",
     "accuracy_median": "median of accuracy_heldout over all neurons",
 }
@@ -109,6 +136,7 @@ def columns_of(plan: RegressionPlan) -> dict[str, str]:
     words = {
         "decisive": " and ".join(verdict.decisive), "main": verdict.decisive[0], "naive": verdict.naive,
         "what": verdict.what,
+        "over_types": ", and p_types_max < 0.05 in each of them" if verdict.over_types else "",
     }  # fmt: skip
     columns = {"layer": "block index, from 0", "neuron": "index of the unit within the site"}
     columns |= {name: text for name, (_, text) in plan.counts.items()}

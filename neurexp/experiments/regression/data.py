@@ -1,7 +1,7 @@
 """A regression's plan before its pass, and its data after it: comparisons of labelled rows, and their activations."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,18 +29,25 @@ class Options(base.Options):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Labelled rows of running text: category 1 against category 0.
+    """Labelled rows: category 1 against category 0.
 
     Args:
-        rows: the rows; all of one text. A row's word is its type.
+        rows: the rows; all of the same tokens. A row's word is its type.
         one, zero: what the categories are, as it stands in a sentence: “proper nouns”.
         name: of the comparison, as it stands in a sentence: “by the lectures' rule”.
+        blocks: `[rows]` integers: types of one block are alike but for their label. Labels are shuffled over types
+            within a block only, and a block is held out as a whole. None: all types are one block.
+        units: `[rows]` names: what is held out in place of the end of the text, the last units. None: the sequences.
+        unit: what a unit is, in the singular.
     """
 
     rows: Selection
     one: str
     zero: str
     name: str
+    blocks: np.ndarray | None = None
+    units: np.ndarray | None = None
+    unit: str = "sequence"
 
     @property
     def labels(self) -> np.ndarray:
@@ -54,18 +61,32 @@ class Comparison:
         return np.unique(keys, return_inverse=True)[1].reshape(-1)
 
     @property
+    def unit_numbers(self) -> np.ndarray:
+        """The number of each row's unit, in the order of their first rows, `[rows]`; without units its sequence."""
+        if self.units is None:
+            return self.rows.sequence
+        _, first, number = np.unique(self.units, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[number.reshape(-1)]
+
+    @property
     def sizes(self) -> tuple[int, int]:
         """The number of rows of category 0 and of category 1."""
         zero, one = np.bincount(self.labels, minlength=2)
         return int(zero), int(one)
 
     def training_text(self, heldout: float) -> np.ndarray:
-        """The rows before the last part of the text, `[rows]` bool: whole sequences are held out."""
+        """The rows before the last part of the text, `[rows]` bool: whole sequences, or units, are held out."""
+        if self.units is not None:
+            number = self.unit_numbers
+            return number < round((number.max() + 1) * (1 - heldout))
         return self.rows.sequence < round(len(self.rows.tokens.input_ids) * (1 - heldout))
 
     def training_types(self, heldout: float, seed: int) -> np.ndarray:
-        """The rows of a random part of the types of each category, `[rows]` bool."""
+        """The rows of a random part of the types of each category, or of the blocks, `[rows]` bool."""
         random, groups, train = np.random.default_rng(seed), self.groups, np.zeros(len(self.labels), dtype=bool)
+        if self.blocks is not None:
+            blocks = random.permutation(np.unique(self.blocks))
+            return np.isin(self.blocks, blocks[: round(len(blocks) * (1 - heldout))])
         for label in (0, 1):
             types = random.permutation(np.unique(groups[self.labels == label]))
             train |= np.isin(groups, types[: round(len(types) * (1 - heldout))])
@@ -81,16 +102,33 @@ class Verdict:
         decisive: the others' names; the first is the main one, the last the one against the suspected confound.
         what: the neurons' name, in the plural: “proper-noun neurons”.
         confound: what the last one rules out, as it stands in a sentence: “capital letters”.
+        over_types: whether the test over word types must find a neuron, too, in each comparison that decides.
     """
 
     naive: str
     decisive: Sequence[str]
     what: str
     confound: str
+    over_types: bool = False
 
     def others(self, comparisons: Mapping[str, Comparison]) -> list[str]:
         """The names of the comparisons that neither decide nor are the lectures'."""
         return [name for name in comparisons if name not in (self.naive, *self.decisive)]
+
+
+@dataclass(frozen=True)
+class Between:
+    """Rows of a third kind that are measured between the categories of a comparison (`positions`).
+
+    Args:
+        comparison: the one whose category 1 is the third kind.
+        kind: what it is, in the plural, as it stands in a sentence: “words that negate in part”.
+        kinds: type → a narrower kind, for some types.
+    """
+
+    comparison: str
+    kind: str
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,42 +138,50 @@ class RegressionPlan(base.Plan):
     Args:
         comparisons: by name.
         verdict: what they say together.
-        places: for each comparison, the place of its rows among those of the pass, `[rows]`.
+        sources: for each comparison, the name of its pass.
+        places: for each comparison, the place of its rows among those of its pass, `[rows]`.
         layers: block indices, ascending.
-        text: an excerpt of the text to look at; its rows are the pass's last. Its categories are those of `shown`.
+        text: an excerpt of the text to look at, of the tokens of the pass `text`, whose last rows are the excerpt's.
+            Its categories are those of `shown`.
         shown: names of the excerpt's categories.
         counts: metrics of the text, and their definitions.
         about: sentences about the text and the rows.
+        between: for some comparisons, the rows that are measured between their categories.
     """
 
     comparisons: Mapping[str, Comparison]
     verdict: Verdict
+    sources: Mapping[str, str]
     places: Mapping[str, np.ndarray]
     layers: tuple[int, ...]
     text: TextRows | None
     shown: Sequence[str]
     counts: Mapping[str, tuple[float, str]]
     about: Sequence[str]
+    between: Mapping[str, Between] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RegressionData:
-    """What the analysis needs: the plan, and the activations of its rows, layer → `[rows, neurons]` float32."""
+    """What the analysis needs: the plan, and its rows' activations, pass → layer → `[rows, neurons]` float32."""
 
     options: Any
     plan: RegressionPlan
-    activations: Mapping[int, np.ndarray]
+    activations: Mapping[str, Mapping[int, np.ndarray]]
 
     @classmethod
     def of(cls, options: Any, plan: RegressionPlan, results: Results) -> "RegressionData":
-        """Joins a plan with the results of its pass."""
-        rows = results["text"]["rows"]
-        assert isinstance(rows, Rows)
-        return cls(options, plan, {layer: rows.rows(site).numpy() for site, layer in enumerate(plan.layers)})
+        """Joins a plan with the results of its passes."""
+        activations = {}
+        for name, reducers in results.items():
+            rows = reducers["rows"]
+            assert isinstance(rows, Rows)
+            activations[name] = {layer: rows.rows(site).numpy() for site, layer in enumerate(plan.layers)}
+        return cls(options, plan, activations)
 
     def rows(self, comparison: str, layer: int) -> np.ndarray:
         """The activations of a comparison's rows, `[rows, neurons]`."""
-        return self.activations[layer][self.plan.places[comparison]]
+        return self.activations[self.plan.sources[comparison]][layer][self.plan.places[comparison]]
 
     def excerpt_of(self, layer: int, neuron: int) -> tuple[list[str], np.ndarray, np.ndarray] | None:
         """The excerpt's texts, the neuron's activation on each, and each one's category or −1.
@@ -145,7 +191,8 @@ class RegressionData:
         text = self.plan.text
         if text is None:
             return None
-        values, categories = self.activations[layer][-len(text.excerpt.start) :, neuron], text.excerpt.category
+        values = self.activations["text"][layer][-len(text.excerpt.start) :, neuron]
+        categories = text.excerpt.category
         spans = [slice(start, stop) for _, start, stop in text.shown]
         return (
             [shown for shown, _, _ in text.shown],

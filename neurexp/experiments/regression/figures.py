@@ -7,7 +7,7 @@ import numpy as np
 
 from neurexp.experiments.regression.data import RegressionData
 from neurexp.experiments.regression.findings import name_of, strongest
-from neurexp.report.report import Table
+from neurexp.report.report import Report, Table
 from neurexp.stats.association import LEVEL
 from neurexp.stats.logistic import OVERLAP, log10_p
 
@@ -23,10 +23,11 @@ class Figures:
         neurons: Table,
         layers: Table,
         metrics: Mapping[str, float],
-        over_layers: Mapping[str, tuple[str, str]],
+        report: Report,
     ):
         self.data, self.plan, self.neurons, self.layers = data, data.plan, neurons, layers
-        self.metrics, self._over_layers = metrics, over_layers
+        self.metrics, self._over_layers = metrics, report.over_layers
+        self.positions = report.tables.get("positions")
         self.verdict = data.plan.verdict
         self.main, self.naive = self.verdict.decisive[0], self.verdict.naive
         self.measured = f"{self.plan.inputs.label}, {data.options.site}"
@@ -42,6 +43,8 @@ class Figures:
         }
         if len(self.plan.layers) > 1:
             figures["over_layers"] = self.over_layers
+        if self.positions:
+            figures["positions"] = self.between
         if self._heat():
             figures["text_heat_map"] = self.heat_map
         return figures
@@ -61,6 +64,10 @@ class Figures:
         one = self.plan.comparisons[name]
         return f"{one.sizes[1]} {one.one} against {one.sizes[0]} {one.zero}"
 
+    @property
+    def _by_types(self) -> str:
+        return f"; {self.verdict.what} also pass the test over word types" if self.verdict.over_types else ""
+
     def funnel(self):
         from neurexp.figures.regressions import funnel
 
@@ -74,7 +81,7 @@ class Figures:
             f"{int(significant.sum())} of {len(survives)} neurons of layer {self._layer} are significant {one.name}; "
             f"{int(survives.sum())} are {self.verdict.what}",
             f"{self.measured}; {self._sizes(self.main)}; {self.verdict.what}: significant in the same direction "
-            f"{self.plan.comparisons[self.verdict.decisive[-1]].name} as well",
+            f"{self.plan.comparisons[self.verdict.decisive[-1]].name} as well{self._by_types}",
             f"β (log odds per standard deviation; right: higher on {one.one})",
         )  # fmt: skip
 
@@ -120,10 +127,29 @@ class Figures:
         return over_layers(
             self.plan.layers,
             {label: (self.layers[name], self.layers.get(null)) for name, (label, null) in self._over_layers.items()},
-            f"Most {self.verdict.what} are in layer {self.plan.layers[most]}: {share[most]:.1%} of its neurons",
-            f"{self.measured}; likelihood ratio, p < 0.05 / neurons of the layer; dashed: the same with the labels "
-            "shuffled over word types (mean)",
+            f"Most {self.verdict.what} are in layer {self.plan.layers[most]}: {share[most]:.1%} of its neurons"
+            if share.any()
+            else f"No layer has {self.verdict.what}",
+            f"{self.measured}; likelihood ratio, p < 0.05 / neurons of the layer{self._by_types}; dashed: the same "
+            "with the labels shuffled over word types (mean)",
         )
+
+    def between(self):
+        from neurexp.figures.positions import positions
+
+        table, others = self.positions or {}, list(self.plan.between.values())
+        middles = " and ".join(
+            f"{one.kind} at {self.metrics[f'position_{one.comparison}']:.2f}"
+            for one in others
+            if f"position_{one.comparison}" in self.metrics
+        )
+        count = int(table["neurons"][0])
+        return positions(
+            table, [one.name for name, one in self.plan.comparisons.items() if name in table["comparison"]],
+            f"Between the categories (0 and 1) lie {middles}",
+            f"{self.measured}; median over the {self.verdict.what} ({count}), with its 95 % bootstrap interval over "
+            "words and rows; a word of the categories stands between all others",
+        )  # fmt: skip
 
     def _heat(self) -> list[tuple[str, list[str], np.ndarray, np.ndarray]]:
         """A passage for the strongest neuron of each sign."""

@@ -29,6 +29,7 @@ def findings_of(data: RegressionData, neurons: Table, layers: Table, metrics: Me
     """The findings, a line each. The first lines describe the text, and are the same for a control."""
     return [
         " ".join(data.plan.about),
+        *_left(data, layers, metrics),
         *_significant(data, metrics),
         _survivors(data, metrics),
         _rules(data, metrics),
@@ -41,6 +42,43 @@ def where(data: RegressionData) -> str:
     """The layers in a few words."""
     layers = data.plan.layers
     return f"{len(layers)} layers" if len(layers) > 1 else f"layer {min(layers)}"
+
+
+def _left(data: RegressionData, layers: Table, metrics: Metrics) -> list[str]:
+    """How much of the lectures' share is left, by layer."""
+    naive, what = data.plan.verdict.naive, data.plan.verdict.what
+    if "naive_survive" not in metrics:
+        return []
+    share, left, accuracy = (
+        layers[name] for name in (f"share_significant_{naive}", "share_left", f"accuracy_positive_{naive}")
+    )
+    verdict = data.plan.verdict
+    kept = f"{metrics['naive_survive']:.1%} of these are {what} ({_range(left, layers)})"
+    if verdict.over_types:
+        both = " and in ".join(verdict.decisive)
+        kept = (
+            f"{metrics['naive_in_all']:.1%} of these are so in the same direction in {both} too, and "
+            f"{metrics['naive_survive']:.1%} are {what}, by the test over word types as well "
+            f"({_range(left, layers)})"
+        )
+    line = (
+        f"What is left of the lectures' share: {data.plan.comparisons[naive].name} {metrics[f'found_{naive}']:.1%} of "
+        f"the neurons are significant ({_range(share, layers)}); {kept}."
+    )
+    if np.isfinite(accuracy).any():
+        line += f" Mean accuracy of the significant neurons with β > 0, on the same rows: {_range(accuracy, layers)}."
+    return [line]
+
+
+def _range(values: np.ndarray, layers: Table) -> str:
+    """The values over layers: “from 9% in layer 3 to 20% in layer 7”; with one layer its value."""
+    defined = np.flatnonzero(np.isfinite(values))
+    low, high = defined[np.argmin(values[defined])], defined[np.argmax(values[defined])]
+    if len(values) == 1:
+        return f"{values[0]:.0%}"
+    return (
+        f"from {values[low]:.0%} in layer {layers['layer'][low]} to {values[high]:.0%} in layer {layers['layer'][high]}"
+    )
 
 
 def _significant(data: RegressionData, metrics: Metrics) -> list[str]:
@@ -62,20 +100,24 @@ def _survivors(data: RegressionData, metrics: Metrics) -> str:
     verdict, ones = data.plan.verdict, data.plan.comparisons
     first, last = ones[verdict.decisive[0]], ones[verdict.decisive[-1]]
     count = metrics["number_survivors"]
+    by_types = ", by the test over word types as well" if verdict.over_types else ""
     if not count:
         return (
-            f"No neuron is significant in the same direction {first.name} and {last.name}: there are no {verdict.what}."
+            f"No neuron is significant in the same direction {first.name} and {last.name}{by_types}: there are no "
+            f"{verdict.what}."
         )
     held = "".join(
         f" {metrics[f'survivors_hold_{name}']:.0%} have the same direction {ones[name].name}, with p < 0.05."
         for name in verdict.others(ones)
     )
+    also = f" {metrics['number_survivors_types']} also pass the test over word types in both."
+    types = "" if verdict.over_types else also
     return (
         f"{_neurons(count)} ({metrics['survivors']:.1%}) are {verdict.what}: significant in the same direction "
-        f"{first.name} and {last.name}, so {verdict.confound} do not explain them. That is "
+        f"{first.name} and {last.name}{by_types}, so {verdict.confound} do not explain them. That is "
         f"{metrics['main_survive']:.0%} of those that are significant {first.name}. "
-        f"{metrics['number_survivors_positive']} are higher on {first.one}. "
-        f"{metrics['number_survivors_types']} also pass the test over word types in both.{held}"
+        f"{metrics['number_survivors_positive']} are higher on {first.one}."
+        f"{types}{held}"
     )
 
 
@@ -87,15 +129,10 @@ def _rules(data: RegressionData, metrics: Metrics) -> str:
     verdict, ones = data.plan.verdict, data.plan.comparisons
     naive, main = ones[verdict.naive].name, ones[verdict.decisive[0]].name
     r = f" Their β correlate over neurons with r = {metrics['r_beta_rules']:.2f}." if "r_beta_rules" in metrics else ""
-    share = (
-        f" Of the neurons that are significant {naive}, {metrics['naive_survive']:.0%} are {verdict.what}."
-        if "naive_survive" in metrics
-        else ""
-    )
     return (
         f"The two rules: {_neurons(metrics['both_rules'])} are significant {naive} and {main}, {metrics['naive_only']} "
         f"only {naive}, {metrics['main_only']} only {main}; {metrics['opposite_signs']} of the first have opposite "
-        f"signs.{r}{share}"
+        f"signs.{r}"
     )
 
 

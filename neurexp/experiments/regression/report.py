@@ -10,6 +10,7 @@ from neurexp.experiments.regression.columns import columns_of
 from neurexp.experiments.regression.data import RegressionData
 from neurexp.experiments.regression.figures import Figures
 from neurexp.experiments.regression.findings import findings_of, strongest
+from neurexp.experiments.regression.positions import positions_of
 from neurexp.report.report import Report, Table
 from neurexp.stats import summary
 from neurexp.stats.association import LEVEL
@@ -24,8 +25,12 @@ def write(data: RegressionData) -> Report:
     neurons, layers = analysed.neurons, analysed.layers
     _judge(data, neurons)
     by_layer = {name: neurons[name].reshape(len(plan.layers), -1).mean(1) for name in ("survives", "survives_types")}
+    naive = neurons[f"significant_{plan.verdict.naive}"].reshape(len(plan.layers), -1)
+    left = (naive & neurons["survives"].reshape(naive.shape)).sum(1) / np.maximum(naive.sum(1), 1)
+    layers |= {"share_left": np.where(naive.any(1), left, np.nan)}
     layers |= {"share_survives": by_layer["survives"], "share_survives_types": by_layer["survives_types"]}
-    metrics = _metrics(data, neurons, layers)
+    positions, medians = positions_of(data, neurons)
+    metrics = _metrics(data, neurons, layers) | medians
     main, naive = plan.verdict.decisive[0], plan.verdict.naive
     report = Report(
         findings=findings_of(data, neurons, layers, metrics),
@@ -36,7 +41,7 @@ def write(data: RegressionData) -> Report:
         statistic="beta_least",
         of_the_text=frozenset((*plan.counts, "neurons_tested", *(f"number_rows_{name}" for name in plan.comparisons))),
         shares={"survivors": f"are {plan.verdict.what}"},
-        tables={"rows": _rows(data)},
+        tables={"rows": _rows(data), **({"positions": positions} if positions else {})},
         over_layers={
             f"share_significant_{naive}": (
                 f"share significant {plan.comparisons[naive].name}", f"share_significant_shuffled_types_{naive}",
@@ -47,7 +52,7 @@ def write(data: RegressionData) -> Report:
             "share_survives": (f"share of {plan.verdict.what}", ""),
         },
     )  # fmt: skip
-    figures = Figures(data, neurons, layers, metrics, report.over_layers)
+    figures = Figures(data, neurons, layers, metrics, report)
     report.figures, report.pages = figures.all(), figures.pages()
     return report
 
@@ -58,9 +63,10 @@ def _judge(data: RegressionData, neurons: Table) -> None:
     betas = np.stack([neurons[f"beta_{name}"] for name in decisive])
     same = (np.sign(betas) == np.sign(betas[0])).all(0)
     neurons["beta_least"] = np.where(same, np.sign(betas[0]) * np.abs(betas).min(0), 0.0)
-    neurons["survives"] = same & np.logical_and.reduce([neurons[f"significant_{name}"] for name in decisive])
+    neurons["in_all"] = same & np.logical_and.reduce([neurons[f"significant_{name}"] for name in decisive])
     over_types = np.logical_and.reduce([neurons[f"p_types_max_{name}"] < LEVEL for name in decisive])
-    neurons["survives_types"] = neurons["survives"] & over_types
+    neurons["survives_types"] = neurons["in_all"] & over_types
+    neurons["survives"] = neurons["survives_types" if data.plan.verdict.over_types else "in_all"]
 
 
 def _metrics(data: RegressionData, neurons: Table, layers: Table) -> dict[str, float]:
@@ -90,6 +96,7 @@ def _metrics(data: RegressionData, neurons: Table, layers: Table) -> dict[str, f
         "naive_only": int((first & ~second).sum()),
         "main_only": int((second & ~first).sum()),
         "opposite_signs": int((first & second & (betas[0] * betas[1] < 0)).sum()),
+        "naive_in_all": summary.ratio((first & neurons["in_all"]).astype(float), first.astype(float)),
         "naive_survive": summary.ratio((first & survives).astype(float), first.astype(float)),
         "main_survive": summary.ratio(survives.astype(float), second.astype(float)),
         "r_beta_rules": summary.correlation(*betas),
@@ -138,6 +145,7 @@ def _rows(data: RegressionData) -> Table:
         "label": [one.labels for one in ones.values()],
         "sequence": [one.rows.sequence for one in ones.values()],
         "start": [one.rows.start for one in ones.values()],
+        "unit": [one.rows.sequence.astype(str) if one.units is None else one.units for one in ones.values()],
         "tokens": [one.rows.lengths for one in ones.values()],
         "heldout": [~one.training_text(data.options.heldout) for one in ones.values()],
     }

@@ -1,0 +1,122 @@
+"""What the analysis of categories reads: the rows of both sets, word by word and sentence by sentence.
+
+Knows no statistic and no sentence of a report.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from neurexp.experiments.contrast import ContrastData
+from neurexp.experiments.contrast.data import number_words
+from neurexp.text.spans import Selection
+
+SET_2 = "set_2"  # the condition's name
+STREAM = ("RESID_PRE", "RESID_POST")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The rows of one set: targets in sentences.
+
+    Args:
+        rows: the rows.
+        groups: `[rows]`, the number of each row's word, from 0, in the order of category and word.
+        label: `[words]`, each word's category.
+    """
+
+    rows: Selection
+    groups: np.ndarray
+    label: np.ndarray
+    words: list[str]
+
+    @classmethod
+    def of(cls, rows: Selection) -> "Targets":
+        """Numbers the words."""
+        groups, distinct = number_words(rows)
+        return cls(rows, groups, np.array([label for label, _ in distinct]), [word for _, word in distinct])
+
+    @cached_property
+    def alone(self) -> np.ndarray:
+        """Whether the row is the only target of its sentence, `[rows]` bool."""
+        return np.bincount(self.rows.sequence)[self.rows.sequence] == 1
+
+    @cached_property
+    def earlier(self) -> np.ndarray:
+        """The category of the targets before the row in its sentence, `[rows]`.
+
+        −1 if there is none, if they are of both categories, or if one of them is the same word.
+        """
+        rows, found = self.rows, np.full(len(self.rows.words), -1)
+        for row in range(len(found)):
+            before = np.flatnonzero((rows.sequence == rows.sequence[row]) & (rows.start < rows.start[row]))
+            categories = set(rows.category[before].tolist())
+            if len(categories) == 1 and self.groups[row] not in self.groups[before]:
+                found[row] = categories.pop()
+        return found
+
+    @cached_property
+    def frames(self) -> list[tuple[int, ...]]:
+        """The token ids around the targets of each row's sentence: sentences that differ in targets only share them."""
+        rows, found = self.rows, []
+        for ids, valid, sequence in zip(
+            rows.tokens.input_ids, rows.tokens.valid, range(len(rows.tokens.valid)), strict=True
+        ):
+            outside = valid.copy()
+            for row in np.flatnonzero(rows.sequence == sequence):
+                outside[rows.start[row] : rows.stop[row]] = False
+            found.append(tuple(ids[outside].tolist()))
+        return [found[sequence] for sequence in rows.sequence]
+
+
+@dataclass(frozen=True)
+class CategoryData:
+    """The contrast's data with a row for each target in its sentence."""
+
+    contrast: ContrastData
+
+    @cached_property
+    def sets(self) -> dict[str, Targets]:
+        """The rows of each set: “words”, which is set 1, and `SET_2` if there is one."""
+        sets = {"words": Targets.of(self.contrast.rows)}
+        return sets | {name: Targets.of(one.rows) for name, one in self.contrast.conditions.items()}
+
+    @property
+    def has_second(self) -> bool:
+        """Whether there is a second set."""
+        return SET_2 in self.sets
+
+    @cached_property
+    def same_words(self) -> bool:
+        """Whether both sets have the same words."""
+        first, second = (
+            list(zip(one.label.tolist(), one.words, strict=True)) for one in (self.sets["words"], self.sets[SET_2])
+        )
+        return first == second
+
+    @cached_property
+    def several_tokens(self) -> np.ndarray:
+        """The number of the word of each target whose stream was captured, `[targets]`."""
+        one = self.sets["words"]
+        return one.groups[(one.rows.lengths > 1) & (one.rows.start > 0)]
+
+    def x(self, name: str, layer: int) -> np.ndarray:
+        """The activations of one set's rows, `[rows, neurons]` float32."""
+        return self.contrast.activations[name][layer]
+
+    def stream(self, layer: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The residual stream before and after a block, `[2, targets, width]` each: first tokens, then last ones."""
+        if STREAM[0] not in self.contrast.activations:
+            return None
+        before, after = (self.contrast.activations[site][layer] for site in STREAM)
+        return before.reshape(2, -1, before.shape[1]), after.reshape(2, -1, after.shape[1])
+
+
+def means_by_group(x: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """The mean of each group's rows, `[count, …]` float64; NaN for a group without rows."""
+    sums = np.zeros((count, *x.shape[1:]))
+    np.add.at(sums, groups, x.astype(np.float64))
+    sizes = np.bincount(groups, minlength=count).astype(np.float64)
+    sizes[sizes == 0] = np.nan
+    return sums / sizes.reshape(-1, *[1] * (x.ndim - 1))

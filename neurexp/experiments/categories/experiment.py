@@ -1,0 +1,137 @@
+"""Categories: which neurons tell the words of two categories apart, in sentences?
+
+A row is a target word in a sentence. A category has a few words, and each of them stands in several sentences. These
+are few words, not many samples: so each word's rows are averaged, and the contrast is over words. Beside it stands what
+the lectures do, a t-test over sentences.
+
+Reads the sentences and plans the passes. Knows no statistic and no figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurexp.engine.plan import Pass
+from neurexp.errors import UserError
+from neurexp.experiments import contrast
+from neurexp.experiments.base import Inputs, Results
+from neurexp.experiments.captured_rows import rows_pass
+from neurexp.experiments.categories.data import SET_2, STREAM, CategoryData
+from neurexp.experiments.categories.report import with_sentences
+from neurexp.experiments.contrast import ContrastData, ContrastPlan
+from neurexp.models.load import LanguageModel
+from neurexp.models.sites import sites_of
+from neurexp.report.report import Report
+from neurexp.text.labelled_sentences import OWN_SENTENCES, LabelledSentences, read_sentences
+from neurexp.text.skipped import Skipped, check_share
+from neurexp.text.spans import Selection, align, drop_too_long, each_text_once, only_needed
+
+
+@dataclass
+class Options(contrast.Options):
+    """The options of conf/experiment/categories.yaml. `replication` is a file, None or False."""
+
+    sentences: str | None = None
+    replication: Any = None
+    bad_sentences: float = 0.05
+
+
+class Categories(contrast.Contrast):
+    """The experiment `categories`."""
+
+    Options = Options
+    row_option = "experiment.sentences"
+    by_word = True
+
+    def __init__(self, options: Any):
+        super().__init__(options)
+        if not 0 <= options.bad_sentences <= 1:
+            raise UserError(f"experiment.bad_sentences={options.bad_sentences:g}: give a share from 0 to 1")
+        own = options.sentences is None
+        file = OWN_SENTENCES / "set_1.jsonl" if own else _file("sentences", options.sentences)
+        self._first = read_sentences(file, "experiment.sentences", options.bad_sentences)
+        self.categories = self._first.categories
+        if len(self.categories) != 2:
+            raise UserError(
+                f"experiment.sentences={file}: its lines have {len(self.categories)} categories "
+                f"({', '.join(self.categories[:5])}); give two"
+            )
+        self._second: LabelledSentences | None = None
+        if options.replication not in (None, False) or (own and options.replication is None):
+            given = options.replication
+            file = OWN_SENTENCES / "set_2.jsonl" if given is None else _file("replication", given)
+            self._second = read_sentences(file, "experiment.replication", options.bad_sentences, self.categories)
+
+    def select(self, model: LanguageModel) -> Selection:
+        return self._rows(model, self._first)
+
+    def conditions(self, model: LanguageModel) -> Mapping[str, contrast.Condition]:
+        if self._second is None:
+            return {}
+        return {SET_2: contrast.Condition("in set 2", self._rows(model, self._second))}
+
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        return [one for sentences in self._sets for one in sentences.skipped]
+
+    def counts(self, skipped: Sequence[Skipped]) -> Mapping[str, int]:
+        return {
+            "sentences_duplicate": sum(one.duplicates for one in self._sets),
+            "sentences_skipped": len([one for one in skipped if one.item]),
+        }
+
+    def prepare(self, inputs: Inputs) -> ContrastPlan:
+        plan = super().prepare(inputs)
+        return replace(plan, passes=(*plan.passes, *_stream_passes(plan)))
+
+    def analyse(self, plan: ContrastPlan, results: Results) -> Report:
+        report = super().analyse(plan, results)
+        return with_sentences(report, CategoryData(ContrastData.of(self.options, plan, results)))
+
+    @property
+    def _sets(self) -> list[LabelledSentences]:
+        return [self._first] if self._second is None else [self._first, self._second]
+
+    def _rows(self, model: LanguageModel, sentences: LabelledSentences) -> Selection:
+        """A row for each target in its sentence; a sentence with several targets is run once.
+
+        Raises:
+            UserError: too many lines cannot be used.
+        """
+        numbered = [replace(one, word=str(index)) for index, one in enumerate(sentences.examples)]
+        positions = contrast.positions_of(model)
+        rows, too_long = drop_too_long(align(model.tokenizer, numbered, model.begins_with_bos), positions)
+        reason = f"its text has more tokens than {model.name} has positions, {positions}"
+        skipped = [Skipped(str(sentences.file), sentences.lines[int(one)], reason) for one in too_long]
+        bad = [*sentences.skipped, *skipped]
+        check_share(bad, sentences.count, self.options.bad_sentences, "experiment.bad_sentences", "lines")
+        words = [sentences.examples[int(one)].word for one in rows.words]
+        return each_text_once(replace(rows, words=words, tokens=replace(rows.tokens, skipped=tuple(skipped))))
+
+
+def _file(option: str, given: Any) -> Path:
+    if not isinstance(given, str) or not given.strip():
+        other = "false for none" if option == "replication" else "null for our own"
+        raise UserError(f"experiment.{option}={given}: give a file SENTENCES.jsonl, or {other}")
+    return Path(given).expanduser()
+
+
+def _stream_passes(plan: ContrastPlan) -> list[Pass]:
+    """Passes that capture the residual stream before and after each block, at the targets of several tokens in set 1.
+
+    The rows are the first tokens of all targets, followed by their last ones. A target at the first position is left
+    out: the stream is huge there. No pass without a target of several tokens, or in a model without these sites.
+    """
+    inputs, rows = plan.inputs, plan.rows.only((plan.rows.lengths > 1) & (plan.rows.start > 0))
+    if not len(rows.words) or not set(STREAM) <= set(sites_of(inputs.model.network)):
+        return []
+    rows = only_needed(rows)
+    start = np.concatenate([rows.start, rows.stop - 1])
+    spans = np.stack([np.tile(rows.sequence, 2), start, start + 1])
+    return [
+        rows_pass(site, rows.tokens, spans, inputs, site, plan.layers, f"{site}: {len(rows.words)} targets")
+        for site in STREAM
+    ]

@@ -1,0 +1,201 @@
+"""Negation: which neurons answer to negation, and not only to the words “not” and “never”?
+
+A neuron is called a negation neuron if it differs in the same direction in `words` and in `pairs`, each by a test whose
+unit is the word or the frame, corrected for the layer. So neither a single word nor the word's own place explains it.
+
+- `lecture`: negated words against affirmative auxiliaries, as they come in running text.
+- `words`: negative against positive words of several kinds, at most some of each.
+- `pairs`: verbs behind negated frames against the same verbs behind affirmative ones, at the same position.
+- `graded_words`, `graded_pairs`: words and frames that negate in part; they do not decide.
+
+The words and frames are in `text.negations`. A target in running text stands in a window of its own.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from neurexp.errors import UserError
+from neurexp.experiments import regression
+from neurexp.experiments.base import Inputs
+from neurexp.experiments.regression import Between, Chosen, Comparison, Verdict
+from neurexp.text import negations
+from neurexp.text.frames import framed
+from neurexp.text.occurrences import find_occurrences
+from neurexp.text.spans import Selection
+from neurexp.text.tokenizer import first_tokens
+from neurexp.text.vocabulary import token_texts
+from neurexp.text.windows import has_room, inside, windows
+from neurexp.text.words import OWN_LISTS, read_lists
+
+FEWEST_PAIRS = 5  # of frames; fewer cannot be told from chance
+PARTLY = {word: kind for kind, words in negations.GRADED.items() for word in words}
+LISTED = sorted(
+    {*negations.NEGATED, *negations.AFFIRMATIVE, *negations.NEGATIVE, *negations.POSITIVE, *PARTLY}
+)  # fmt: skip
+POSITIVE, NEGATIVE, IN_PART = "positive words", "negative words", "words that negate in part"
+
+
+@dataclass
+class Options(regression.Options):
+    """The options of conf/experiment/negation.yaml."""
+
+    site: Any = field(default_factory=lambda: ["MLP", "NEURON", "Q", "K", "V"])
+    before: int = 90
+    after: int = 10
+    rows: int = 120
+    occurrences: int = 12
+    verbs: int = 6
+    shuffles: int = 2
+    excerpt: int = 100
+
+
+class Negation(regression.Regression):
+    """The experiment `negation`."""
+
+    Options = Options
+    verdict = Verdict("lecture", ("words", "pairs"), "negation neurons", "single words", over_types=True)
+
+    def __init__(self, options: Any):
+        super().__init__(options)
+        self.check_range(0, 10_000, "before", "after")
+        self.check_range(1, 1000, "occurrences")
+        self.check_range(4, 100, "verbs")
+
+    def choose(self, inputs: Inputs) -> Chosen:
+        random = np.random.default_rng(inputs.seed)
+        at_words, shown, counts = self._at_words(inputs, random)
+        at_verbs, dropped = self._at_verbs(inputs, random)
+        counts["pairs_dropped"] = (
+            dropped, "pairs of frames that were left out: with this tokenizer they differ in number of tokens",
+        )  # fmt: skip
+        compared = at_words | at_verbs
+        return Chosen(
+            {name: compared[name] for name in ("lecture", "words", "pairs", "graded_words", "graded_pairs")},
+            counts=counts,
+            about=(
+                f"The text has {counts['targets_negated'][0]} negated words and {counts['targets_affirmative'][0]} "
+                "affirmative auxiliaries as whole words; the lectures' rule (a space must come next) would drop "
+                f"{counts['targets_before_punctuation'][0]:.0%} of them, those before punctuation.",
+                f"At the verb: {self.options.verbs} verbs behind "
+                f"{len(set(at_verbs['pairs'].rows.words)) // 2} pairs of frames. Left out, because they differ in "
+                f"number of tokens: {dropped}.",
+            ),
+            shown=shown,
+            categories=("affirmative", "negated"),
+            between={
+                "words": Between("graded_words", IN_PART, PARTLY),
+                "pairs": Between("graded_pairs", "frames that negate in part"),
+            },
+        )  # fmt: skip
+
+    def _at_words(
+        self, inputs: Inputs, random: np.random.Generator
+    ) -> tuple[dict[str, Comparison], Selection, dict[str, tuple[float, str]]]:
+        """The comparisons of words in running text, the rows of the heat map, and counts of the text."""
+        text, before = inputs.text, self.options.before
+        first = first_tokens(inputs.model.tokenizer) if inputs.model.begins_with_bos else []
+        found = find_occurrences(text, inputs.model.tokenizer, [(word, 0) for word in LISTED], text.input_ids.size)
+        room = has_room(found, before, first)
+        spelled = np.array(found.words, dtype=object)
+        types = np.where(np.isin(spelled, negations.CONTRACTED), negations.NOT, spelled)
+        affirmative, negated = np.isin(spelled, negations.AFFIRMATIVE), np.isin(spelled, negations.NEGATED)
+        if (affirmative | negated).any() and not (room & (affirmative | negated)).any():
+            raise UserError(
+                f"experiment.before={before}: no target has so many tokens before it in its sequence of "
+                f"{text.valid.shape[1]}; give fewer, or longer sequences (dataset.sequence_length)"
+            )
+        lists = (negations.POSITIVE, (*negations.NEGATIVE, negations.NOT), tuple(PARTLY))
+        positive, negative, partly = (self._capped(types, room & np.isin(types, one), random) for one in lists)
+        auxiliary, denied = (random.permutation(np.flatnonzero(room & one)) for one in (affirmative, negated))
+        sides = {
+            "lecture": self._equal(auxiliary, denied),
+            "words": self._equal(positive, negative),
+            "graded_words": self._equal(positive, partly),
+        }
+        chosen = np.unique(np.concatenate([part for pair in sides.values() for part in pair]))
+        rows = found.only(np.isin(np.arange(len(spelled)), chosen))
+        cut = windows(rows, before, self.options.after, first)
+
+        def compared(name: str, one: str, zero: str, what: str, words: np.ndarray) -> Comparison:
+            order = np.sort(np.concatenate(sides[name]))
+            own = cut.only(np.isin(chosen, order))
+            label = np.isin(order, sides[name][1]).astype(np.int64)
+            return Comparison(replace(own, category=label, words=words[order].tolist()), one, zero, what)
+
+        comparisons = {
+            "lecture": compared(
+                "lecture", "negated words", "affirmative auxiliaries", "by the lectures' rule", spelled
+            ),
+            "words": compared("words", NEGATIVE, POSITIVE, "over words", types),
+            "graded_words": compared("graded_words", IN_PART, POSITIVE, "at words that negate in part", types),
+        }
+        is_negative = negated | np.isin(types, negations.NEGATIVE)
+        labelled = replace(found, category=is_negative.astype(np.int64)).only(is_negative | affirmative)
+        passages = inside(rows, labelled, before, cut)
+        late = passages.sequence >= round(len(chosen) * (1 - self.options.heldout))
+        return comparisons, passages.only(late), _counts(found, affirmative, negated, room, inputs)
+
+    def _capped(self, types: np.ndarray, candidates: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """The indices of some candidates in random order: at most `occurrences` of each type."""
+        seen: dict[str, int] = defaultdict(int)
+        kept = []
+        for index in random.permutation(np.flatnonzero(candidates)).tolist():
+            seen[str(types[index])] += 1
+            if seen[str(types[index])] <= self.options.occurrences:
+                kept.append(index)
+        return np.array(kept, dtype=np.int64)
+
+    def _equal(self, zeros: np.ndarray, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As many of both, at most `rows`. Both are in random order."""
+        count = min(len(zeros), len(ones), self.options.rows)
+        return zeros[:count], ones[:count]
+
+    def _at_verbs(self, inputs: Inputs, random: np.random.Generator) -> tuple[dict[str, Comparison], int]:
+        """The comparisons of verbs behind frames, and the number of pairs of frames that were left out."""
+        verbs = read_lists(OWN_LISTS).words["verbs"]
+        chosen = [verbs[index] for index in random.permutation(len(verbs))[: self.options.verbs]]
+        pairs = (*negations.PAIRS, *negations.GRADED_PAIRS)
+        made = framed(inputs.model.tokenizer, pairs, chosen, inputs.model.begins_with_bos)
+        decides = made.pair < len(negations.PAIRS)
+        if len(np.unique(made.pair[decides])) < FEWEST_PAIRS:
+            raise UserError(
+                f"model.tokenizer: fewer than {FEWEST_PAIRS} of our pairs of frames have the same number of tokens; "
+                "give the model's own tokenizer, or a model for English"
+            )
+
+        def compared(rows: np.ndarray, one: str, name: str) -> Comparison:
+            return Comparison(
+                made.rows.only(rows), one, "verbs behind affirmative frames", name, made.pair[rows], made.word[rows]
+            )
+
+        return {
+            "pairs": compared(decides, "verbs behind negated frames", "at the verb behind"),
+            "graded_pairs": compared(
+                ~decides, "verbs behind frames that negate in part", "at the verb behind frames that negate in part"
+            ),
+        }, len(made.dropped)
+
+
+def _counts(
+    found: Selection, affirmative: np.ndarray, negated: np.ndarray, room: np.ndarray, inputs: Inputs
+) -> dict[str, tuple[float, str]]:
+    """Metrics of the targets in the text."""
+    targets, tokens = affirmative | negated, inputs.text
+    texts = token_texts(inputs.model.tokenizer)
+    last = tokens.valid.shape[1] - 1
+    following = tokens.input_ids[found.sequence[targets], np.minimum(found.stop[targets], last)]
+    kept = [texts[one].startswith(" ") for one in following.tolist()]
+    return {
+        "targets_negated": (int(negated.sum()), "negated words (the lectures' kind) in the text"),
+        "targets_affirmative": (int(affirmative.sum()), "affirmative auxiliaries in the text"),
+        "targets_too_early": (
+            int((targets & ~room).sum()), "targets with fewer than experiment.before tokens before them; left out",
+        ),
+        "targets_before_punctuation": (
+            1 - float(np.mean(kept)) if kept else 0.0,
+            "share of the targets that the lectures' rule drops: the next token does not begin with a space",
+        ),
+    }  # fmt: skip

@@ -1,0 +1,184 @@
+"""Labelled sentences: a JSONL file of texts, each with one target word and the category of that word.
+
+A line is `{"text": …, "target": …, "category": …}`. A text with several targets stands on several lines. The target
+must stand in the text exactly once, as a whole word; otherwise it would not be clear which place is meant. Lines that
+cannot be used are skipped and named. Knows nothing of models and tokens.
+"""
+
+import codecs
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from neurexp.errors import UserError, printable
+from neurexp.text.rows import text_of
+from neurexp.text.scripts import PARTS, fold_word, stands_alone
+from neurexp.text.skipped import Skipped, check_share
+from neurexp.text.spans import Example
+
+OWN_SENTENCES = Path(__file__).resolve().parent / "sentence_sets"  # of `categories`: set_1.jsonl and set_2.jsonl
+KEYS = ("text", "target", "category")
+LONGEST_LINE = 10_000  # characters; a longer line is not a sentence
+SHAPE = '{"text": …, "target": …, "category": …}'
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins the same way
+
+
+@dataclass(frozen=True)
+class LabelledSentences:
+    """The usable lines of a file, in the order of category, word and text, so that no result depends on their order.
+
+    Args:
+        file: where they stand.
+        categories: names, in the order of the labels.
+        examples: a target in its text each. A word in capitals and the same in small letters are one word.
+        lines: the line of each example, from 1.
+        duplicates: number of lines that repeat text and target of another; dropped.
+        skipped: lines that cannot be used.
+        count: number of lines that are not empty.
+    """
+
+    file: Path
+    categories: tuple[str, ...]
+    examples: tuple[Example, ...]
+    lines: tuple[int, ...]
+    duplicates: int
+    skipped: tuple[Skipped, ...]
+    count: int
+
+
+def read_sentences(
+    file: Path, option: str, bad_sentences: float = 0.0, categories: Sequence[str] | None = None
+) -> LabelledSentences:
+    """Reads a file of labelled sentences.
+
+    Args:
+        file: in UTF-8; empty lines are left out.
+        option: the option that names the file, for error lines.
+        bad_sentences: the largest share of lines that may be skipped because they cannot be used, 0 to 1.
+        categories: those of another set: a line of another category cannot be used. None: those of the lines, in
+            alphabetical order.
+
+    Raises:
+        UserError: the file cannot be read, has no sentence, or has too many bad lines.
+    """
+    good, skipped, count = list[tuple[int, dict[str, str]]](), list[Skipped](), 0
+    first_of_word: dict[str, tuple[str, int]] = {}  # word → its category, and the first line that says so
+    for number, line in _lines(file, option):
+        count += 1
+        try:
+            parts = _parts(line)
+            if categories is not None and parts["category"] not in categories:
+                raise ValueError(f"“{parts['category']}” is none of the first set's categories, {_named(categories)}")
+            category, where = first_of_word.setdefault(_word(parts["target"]), (parts["category"], number))
+            if category != parts["category"]:
+                raise ValueError(f"“{parts['target']}” is of category “{category}” in line {where}")
+        except ValueError as error:
+            skipped.append(Skipped(str(file), number, str(error)))
+        else:
+            good.append((number, parts))
+    check_share(skipped, count, bad_sentences, "experiment.bad_sentences", "lines")
+    if not good:
+        raise UserError(f"{option}={file}: it has no sentence; give a file with a line {SHAPE} for each target")
+    found = tuple(sorted({parts["category"] for _, parts in good})) if categories is None else tuple(categories)
+    spelled = _spellings([parts["target"] for _, parts in good])
+    examples = dict[tuple[int, str, str, int], tuple[Example, int]]()
+    for number, parts in good:
+        text, target = parts["text"], parts["target"]
+        label, word, start = found.index(parts["category"]), spelled[_word(target)], _places(text, target)[0]
+        key = (label, word, text, start)
+        examples.setdefault(key, (Example(text, start, start + len(target), word, label), number))
+    ordered = [examples[key] for key in sorted(examples)]
+    return LabelledSentences(
+        file,
+        found,
+        tuple(example for example, _ in ordered),
+        tuple(number for _, number in ordered),
+        len(good) - len(examples),
+        tuple(skipped),
+        count,
+    )
+
+
+def _lines(file: Path, option: str) -> Iterator[tuple[int, bytes]]:
+    """The number and the content of each line that is not empty."""
+    try:
+        content = file.read_bytes()
+    except IsADirectoryError as error:
+        raise UserError(f"{option}={file}: it is a folder; give a file with a line {SHAPE} for each target") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{option}={file}: no such file; give one with a line {SHAPE} for each target") from error
+    except OSError as error:
+        raise UserError(
+            f"{option}={file}: cannot be read ({error.strerror}); make it readable, or give another"
+        ) from error
+    if content.startswith(_WIDE):
+        raise UserError(f"{option}={file}: it is not UTF-8 text but UTF-16; save it as UTF-8")
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        if line.strip():
+            yield number, line
+
+
+def _parts(line: bytes) -> dict[str, str]:
+    """The text, target and category of a line. Raises ValueError, whose message is the reason why it cannot be used."""
+    try:
+        value: Any = json.loads(line.decode())
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.colno}; a line is {SHAPE}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"not an object; a line is {SHAPE}")
+    parts = {}
+    for key in KEYS:
+        if key not in value:
+            raise ValueError(f"no key “{key}”; a line is {SHAPE}")
+        if not isinstance(value[key], str) or not value[key].strip():
+            raise ValueError(f"“{key}” is no text; a line is {SHAPE}")
+        parts[key] = text_of(value[key]) if key == "text" else text_of(value[key]).strip()
+    if len(parts["text"]) > LONGEST_LINE:
+        raise ValueError(f"a text of {len(parts['text'])} characters; a sentence has at most {LONGEST_LINE}")
+    if not parts["category"].isprintable() or not parts["target"].isprintable():
+        raise ValueError("its target or its category has an invisible character")
+    if (count := len(_places(parts["text"], parts["target"]))) != 1:
+        shown = printable(parts["target"])
+        raise ValueError(
+            f"“{shown}” stands in the text {count} times as a whole word; a target must stand there once"
+            if count
+            else f"“{shown}” does not stand in the text as a whole word, spelled so"
+        )
+    return parts
+
+
+def _places(text: str, target: str) -> list[int]:
+    """Where the target begins in the text as a whole word."""
+    padded = f" {text} "  # the edges of a text end a word
+    ends = {0, *accumulate(map(len, PARTS.findall(padded)))}
+    starts = [match.start() for match in re.finditer(re.escape(target), padded)]
+    return [
+        start - 1
+        for start in starts
+        if {start, start + len(target)} <= ends and stands_alone(padded, start, start + len(target))
+    ]
+
+
+def _word(target: str) -> str:
+    return fold_word(target).casefold()
+
+
+def _spellings(targets: Sequence[str]) -> dict[str, str]:
+    """Word → its most frequent spelling; among equals the first in the alphabet, from the end: small letters."""
+    counts = defaultdict[str, Counter[str]](Counter)
+    for target in targets:
+        counts[_word(target)][fold_word(target)] += 1
+    return {word: max(forms, key=lambda form: (forms[form], form)) for word, forms in counts.items()}
+
+
+def _named(categories: Sequence[str]) -> str:
+    return " and ".join(f"“{one}”" for one in categories)
