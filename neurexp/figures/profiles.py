@@ -248,7 +248,7 @@ def quantiles_by_layer(
     axes.axhline(0, color="black", linewidth=0.6)
     shown = range(0, len(layers), 1 + len(layers) // 40)
     axes.set_xticks(shown, [str(layers[index]) for index in shown])
-    axes.set(xlabel="layer", ylabel=ylabel)
+    axes.set(xlabel="layer", ylabel=textwrap.fill(ylabel, 42))
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
     axes.legend(frameon=False, fontsize=8, loc="upper right")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Table = dict[str, np.ndarray]  # column → values, all of one length
+CONTROL_NEURONS = "neurons_control"  # the table of a control's neurons
+CONTROL_RULE = "NAME_control"  # in the data dictionary: how the names of a control's numbers are made
 SITE = "site"  # the first column of tables with rows of several sites
 
 
@@ -22,7 +24,7 @@ class Report:
     """The result of one run.
 
     `columns` is the data dictionary: it defines every column of `layers` and `neurons`, every metric, and every tensor
-    and further table's column as `FILE.NAME`.
+    and further table's column as `FILE.NAME`. The numbers of a control are defined by one rule, `CONTROL_RULE`.
     """
 
     findings: list[str]  # the sentences that a person reads first
@@ -48,9 +50,14 @@ class Report:
     def names(self) -> set[str]:
         """Everything that the data dictionary must define."""
         more = (self.tensors | self.tables).items()
-        return {*self.layers, *self.neurons, *self.metrics} | {
-            f"{file}.{name}" for file, within in more for name in within
+        names = {*self.layers, *self.neurons, *self.metrics}
+        within = {f"{file}.{name}" for file, table in more for name in table}
+        if CONTROL_RULE not in self.columns:
+            return names | within
+        by_rule = {
+            name for name in names if name.endswith(("_control", "_excess")) and name.rpartition("_")[0] in names
         }
+        return (names - by_rule) | {name for name in within if not name.startswith(CONTROL_NEURONS)} | {CONTROL_RULE}
 
     def check(self) -> None:
         """Raises ValueError for an undefined column, unequal lengths, a name used twice, or a metric that is not
@@ -76,16 +83,21 @@ class Control:
     label: str  # before its findings
     meaning: str  # in definitions of columns
     where: str  # in sentences, after a share of neurons
+    neurons: str  # what its neurons have in common with the run's
 
 
 CONTROLS = {
     "random": Control(
-        "random weights", "the same architecture with random weights", "in the same network with random weights"
+        label="random weights",
+        meaning="the same architecture with random weights",
+        where="in the same network with random weights",
+        neurons="its neurons have nothing but their places in common with the run's",
     ),
     "shuffled_text": Control(
-        "words shuffled",
-        "the same model over the text with its words shuffled",
-        "in the same model over the text with its words shuffled",
+        label="words shuffled",
+        meaning="the same model over the text with its words shuffled",
+        where="in the same model over the text with its words shuffled",
+        neurons="its neurons are the run's",
     ),
 }
 
@@ -94,8 +106,9 @@ def with_control(report: Report, control: Report, kind: str = "random") -> Repor
     """Adds the numbers of a control to the report, and the excess of every metric over the control.
 
     `NAME_control` and `NAME_excess` = NAME − NAME_control for every metric that depends on the model (no excess for
-    the index of a layer or neuron), and a column `NAME_control` in `layers` likewise. The first finding compares the
-    report's `shares` with the control's.
+    the index of a layer or neuron), a column `NAME_control` in `layers` likewise, and the table of the control's
+    neurons. The data dictionary has one entry for all. The first finding compares the report's `shares` with the
+    control's.
 
     Args:
         report: of the run.
@@ -108,14 +121,19 @@ def with_control(report: Report, control: Report, kind: str = "random") -> Repor
         other = control.metrics.get(name)
         if other is not None and name not in report.of_the_text:
             metrics[f"{name}_control"] = other
-            columns[f"{name}_control"] = f"{name} of the control: {words.meaning}"
             if not name.endswith(("_layer", "_neuron")):  # a place, not a quantity
                 metrics[f"{name}_excess"] = value - other
-                columns[f"{name}_excess"] = f"{name} − {name}_control"
     for name in report.layers:
         if name != "layer" and not name.startswith("rows_"):
             layers[f"{name}_control"] = control.layers[name]
-            columns[f"{name}_control"] = f"{name} of the control: {words.meaning}"
+    columns[CONTROL_RULE] = (
+        f"NAME of the control: {words.meaning}; NAME_excess is NAME − NAME_control. So the metrics that depend on the "
+        "model and the columns of layers.parquet are named"
+    )
+    tables = dict(report.tables)
+    if control.neurons:
+        tables[CONTROL_NEURONS] = control.neurons
+        columns[CONTROL_RULE] += f". {CONTROL_NEURONS}.parquet is neurons.parquet of the control; {words.neurons}"
     sentences = [
         f"{report.metrics[name]:.1%} of the neurons {what}, against {control.metrics[name]:.1%} {words.where}: "
         f"{_excess(report.metrics[name] - control.metrics[name])}."
@@ -124,7 +142,7 @@ def with_control(report: Report, control: Report, kind: str = "random") -> Repor
     ]
     headline = [" ".join(sentences)] if sentences else []
     findings = headline + report.findings + [f"Control ({words.label}): {line}" for line in control.findings[1:]]
-    return replace(report, findings=findings, metrics=metrics, layers=layers, columns=columns)
+    return replace(report, findings=findings, metrics=metrics, layers=layers, columns=columns, tables=tables)
 
 
 def _excess(share: float) -> str:
@@ -154,7 +172,8 @@ def join_sites(reports: Mapping[str, Report]) -> Report:
         for name, value in report.metrics.items():
             own = name if name in report.of_the_text else f"{site}/{name}"
             joined.metrics[own] = value
-            joined.columns[own] = report.columns[name]
+            if name in report.columns:  # not the numbers of a control
+                joined.columns[own] = report.columns[name]
         for name, meaning in report.columns.items():
             joined.columns.setdefault(name, meaning)
             file, _, within = name.partition(".")

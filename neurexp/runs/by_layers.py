@@ -9,7 +9,7 @@ import numpy as np
 
 from neurexp.report.finished import FinishedRun
 from neurexp.report.folder import definitions_in
-from neurexp.report.report import Report
+from neurexp.report.report import CONTROL_RULE, Report
 from neurexp.report.words import in_words
 
 
@@ -36,7 +36,11 @@ def report_of(
         for key in shared:
             metrics[f"{key}_{index}"] = run.summary["metrics"][key]
             of_site = f"{(run.summary.get('options') or {}).get('experiment.site')}/{key}"  # in a run of several sites
-            meaning = definitions[index].get(key) or definitions[index].get(of_site, "")
+            meaning = (
+                definitions[index].get(key)
+                or definitions[index].get(of_site)
+                or definitions[index].get(CONTROL_RULE, "")
+            )
             columns[f"{key}_{index}"] = f"{key} of run {index} ({name}): {meaning}"
     layers = {
         "run": np.concatenate([np.full(len(run.depth), index) for index, run in enumerate(runs)]),

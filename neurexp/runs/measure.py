@@ -31,6 +31,7 @@ from neurexp.models.sites import find_sites, site_names, width_of_head
 from neurexp.report.clock import Stopwatch
 from neurexp.report.finished import FinishedRun
 from neurexp.report.report import CONTROLS, Report, join_sites, with_control
+from neurexp.runs.control_figure import with_figure
 from neurexp.text.running_text import read_text
 from neurexp.text.shuffled import shuffled_text
 from neurexp.text.skipped import Skipped, tell
@@ -98,7 +99,9 @@ def measure(
             with clock("load_model"):
                 inputs = replace(inputs, model=_load({**arguments, "weights": "random"}), writer=model)
         _, controls = runner.run(inputs, "control: ")
-        reports = {site: with_control(report, controls[site], options.control) for site, report in reports.items()}
+        for site, control in controls.items():
+            report = with_control(reports[site], control, options.control)
+            reports[site] = with_figure(report, control, options.control, original.label)
     report = join_sites(reports) if reports else None
     return Measurement(model, plan, report, tuple(runner.reused), runner.resumed)
 

@@ -228,11 +228,11 @@ def test_two_runs_compare(screen):
         screen.click(f"//*[@row-index='{row}']//*[contains(@class, 'ag-checkbox-input-wrapper')]")
     screen.click("//button[normalize-space()='Compare']")
     screen.see("//*[contains(normalize-space(text()), 'Comparing 2 Runs')]")
-    for text in (TRAINED, RANDOM, "model.weights", "pretrained", "random", "first_layer_excess"):
+    for text in (TRAINED, RANDOM, "model.weights", "pretrained", "random", "first_layer_above_others"):
         screen.see_text(text)
     for folder in (screen.pages.outputs / "token_length").iterdir():
         metrics = json.loads((folder / "summary.json").read_text("utf-8"))["metrics"]
-        screen.see_text(str(round(metrics["first_layer_excess"], 3)))
+        screen.see_text(str(round(metrics["first_layer_above_others"], 3)))
 
 
 def test_a_metric_of_the_layers_plots_over_them(screen):

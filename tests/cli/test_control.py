@@ -13,6 +13,7 @@ from neurexp.config.schema import CONFIG_FOLDER, register_schema
 from neurexp.errors import UserError
 from neurexp.report.report import Report, with_control
 from neurexp.runs import driver
+from neurexp.runs.control_figure import with_figure
 from neurexp.runs.driver import run
 
 OF_THE_TEXT = {
@@ -122,16 +123,37 @@ def test_a_trained_network_is_not_its_control(runs):
     assert not np.allclose(layers["r_median"], layers["r_median_control"])
 
 
-def test_every_name_is_defined(runs):
+def test_every_name_is_defined_and_those_of_the_control_by_one_rule(runs):
     controlled = runs["controlled"]
     lines = (controlled.folder / "columns.md").read_text("utf-8").splitlines()
     defined = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
     for name in (*controlled.metrics, *controlled.table("layers"), *controlled.table("neurons")):
-        assert name in defined, name
-    assert "random weights" in defined["r_abs_median_control"]
-    assert "r_abs_median_control" in defined["r_abs_median_excess"]
-    assert "r_median of the control" in defined["r_median_control"]
+        base = name if name in defined else name.removesuffix("_control").removesuffix("_excess")
+        assert base in defined, name
+    assert [name for name in defined if "_control" in name] == ["NAME_control"]
+    assert "random weights; NAME_excess is NAME − NAME_control" in defined["NAME_control"]
+    assert "excess_excess" not in str(controlled.metrics)
     assert "_control`" not in (runs["alone"].folder / "columns.md").read_text("utf-8")
+
+
+def test_the_controls_neurons_are_a_table(runs):
+    ours, control = runs["controlled"], runs["control"]
+    for name, values in control.table("neurons").items():
+        np.testing.assert_array_equal(ours.table("neurons_control")[name], values, name)
+    assert not (runs["alone"].folder / "neurons_control.parquet").exists()
+
+
+def test_the_figure_has_both_medians_at_each_layer():
+    def report(shift):
+        neurons = {"layer": np.repeat([2, 5], 3), "x": np.array([1.0, 2, 3, 4, 5, np.nan]) + shift}
+        return Report([], {}, {"layer": np.array([2, 5])}, neurons, {"x": "a number; what else", "layer": ""}, "x")
+
+    ours, theirs = report(0), report(10)
+    drawn = with_figure(with_control(ours, theirs), theirs, "random", "mini on pydoc").figures["control"]()
+    lines = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in drawn.axes[0].get_lines()}
+    assert lines["this model and text"] == [2, 4.5]
+    assert lines["control: random weights"] == [12, 14.5]
+    assert drawn.axes[0].get_ylabel() == "a number (x)"
 
 
 def test_the_control_speaks_for_itself(runs):
@@ -171,7 +193,7 @@ def test_the_control_of_a_shuffled_text_is_the_same_model_over_other_tokens(runs
     np.testing.assert_allclose(layers["std_control"], layers["std"], rtol=0.2)  # the same model
     assert not np.allclose(untrained["std_control"], untrained["std"], rtol=0.2)
     lines = (shuffled.folder / "columns.md").read_text("utf-8")
-    assert "of the control: the same model over the text with its words shuffled" in lines
+    assert "NAME of the control: the same model over the text with its words shuffled" in lines
     assert "random weights" not in lines
 
 
@@ -191,6 +213,7 @@ def test_two_reports_side_by_side():
     np.testing.assert_array_equal(both.layers["share_control"], [0.3, np.nan])
     assert "layer_control" not in both.layers
     assert ours.metrics == {"tokens": 9, "r": 0.5, "only": 1.0}
+    assert set(both.columns) - set(ours.columns) == {"NAME_control"}
     assert set(ours.columns) == {"tokens", "r", "only", "layer", "share"}
 
 

@@ -286,7 +286,7 @@ def test_one_layer_has_no_others_to_compare_with(model, prose):
     _, report = measure(model, text_of(prose), layer=1)
     assert_sound(report)
     assert report.layers["layer"].tolist() == [1]
-    assert "first_layer_excess" not in report.metrics
+    assert "first_layer_above_others" not in report.metrics
     assert "last_layers_contraction" not in report.metrics
 
 

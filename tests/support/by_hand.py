@@ -363,7 +363,7 @@ def metrics(text: Text, neurons: dict[str, Array], layers: dict[str, Array]) -> 
         "r_detectable_median": np.median(layers["r_detectable"]),
     }
     if len(median) > 1:
-        result["first_layer_excess"] = median[0] - np.median(median[1:])
+        result["first_layer_above_others"] = median[0] - np.median(median[1:])
     if len(spread) > 2 * quarter:
         middle = np.median(spread[quarter:-quarter])
         result["last_layers_contraction"] = 1 - np.median(spread[-quarter:]) / middle

@@ -151,7 +151,7 @@ def _metrics(data: ProfileData, layers: Table, neurons: Table) -> dict[str, floa
         "survival_overall": summary.slope(r, neurons[f"r_{name}_partial"]),
         "replication_r_overall": summary.correlation(neurons[f"r_{name}_first_half"], neurons[f"r_{name}_second_half"]),
         "r_detectable_median": summary.median(layers["r_detectable"]),
-        "first_layer_excess": summary.median(layers["r_median"][:1]) - summary.median(layers["r_median"][1:]),
+        "first_layer_above_others": summary.median(layers["r_median"][:1]) - summary.median(layers["r_median"][1:]),
         "last_layers_contraction": _contraction(spread),
     }
     for column in (data.covariate.difference, "r_median"):

@@ -146,7 +146,7 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "survival_overall": f"slope of r_{name}_partial on r_{name} through the origin over all neurons of all layers",
         "replication_r_overall": "replication_r over all neurons of all layers",
         "r_detectable_median": "median of r_detectable over layers",
-        "first_layer_excess": "r_median of the first layer minus the median of the other layers' r_median",
+        "first_layer_above_others": "r_median of the first layer minus the median of the other layers' r_median",
         "last_layers_contraction": "1 − r_std of the last quarter of the layers / r_std of the middle half (medians)",
         f"{d}_strongest": f"{d} of the layer where it is largest in magnitude",
         f"{d}_strongest_layer": "that layer",
