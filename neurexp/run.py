@@ -25,7 +25,7 @@ _one_at_a_time = threading.RLock()  # Hydra's state and the loggers are the whol
 
 
 def run(
-    experiment: str | None = None,
+    experiment: str | type | None = None,
     *,
     overrides: Sequence[str] = (),
     config_dir: str | Path | None = None,
@@ -38,7 +38,8 @@ def run(
     It prints its progress, the findings and where the run folder is. Calls in several threads run one after the other.
 
     Args:
-        experiment: which one; the command line's default if not given.
+        experiment: which one; the command line's default if not given. Or a class of your own, that derives from
+            `neurexp.Contrast`, `Profile`, …: it needs no config file.
         overrides: more options, spelled as on the command line: `["experiment.layer=[1,2]", "run.seed=3"]`.
         config_dir: a folder with configs of your own (`--config-dir`).
         options: the choice of a group (`model="mini"`) or the value of an option (`**{"model.name": "a b"}`), as a
@@ -50,10 +51,15 @@ def run(
     """
     from neurexp.config.overrides import overrides_of
 
+    own = experiment if isinstance(experiment, type) else None
+    if own is not None:
+        from neurexp.config.own_experiment import name_of
+
+        experiment = name_of(own)
     chosen = {} if experiment is None else {"experiment": experiment}
     arguments = [*overrides_of(chosen | options), *_checked(overrides)]
     with _one_at_a_time:
-        folder = _run(arguments, config_dir)
+        folder = _run(arguments, config_dir, own)
     from neurexp.runs.opened_run import open_run
 
     return open_run(folder)
@@ -72,9 +78,9 @@ def _checked(overrides: Sequence[str]) -> list[str]:
     return list(overrides)
 
 
-def _run(arguments: list[str], config_dir: str | Path | None) -> Path:
-    """Runs an experiment with these overrides. Returns its folder."""
-    with _hydra(config_dir) as hydra:
+def _run(arguments: list[str], config_dir: str | Path | None, own: type | None = None) -> Path:
+    """Runs an experiment with these overrides, perhaps of a class `own`. Returns its folder."""
+    with _hydra(config_dir, own) as hydra:
         from hydra.core.hydra_config import HydraConfig
         from omegaconf import DictConfig
 
@@ -145,17 +151,18 @@ def _tell_how_to_go_on(folder: Path) -> None:
 
 
 @contextmanager
-def _hydra(config_dir: str | Path | None) -> "Iterator[Hydra]":
-    """Hydra with our configs. Whatever Hydra keeps for the whole process is as before afterwards.
+def _hydra(config_dir: str | Path | None, own: type | None) -> "Iterator[Hydra]":
+    """Hydra with our configs, and that of a class `own`. All that Hydra keeps for the process is as before afterwards.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or the class is no experiment.
     """
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path
     from hydra.core.config_search_path import SearchPathQuery
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
     from hydra.core.utils import JobRuntime
     from hydra.version import VersionBase, setbase
     from omegaconf.basecontainer import BaseContainer
@@ -163,13 +170,14 @@ def _hydra(config_dir: str | Path | None) -> "Iterator[Hydra]":
     from neurexp.config.schema import CONFIG_FOLDER, register_schema
     from neurexp.errors import UserError
 
+    Plugins.instance()  # looks for plugins once in a process; they put their configs into the store
     whole, base, runtime, store = (
         GlobalHydra.instance(),
         VersionBase.instance(),
         JobRuntime.instance(),
         ConfigStore.instance(),
     )
-    known = whole.hydra, base.version_base, runtime.conf, dict(vars(store)), dict(store.repo)
+    known = whole.hydra, base.version_base, runtime.conf, dict(vars(store)), _two_levels(store.repo)
     resolvers = dict(BaseContainer._resolvers)
     if config_dir is not None and not Path(config_dir).expanduser().is_dir():
         raise UserError(f"config_dir={config_dir}: no such folder; give one with conf files of your own")
@@ -177,10 +185,14 @@ def _hydra(config_dir: str | Path | None) -> "Iterator[Hydra]":
         whole.hydra, runtime.conf = None, runtime.conf.copy()
         setbase("1.3")
         register_schema()
+        if own is not None:
+            from neurexp.config.own_experiment import register
+
+            register(own)
         path = create_config_search_path(str(CONFIG_FOLDER))
         if config_dir is not None:
-            own = f"file://{Path(config_dir).expanduser().resolve()}"
-            path.prepend("command-line", own, SearchPathQuery(provider="schema"))
+            folder = f"file://{Path(config_dir).expanduser().resolve()}"
+            path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
         yield Hydra.create_main_hydra2("neurexp", path)
     finally:
         whole.hydra, base.version_base, runtime.conf, of_store, repo = known
@@ -189,6 +201,11 @@ def _hydra(config_dir: str | Path | None) -> "Iterator[Hydra]":
         store.repo = repo
         BaseContainer._resolvers.clear()
         BaseContainer._resolvers.update(resolvers)
+
+
+def _two_levels(groups: dict[str, Any]) -> dict[str, Any]:
+    """A copy of Hydra's store of configs as deep as we write into it: groups, and the choices of each."""
+    return {name: dict(choices) if isinstance(choices, dict) else choices for name, choices in groups.items()}
 
 
 @contextmanager

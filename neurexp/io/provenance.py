@@ -81,6 +81,17 @@ def hash_of_code() -> str:
     return digest.hexdigest()
 
 
+def _source_of(plugin: type) -> str:
+    """The source of a class and of its bases in a notebook, as far as it is known."""
+    from inspect import getsource
+
+    own = [one for one in plugin.__mro__ if one.__module__ == "__main__"]
+    try:
+        return "".join(map(getsource, own))
+    except (OSError, TypeError):
+        return repr(own)
+
+
 def hash_of_plugin(plugin: type) -> str | None:
     """SHA-256 over the modules outside this package that a class comes from; None if there are none.
 
@@ -90,6 +101,8 @@ def hash_of_plugin(plugin: type) -> str | None:
     roots = {one.__module__.split(".")[0] for one in plugin.__mro__} - {"neurexp", *sys.stdlib_module_names}
     if not roots:
         return None
+    if "__main__" in roots and not hasattr(sys.modules["__main__"], "__file__"):  # a notebook: its cells are in no file
+        return hashlib.sha256(_source_of(plugin).encode()).hexdigest()
     # Thousands of modules are loaded: links are resolved once for each folder, not for each file
     resolved = cache(os.path.realpath)
     loaded = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}

@@ -169,6 +169,10 @@ run = neurexp.run("token_length", model="mini", dataset="pydoc", tracking=sys.ar
     "device.batch_size": 1, "hydra.run.dir": "run", "run.checkpoint_every": 0.01, "run.reuse": False,
     "run.resume": sys.argv[2] == "True"})
 print("back", run.metrics["tokens"])
+try:
+    neurexp.run("token_length", model="mini", **{"dataset.tokens": 0})
+except neurexp.UserError as error:
+    assert str(error) == "dataset.tokens=0: give a whole number of 1 or more", error
 """
 
 

@@ -78,6 +78,21 @@ def test_help_and_config_answer_from_the_wheel(python):
     assert "  name: mini" in config.stdout.splitlines()
 
 
+def test_a_script_runs_an_experiment_with_the_wheel_and_opens_it(python, tmp_path):
+    script = """
+import neurexp
+run = neurexp.run("token_length", model="mini", dataset="pydoc", tracking="off", **{"dataset.tokens": 64})
+again, = neurexp.runs("outputs")["folder"]
+print(len(neurexp.open_run(again).neurons), run.folder)
+"""
+    (tmp_path / "script.py").write_text(script)
+    process = python(str(tmp_path / "script.py"))
+    assert (process.returncode, process.stderr) == (0, "")
+    count, folder = process.stdout.splitlines()[-1].split(" ", 1)
+    assert count == str(6 * 768)
+    assert str(CHECKOUT) not in folder
+
+
 def test_a_run_from_the_wheel_leaves_its_results_in_the_working_folder(python, tmp_path):
     arguments = (
         "model=mini",
