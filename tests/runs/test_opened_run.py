@@ -11,7 +11,7 @@ from made_runs import made_run
 
 import neurexp
 from neurexp.errors import UserError
-from neurexp.io.files import write_tensors
+from neurexp.io.files import write_table, write_tensors
 
 R = [0.2, -0.9, np.nan, 0.9, 0.5, -0.1]
 NEURONS = {
@@ -93,7 +93,7 @@ def test_what_a_run_has_not_is_one_line_that_says_what_it_has(folder, tmp_path):
         (lambda: run.activations["MLP_3"], r"^MLP_3: .* no such tensor in activations.safetensors; did you mean MLP_2"),
         (lambda: bare.words, r"^words: .*bare has no such table \(there are layers, neurons\)$"),
         (lambda: bare.activations, r"bare: the run of made kept no activations"),
-        (lambda: neurexp.open_run(tmp_path / "none"), r"none: no such run folder"),
+        (lambda: neurexp.open_run(tmp_path / "none"), r"none: no such run folder, .* give its address with uri=$"),
     ):
         with pytest.raises(UserError, match=message):
             wrong()
@@ -118,6 +118,17 @@ def test_a_run_without_neurons_opens_too(folder):
         run.neuron(0, 0)
     with pytest.raises(UserError, match=r"^compare: .* is a run of made, which has no neurons$"):
         neurexp.compare([run, run])
+
+
+def test_a_run_of_several_sites_asks_which_one(tmp_path):
+    neurons = {"site": ["Q", "Q", "K", "K"], "layer": [0] * 4, "neuron": [0, 1, 0, 1], "r": [0.1, 0.2, 0.3, 0.4]}
+    made_run(tmp_path / "two", neurons, "r")
+    write_table(tmp_path / "two" / "layers.parquet", {"site": np.array(["Q", "K"]), "layer": np.array([0, 0])})
+    run = neurexp.open_run(tmp_path / "two")
+    assert run.top(1)[["site", "neuron"]].to_numpy().tolist() == [["K", 1]]
+    assert run.neuron(0, 1, site="Q").statistics["r"] == 0.2
+    with pytest.raises(UserError, match=r"two: is of several sites; give site= one of Q, K$"):
+        run.neuron(0, 1)
 
 
 def test_figures_are_shown_as_they_are_and_pages_in_a_frame_of_their_own(folder):
