@@ -4,10 +4,10 @@ import json
 import re
 from html.parser import HTMLParser
 
-import matplotlib
 import numpy as np
 import pytest
 from made_runs import made_run
+from matplotlib.figure import Figure
 
 import neurexp
 from neurexp.errors import UserError
@@ -34,8 +34,7 @@ def folder(tmp_path):
     write_tensors(where / "activations.safetensors", {"MLP_2": np.arange(6.0).reshape(2, 3)}, {"words": "[]"})
     (where / "figures").mkdir()
     for name in ("a", "b<i>"):
-        figure = matplotlib.figure.Figure(figsize=(2, 1))
-        figure.savefig(where / "figures" / f"{name}.png")
+        Figure(figsize=(2, 1)).savefig(where / "figures" / f"{name}.png")
     (where / "figures" / "a.html").write_text('<style>body{color:red}</style><p>"x"</p>')
     columns = json.loads((where / "columns.json").read_text())
     known = {"r_x": "the correlation", "words.word": "the word itself"}
