@@ -37,9 +37,11 @@ clean: ## remove the virtual environment
 	$(PYTHON) -m venv .venv
 
 .venv/run.stamp: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable .
+	@echo "Setting up .venv: PyTorch, transformers, MLflow and what they need, about 2 GB on disk. It takes some minutes"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --editable .
 	@touch $@
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
+	@echo "Setting up .venv: PyTorch, transformers, MLflow and what tests need, about 2 GB on disk. It takes some minutes"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --editable '.[dev]'
 	@touch $@ .venv/run.stamp

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neurexp.config.mistakes import explain
-from neurexp.config.schema import CONFIG_FOLDER, folder_of, register_schema
+from neurexp.config.schema import CONFIG_FOLDER, Config, folder_of, register_schema
 from neurexp.console import terminal
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
@@ -40,7 +41,18 @@ INTERRUPTED = 130  # the exit code
 SELDOM = 200_000, 30, 30  # objects and collections between Python's collections of cycles, by generation
 ONE_WISH = 0.3  # seconds: signals within it count as one, because a terminal and `torchrun` may both send one
 
+
+def _help(_root_: DictConfig) -> str:
+    """The groups, and the options of the composed config, for the template in config.yaml."""
+    from neurexp.config.explanations import as_help
+
+    runtime = _root_.hydra.runtime
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    return as_help(_root_, runtime.choices, folders).replace("$", "$$")  # for Hydra's template
+
+
 register_schema()
+OmegaConf.register_new_resolver("neurexp_help", _help, replace=True)
 
 
 class ChooseRunFolder(Callback):
@@ -192,6 +204,7 @@ def main() -> None:
     status = None
     try:
         try:
+            _check_dashes(sys.argv)
             if "--sites" in sys.argv:
                 from neurexp.runs.show_sites import show_sites
 
@@ -224,12 +237,23 @@ def main() -> None:
         print("error: interrupted", file=sys.stderr)
         _leave(INTERRUPTED)
     reason = terminal.flush()
-    if reason is not None:
+    if reason is not None and not _failures:
         print(
             f"error: standard output took not all lines ({reason}); the run folder has what was found", file=sys.stderr
         )
     if _failures or reason is not None:
         sys.exit(1)
+
+
+def _check_dashes(arguments: list[str]) -> None:
+    """Raises UserError for an option with dashes before it, as other programs have them: `--model mini`."""
+    groups = [section.name for section in fields(Config)]
+    for index, text in enumerate(arguments):
+        name, equals, value = text.removeprefix("--").partition("=")
+        group, dot, _ = name.partition(".")
+        if text.startswith("--") and group in groups and (dot or group != "run"):  # --run is Hydra's
+            value = value if equals else " ".join(arguments[index + 1 : index + 2])
+            raise UserError(f"{text}: options have no dashes; give {name}={value or 'VALUE'}")
 
 
 def as_hydra_takes(overrides: list[str]) -> list[str]:

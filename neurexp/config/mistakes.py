@@ -8,7 +8,7 @@ from neurexp.errors import UserError, closest, one_line, printable
 EXAMPLE = "write it as in dataset.tokens=4096"
 # A part of OmegaConf's message → what to give instead
 ADVICE = {
-    "to Integer": "give a whole number",
+    "to Integer": "give a whole number, such as 8192 or 100_000",
     "to Float": "give a number",
     "not a valid bool": "give true or false",
     "not a ListConfig": "give a list, as [1,2]",
@@ -17,6 +17,11 @@ ADVICE = {
     "to string": "give a text",
     "nterpolation": "name an option that there is within ${…}, or write the value itself",
     "viable alternative": "write the value without ${",
+}
+# What to give for a choice that a group does not have
+INSTEAD = {
+    "model": "a Hub id or a folder is model=hub model.name={}",
+    "dataset": "a file or folder is dataset=text dataset.path={0}, a dataset of the Hub dataset=hub dataset.name={0}",
 }
 
 
@@ -32,7 +37,8 @@ def _explanation(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice}: no such choice{closest(choice, error.options)} (choices: {', '.join(error.options)})"
+        advice = closest(choice, error.options) or (f"; {INSTEAD[group]}".format(choice) if group in INSTEAD else "")
+        return f"{group}={choice}: no such choice{advice} (choices: {', '.join(error.options)})"
     if isinstance(cause, OmegaConfBaseException):
         return explain_option(cause)
     if isinstance(error, OverrideParseException):

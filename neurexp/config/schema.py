@@ -81,17 +81,18 @@ class ModelConfig:
     # In its place where no Hub is in reach: PACKAGE:FILE.gguf of an installed package, a GGUF file, or a folder
     fallback: str | None = None
     label: str | None = None  # what titles call it, in place of what the Hub id, the config or the path says
-    revision: str = "main"
+    revision: str = "main"  # branch, tag or commit on the Hub
     tokenizer: str | None = None  # Hub id, local folder, or `mini`; the model's own if not given
-    weights: Weights = Weights.pretrained
-    default_layer: int | None = None  # for experiments on one layer
+    weights: Weights = Weights.pretrained  # pretrained, or random: the same architecture, drawn by run.seed
+    default_layer: int | None = None  # the layer of experiments on one layer; the one at two thirds if not given
     fast: bool = True  # faster kernels (models/fast), verified against transformers' own when the model is loaded
     # Which of transformers' attention implementations (eager, sdpa, flash_attention_2, …), without `fast`; its own
     # choice if not given
     attention: str | None = None
-    # Where to look in an architecture that neurexp does not know, or for further sites: the path of the list of blocks,
-    # and NAME: PATH of a module in a block (PATH:input is what it reads, PATH[1/3] the second third of its output)
+    # In an architecture that neurexp does not know: the path of the list of blocks
     blocks: str | None = None
+    # NAME: PATH of a module in a block, for a site that neurexp does not know (PATH:input is what the module reads,
+    # PATH[1/3] the second third of its output)
     sites: dict[str, str] = field(default_factory=dict)
     # What transformers' AutoConfig takes, for random weights
     architecture: dict[str, Any] | None = field(default_factory=dict)
@@ -101,8 +102,8 @@ class ModelConfig:
 class DeviceConfig:
     """Where it runs, in which number format, and how much at once."""
 
-    name: str = MISSING
-    dtype: Dtype = Dtype.float32
+    name: str = MISSING  # auto (CUDA where there is one), cpu, cuda, or cuda:N
+    dtype: Dtype = Dtype.float32  # of weights and activations: float32, bfloat16 or float16
     tf32: bool = False  # CUDA: float32 products in TensorFloat-32, 10 bits of mantissa
     threads: int | None = None  # PyTorch's CPU threads; its own choice if not given
     batch_size: int | None = None  # sequences in one forward; what suits the device if not given
@@ -113,15 +114,14 @@ class DatasetConfig:
     """Which text, how much of it, and how it is cut."""
 
     source: Source = MISSING
-    tokens: int = 8192
-    sequence_length: int = 512
-    # `Added`: auto, true or false. OmegaConf's own enum fields take neither YAML's true and false nor null (auto)
-    bos: Any = Added.auto  # whether every sequence begins with BOS
-    eos: Any = Added.auto  # whether EOS stands between two documents
+    tokens: int = 8192  # how many tokens of the text are read
+    sequence_length: int = 512  # tokens in one sequence
+    bos: Any = Added.auto  # whether every sequence begins with BOS: auto (as the tokenizer does), true or false
+    eos: Any = Added.auto  # whether EOS stands between two documents: auto, true or false
     name: str | None = None  # hub: the dataset's id
     subset: str | None = None  # hub: the dataset's configuration
-    split: str = "train"  # hub
-    revision: str = "main"  # hub
+    split: str = "train"  # hub: train, test, …
+    revision: str = "main"  # hub: branch, tag or commit
     path: str | None = None  # files: a file or a folder
     # Of a table. Chat messages there (a list of objects with `content` or `value`) are joined by blank lines
     text_column: str = "text"
@@ -129,6 +129,7 @@ class DatasetConfig:
     # (no JSON, no text column, a number in place of text, NUL, not UTF-8, damaged); with more of them the run stops
     bad_rows: float = 0.02
 
+    # OmegaConf's own enum fields take neither YAML's true and false nor null
     def __post_init__(self) -> None:
         self.bos, self.eos = _added("dataset.bos", self.bos), _added("dataset.eos", self.eos)
 
@@ -148,8 +149,9 @@ class TrackingConfig:
 class RunConfig:
     """Options of the run as a whole."""
 
+    # Of every random choice: random weights, shuffles, bootstraps, drawn tokens. It does not choose the text
     seed: int = 0
-    outputs: str = "outputs"
+    outputs: str = "outputs"  # the folder of all run folders, the MLflow store, and what is kept for later runs
     reuse: bool = True  # take the stored results of the same pass of an earlier run
     resume: bool = False  # go on with the latest unfinished run with the same options, or with the one in hydra.run.dir
     checkpoint_every: float = 60.0  # seconds between two checkpoints of a pass; 0: never
@@ -165,6 +167,19 @@ class Config:
     experiment: Any = MISSING
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+# Group → its dataclass; that of an experiment is beside the experiment
+GROUPS: dict[str, Any] = {
+    "model": ModelConfig,
+    "dataset": DatasetConfig,
+    "device": DeviceConfig,
+    "experiment": None,
+    "tracking": TrackingConfig,
+    "run": RunConfig,
+}
+# Options that only a yaml file gives
+FIXED = {"experiment": ("name", "plugin"), "dataset": ("source",), "tracking": ("backend",)}
 
 
 def _added(option: str, value: Any) -> Added:
@@ -294,10 +309,12 @@ def flat(config: DictConfig) -> dict[str, str]:
         elif value is not None:
             yield prefix, without_secrets(str(getattr(value, "value", value)))
 
-    def plain(node: Any) -> Any:
-        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-
     return dict(walk("", {str(group): plain(config[group]) for group in config if group != "hydra"}))
+
+
+def plain(node: Any) -> Any:
+    """A part of a config as Python's own lists and dictionaries; another value as it is."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def _memory() -> int:

@@ -27,9 +27,10 @@ from neurexp.engine.predictions import MEASURES, losses_of, measures_of, next_to
 from neurexp.engine.reducers.base import predicting
 from neurexp.engine.reducers.keep import Keep
 from neurexp.engine.texts import Activations, as_texts, positions_of, rows_of_ids, rows_of_texts
+from neurexp.models.choices import parse_layers
 from neurexp.models.head import Head
 from neurexp.models.load import LanguageModel
-from neurexp.models.sites import blocks_of, find_sites, parse_layers
+from neurexp.models.sites import blocks_of, find_sites
 
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 

@@ -16,8 +16,8 @@ from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.base import Reducer
 from neurexp.errors import UserError
 from neurexp.io.provenance import hash_of_tokenizer
+from neurexp.models.choices import parse_layers
 from neurexp.models.load import LanguageModel
-from neurexp.models.sites import parse_layers
 from neurexp.report.finished import FinishedRun
 from neurexp.report.report import Report
 from neurexp.text.skipped import Skipped

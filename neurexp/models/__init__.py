@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
+    from neurexp.models.choices import parse_layers
     from neurexp.models.direct import direct_effects, output_weights
     from neurexp.models.fast import fast_forward
     from neurexp.models.load import LanguageModel, choose_device, load_model
-    from neurexp.models.sites import Site, find_sites, parse_layers
+    from neurexp.models.sites import Site, find_sites
 
 __all__ = [
     "LanguageModel",
@@ -34,6 +35,6 @@ _HOMES = {
     "find_sites": "neurexp.models.sites",
     "load_model": "neurexp.models.load",
     "output_weights": "neurexp.models.direct",
-    "parse_layers": "neurexp.models.sites",
+    "parse_layers": "neurexp.models.choices",
 }
 __getattr__ = lazy(__name__, _HOMES)

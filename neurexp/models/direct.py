@@ -16,8 +16,9 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from neurexp.models.choices import parse_layers
 from neurexp.models.numbering import SHARE_NEURONS
-from neurexp.models.sites import blocks_of, family_of, find_sites, parse_layers, sites_of
+from neurexp.models.sites import blocks_of, family_of, find_sites, sites_of
 
 # The norm between a site's projection and the residual stream, as a path in a block, of the families that have one
 NORM_AFTER = {"NEURON": "post_feedforward_layernorm", "Z": "post_attention_layernorm"}

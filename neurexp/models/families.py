@@ -5,16 +5,18 @@ gated MLP that is the gate projection, and `UP` is the other one. `ACT` comes af
 the down-projection reads: act(gate)·up, or `ACT` where nothing is gated. `PROJ` is what the down-projection puts out.
 `RESID_PRE`, `RESID_MID` and `RESID_POST` are the residual stream before the block, between attention and MLP, and
 after the block. `Q`, `K` and `V` are the projections before any norm or rotary embedding; `Z` is what the attention's
-output projection reads, and `ATTN_OUT` what it puts out. A family is data; knows no model and no hook.
+output projection reads, and `ATTN_OUT` what it puts out. A family is data; knows no model and no
+hook, and imports nothing heavy.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from neurexp.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 # Every site that a family may have, in the order of tables and messages
 SITES = {
@@ -49,7 +51,7 @@ class Part:
     index: int
     count: int = 3
 
-    def of(self, values: torch.Tensor, config: Any) -> torch.Tensor:
+    def of(self, values: "torch.Tensor", config: Any) -> "torch.Tensor":
         """The part of values `[…, columns]`, as `[…, columns of the part]`. `config` is the model's.
 
         Raises:

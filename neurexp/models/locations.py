@@ -152,7 +152,9 @@ def _check_model(location: Location, given: str, weights: str) -> None:
         has_config = contents.ADAPTER in adapter
         config = contents.read_json(location.file(contents.ADAPTER, given)) if has_config else {}
         contents.refuse_adapter(given, contents.ADAPTER if has_config else adapter[0], config)
-    if weights != "random" and location.repository is not None:  # of a folder `load_model` will say so as fast
+    if "config.json" not in names and location.repository is None:
+        raise UserError(f"{given}: is no model's folder (no config.json); give the one that save_pretrained wrote")
+    if weights != "random":
         contents.check_weights(given, names)
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from neurexp.errors import UserError, closest
+from neurexp.models.choices import no_such_site, site_names
 from neurexp.models.families import BY_HEAD, FAMILIES, SITES, Address, Family, Part, head_width
 from neurexp.models.structure import find_family
 
@@ -201,19 +201,6 @@ def trunk_of(network: PreTrainedModel) -> nn.Module:
     return network.base_model.get_submodule(family_of(network).blocks.rpartition(".")[0])
 
 
-def site_names(site: object) -> list[str]:
-    """`experiment.site` as a list of different names: one name, or a list of them.
-
-    Raises:
-        UserError: another form.
-    """
-    names = list(site) if isinstance(site, list | tuple) else [site]
-    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        shown = str(site).replace("'", "").replace(", ", ",").replace("None", "null")
-        raise UserError(f"experiment.site={shown}: give one site, or a list of different ones such as [Q,K,V]")
-    return cast(list[str], names)
-
-
 def sites_of(network: PreTrainedModel) -> dict[str, Address]:
     """The sites that this model has, by name. Some depend on the config: a parallel block has no `RESID_MID`."""
     return {name: address for name, address in family_of(network).sites.items() if address.exists(network.config)}
@@ -259,10 +246,8 @@ def _unknown_site(network: PreTrainedModel, name: str, known: Mapping[str, Addre
             f"experiment.site={name}: this {kind} has none, because its attention and MLP run beside each other or its "
             f"norms follow them; it has {', '.join(known)}; give one of them"
         )
-    advice = closest(str(name).upper(), known) or "; give one of them"
-    if name in SITES and "MLP" not in known:
-        advice += f", or {TELL}"
-    return UserError(f"experiment.site={name}: {kind} has {', '.join(known)}{advice}")
+    error = no_such_site(name, kind, list(known))
+    return UserError(f"{error}, or {TELL}") if name in SITES and "MLP" not in known else error
 
 
 def width_of_head(network: PreTrainedModel, site: str) -> int | None:
@@ -271,19 +256,3 @@ def width_of_head(network: PreTrainedModel, site: str) -> int | None:
     if site not in BY_HEAD or known is None or family_of(network).sites[site] != known.sites.get(site):
         return None
     return head_width(network.config)
-
-
-def parse_layers(layers: object, count: int) -> list[int]:
-    """`"all"`, one layer or a list of layers → sorted indices without repeats.
-
-    Raises:
-        UserError: another form, or a layer beyond the model's `count` layers.
-    """
-    what = f"experiment.layer={layers}: this model has layers 0 to {count - 1}; give all, one of them, or a list"
-    if isinstance(layers, str) and layers == "all":
-        return list(range(count))
-    plain = layers.tolist() if isinstance(layers, np.ndarray | np.generic) else layers
-    asked = plain if isinstance(plain, list | tuple | range) else [plain]
-    if not asked or not all(type(layer) is int and 0 <= layer < count for layer in asked):
-        raise UserError(what)
-    return sorted(set(asked))  # type: ignore[type-var]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from neurexp.config.schema import Backend, Config, Source, Weights, checked, flat, typed_options
+from neurexp.config.schema import Backend, Config, Source, Weights, checked, flat, plain, typed_options
 from neurexp.console import environment
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
@@ -58,20 +58,20 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
         UserError: a mistake of the user.
     """
     environment.check()
-    typed = checked(config)
+    clock, typed = Stopwatch(), checked(config)
     model_name, unreachable = hearing_signals(_check_reachable, typed)
-    options, plugin = hearing_signals(typed_options, typed.experiment)
-    _check_control(options, plugin)
-    if options.control == "random" and typed.model.weights is Weights.random:
-        raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
-
-    hearing_signals(import_module, "neurexp.runs.measure")  # and with it all large libraries
+    log.info("Loading PyTorch and transformers for %s", typed.experiment.name)
+    with clock("imports"):
+        options, plugin = hearing_signals(typed_options, typed.experiment)
+        _check_control(options, plugin)
+        if options.control == "random" and typed.model.weights is Weights.random:
+            raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
+        hearing_signals(import_module, "neurexp.runs.measure")  # and with it all large libraries
     from neurexp.io import provenance
     from neurexp.runs.measure import measure, prepare_device
     from neurexp.text import sources
     from neurexp.tracking import tracker as tracking
 
-    clock = Stopwatch()
     prepare_device(typed)
     experiment = plugin(options)
     if unreachable and experiment.reads_text:
@@ -261,6 +261,7 @@ def _check_reachable(config: Config) -> tuple[str, UserError | None]:
         What titles call the model, and the dataset's error of an experiment with an option `text`, which may not read
         the dataset after all: only the experiment can say whether it does (`Experiment.reads_text`).
     """
+    from neurexp.models.choices import check_early
     from neurexp.models.label import label_of
     from neurexp.models.locations import locate_parts
     from neurexp.text import sources
@@ -270,6 +271,9 @@ def _check_reachable(config: Config) -> tuple[str, UserError | None]:
     arguments = model.name, model.revision, model.tokenizer, model.weights.value, has_architecture, model.fallback
     location, _ = locate_parts(*arguments)
     label = label_of(model.name, location, model.label) + (" with random weights" if drawn else "")
+    if model.blocks is None:
+        site, layer = (plain(config.experiment.get(name)) for name in ("site", "layer"))
+        check_early(location, "MLP" if site is None else site, layer, model.sites)
     if config.experiment.get("text") is False or config.experiment.get("prompt"):
         return label, None
     try:

@@ -26,8 +26,9 @@ from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Plan, Results
 from neurexp.io.provenance import hash_of_plugin
 from neurexp.io.store import Entry, Store
+from neurexp.models.choices import site_names
 from neurexp.models.load import LanguageModel, choose_device, load_model
-from neurexp.models.sites import find_sites, site_names, width_of_head
+from neurexp.models.sites import find_sites, width_of_head
 from neurexp.report.clock import Stopwatch
 from neurexp.report.finished import FinishedRun
 from neurexp.report.report import CONTROLS, Report, join_sites, with_control

@@ -53,7 +53,7 @@ def test_help_lists_every_group_with_its_choices(cli, tmp_path):
     for line in (
         "model: gpt_neo_125m, gpt_neo_1_3b, hub, mini, smollm2",
         "device: auto, cpu, cuda",
-        "dataset: fineweb, pydoc, text",
+        "dataset: fineweb, hub, pydoc, text",
         "experiment: ablation, benchmark, categories, context, grammar_tuning, identities, maximise, negation, "
         "proper_nouns, token_length, top_contexts",
         "tracking: mlflow, off",
@@ -197,7 +197,7 @@ def test_the_summary_says_what_was_run_and_found(finished):
 
 def test_the_timings_name_every_stage_and_stay_within_the_total(finished):
     timings = summary_of(finished.folder)["timings"]
-    stages = {"load_model", "prepare_text", "capture", "analyse", "figures", "track"}
+    stages = {"imports", "load_model", "prepare_text", "capture", "analyse", "figures", "track"}
     assert set(timings) == {*stages, "total"}
     assert all(value >= 0 for value in timings.values())
     assert sum(timings[stage] for stage in stages) <= timings["total"] + 0.01

@@ -32,7 +32,7 @@ from neurexp.errors import UserError, closest, one_line
 CHOICES = {
     "model": ["gpt_neo_125m", "gpt_neo_1_3b", "hub", "mini", "smollm2"],
     "device": ["auto", "cpu", "cuda"],
-    "dataset": ["fineweb", "pydoc", "text"],
+    "dataset": ["fineweb", "hub", "pydoc", "text"],
     "experiment": [
         "ablation",
         "benchmark",
@@ -203,14 +203,19 @@ def explanation(*overrides: str) -> str | None:
             "model=min",
             "model=min: no such choice; did you mean mini? (choices: gpt_neo_125m, gpt_neo_1_3b, hub, mini, smollm2)",
         ),
-        ("dataset=c4", "dataset=c4: no such choice (choices: fineweb, pydoc, text)"),
+        (
+            "dataset=c4",
+            "dataset=c4: no such choice; a file or folder is dataset=text dataset.path=c4, a dataset of the Hub "
+            "dataset=hub dataset.name=c4 (choices: fineweb, hub, pydoc, text)",
+        ),
         ("dataset.token=1", "dataset.token: no such option; did you mean dataset.tokens? (there are dataset.source,"),
         ("run.sed=1", "run.sed: no such option; did you mean run.seed? (there are run.seed, run.outputs, run.reuse,"),
         ("run.reuse=maybe", "run.reuse: Value 'maybe' is not a valid bool (type str); give true or false"),
         ("modle=mini", "modle: no such option; did you mean model?"),
         (
             "dataset.tokens=many",
-            "dataset.tokens: Value 'many' of type 'str' could not be converted to Integer; give a whole number",
+            "dataset.tokens: Value 'many' of type 'str' could not be converted to Integer; give a whole number, "
+            "such as 8192 or 100_000",
         ),
         ("dataset.tokens=1.5", "dataset.tokens: Value '1.5'"),
         ("device.dtype=float8", "device.dtype: Invalid value 'float8', expected one of [float32, bfloat16, float16]"),

@@ -60,7 +60,7 @@ ALONE = [
     ("model=125", "model=125: "),
     ("model=null", "model=null: "),
     ("device=gpu", "device=gpu: no such choice; did you mean cpu? (choices: auto, cpu, cuda)"),
-    ("dataset=pydok", "dataset=pydok: no such choice; did you mean pydoc? (choices: fineweb, pydoc, text)"),
+    ("dataset=pydok", "dataset=pydok: no such choice; did you mean pydoc? (choices: fineweb, hub, pydoc, text)"),
     ("experiment=token_lenght", "experiment=token_lenght: no such choice; did you mean token_length?"),
     ("tracking=on", "tracking=on: no such choice (choices: mlflow, off)"),
     ("devise=cpu", "devise: no such option; did you mean device?"),

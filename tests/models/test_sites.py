@@ -9,8 +9,9 @@ from transformers import BertConfig, BertModel, PreTrainedConfig, PreTrainedMode
 
 import neurexp
 from neurexp.errors import UserError
+from neurexp.models.choices import parse_layers, site_names
 from neurexp.models.families import FAMILIES
-from neurexp.models.sites import family_with, find_sites, parse_layers, site_names, sites_of, use_family
+from neurexp.models.sites import family_with, find_sites, sites_of, use_family
 from neurexp.models.structure import find_family
 
 

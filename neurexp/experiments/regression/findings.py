@@ -55,9 +55,10 @@ def _left(data: RegressionData, layers: Table, metrics: Metrics) -> list[str]:
     verdict = data.plan.verdict
     kept = f"{metrics['naive_survive']:.1%} of these are {what} ({_range(left, layers)})"
     if verdict.over_types:
-        same = f"{metrics['naive_in_all']:.1%} of these are so in the same direction in {' and in '.join(verdict.decisive)}"
+        both = " and in ".join(verdict.decisive)
         kept = (
-            f"{same} too, and {metrics['naive_survive']:.1%} are {what}, by the test over word types as well "
+            f"{metrics['naive_in_all']:.1%} of these are so in the same direction in {both} too, and "
+            f"{metrics['naive_survive']:.1%} are {what}, by the test over word types as well "
             f"({_range(left, layers)})"
         )
     line = (
@@ -75,6 +76,8 @@ def _range(values: np.ndarray, layers: Table) -> str:
     low, high = defined[np.argmin(values[defined])], defined[np.argmax(values[defined])]
     if len(values) == 1:
         return f"{values[0]:.0%}"
+    if values[low] == values[high]:
+        return f"{values[low]:.0%} in every layer"
     return (
         f"from {values[low]:.0%} in layer {layers['layer'][low]} to {values[high]:.0%} in layer {layers['layer'][high]}"
     )
