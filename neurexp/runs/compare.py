@@ -28,11 +28,13 @@ from neurexp.runs.names import circumstances, common_to, labels_of, names_of
 from neurexp.tracking import tracker as tracking
 
 
-def read_run(given: str, uri: str | None, outputs: Path = Path("outputs"), tables: bool = True) -> FinishedRun:
+def read_run(
+    given: str, uri: str | None, outputs: Path = Path("outputs"), tables: bool = True, option: str = "--uri"
+) -> FinishedRun:
     """Reads a run folder, or the artifacts of an MLflow run in the store `uri`, which are the same files.
 
     If `uri` is not given, the store is that of MLFLOW_TRACKING_URI, else the one in `outputs`. With `tables=False`, a
-    run without neurons is read too.
+    run without neurons is read too. Messages call the option of the store `option`.
 
     Raises:
         UserError: neither a finished run's folder nor a run id.
@@ -45,7 +47,7 @@ def read_run(given: str, uri: str | None, outputs: Path = Path("outputs"), table
             f"{given}: cannot be a run folder ({one_line(error)}); give a run folder or an MLflow run id"
         ) from error
     if not is_folder:
-        folder = tracking.download(given, uri, outputs.resolve())
+        folder = tracking.download(given, uri, outputs.resolve(), option=option)
     return read_finished(folder, given, str(folder) if is_folder else f"MLflow run {given}", tables)
 
 

@@ -6,6 +6,8 @@ Uses the runs' summaries only; knows no experiment.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from neurexp.errors import printable
+
 SHOWN = 3  # differences in a name
 LONGEST = 48  # characters of a value in a name
 # Options that a run's title may show
@@ -42,13 +44,14 @@ def labels_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
 def common_to(summaries: Sequence[dict[str, Any]]) -> str:
     """What `labels_of` leaves out, because all runs have it in common."""
     parts = zip(*((one.get("experiment"), one["setting"]) for one in summaries), strict=True)
-    return ", ".join(str(values[0]) for values in parts if len(set(values)) == 1)
+    return printable(", ".join(str(values[0]) for values in parts if len(set(values)) == 1))
 
 
 def _distinct(titles: Sequence[list[str]], summaries: Sequence[dict[str, Any]]) -> list[str]:
     options = [summary.get("options") or {} for summary in summaries]
     different = [name for name in _differing_options(summaries) if not _is_in_titles(name, options, summaries)]
-    names = [", ".join([*title, *pairs(one, different)]) for title, one in zip(titles, options, strict=True)]
+    # They reach figures, which cannot show an escape character
+    names = [printable(", ".join([*title, *pairs(one, different)])) for title, one in zip(titles, options, strict=True)]
     facts = [flat_facts(summary) for summary in summaries]
     for name in {name for name in names if names.count(name) > 1}:
         same = [index for index, other in enumerate(names) if other == name]

@@ -184,6 +184,9 @@ class Run:
 
         title = ", ".join((self.title, *(self.finished.sites if site is None else (site,))))
         if not any(self.folder.glob("contexts*.parquet")):
+            if site is None and len(self.finished.by_site()) > 1:
+                there = ", ".join(self.finished.sites)
+                raise UserError(f"{self.finished.given}: is of several sites; give site= one of {there}")
             neurons = self.finished.at_site(site).neurons
             return card_of_row(neurons, self.finished.columns, title, layer, index, self.finished.given)
         from neurexp.pages.subject import read
@@ -224,4 +227,4 @@ def open_run(run: str | Path, uri: str | None = None, outputs: str | Path = "out
     from neurexp.runs.source import folder_with_id
 
     folder = folder_with_id(str(run), Path(outputs).expanduser()) if uri is None else None
-    return Run(read_run(str(folder or run), uri, Path(outputs), tables=False))
+    return Run(read_run(str(folder or run), uri, Path(outputs).expanduser(), tables=False, option="uri="))

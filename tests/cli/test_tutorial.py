@@ -52,7 +52,7 @@ def told(cell: Any) -> list[str]:
 def test_the_tutorial_gives_what_is_stored_in_it(tmp_path):
     stored, new = nbformat.read(NOTEBOOK, as_version=4), executed(tmp_path)
     assert [shown(cell) for cell in new.cells] == [shown(cell) for cell in stored.cells]
-    assert [told(cell) for cell in new.cells] == [told(cell) for cell in stored.cells]
+    assert [told(cell) for cell in new.cells] == [told(cell) for cell in stored.cells], "store its outputs anew"
     assert sum(len(told(cell)) for cell in stored.cells) > 5
     assert all(cell.outputs for cell in stored.cells if cell.cell_type == "code" and "import" not in cell.source)
     errors = [one for cell in new.cells for one in cell.get("outputs", ()) if one.get("name") == "stderr"]

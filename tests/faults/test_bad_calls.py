@@ -148,7 +148,9 @@ def runs(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "many_layers": json.dumps(summary | {"model_layers": "many"}),
         "deep": "[" * 200_000,
         "other_statistic": json.dumps(summary | {"statistic": "no_such"}),
-        "other_experiment": json.dumps(summary | {"experiment": "\x1b[2J\n"}),
+        "other_model": json.dumps(
+            summary | {"experiment": "\x1b[2J\n", "provenance": summary["provenance"] | {"model_hash": "another"}}
+        ),
     }.items():
         (spoil(name) / "summary.json").write_text(content, "utf-8")
     (spoil("no_table") / "neurons.parquet").unlink()
@@ -176,7 +178,7 @@ COMPARED = [
     (["{runs}/of_a_sweep"], "of_a_sweep: its summary.json is not that of one finished run (setting, statistic, "),
     (["{runs}/no_metrics"], "no_metrics: its summary.json is not that of one finished run (metrics missing)"),
     (["{runs}/many_layers"], "many_layers: its summary.json is not that of one finished run (model_layers missing)"),
-    (["{runs}/other_experiment"], "token_length, {runs}/other_experiment: \\x1b[2J\\n); give runs of one"),
+    (["{runs}/other_model"], ", {runs}/other_model: \\x1b[2J\\n, "),
     (["{runs}/no_table"], "no_table: not the folder of a finished run (neurons.parquet missing)"),
     (["{runs}/torn_table"], "torn_table: cannot be read (Could not open Parquet"),
     (["{runs}/wrong_table"], "compare: {runs}/wrong_table has no r_length"),
@@ -205,13 +207,16 @@ def test_no_runs_are_refused_from_python_too(runs):
     assert "not the folder of a finished run" in refusal(lambda: read_run(str(runs / "nothing"), ""), neurexp.UserError)
 
 
-def test_a_dictionary_that_is_no_text_and_a_hostile_setting_are_compared(runs, tmp_path, capsys):
-    """The terminal gets what stands in a run's files with its control characters as escapes."""
+@pytest.mark.parametrize(
+    ("changed", "named"), [("setting", "a\\x1b[31m\\nb <script>"), ("experiment", "a\\x1b[31m\\nb <script>, ")]
+)
+def test_a_dictionary_that_is_no_text_and_a_hostile_name_are_compared(runs, tmp_path, capsys, changed, named):
+    """The terminal and the figures get what stands in a run's files with its control characters as escapes."""
     hostile = Path(shutil.copytree(runs / "sound", tmp_path / "hostile"))
     (hostile / "columns.md").write_bytes(b"\xff\xfe| `r_length` |")
     summary = json.loads((hostile / "summary.json").read_text("utf-8"))
-    (hostile / "summary.json").write_text(json.dumps(summary | {"setting": "a\x1b[31m\nb <script>"}), "utf-8")
+    (hostile / "summary.json").write_text(json.dumps(summary | {changed: "a\x1b[31m\nb <script>"}), "utf-8")
     main([str(hostile), str(runs / "sound"), "--outputs", str(tmp_path / "outputs"), "--no-mlflow"])
     told = capsys.readouterr().out
-    assert "Run 0: a\\x1b[31m\\nb <script>" in told
+    assert f"Run 0: {named}" in told
     assert all(line.isprintable() for line in told.splitlines())

@@ -4,14 +4,14 @@ import json
 import re
 from html.parser import HTMLParser
 
-import matplotlib
 import numpy as np
 import pytest
 from made_runs import made_run
+from matplotlib.figure import Figure
 
 import neurexp
 from neurexp.errors import UserError
-from neurexp.io.files import write_tensors
+from neurexp.io.files import write_table, write_tensors
 
 R = [0.2, -0.9, np.nan, 0.9, 0.5, -0.1]
 NEURONS = {
@@ -34,8 +34,7 @@ def folder(tmp_path):
     write_tensors(where / "activations.safetensors", {"MLP_2": np.arange(6.0).reshape(2, 3)}, {"words": "[]"})
     (where / "figures").mkdir()
     for name in ("a", "b<i>"):
-        figure = matplotlib.figure.Figure(figsize=(2, 1))
-        figure.savefig(where / "figures" / f"{name}.png")
+        Figure(figsize=(2, 1)).savefig(where / "figures" / f"{name}.png")
     (where / "figures" / "a.html").write_text('<style>body{color:red}</style><p>"x"</p>')
     columns = json.loads((where / "columns.json").read_text())
     known = {"r_x": "the correlation", "words.word": "the word itself"}
@@ -93,7 +92,7 @@ def test_what_a_run_has_not_is_one_line_that_says_what_it_has(folder, tmp_path):
         (lambda: run.activations["MLP_3"], r"^MLP_3: .* no such tensor in activations.safetensors; did you mean MLP_2"),
         (lambda: bare.words, r"^words: .*bare has no such table \(there are layers, neurons\)$"),
         (lambda: bare.activations, r"bare: the run of made kept no activations"),
-        (lambda: neurexp.open_run(tmp_path / "none"), r"none: no such run folder"),
+        (lambda: neurexp.open_run(tmp_path / "none"), r"none: no such run folder, .* give its address with uri=$"),
     ):
         with pytest.raises(UserError, match=message):
             wrong()
@@ -118,6 +117,17 @@ def test_a_run_without_neurons_opens_too(folder):
         run.neuron(0, 0)
     with pytest.raises(UserError, match=r"^compare: .* is a run of made, which has no neurons$"):
         neurexp.compare([run, run])
+
+
+def test_a_run_of_several_sites_asks_which_one(tmp_path):
+    neurons = {"site": ["Q", "Q", "K", "K"], "layer": [0] * 4, "neuron": [0, 1, 0, 1], "r": [0.1, 0.2, 0.3, 0.4]}
+    made_run(tmp_path / "two", neurons, "r")
+    write_table(tmp_path / "two" / "layers.parquet", {"site": np.array(["Q", "K"]), "layer": np.array([0, 0])})
+    run = neurexp.open_run(tmp_path / "two")
+    assert run.top(1)[["site", "neuron"]].to_numpy().tolist() == [["K", 1]]
+    assert run.neuron(0, 1, site="Q").statistics["r"] == 0.2
+    with pytest.raises(UserError, match=r"two: is of several sites; give site= one of Q, K$"):
+        run.neuron(0, 1)
 
 
 def test_figures_are_shown_as_they_are_and_pages_in_a_frame_of_their_own(folder):

@@ -72,6 +72,8 @@ def _range(values: np.ndarray, layers: Table) -> str:
     low, high = defined[np.argmin(values[defined])], defined[np.argmax(values[defined])]
     if len(values) == 1:
         return f"{values[0]:.0%}"
+    if values[low] == values[high]:
+        return f"{values[low]:.0%} in every layer"
     return (
         f"from {values[low]:.0%} in layer {layers['layer'][low]} to {values[high]:.0%} in layer {layers['layer'][high]}"
     )
