@@ -175,6 +175,22 @@ def permutation_p(r: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.where(np.isfinite(p) & (spread > ROUNDING), p, 1.0), mean, spread
 
 
+def interval_from_null(r: np.ndarray, spread: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of a 95 % interval of r whose standard error is the null's standard deviation, `[neurons]`.
+
+    On the scale of Fisher's z, where the spread of r hardly depends on r itself; Student's t with draws − 1 degrees of
+    freedom, as in `permutation_p`. It covers the uncertainty that the draws show, and no other. NaN where the draws
+    differ by rounding only.
+
+    Args:
+        r: `[neurons]`.
+        spread: the standard deviation of the null's draws, `[neurons]`.
+        draws: their number.
+    """
+    error = np.where(spread > ROUNDING, spread * np.sqrt(1 + 1 / draws), np.nan)
+    return interval(r, error, draws - 1)
+
+
 def largest_by_chance(null: np.ndarray) -> float:
     """The 95 % quantile over draws of the largest |r − null mean| of any neuron; NaN if no neuron is defined.
 

@@ -114,6 +114,7 @@ class LayerProfile:
     r_frequency: np.ndarray
     r_partial: np.ndarray
     r_given_context: np.ndarray
+    bounds_given_context: tuple[np.ndarray, np.ndarray]  # the ends of its interval
     p_given_context: np.ndarray
     r_without_first: np.ndarray
     r_with_skipped: np.ndarray
@@ -146,6 +147,7 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
     late_p = association.permutation_p(r_halves[1], null_late.pearson(shift))
 
     in_context, null_in_context = sums.given_context(layer, whole.xx)
+    p_in_context, _, spread_in_context = association.permutation_p(in_context, null_in_context)
 
     # Tokens of one type are alike, and so are tokens of one sequence: the wider of the two intervals is reported
     bounds = []
@@ -169,7 +171,8 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
         r_frequency=sums.with_columns(layer, whole, "log_frequency").pearson(shift)[0],
         r_partial=sums.partial(layer, whole.xx),
         r_given_context=in_context,
-        p_given_context=association.permutation_p(in_context, null_in_context)[0],
+        bounds_given_context=association.interval_from_null(in_context, spread_in_context, len(null_in_context)),
+        p_given_context=p_in_context,
         r_without_first=(whole - sums.by_indicator(layer, "first").total()).pearson(shift),
         r_with_skipped=(whole + sums.by_indicator(layer, "skipped").total()).pearson(shift),
         eta2=association.eta_squared(counts, category_sums, whole.xx, shift),

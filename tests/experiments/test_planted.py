@@ -124,8 +124,8 @@ def test_planted_neurons_are_found_with_their_signs_and_a_model_before_them_is_n
     assert metrics["top_t"] == t[HIGHER]
     assert metrics["bottom_t"] == t[LOWER]
     assert metrics["auroc_heldout_best"] > 0.95
-    assert f"prefers “nouns” most is neuron {HIGHER} of layer {LAYER}" in findings
-    assert f"prefers “verbs” most is neuron {LOWER} of layer {LAYER}" in findings
+    assert f"prefers “nouns” most is {LAYER}.{HIGHER} (layer.neuron" in findings
+    assert f"prefers “verbs” most is {LAYER}.{LOWER} (layer.neuron" in findings
     assert summary["provenance"]["reused"] == []
 
 

@@ -181,7 +181,7 @@ def test_means_and_standard_deviations_of_neurons(run):
 
 def test_correlations_of_neurons(run):
     names = [name for name in run.neurons[0] if name.startswith(("r_", "eta2", "null"))]
-    assert len(names) == 10 + bool(run.text.skip_positions)
+    assert len(names) == 12 + bool(run.text.skip_positions)
     for index, expected in enumerate(run.neurons):
         for name in names:
             assert_close(run.found(index)[name], expected[name], FINE, f"{name}, layer {index}")
@@ -297,3 +297,30 @@ def test_every_headline(run):
     assert set(run.report.metrics) == set(expected)
     for name, value in expected.items():
         assert_close(run.report.metrics[name], value, 1e-9, name)
+
+
+def test_the_strongest_neurons_and_their_means(runs):
+    """Named in the table, the finding and the figure: the largest |r| given the context, of each sign."""
+    run = runs("main")
+    neurons, table = run.report.neurons, run.report.tables["strongest"]
+    r = np.concatenate([one["r_length_given_context"] for one in run.neurons])
+    r[neurons["q_length_given_context_all"] >= 0.05] = 0
+    width, up, down = run.activations[0].shape[1], int((table["r"] > 0).sum()), int((table["r"] < 0).sum())
+    assert min(up, down) > 2
+    rows = [*np.argsort(-r, kind="stable")[:up], *np.argsort(r, kind="stable")[:down]]
+    assert list(zip(table["layer"], table["neuron"], strict=True)) == [divmod(row, width) for row in rows]
+    assert (table["low"] < table["r"]).all()
+    assert (table["r"] < table["high"]).all()
+    (line,) = [line for line in run.report.findings if "layer.neuron" in line]
+    assert line.index(f"longer tokens {table['layer'][0]}.{table['neuron'][0]} (") > 0
+    assert line.index(f"shorter tokens {table['layer'][up]}.{table['neuron'][up]} (") > 0
+
+    above = run.report.figures["strongest_neurons"]().axes[0]
+    length = run.text.length[run.text.used]
+    for row, curve in enumerate(above.lines[: min(up, 4)]):
+        x = run.activations[table["layer"][row]][run.text.used, table["neuron"][row]].astype(np.float64)
+        whole = run.activations[table["layer"][row]][:, table["neuron"][row]].astype(np.float64)
+        values, means = curve.get_data()
+        assert all((length == value).sum() >= 5 for value in values)
+        expected = [(x[length == value].mean() - whole.mean()) / whole.std() for value in values]
+        assert_close(means, expected, 10 * FINE, f"means of row {row}")

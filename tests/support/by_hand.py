@@ -281,6 +281,8 @@ def of_layer(x: Array, text: Text) -> tuple[dict[str, Array], dict[str, float]]:
         "r_frequency": pearson(used, text.log_frequency[text.used]),
         "r_length_partial": partial(used, length, text.controls[text.used]),
         "r_length_given_context": r_in_context,
+        "r_length_given_context_low": from_draws(r_in_context, np.array(null_in_context), -1),
+        "r_length_given_context_high": from_draws(r_in_context, np.array(null_in_context), 1),
         "p_length_given_context": p_against(r_in_context, np.array(null_in_context)),
         "r_length_without_first": pearson(used[not_first], length[not_first]),
         "r_length_first_half": r_half[0],
@@ -290,6 +292,12 @@ def of_layer(x: Array, text: Text) -> tuple[dict[str, Array], dict[str, float]]:
         "p_length": p_against(r, null),
     }
     return neurons, row
+
+
+def from_draws(r: Array, draws: Array, side: int) -> Array:
+    """One end of the 95 % interval of r: Fisher's z, with the draws' standard deviation and Student's t."""
+    error = np.sqrt(draws.var(0, ddof=1) * (1 + 1 / len(draws)))
+    return np.tanh(np.arctanh(r) + side * stats.t.isf(0.025, len(draws) - 1) * error)
 
 
 def intervals(x: Array, text: Text) -> tuple[Array, Array]:

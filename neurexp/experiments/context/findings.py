@@ -10,6 +10,7 @@ import numpy as np
 from neurexp.experiments.context.analysis import Analysis
 from neurexp.experiments.context.data import FEWEST, NAMED, PARTS, Comparison, ContextData, Options
 from neurexp.report.report import Table
+from neurexp.report.words import name_of
 from neurexp.stats import summary
 
 
@@ -89,10 +90,7 @@ def _neurons(analysis: Analysis) -> str:
 
 def _named(neurons: Table, rows: np.ndarray) -> str:
     """Layer, neuron and share of each of the rows."""
-    return ", ".join(
-        f"{neurons['layer'][row]}.{neurons['neuron'][row]} ({neurons['share_context_second_half'][row]:.0%})"
-        for row in rows
-    )
+    return ", ".join(f"{name_of(neurons, row)} ({neurons['share_context_second_half'][row]:.0%})" for row in rows)
 
 
 def _range(numbers: Sequence[int], values: np.ndarray, unit: str = "") -> str:

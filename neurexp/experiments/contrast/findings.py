@@ -10,19 +10,21 @@ import numpy as np
 from neurexp.experiments.contrast.data import FEWEST, ContrastData
 from neurexp.experiments.contrast.figures import describe_sizes
 from neurexp.report.report import Table
+from neurexp.report.words import name_of
 
+FOLLOWING = 4  # neurons that are named behind the strongest
 SENTENCE = 100  # characters; a longer row is not a word
 Metrics = Mapping[str, float]
 
 
-def findings_of(data: ContrastData, layers: Table, metrics: Metrics) -> list[str]:
+def findings_of(data: ContrastData, layers: Table, neurons: Table, metrics: Metrics) -> list[str]:
     """The findings, a line each. The first line describes the rows, and is the same for a control."""
     return [
         _rows(data, metrics),
         _significant(data, layers, metrics),
         _replication(data, layers, metrics),
         _probe(data, layers, metrics),
-        *_strongest(data, metrics),
+        *_strongest(data, neurons, metrics),
         *_not_computed(data, metrics),
         *(_running_text(data, metrics) if data.reads_text else []),
     ]
@@ -88,16 +90,19 @@ def _largest(data: ContrastData) -> str:
     return "the largest of these layers; " if len(data.layers) > 1 else ""
 
 
-def _strongest(data: ContrastData, metrics: Metrics) -> list[str]:
-    """The neuron that prefers each of two categories most, or the neuron with the largest F."""
+def _strongest(data: ContrastData, neurons: Table, metrics: Metrics) -> list[str]:
+    """The neuron that prefers each of two categories most, or the neuron with the largest F, and those that follow."""
     lines = [
-        _extreme(data, metrics, end, category) for end, category in (("top", 1), ("bottom", 0)) if f"{end}_t" in metrics
+        _extreme(data, metrics, end, category) + _next(data, neurons, sign)
+        for end, category, sign in (("top", 1, 1), ("bottom", 0, -1))
+        if f"{end}_t" in metrics
     ]
     if "top_f" in metrics:
         lines.append(
-            f"The neuron that differs most is neuron {metrics['top_neuron']} of layer {metrics['top_layer']} (F = "
+            f"The neuron that differs most is {metrics['top_layer']}.{metrics['top_neuron']} (layer.neuron; F = "
             f"{metrics['top_f']:.1f}, η² = {metrics['top_eta2']:.2f}). Its mean is highest on "
-            f"“{data.categories[int(metrics['top_category'])]}”. Running text is searched with two categories only."
+            f"“{data.categories[int(metrics['top_category'])]}”.{_next(data, neurons, 1)} Running text is "
+            "searched with two categories only."
         )
     return lines
 
@@ -106,8 +111,8 @@ def _extreme(data: ContrastData, metrics: Metrics, end: str, category: int) -> s
     own, other = data.categories[category], data.categories[1 - category]
     effect = f"d = {metrics[f'{end}_d']:+.2f}" if f"{end}_d" in metrics else "the same on all rows of a category"
     line = (
-        f"The neuron that prefers “{own}” most is neuron {metrics[f'{end}_neuron']} of layer {metrics[f'{end}_layer']} "
-        f"(t = {metrics[f'{end}_t']:+.1f}, {effect})."
+        f"The neuron that prefers “{own}” most is {metrics[f'{end}_layer']}.{metrics[f'{end}_neuron']} "
+        f"(layer.neuron; t = {metrics[f'{end}_t']:+.1f}, {effect})."
     )
     if data.text is None or f"{end}_auroc_text" not in metrics:
         return line
@@ -119,6 +124,19 @@ def _extreme(data: ContrastData, metrics: Metrics, end: str, category: int) -> s
         f" In running text it is higher on {own} than on {other} in {auroc:.0%} of pairs (95 % interval over words: "
         f"{low:.0%} to {high:.0%}; the same words, {counts[category]} and {counts[1 - category]} occurrences)."
     )
+
+
+def _next(data: ContrastData, neurons: Table, sign: int) -> str:
+    """The neurons that follow the strongest one of a sign, of those that pass Bonferroni."""
+    statistic, effect, symbol = ("t_welch", "cohens_d", "d") if data.two else ("f", "eta2", "η²")
+    values = sign * np.nan_to_num(neurons[statistic])
+    order = np.argsort(-values, kind="stable")[1 : 1 + FOLLOWING]
+    named = [
+        f"{name_of(neurons, row)} ({symbol} = {neurons[effect][row]:{'+' if data.two else ''}.2f})"
+        for row in order
+        if values[row] > 0 and neurons["significant_bonferroni"][row] and np.isfinite(neurons[effect][row])
+    ]
+    return f" Next: {', '.join(named)}." if named else ""
 
 
 def _not_computed(data: ContrastData, metrics: Metrics) -> list[str]:

@@ -38,7 +38,7 @@ def write(data: ContrastData) -> Report:
     columns |= {f"activations.{name}": activations_column(name) for name in tensors}
     notes = {"words": json.dumps(data.rows.words, ensure_ascii=False), "categories": json.dumps(data.categories)}
     report = Report(
-        findings=findings_of(data, layers, metrics),
+        findings=findings_of(data, layers, neurons, metrics),
         metrics=metrics,
         layers=layers,
         neurons=neurons,

@@ -10,6 +10,7 @@ import numpy as np
 
 from neurexp.console.progress import over
 from neurexp.experiments.profile.data import SKIPPED, SPECIAL, ProfileData
+from neurexp.experiments.profile.strongest import Strongest, strongest
 from neurexp.report.report import Table
 from neurexp.stats import association, summary
 from neurexp.stats.groups import EQUAL, HIGH, LOW, Summary, overlap
@@ -23,6 +24,7 @@ class Analysis:
     neurons: Table
     layers: Table
     metrics: dict[str, Any]
+    strongest: Strongest
     curves: np.ndarray  # [layers, values that occur] mean activation over the tokens of a value and all neurons
 
 
@@ -32,7 +34,8 @@ def analyse(data: ProfileData) -> Analysis:
     profiles = [profile_layer(data.sums, index) for index in over(range(len(data.layers)), "Analysis", detail)]
     neurons = _neuron_table(data, profiles)
     layers = _layer_table(data, profiles, neurons)
-    return Analysis(neurons, layers, _metrics(data, layers, neurons), np.stack([one.curve for one in profiles]))
+    curves = np.stack([one.curve for one in profiles])
+    return Analysis(neurons, layers, _metrics(data, layers, neurons), strongest(data, neurons), curves)
 
 
 def _neuron_table(data: ProfileData, profiles: list[LayerProfile]) -> Table:
@@ -61,6 +64,9 @@ def _neuron_table(data: ProfileData, profiles: list[LayerProfile]) -> Table:
     table["r_frequency"] = column("r_frequency")
     table[f"r_{name}_partial"] = column("r_partial")
     table[f"r_{name}_given_context"] = column("r_given_context")
+    for side, end in enumerate(("low", "high")):
+        bounds = [profile.bounds_given_context[side] for profile in profiles]
+        table[f"r_{name}_given_context_{end}"] = np.concatenate(bounds)
     table[f"r_{name}_without_first"] = column("r_without_first")
     if data.options.skip_positions:
         table[f"r_{name}_with_skipped"] = column("r_with_skipped")

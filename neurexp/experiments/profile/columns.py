@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from neurexp.experiments.profile.covariate import Covariate
+from neurexp.experiments.profile.strongest import KEPT
 
 
 def check_names(covariate: Covariate) -> None:
@@ -83,6 +84,10 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "1, 2–3, 4–7, …) and whether the token begins a word",
         f"r_{name}_given_context": f"the same given the token's context too: {context}; a network that mixes "
         "neighbours in, as any does, shows these in place of the token itself",
+        f"r_{name}_given_context_low": f"lower end of a 95 % interval of r_{name}_given_context: Fisher's z, its "
+        "standard error that of the draws behind the p, Student's t with draws − 1 degrees of freedom; missing if the "
+        "draws do not vary",
+        f"r_{name}_given_context_high": "upper end of the same interval",
         f"r_{name}_without_first": f"r_{name} without the tokens at position 0",
         f"r_{name}_with_skipped": f"r_{name} with the tokens at skipped positions; what excluding them changed is the "
         f"difference to r_{name}; present only if experiment.skip_positions is not 0",
@@ -158,6 +163,16 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "histograms.underflow": "activations below the first edge, `[layers, groups]`",
         "histograms.overflow": "activations at or above the last edge, `[layers, groups]`",
         "histograms.layers": "block index of each row",
+        "strongest.layer": f"block index: the neurons with the largest |r_{name}_given_context| of those with "
+        f"q_{name}_given_context_all < 0.05, up to {KEPT} with a positive r, then up to {KEPT} with a negative one",
+        "strongest.neuron": "index of the unit within the site",
+        "strongest.r": f"r_{name}_given_context; of the largest of many, so rather too large",
+        "strongest.low": f"r_{name}_given_context_low",
+        "strongest.high": f"r_{name}_given_context_high",
+        "strongest.q": f"q_{name}_given_context_all",
+        f"strongest.r_{name}": f"r_{name}",
+        "strongest.mean": "mean, as in neurons.parquet",
+        "strongest.std": "std, as in neurons.parquet",
         f"{name}_curves.{covariate.plural}": f"values of the {noun} that occur, in {unit}",
         f"{name}_curves.tokens": "number of tokens of each value",
         f"{name}_curves.mean": "mean activation over these tokens and all neurons of the layer, `[layers, values]`",

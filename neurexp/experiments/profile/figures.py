@@ -8,7 +8,11 @@ import numpy as np
 from neurexp.experiments.profile.analysis import Analysis
 from neurexp.experiments.profile.data import SPECIAL, ProfileData
 from neurexp.experiments.profile.findings import NULLS
+from neurexp.experiments.profile.strongest import FEWEST
+from neurexp.report.words import name_of
 from neurexp.stats import summary
+
+DRAWN = 4  # strongest neurons of each sign
 
 
 class Figures:
@@ -16,6 +20,7 @@ class Figures:
 
     def __init__(self, data: ProfileData, analysis: Analysis):
         self.data, self.covariate, self.layers, self.curves = data, data.covariate, analysis.layers, analysis.curves
+        self.strongest = analysis.strongest
         self.noun, name = self.covariate.noun, self.covariate.name
         self.r, self.partial, self.frequency = (
             analysis.neurons[column].reshape(len(data.layers), -1)
@@ -32,7 +37,38 @@ class Figures:
         }
         if np.isfinite(self.r).any():
             figures |= {"r_by_layer": self.r_by_layer, "r_map": self.r_map, f"{name}_and_frequency": self.confounds}
+        if len(self.strongest.means):
+            figures["strongest_neurons"] = self.strongest_neurons
         return figures
+
+    def strongest_neurons(self):
+        from neurexp.figures.neurons import means_of_neurons
+
+        strongest, (low, _, high) = self.strongest, self.covariate.groups
+        table = strongest.table
+        sides = {
+            f"more active on {group} tokens": [
+                (f"{name_of(table, row)} (r = {table['r'][row]:+.2f})", strongest.means[row])
+                for row in strongest.of_sign(side)[:DRAWN]
+            ]
+            for side, group in ((1, high), (-1, low))
+        }
+        return means_of_neurons(
+            strongest.values, strongest.tokens, sides,
+            self._finding_strongest(),
+            f"{self.measured}; layer.neuron; r: given frequency, position, word beginning and the tokens before; "
+            f"mean over the tokens of each {self.noun} that {FEWEST} or more tokens have",
+            f"{self.noun} ({self.covariate.unit})", f"mean at {self.data.site}\n(SD about the neuron’s mean)",
+        )  # fmt: skip
+
+    def _finding_strongest(self) -> str:
+        table, (low, _, high) = self.strongest.table, self.covariate.groups
+        found = [
+            f"{name_of(table, self.strongest.of_sign(side)[0])} follows {group} tokens most closely"
+            for side, group in ((1, high), (-1, low))
+            if len(self.strongest.of_sign(side))
+        ]
+        return f"Given the confounds, {' and '.join(found)}"
 
     def distribution(self):
         from neurexp.figures.distributions import split_counts

@@ -5,7 +5,10 @@ Computes nothing.
 
 from neurexp.experiments.profile.analysis import Analysis
 from neurexp.experiments.profile.data import ProfileData
+from neurexp.experiments.profile.strongest import Strongest
+from neurexp.report.words import name_of
 
+NAMED = 3  # strongest neurons of each sign
 NULLS = {True: "shuffled token types", False: "values shifted along the text"}  # of a type, of a token in its place
 
 
@@ -45,6 +48,7 @@ def findings_of(data: ProfileData, analysis: Analysis) -> list[str]:
         )
         if data.options.control == "off":
             lines[-1] += " What a network with random weights shows too (experiment.control=random) is not learned."
+        lines.append(_strongest(analysis.strongest, covariate.groups))
     if "replication_r_overall" in metrics:
         lines.append(
             f"The two halves of the text agree on r with a correlation of {metrics['replication_r_overall']:.2f} "
@@ -60,3 +64,23 @@ def findings_of(data: ProfileData, analysis: Analysis) -> list[str]:
     if len(data.plan.tokens.valid) == 1:
         lines.append("One sequence only: no interval for r and no replication.")
     return lines
+
+
+def _strongest(strongest: Strongest, groups: tuple[str, str, str]) -> str:
+    """The strongest neurons of each sign by name."""
+    table, (low, _, high) = strongest.table, groups
+    sides = []
+    for side, group in ((1, high), (-1, low)):
+        rows = strongest.of_sign(side)[:NAMED]
+        named = ", ".join(
+            f"{name_of(table, row)} ({table['r'][row]:+.2f}, {table['low'][row]:+.2f} to {table['high'][row]:+.2f})"
+            for row in rows
+        )
+        if named:
+            sides.append(f"more active on {group} tokens {named}")
+    if not sides:
+        return "Given all of this, no neuron differs from the null (q < 0.05 over all layers), so none is named."
+    return (
+        f"The strongest neurons given all of this (layer.neuron; r with its 95 % interval): {'; '.join(sides)}. They "
+        "are the largest of many, so their r is rather too large."
+    )

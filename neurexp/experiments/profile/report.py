@@ -48,5 +48,6 @@ def write(data: ProfileData) -> Report:
                 "layers": layers,
             },
         },
+        tables={"strongest": analysis.strongest.table} if len(analysis.strongest.table["layer"]) else {},
         figures=Figures(data, analysis).all(),
     )

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from neurexp.experiments.regression.data import RegressionData
-from neurexp.experiments.regression.findings import name_of, strongest
+from neurexp.experiments.regression.findings import strongest
 from neurexp.report.report import Report, Table
+from neurexp.report.words import name_of
 from neurexp.stats.association import LEVEL
 from neurexp.stats.logistic import OVERLAP, log10_p
 

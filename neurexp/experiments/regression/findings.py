@@ -9,6 +9,7 @@ import numpy as np
 
 from neurexp.experiments.regression.data import RegressionData
 from neurexp.report.report import Table
+from neurexp.report.words import name_of
 
 NAMED = 5  # strongest neurons of each sign
 Metrics = Mapping[str, float]
@@ -18,11 +19,6 @@ def strongest(neurons: Table, side: int) -> np.ndarray:
     """The surviving neurons of one sign (1 or −1), the largest |beta_least| first."""
     chosen = np.flatnonzero(neurons["survives"] & (np.sign(neurons["beta_least"]) == side))
     return chosen[np.argsort(-np.abs(neurons["beta_least"][chosen]), kind="stable")]
-
-
-def name_of(neurons: Table, index: int) -> str:
-    """`layer.neuron`."""
-    return f"{neurons['layer'][index]}.{neurons['neuron'][index]}"
 
 
 def findings_of(data: RegressionData, neurons: Table, layers: Table, metrics: Metrics) -> list[str]:

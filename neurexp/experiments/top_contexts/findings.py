@@ -10,7 +10,7 @@ from neurexp.experiments.top_contexts.data import ENDS, LEAST_IN_HALF, TopContex
 from neurexp.experiments.top_contexts.design import PROJECTIONS, PROPERTIES, SIMPLE
 from neurexp.experiments.top_contexts.labels import LABELS, NONE, WORDS
 from neurexp.report.report import Table
-from neurexp.report.words import number_of
+from neurexp.report.words import name_of, number_of
 from neurexp.stats.concentration import MOST_ITEMS
 
 NAMED = 0.005  # a label of a smaller share is not named
@@ -120,7 +120,7 @@ def _strongest(neurons: Table) -> list[str]:
         share = neurons["ev_property"][at]  # an estimate: more than all of it is possible
         much = f"{share:.0%}" if share < 1 else "all"
         told.append(
-            f"{neurons['layer'][at]}.{neurons['neuron'][at]} by {WORDS[label]} ({r}{much} of its variance; top token "
+            f"{name_of(neurons, at)} by {WORDS[label]} ({r}{much} of its variance; top token "
             f"{neurons['top_token'][at]!r})"
         )
     return told
