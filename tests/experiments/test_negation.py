@@ -22,7 +22,7 @@ FILLERS = [
     "letter", "table", "doctor", "farmer", "soldier", "morning", "evening", "little", "yellow", "silent", "they", "he",
     "she", "we",
 ]  # fmt: skip
-NEGATION, NOT, ECHO, AUXILIARY, VERB, NOISE = range(6)  # planted neurons; from `NOISE` on there is nothing
+NEGATION, NOT, ECHO, AUXILIARY, VERB, OPPOSED, NOISE = range(7)  # planted neurons; from `NOISE` on there is nothing
 NEURONS = 40
 
 
@@ -87,9 +87,10 @@ def planted(plan, settings):
                 word == "not" or (at_verb and word.endswith(" not")),
                 not at_verb and (word in negations.AFFIRMATIVE or word.endswith("n't")),
                 at_verb and label,
+                -label if at_verb else label,
             )
-            noise = np.random.default_rng(int(place)).normal(size=5) * 0.2
-            activations[source][2][place, :5] = np.array(facts, dtype=float) + noise
+            noise = np.random.default_rng(int(place)).normal(size=6) * 0.2
+            activations[source][2][place, :6] = np.array(facts, dtype=float) + noise
     return RegressionData(settings, plan, activations)
 
 
@@ -124,12 +125,15 @@ def test_targets_are_whole_words_with_as_much_text_before_them(model, text, plan
             }[name]
             assert word in lists[label]
     words, counts = np.unique(planned.comparisons["words"].rows.words, return_counts=True)
-    assert counts.max() <= 12
+    assert counts.max() == 12
     assert negations.NOT in words
     # A window is the text around its target
     joined = text.input_ids[text.valid].tolist()
     window = planned.tokens.input_ids[0][planned.tokens.valid[0]].tolist()
     assert any(joined[start : start + len(window)] == window for start in range(len(joined)))
+    # The heat map shows the held-out part only
+    shown = planned.text.found if planned.text is not None else None
+    assert shown is not None and shown.sequence.min() >= round(2 / 3 * len(planned.tokens.input_ids))
 
 
 def test_verbs_stand_at_the_same_position_in_both_frames_of_a_pair(planned):
@@ -152,6 +156,8 @@ def test_verbs_stand_at_the_same_position_in_both_frames_of_a_pair(planned):
     for train, what in ((one.training_text(1 / 3), one.units), (one.training_types(1 / 3, 0), one.blocks)):
         assert train.any() and not train.all()
         assert not set(what[train]) & set(what[~train])
+        assert len(set(what[train])) == round(2 / 3 * len(set(what)))
+    assert one.units[~one.training_text(1 / 3)][-1] == one.units[-1]  # the last ones
 
 
 def test_the_rows_are_the_models_activations(model, text):
@@ -183,6 +189,11 @@ def test_a_negation_neuron_is_found_and_one_for_not_alone_is_not_taken_for_it(re
     assert not neurons["significant_pairs"][AUXILIARY]
     assert neurons["p_types_max_pairs"][VERB] < 0.05
     assert not neurons["significant_words"][VERB]
+    # Higher at the negative word, and lower at the verb behind it
+    assert (neurons["p_types_max_words"][OPPOSED] < 0.05) and (neurons["p_types_max_pairs"][OPPOSED] < 0.05)
+    assert neurons["beta_least"][OPPOSED] == 0
+    # What negates in part need only agree in sign, with p < 0.05
+    assert report.metrics["survivors_hold_graded_words"] == 1
     assert "1 neuron (2.5%) are negation neurons" in "\n".join(report.findings)
 
 
@@ -279,6 +290,9 @@ def test_the_lectures_rule_would_drop_the_targets_before_a_full_stop(model):
     assert counts["targets_negated"][0] == 3
     assert counts["targets_affirmative"][0] == 1
     assert counts["targets_before_punctuation"][0] == 0.75
+    assert counts["targets_too_early"][0] == 0
+    _, _, counts = Negation(options(before=43))._at_words(inputs_of(model, text), np.random.default_rng(0))
+    assert counts["targets_too_early"][0] == 1  # “cannot” is behind 40 words
 
 
 @pytest.mark.parametrize(
@@ -303,7 +317,7 @@ def test_a_text_that_does_not_do_is_one_line(model, text):
         Negation(options()).prepare(inputs_of(model, few))
     words = [*["not", "never", "nobody", "nothing"] * 3, *negations.POSITIVE]
     one_sided = made_text(model.tokenizer, words=words)
-    with pytest.raises(UserError, match=r"the negative words that can be used are only 4 different ones; give 5 or"):
+    with pytest.raises(UserError, match=r"only 4 different words among the negative words that can be used; give 5 or"):
         Negation(options()).prepare(inputs_of(model, one_sided))
     with pytest.raises(
         UserError, match=r"experiment.before=128: no target has so many tokens before it in its sequence"
@@ -311,6 +325,7 @@ def test_a_text_that_does_not_do_is_one_line(model, text):
         Negation(options(before=128)).prepare(inputs_of(model, text))
 
 
+@pytest.mark.slow
 def test_the_command_leaves_its_tables_for_several_sites(quick_cli, tmp_path):
     process = quick_cli(
         "experiment=negation", "model=mini", "dataset=pydoc", "tracking=off", "device=cpu", "experiment.layer=3",
