@@ -22,7 +22,7 @@ FILLERS = [
     "letter", "table", "doctor", "farmer", "soldier", "morning", "evening", "little", "yellow", "silent", "they", "he",
     "she", "we",
 ]  # fmt: skip
-NEGATION, NOT, ECHO, AUXILIARY, VERB, OPPOSED, NOISE = range(7)  # planted neurons; from `NOISE` on there is nothing
+NEGATION, NOT, ECHO, AUXILIARY, VERB, OPPOSED, ONE_WORD, NOISE = range(8)  # planted; `NOISE` and more: nothing
 NEURONS = 40
 
 
@@ -88,9 +88,10 @@ def planted(plan, settings):
                 not at_verb and (word in negations.AFFIRMATIVE or word.endswith("n't")),
                 at_verb and label,
                 -label if at_verb else label,
+                label if at_verb else word == "not",
             )
-            noise = np.random.default_rng(int(place)).normal(size=6) * 0.2
-            activations[source][2][place, :6] = np.array(facts, dtype=float) + noise
+            noise = np.random.default_rng(int(place)).normal(size=7) * 0.2
+            activations[source][2][place, :7] = np.array(facts, dtype=float) + noise
     return RegressionData(settings, plan, activations)
 
 
@@ -192,6 +193,9 @@ def test_a_negation_neuron_is_found_and_one_for_not_alone_is_not_taken_for_it(re
     # Higher at the negative word, and lower at the verb behind it
     assert (neurons["p_types_max_words"][OPPOSED] < 0.05) and (neurons["p_types_max_pairs"][OPPOSED] < 0.05)
     assert neurons["beta_least"][OPPOSED] == 0
+    # “not” alone among words, and every frame: by the likelihood ratio in both, but not over words
+    assert neurons["in_all"][ONE_WORD]
+    assert neurons["p_types_max_pairs"][ONE_WORD] < 0.05 < neurons["p_types_max_words"][ONE_WORD]
     # What negates in part need only agree in sign, with p < 0.05
     assert report.metrics["survivors_hold_graded_words"] == 1
     assert "1 neuron (2.5%) are negation neurons" in "\n".join(report.findings)
@@ -241,6 +245,9 @@ def test_what_is_left_of_the_lectures_share(report):
     lecture, survives = report.neurons["significant_lecture"], report.neurons["survives"]
     same = np.sign(report.neurons["beta_lecture"]) == np.sign(report.neurons["beta_least"])
     assert report.layers["share_left"][0] == pytest.approx((lecture & survives & same).sum() / lecture.sum())
+    # Neurons of single words pass with other labels of the words, and none with other labels of the rows
+    assert report.layers["share_significant_shuffled_types_lecture"][0] > 0.02
+    assert report.layers["share_significant_shuffled_rows_lecture"][0] == 0
     positive = lecture & (report.neurons["beta_lecture"] > 0)
     accuracy = report.neurons["accuracy_lecture"][positive].mean()
     assert report.layers["accuracy_positive_lecture"][0] == pytest.approx(accuracy)
@@ -269,6 +276,21 @@ def test_what_has_the_other_sign_by_the_lectures_rule_is_not_left_of_their_share
     assert found.metrics["naive_survive"] == found.layers["share_left"][0] == 0
     # One layer has no range
     assert "of the neurons are significant; " in found.findings[1]
+
+
+def test_words_in_part_of_the_other_sign_do_not_hold(planned):
+    data = planted(planned, options())
+    one = planned.comparisons["graded_words"]
+    data.activations["text"][2][planned.places["graded_words"][one.labels == 1], NEGATION] -= 3
+    found = write(data)
+    assert found.neurons["survives"].nonzero()[0].tolist() == [NEGATION]
+    assert found.neurons["p_lr_graded_words"][NEGATION] < 0.05
+    assert found.metrics["survivors_hold_graded_words"] == 0
+    rows = found.tables["rows"]
+    for name, one in planned.comparisons.items():
+        heldout = rows["heldout"][rows["comparison"] == name]
+        np.testing.assert_array_equal(heldout, ~one.training_text(1 / 3))
+        assert 0 < heldout.mean() < 0.5
 
 
 def test_the_figures_are_drawn(report, draws=True):
