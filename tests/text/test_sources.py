@@ -632,7 +632,7 @@ def test_a_pattern_is_the_files_that_match_and_can_be_read(tmp_path):
         (tmp_path / name).write_text(name)
 
     assert read(tmp_path / "*.txt") == ["a.txt", "b.txt"]
-    assert read(tmp_path / "**/*.txt") == ["a.txt", "a/d.txt", "a/deep/e.txt", "b.txt"]
+    assert read(tmp_path / "**/*.txt") == ["a/d.txt", "a/deep/e.txt", "a.txt", "b.txt"]  # as in a folder
     assert read(tmp_path / "[ac].*") == ["a.txt"]
     with pytest.raises(UserError, match=r"no file that matches can be read; give \.txt"):
         read(tmp_path / "*.png")
