@@ -22,13 +22,8 @@ lint: .venv/dev.stamp ## style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
-# MLflow would ask its makers what to report to them, and start 13 processes where two do for one person's pages
-ui: export MLFLOW_DISABLE_TELEMETRY ?= true
-ui: export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
-ui: .venv/run.stamp ## open the MLflow UI on this machine only
-	@echo "On http://127.0.0.1:$(or $(PORT),5000) choose 'Model training' at the top left: runs are listed there"
-	$(BIN)/mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1 \
-		--backend-store-uri 'sqlite:///$(or $(OUTPUTS),$(CURDIR)/outputs)/mlflow.db'
+ui: .venv/run.stamp ## open MLflow's pages of the runs on this machine only; OUTPUTS=FOLDER, PORT=NUMBER
+	$(BIN)/python -m neurexp.ui --outputs '$(or $(OUTPUTS),outputs)' --port $(or $(PORT),5000)
 
 clean: ## remove the virtual environment
 	rm -rf .venv

@@ -25,7 +25,7 @@ ORDER = [
     {"experiments"},
     {"tracking"},
     {"runs"},
-    {"cli", "compare", "rerun"},
+    {"cli", "compare", "rerun", "ui"},
     {"run", "__main__"},
 ]
 MODULES = {

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from glob import iglob
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ class DatasetConfig:
     subset: str | None = None  # hub: the dataset's configuration
     split: str = "train"  # hub: train, test, …
     revision: str = "main"  # hub: branch, tag or commit
-    path: str | None = None  # files: a file or a folder
+    path: str | None = None  # files: a file, a folder with everything in it, or a pattern such as books/*.txt
     # Of a table. Chat messages there (a list of objects with `content` or `value`) are joined by blank lines
     text_column: str = "text"
     # The largest share, 0 to 1, of rows (and of files) that are skipped, counted and named because they cannot be used
@@ -293,7 +294,8 @@ def checked(config: DictConfig) -> Config:
         if not whole.dataset.path:
             raise UserError(f"dataset.path is missing: give dataset.path=FILE_OR_FOLDER ({TEXT_KINDS})")
         try:
-            there = Path(whole.dataset.path).expanduser().exists()
+            path = Path(whole.dataset.path).expanduser()
+            there = path.exists() or any(iglob(str(path), recursive=True))  # noqa: PTH207 (a whole path)
         except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
             raise UserError(
                 f"dataset.path={whole.dataset.path}: cannot be a file ({one_line(error)}); give {TEXT_KINDS}"

@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -37,11 +36,8 @@ ADDRESS, EXPERIMENT, EXPERIMENT_ID = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_N
 SETTLED = 5  # seconds without a change, after which no process is making the store
 PATIENCE = 120  # seconds to wait for another process that makes the same store
 SQLITE = re.compile(r"(sqlite(?:\+\w+)?):(.*)", re.DOTALL)
-# As `make ui`: on this machine only, without telemetry
-_UI = [
-    *("env", "MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", sys.executable),
-    *("-m", "mlflow", "ui", "--host", "127.0.0.1", "--workers", "1", "--backend-store-uri"),
-]
+# MLflow's pages would ask its makers what to report to them, and start 13 processes where two do for one person
+UI_SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +47,21 @@ class Store:
     uri: str  # as MLflow takes it, with the password if there is one; paths are absolute
     given: str  # how the user named it, OPTION=VALUE without a password, for messages
     file: Path | None = None  # of an SQLite store: its real path, so that there is one lock
+    is_own: bool = False  # nobody named a store: it is the one in the folder of all outputs
 
     @property
     def where(self) -> str:
         """The command or address with which a person opens it, without the password."""
         shown = without_secrets(self.uri)
-        return shown if self.is_server else f"{shlex.join(_UI)} {shlex.quote(shown)}"
+        if self.is_server:
+            return shown
+        if not self.is_own:
+            return f"python -m neurexp.ui --uri {shlex.quote(shown)}"
+        assert self.file is not None
+        outputs = self.file.parent
+        return "python -m neurexp.ui" + (
+            "" if outputs == Path("outputs").resolve() else f" --outputs {shlex.quote(str(outputs))}"
+        )
 
     @property
     def is_server(self) -> bool:
@@ -97,7 +102,7 @@ def store_of(uri: str | None, outputs: Path, folder: Path | None = None, option:
     address = given_address(uri)
     if address is None:
         file = outputs / "mlflow.db"
-        return Store(f"sqlite:///{file}", f"run.outputs={outputs}", file)
+        return Store(f"sqlite:///{file}", f"run.outputs={outputs}", file, is_own=True)
     given = without_secrets(f"{option if uri else ADDRESS}={address}")
     if not (parts := SQLITE.fullmatch(address)):
         return Store(address, given)

@@ -5,6 +5,7 @@ Neither the pages nor their server may ask for anything beyond this machine.
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -203,10 +204,11 @@ def screen(chromium, pages, tmp_path) -> Iterator[Screen]:
 
 
 def go_to_runs(screen: Screen) -> None:
-    """From the front page to the runs of `token_length`, the way that `make ui` names."""
-    screen.open("")
-    screen.click("//*[normalize-space(text())='Model training']")
-    screen.click("//a[normalize-space()='token_length']")
+    """The address of the runs of `token_length` that `make ui` prints."""
+    printed = (screen.pages.outputs.parent / "ui.log").read_text()
+    address = re.search(rf"token_length: {screen.pages.address}/#/(experiments/\d+/runs)", printed)
+    assert address is not None, printed
+    screen.open(address[1])
     for name in (TRAINED, RANDOM):
         screen.see(f"//a[normalize-space()='{name}']")
 

@@ -139,8 +139,7 @@ def test_a_run_is_quiet_on_standard_error_and_tells_what_it_found_and_where_it_l
 
 
 def test_a_tracked_run_says_how_to_open_mlflow(finished):
-    assert f"--backend-store-uri sqlite:///{finished.outputs / 'mlflow.db'}" in finished.process.stdout
-    assert "mlflow ui --host 127.0.0.1" in finished.process.stdout
+    assert "; open with: python -m neurexp.ui\n" in finished.process.stdout
     assert finished.process.stderr == ""
 
 

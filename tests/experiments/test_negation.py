@@ -228,15 +228,36 @@ def test_the_columns_of_pairs_are_those_of_verbs_and_frames(data, report):
 
 def test_what_is_left_of_the_lectures_share(report):
     lecture, survives = report.neurons["significant_lecture"], report.neurons["survives"]
-    assert report.layers["share_left"][0] == pytest.approx((lecture & survives).sum() / lecture.sum())
+    same = np.sign(report.neurons["beta_lecture"]) == np.sign(report.neurons["beta_least"])
+    assert report.layers["share_left"][0] == pytest.approx((lecture & survives & same).sum() / lecture.sum())
     positive = lecture & (report.neurons["beta_lecture"] > 0)
     accuracy = report.neurons["accuracy_lecture"][positive].mean()
     assert report.layers["accuracy_positive_lecture"][0] == pytest.approx(accuracy)
-    assert f"and {(lecture & survives).sum() / lecture.sum():.1%} are negation neurons" in report.findings[1]
+    assert f"and {(lecture & survives & same).sum() / lecture.sum():.1%} are negation neurons" in report.findings[1]
     words, verbs = (report.neurons[f"beta_{name}"] for name in ("words", "pairs"))
     in_all = report.neurons["significant_words"] & report.neurons["significant_pairs"] & (words * verbs > 0)
     np.testing.assert_array_equal(report.neurons["in_all"], in_all)
-    assert report.metrics["naive_in_all"] == pytest.approx((lecture & in_all).sum() / lecture.sum())
+    assert report.metrics["naive_in_all"] == pytest.approx((lecture & in_all & same).sum() / lecture.sum())
+
+
+def test_what_has_the_other_sign_by_the_lectures_rule_is_not_left_of_their_share(planned):
+    """Auxiliaries lie above negated words, and all other positive words below."""
+    data = planted(planned, options())
+    raised = set()
+    for name in ("lecture", "words"):
+        is_auxiliary = np.isin(planned.comparisons[name].rows.words, negations.AFFIRMATIVE)
+        raised |= set(planned.places[name][is_auxiliary].tolist())
+    data.activations["text"][2][sorted(raised), NEGATION] += 1.2
+    found = write(data)
+    assert found.neurons["significant_lecture"][NEGATION] and found.neurons["beta_lecture"][NEGATION] < 0
+    assert found.neurons["in_all"][NEGATION] and found.neurons["beta_least"][NEGATION] > 0
+    kept = found.neurons["in_all"] & found.neurons["significant_lecture"]
+    kept[NEGATION] = False
+    lecture = found.neurons["significant_lecture"].sum()
+    assert found.metrics["naive_in_all"] == pytest.approx(kept.sum() / lecture)
+    assert found.metrics["naive_survive"] == found.layers["share_left"][0] == 0
+    # One layer has no range
+    assert "of the neurons are significant; " in found.findings[1]
 
 
 def test_the_figures_are_drawn(report, draws=True):
@@ -250,14 +271,14 @@ def test_the_lectures_rule_would_drop_the_targets_before_a_full_stop(model):
     words = " ".join(["the old house they"] * 10)
     text = text_of(
         model.tokenizer(
-            f"{words} cannot. {words} will go. {words} never, {words} not now", add_special_tokens=False
+            f"{words} cannot. {words} will go. {words} never, {words} not.", add_special_tokens=False
         ).input_ids,
         512,
     )
     _, _, counts = Negation(options(before=4))._at_words(inputs_of(model, text), np.random.default_rng(0))
     assert counts["targets_negated"][0] == 3
     assert counts["targets_affirmative"][0] == 1
-    assert counts["targets_before_punctuation"][0] == 0.5
+    assert counts["targets_before_punctuation"][0] == 0.75
 
 
 @pytest.mark.parametrize(
@@ -280,6 +301,10 @@ def test_a_text_that_does_not_do_is_one_line(model, text):
     few = made_text(model.tokenizer, words=["not", "can"], sentences=10)
     with pytest.raises(UserError, match=r"dataset.tokens=.*: the text has only . negat.* give 10 or more"):
         Negation(options()).prepare(inputs_of(model, few))
+    words = [*["not", "never", "nobody", "nothing"] * 3, *negations.POSITIVE]
+    one_sided = made_text(model.tokenizer, words=words)
+    with pytest.raises(UserError, match=r"the negative words that can be used are only 4 different ones; give 5 or"):
+        Negation(options()).prepare(inputs_of(model, one_sided))
     with pytest.raises(
         UserError, match=r"experiment.before=128: no target has so many tokens before it in its sequence"
     ):

@@ -34,6 +34,10 @@ from neurexp.text.spans import Selection, align, drop_too_long, each_text_once, 
 class Options(contrast.Options):
     """The options of conf/experiment/categories.yaml. `replication` is a file, None or False."""
 
+    site: Any = "PROJ"
+    layer: Any = "all"
+    pooling: str = "last"
+    text: bool = False
     sentences: str | None = None
     replication: Any = None
     bad_sentences: float = 0.05
