@@ -6,6 +6,7 @@ The run itself is in `runs.driver`. Imports nothing heavy: `--help`, `--cfg` and
 import atexit
 import gc
 import os
+import re
 import shutil
 import signal
 import sys
@@ -257,8 +258,18 @@ def _check_dashes(arguments: list[str]) -> None:
 
 
 def as_hydra_takes(overrides: list[str]) -> list[str]:
-    """The overrides as Hydra takes them: a new name in a dictionary needs ++ before it."""
-    return ["++" + text if text.startswith(("model.sites.", "model.sites={")) else text for text in overrides]
+    """The overrides as Hydra takes them.
+
+    A new name in a dictionary needs ++ before it, and formats with commas between are a list, not the jobs of a sweep.
+    """
+    taken = []
+    for text in overrides:
+        if text.startswith(("model.sites.", "model.sites={")):
+            text = "++" + text
+        elif re.fullmatch(r"tracking\.figures=\w+(,\w+)+", text):
+            text = text.replace("=", "=[") + "]"
+        taken.append(text)
+    return taken
 
 
 def _leave(status: int) -> NoReturn:

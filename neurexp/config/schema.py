@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from glob import iglob
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from neurexp.io import mlflow_stores as stores
 
 # What can be read as text, for messages
 TEXT_KINDS = ".txt, .jsonl, .json, .csv, .tsv or .parquet, all but the last also as .gz, .bz2, .xz or .zst"
+FIGURE_FORMATS = ("png", "pdf", "svg")
 BYTES_PER_TOKEN = 9  # while a text is packed
 PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries `conf` inside the package; a checkout and an editable install have it beside the package.
@@ -122,7 +124,7 @@ class DatasetConfig:
     subset: str | None = None  # hub: the dataset's configuration
     split: str = "train"  # hub: train, test, …
     revision: str = "main"  # hub: branch, tag or commit
-    path: str | None = None  # files: a file or a folder
+    path: str | None = None  # files: a file, a folder with everything in it, or a pattern such as books/*.txt
     # Of a table. Chat messages there (a list of objects with `content` or `value`) are joined by blank lines
     text_column: str = "text"
     # The largest share, 0 to 1, of rows (and of files) that are skipped, counted and named because they cannot be used
@@ -141,6 +143,8 @@ class TrackingConfig:
     backend: Backend = MISSING
     # Of a server or a store. Unless it is given: MLFLOW_TRACKING_URI, or else SQLite under run.outputs
     uri: str | None = None
+    # The formats that each figure is written in: png, pdf and svg, or some of them, such as png,pdf
+    figures: Any = "png"
     # MLflow's name for the experiment. Unless it is given: MLFLOW_EXPERIMENT_NAME, or else experiment.name
     experiment: str | None = None
 
@@ -276,6 +280,7 @@ def checked(config: DictConfig) -> Config:
         raise UserError(f"dataset.bad_rows={whole.dataset.bad_rows:g}: give a share from 0 to 1, such as 0.02")
     if not 0 <= whole.run.checkpoint_every < math.inf:
         raise UserError(f"run.checkpoint_every={whole.run.checkpoint_every}: give seconds, or 0 for no checkpoints")
+    whole.tracking.figures = figure_formats(whole.tracking.figures)
     _check_name(config)
     if whole.tracking.backend is Backend.mlflow and stores.given_address(whole.tracking.uri) is None:
         outputs = Path(whole.run.outputs).expanduser().resolve()
@@ -289,7 +294,8 @@ def checked(config: DictConfig) -> Config:
         if not whole.dataset.path:
             raise UserError(f"dataset.path is missing: give dataset.path=FILE_OR_FOLDER ({TEXT_KINDS})")
         try:
-            there = Path(whole.dataset.path).expanduser().exists()
+            path = Path(whole.dataset.path).expanduser()
+            there = path.exists() or any(iglob(str(path), recursive=True))  # noqa: PTH207 (a whole path)
         except (OSError, RuntimeError) as error:  # a name too long for a file, or another user's home that is none
             raise UserError(
                 f"dataset.path={whole.dataset.path}: cannot be a file ({one_line(error)}); give {TEXT_KINDS}"
@@ -297,6 +303,19 @@ def checked(config: DictConfig) -> Config:
         if not there:
             raise UserError(f"dataset.path={whole.dataset.path}: no such file or folder; give {TEXT_KINDS}")
     return whole
+
+
+def figure_formats(value: Any) -> list[str]:
+    """The formats that `tracking.figures` means: a list, or a text with commas. Each once, in the order given.
+
+    Raises:
+        UserError: it names none, or one that figures cannot have.
+    """
+    words = [str(one).strip().lower() for one in (value if isinstance(value, list) else str(value).split(","))]
+    if not words or not set(words) <= set(FIGURE_FORMATS):
+        given = ",".join(map(str, value)) if isinstance(value, list) else value
+        raise UserError(f"tracking.figures={given}: give {', '.join(FIGURE_FORMATS)}, or several with commas between")
+    return list(dict.fromkeys(words))
 
 
 def flat(config: DictConfig) -> dict[str, str]:

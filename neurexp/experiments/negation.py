@@ -30,7 +30,7 @@ from neurexp.text.vocabulary import token_texts
 from neurexp.text.windows import has_room, inside, windows
 from neurexp.text.words import OWN_LISTS, read_lists
 
-FEWEST_PAIRS = 5  # of frames; fewer cannot be told from chance
+FEWEST_PAIRS = 6  # of frames: five have 16 swaps that differ in |r|, so p is 1/16 at least
 PARTLY = {word: kind for kind, words in negations.GRADED.items() for word in words}
 LISTED = sorted(
     {*negations.NEGATED, *negations.AFFIRMATIVE, *negations.NEGATIVE, *negations.POSITIVE, *PARTLY}

@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from neurexp.figures.fonts import drawable, families
-from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
+from neurexp.figures.style import GROUP_STYLES, WIDEST, bare, legend_above, new_figure, set_title
 
 MARKERS = "os^Dvx"
 MOST_TICKS = 15  # layers with a number on the axis
+NAMED = 3  # neurons of each sign with a name in the volcano
 CROWDED = 4  # categories, beyond which their names are turned
 
 
@@ -55,16 +56,16 @@ def words_by_neurons(
 
 
 def volcano(
-    d: np.ndarray, p: np.ndarray, bonferroni: float, benjamini: float | None, names: np.ndarray, title: str,
+    d: np.ndarray, p: np.ndarray, bonferroni: float, benjamini: float | None, names: Sequence[str], title: str,
     detail: str, xlabel: str, signed: bool = True,
 ) -> Figure:  # fmt: skip
-    """Effect size against −log10 p of every neuron, with the thresholds drawn; the outermost are named.
+    """Effect size against −log10 p of every neuron, with the thresholds drawn; the outermost of each sign are named.
 
     Args:
         d, p: `[neurons]`.
         bonferroni: the corrected level.
         benjamini: the largest p with q < 0.05, None where there is none.
-        names: `[neurons]` indices.
+        names: of the neurons.
         title, detail, xlabel: texts.
         signed: whether the effect has two directions.
     """
@@ -81,14 +82,17 @@ def volcano(
         axes.annotate(
             "Benjamini-Hochberg", (1, -np.log10(benjamini)), xycoords=("axes fraction", "data"), ha="right", va="bottom"
         )
-    for index in np.argsort(-height)[:3]:
-        axes.annotate(
-            str(names[index]), (d[index], height[index]), fontsize=7, xytext=(3, 2), textcoords="offset points"
-        )
+    for side in (1, -1):
+        own = np.flatnonzero(np.sign(d) == side)
+        for index in own[np.argsort(-height[own], kind="stable")][:NAMED]:
+            axes.annotate(
+                str(names[index]), (d[index], height[index]), fontsize=7, xytext=(3 * side, 2),
+                textcoords="offset points", ha="left" if side > 0 else "right",
+            )  # fmt: skip
     axes.axvline(0, color="black", linewidth=0.5)
-    limit = float(np.max(np.abs(d[np.isfinite(d)]), initial=0.0)) * 1.1 or 1.0
+    limit = float(np.max(np.abs(d[np.isfinite(d)]), initial=0.0)) * 1.25 or 1.0
     axes.set(xlim=(-limit if signed else 0, limit), xlabel=xlabel, ylabel="−log10 p")
-    axes.legend(frameon=False, fontsize=8, loc="upper center")
+    legend_above(axes)
     bare(axes)
     set_title(figure, title, detail)
     return figure
@@ -117,7 +121,7 @@ def against_null(
     for side in (-limit, limit) if edges[0] < 0 else (limit,):
         axes.axvline(side, color="black", linewidth=1, linestyle="--")
     axes.set(xlabel=xlabel, ylabel="density")
-    axes.legend(frameon=False, fontsize=8)
+    legend_above(axes)
     bare(axes)
     set_title(figure, title, detail)
     return figure
@@ -139,7 +143,7 @@ def values_by_word(
     styles = range(len(categories)) if styles is None else styles
     columns = (len(values) + 1) // 2
     many = len(categories) > CROWDED
-    figure = new_figure(max(1.7, 0.2 * len(categories)) * columns + 1, 6)
+    figure = new_figure(max(1.5, 0.2 * len(categories)) * columns + 1, 6)
     panels = figure.subplots(2, columns, squeeze=False)
     spread = np.random.default_rng(0)
     for axes in panels.flat[len(values) :]:
@@ -181,7 +185,7 @@ def over_layers(
         title, detail: texts.
         ranges: column → the ends of the bars about its values, `[layers]` each.
     """
-    figure = new_figure(max(6.0, 4.2 * len(series)), 4.2)
+    figure = new_figure(min(max(6.0, 4.2 * len(series)), WIDEST), 4.2)
     panels = figure.subplots(1, len(series), squeeze=False)[0]
     for axes, (name, (values, null)) in zip(panels, series.items(), strict=True):
         axes.plot(layers, values, "o-", color=GROUP_STYLES[2]["color"], label="found")
@@ -192,7 +196,7 @@ def over_layers(
             axes.plot(layers, null, "s--", ms=4, color=GROUP_STYLES[1]["color"], label="shuffled labels")
         axes.set_xticks(layers[:: 1 + len(layers) // MOST_TICKS])
         axes.set(xlabel="layer", ylabel=textwrap.fill(name, 30))
-        axes.legend(frameon=False, fontsize=8)
+        legend_above(axes)
         bare(axes)
     set_title(figure, title, detail)
     return figure

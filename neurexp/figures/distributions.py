@@ -1,12 +1,14 @@
 """Distributions: of a count over the tokens, and of activations by group for every layer."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
+from neurexp.figures.style import GROUP_STYLES, WIDEST, bare, legend_above, new_figure, set_title
 
 
 def split_counts(
@@ -54,9 +56,9 @@ def split_counts(
         textcoords="offset points",
     )
     if values.max() <= 40:
-        axes.set_xticks(range(int(values.min()), int(values.max()) + 1))
+        axes.set_xticks(range(int(values.min()), int(values.max()) + 1, 1 if values.max() <= 25 else 2))
     axes.set(xlabel=xlabel, ylabel="share of tokens (%)")
-    axes.legend(framealpha=0.9, edgecolor="none")  # a bar may stand behind it
+    legend_above(axes)
     bare(axes)
     set_title(figure, title, detail)
     return figure
@@ -83,9 +85,10 @@ def group_histograms(
         title, detail, xlabel: texts.
     """
     layers = len(counts)
-    columns = min(layers, 3 if layers <= 12 else 4)
+    columns = min(layers, 3 if layers <= 12 else 5 if layers <= 30 else 6)
     rows = math.ceil(layers / columns)
-    figure = new_figure(3.6 * columns, 1.2 + 2.1 * rows)
+    heading, foot, row = 0.75, 1.0, 2.1 if layers <= 12 else 1.45  # inches
+    figure = new_figure(min(3.6 * columns, WIDEST), heading + foot + row * rows, layout=None)
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel, axes in enumerate(panels.flat):
         if panel >= layers:
@@ -103,17 +106,26 @@ def group_histograms(
             first, last = np.searchsorted(cumulative, (0.0005, 0.9995))
             axes.set_xlim(edges[panel][first], edges[panel][min(last + 1, len(width))])
         axes.axvline(0, color="black", linewidth=0.5)
-        axes.set_ylim(0, axes.get_ylim()[1] * 1.25)  # room for the legend and the note
+        axes.set_ylim(0, axes.get_ylim()[1] * (1.25 if row > 2 else 1.7))  # room for the note
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_title(names[panel], fontsize=9)
         axes.text(0.98, 0.95, notes[panel], transform=axes.transAxes, ha="right", va="top", fontsize=7)
         axes.tick_params(labelsize=7)
         axes.set_yticks([])
         bare(axes)
     if panels.flat[0].patches:
-        panels.flat[0].legend(loc="upper left", frameon=False, fontsize=7, handlelength=1.6)
+        panels.flat[0].legend(
+            loc="upper center", bbox_to_anchor=(0.5, 1 - 0.32 / figure.get_figheight()), ncols=3,
+            bbox_transform=figure.transFigure, frameon=False, fontsize=8,
+        )  # fmt: skip
     for axes in panels.flat[max(0, layers - columns) : layers]:  # the lowest panel of each column
-        axes.set_xlabel(xlabel, fontsize=8)
+        axes.set_xlabel(xlabel if row > 2 else textwrap.fill(xlabel, 24), fontsize=8)
     for axes in panels[:, 0]:
-        axes.set_ylabel("density (own scale)", fontsize=8)
+        axes.set_ylabel("density (own scale)" if row > 2 else "density", fontsize=8)
     set_title(figure, title, detail)
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=0.35 / width, right=1 - 0.1 / width, bottom=foot / height, top=1 - heading / height, wspace=0.12,
+        hspace=0.5 / (row - 0.5),
+    )  # fmt: skip
     return figure

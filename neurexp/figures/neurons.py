@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
+from neurexp.figures.style import GROUP_STYLES, bare, legend_above, new_figure, set_title
 
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D")
@@ -28,23 +28,21 @@ def means_of_neurons(
     panels = {name: neurons for name, neurons in panels.items() if neurons}
     figure = new_figure(4.6 * len(panels) + 0.6, 5.2)
     axes = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(4, 1))
-    for (above, below), (name, neurons) in zip(axes.T, panels.items(), strict=True):
+    for (above, below), neurons in zip(axes.T, panels.values(), strict=True):
         for index, (label, means) in enumerate(neurons):
             look = index % len(LINES)
             above.plot(
                 values, means, ls=LINES[look], marker=MARKERS[look], color=SHADES[look], ms=3.5, lw=1.4, label=label
             )
         above.axhline(0, color="black", linewidth=0.6)
-        above.set_title(textwrap.fill(name, 40), fontsize=9)
         below.bar(values, tokens, color=GROUP_STYLES[1]["color"])
         below.set(yscale="log", xlabel=xlabel)
         bare(above)
         bare(below)
     axes[0, 0].set_ylabel(ylabel)
     axes[1, 0].set_ylabel("tokens")
-    low, high = axes[0, 0].get_ylim()
-    axes[0, 0].set_ylim(low, high + 0.35 * (high - low))  # room for the legends
-    for above in axes[0]:
-        above.legend(frameon=False, fontsize=7, loc="upper center", ncols=2)
+    for above, name in zip(axes[0], panels, strict=True):
+        legend_above(above, columns=2)
+        above.get_legend().set_title(textwrap.fill(name, 40), {"size": 9})
     set_title(figure, title, detail)
     return figure

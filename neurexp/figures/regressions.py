@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
+from neurexp.figures.style import GROUP_STYLES, WIDEST, bare, legend_above, new_figure, set_title
 
 MOST_DRAWN = 20_000  # neurons; of more, every n-th that is not marked is drawn
 NAMED = 4  # neurons with a name in the funnel
@@ -72,7 +72,7 @@ def funnel(
     limit = 1.25 * float(np.abs(x).max(initial=0.0)) or 1.0
     axes.set(xlim=(-limit, limit), xlabel=xlabel, ylabel="−log10 p (likelihood ratio)")
     axes.axvline(0, color="black", linewidth=0.5)
-    axes.legend(frameon=False, fontsize=8, loc="upper center")
+    legend_above(axes)
     bare(axes)
     set_title(figure, title, detail)
     return figure
@@ -90,7 +90,7 @@ def against_t(
         near: `[neurons]` bool: near separation, where Wald's test falls behind the likelihood ratio.
         title, detail: texts.
     """
-    figure = new_figure(11, 5)
+    figure = new_figure(WIDEST, 5)
     left, right = figure.subplots(1, 2)
     separated = np.isinf(beta)
     x, shown = _at_the_edge(beta), _thinned(near | separated)
@@ -113,7 +113,7 @@ def against_t(
     right.scatter(log_p_t[shown], log_p_wald[shown], s=10, color=ORANGE, marker="v", label="Wald")
     right.set(xlabel="−log10 p of Student’s t", ylabel="−log10 p of the regression")
     for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        legend_above(axes, columns=2)
         bare(axes)
     set_title(figure, title, detail)
     return figure
@@ -131,7 +131,7 @@ def slopes_of_comparisons(
         marked: `[neurons]` bool.
         ylabel, mark, title, detail: texts.
     """
-    figure = new_figure(max(6.0, 5.0 * len(others)), 5)
+    figure = new_figure(min(max(6.0, 5.0 * len(others)), WIDEST), 5)
     y, shown = _at_the_edge(beta), _thinned(marked)
     plain = shown[~marked[shown]]
     for axes, (name, values) in zip(figure.subplots(1, len(others), squeeze=False)[0], others, strict=True):
@@ -140,7 +140,7 @@ def slopes_of_comparisons(
         axes.scatter(x[marked], y[marked], s=14, color=BLUE, marker="^", label=mark)
         _cross(axes)
         axes.set(xlabel=name, ylabel=ylabel)
-        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        legend_above(axes, columns=2)
         bare(axes)
     set_title(figure, title, detail)
     return figure

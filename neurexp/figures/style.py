@@ -1,7 +1,9 @@
 """What all figures share: colours that the colour-blind and a grey print tell apart, sizes, title and foot."""
 
+import re
 import textwrap
 from collections.abc import Iterator
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,15 +19,24 @@ GROUP_STYLES = (
 )
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of `width` × `height` inches that keeps its parts from overlapping."""
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+WIDEST = 10.0  # inches: a page, turned
+# A hyphen before a number, at the start of a text or behind a space, a bracket or an equals sign
+_HYPHEN = re.compile(r"(?<![^\s(=≈])-(?=[\d.])")
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """A figure of `width` × `height` inches that keeps its parts from overlapping.
+
+    With `layout` None whoever draws places the panels: for a grid of many panels, where measuring every text is slow.
+    """
+    return Figure(figsize=(width, height), dpi=120, layout=layout)
 
 
 def set_title(figure: Figure, finding: str, detail: str) -> None:
     """The finding as the title, what it was measured on at the foot, both wrapped to the figure's width.
 
-    Called last. All texts are taken as they are: names of models, files and words may hold `$` and `_`.
+    Called last. All texts are taken as they are: names of models, files and words may hold `$` and `_`. Only the hyphen
+    of a negative number becomes a minus sign, as the axes have it.
     """
     width = int(figure.get_figwidth() * 11)
     figure.suptitle(textwrap.fill(finding, width), fontsize=11, fontweight="bold")
@@ -33,6 +44,7 @@ def set_title(figure: Figure, finding: str, detail: str) -> None:
     texts = list(_own_texts(figure))
     for text in texts:
         text.set_parse_math(False)
+        text.set_text(_HYPHEN.sub("−", text.get_text()))
     fit(texts)
 
 
@@ -44,6 +56,11 @@ def _own_texts(figure: Figure) -> Iterator[Text]:
         legend = axes.get_legend()
         if legend is not None:
             yield from (legend.get_title(), *legend.get_texts())
+
+
+def legend_above(axes: Axes, columns: int = 3) -> None:
+    """The legend of a panel without a title of its own: above the panel, where no data are."""
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, ncols=columns)
 
 
 def bare(axes: Axes) -> None:

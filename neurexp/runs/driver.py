@@ -174,7 +174,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
     with run.clock("analyse"):
         write_report(folder, report)
     with run.clock("figures"):
-        write_figures(folder, report)
+        write_figures(folder, report, run.config.tracking.figures)
         write_folders(folder, report)
     with run.clock("track"):
         if tokens.count <= MOST_TOKENS_WRITTEN:
@@ -317,9 +317,11 @@ def _print_result(run: _Written) -> None:
         log.info("  • %s", line)
     log.info("")
     near = os.path.relpath(folder)
-    figures = sorted([f"{name}.png" for name in report.figures] + [f"{name}.html" for name in report.pages])
+    first, *others = run.config.tracking.figures
+    figures = sorted([f"{name}.{first}" for name in report.figures] + [f"{name}.html" for name in report.pages])
+    also = f" (pictures also as {', '.join(others)})" if others else ""
     log.info("Run folder: %s", near if not near.startswith("..") else folder)
-    log.info("Figures:    %s", ", ".join(f"figures/{name}" for name in figures))
+    log.info("Figures:    %s%s", ", ".join(f"figures/{name}" for name in figures), also)
     for name in report.folders:
         if (folder / name / "index.html").exists():
             log.info("Pages:      %s/index.html", name)

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -214,14 +215,19 @@ def _pydoc(config: DatasetConfig, reading: Reading) -> Iterator[LocatedRow]:
 
 
 def _listed(config: DatasetConfig) -> tuple[list[Path], list[OSError]]:
-    """The files at a path, and an error for each folder below it that cannot be read."""
+    """The files at a path, or of a pattern such as `books/*.txt`, and an error for each folder that cannot be read."""
     path = Path(config.path or "").expanduser()
     if path.is_file():
         if kind_of(path.name) is None:
             raise UserError(f"dataset.path={config.path}: {path.suffix or 'no'} ending; give {TEXT_KINDS}, or a folder")
         return [path], []
     if not path.is_dir():
-        raise UserError(f"dataset.path={config.path}: no such file or folder; give {TEXT_KINDS}")
+        matching = sorted(Path(name) for name in glob(str(path), recursive=True))  # noqa: PTH207 (a whole path)
+        files = [file for file in matching if file.is_file() and kind_of(file.name) is not None]
+        if not files:
+            what = "no file that matches can be read" if matching else "no such file or folder"
+            raise UserError(f"dataset.path={config.path}: {what}; give {TEXT_KINDS}")
+        return files, []
     errors: list[OSError] = []
     files = data_files(path, ENDINGS, on_error=errors.append)
     if not files:

@@ -226,7 +226,7 @@ def test_the_heat_maps_page_has_no_script_and_names_the_neurons(base):
     page = (base.folder / "figures" / "text_heat_map.html").read_text("utf-8")
     assert "<script" not in page
     for end in ("top", "bottom"):
-        assert f"MLP_4, neuron {base.metrics[f'{end}_neuron']}: prefers" in page
+        assert f"MLP 4.{base.metrics[f'{end}_neuron']}: prefers" in page
     assert page.count('<span title="') == 2 * 120
 
 

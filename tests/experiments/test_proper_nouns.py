@@ -211,10 +211,11 @@ def test_the_rules_side_by_side_are_counts_of_the_columns(report):
         report.neurons[name] for name in ("significant_lecture", "significant_matched", "survives")
     )
     metrics = report.metrics
+    same = np.sign(report.neurons["beta_lecture"]) == np.sign(report.neurons["beta_least"])
     assert metrics["both_rules"] == (lecture & matched).sum()
     assert metrics["naive_only"] == (lecture & ~matched).sum()
     assert metrics["main_only"] == (matched & ~lecture).sum()
-    assert metrics["naive_survive"] == pytest.approx((lecture & survives).sum() / lecture.sum())
+    assert metrics["naive_survive"] == pytest.approx((lecture & survives & same).sum() / lecture.sum())
     assert metrics["number_survivors"] == survives.sum()
     holds = (report.neurons["p_lr_initial"] < 0.05) & (
         np.sign(report.neurons["beta_initial"]) == np.sign(report.neurons["beta_least"])

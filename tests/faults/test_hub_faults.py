@@ -38,9 +38,11 @@ class Site:
     home: Path
     expected: list[int]
 
-    def run(self, folder: Path, *arguments: str, timeout: int = 240) -> tuple[subprocess.CompletedProcess[str], float]:
+    def run(
+        self, folder: Path, *arguments: str, timeout: int = 240, hurries: bool = False
+    ) -> tuple[subprocess.CompletedProcess[str], float]:
         start = time.monotonic()
-        process = self.commands.run((*QUICK, "hydra.run.dir=run", *arguments), folder, timeout)
+        process = self.commands.run((*QUICK, "hydra.run.dir=run", *arguments), folder, timeout, hurries=hurries)
         return process, time.monotonic() - start
 
     def tokens(self, run: Path) -> list[int]:
@@ -169,8 +171,10 @@ def test_a_date_to_come_back_is_understood():
     assert 58 < (asked_to_wait({"Retry-After": formatdate(time.time() + 60, usegmt=True)}) or 0) <= 60
 
 
-def assert_refused(site: Site, folder: Path, arguments: tuple[str, ...], begin: str, reason: str, within: float) -> str:
-    process, seconds = site.run(folder, *arguments)
+def assert_refused(
+    site: Site, folder: Path, arguments: tuple[str, ...], begin: str, reason: str, within: float, hurries: bool = False
+) -> str:
+    process, seconds = site.run(folder, *arguments, hurries=hurries)
     assert process.returncode == 1, process.stdout
     (line,) = process.stderr.splitlines()
     assert line.startswith(f"error: {begin}"), line
@@ -232,8 +236,9 @@ LASTING = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("given", "begin", "reason", "within"), LASTING, ids=name_of)
 def test_a_fault_that_lasts_is_one_line_within_a_bounded_time(site, tmp_path, given, begin, reason, within):
+    """The first one waits as long as it does for a user; the others need not."""
     site.hub.faults = [replace(fault) for fault in given]
-    assert_refused(site, tmp_path, (), begin, reason, within)
+    assert_refused(site, tmp_path, (), begin, reason, within, hurries=given != LASTING[0][0])
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_the_lowest_panel_of_every_column_says_what_is_on_its_axis(layers):
     lowest = {}
     for axes in used(figure):
         lowest[axes.get_subplotspec().colspan.start] = axes
-    assert [axes.get_xlabel() for axes in lowest.values()] == [TEXTS["xlabel"]] * len(lowest)
+    assert [axes.get_xlabel().replace("\n", " ") for axes in lowest.values()] == [TEXTS["xlabel"]] * len(lowest)
 
 
 def test_every_curve_is_the_density_of_its_group():

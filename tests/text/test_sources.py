@@ -624,3 +624,17 @@ def test_a_folder_of_books_gives_each_of_them_whole(data):
     for book in books[:3]:
         assert next(stream) == book.read_text("utf-8")
     stream.close()
+
+
+def test_a_pattern_is_the_files_that_match_and_can_be_read(tmp_path):
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    for name in ("b.txt", "a.txt", "c.png", "a/d.txt", "a/deep/e.txt", ".hidden.txt"):
+        (tmp_path / name).write_text(name)
+
+    assert read(tmp_path / "*.txt") == ["a.txt", "b.txt"]
+    assert read(tmp_path / "**/*.txt") == ["a/d.txt", "a/deep/e.txt", "a.txt", "b.txt"]  # as in a folder
+    assert read(tmp_path / "[ac].*") == ["a.txt"]
+    with pytest.raises(UserError, match=r"no file that matches can be read; give \.txt"):
+        read(tmp_path / "*.png")
+    with pytest.raises(UserError, match="no such file or folder"):
+        read(tmp_path / "*.nothing")

@@ -13,7 +13,7 @@ from neurexp.experiments.categories.data import SET_2, CategoryData, means_by_gr
 from neurexp.report.report import Table
 from neurexp.stats import concordance as agreement
 from neurexp.stats import summary
-from neurexp.stats.association import LEVEL, q_values
+from neurexp.stats.association import LEVEL
 from neurexp.stats.group_shuffles import splits_of_groups, student
 from neurexp.stats.hypothesis_tests import TestResult, compare
 from neurexp.stats.leak import leak
@@ -99,39 +99,40 @@ class Analyst:
     def _leak(self, layer: int, found: LayerAnalysis) -> None:
         """The leak over both sets. A word is compared with itself in sentences that differ in their targets only."""
         sets = self.data.sets
-        keys = [(int(one.label[group]), one.words[group]) for one in sets.values() for group in one.groups]
-        distinct = sorted(set(keys))
-        groups = np.array([distinct.index(key) for key in keys])
+        distinct = sorted({key for one in sets.values() for key in one.keys})
         label = np.array([category for category, _ in distinct])
-        alone, earlier = (
-            np.concatenate([getattr(one, name) for one in sets.values()]) for name in ("alone", "earlier")
-        )
-        x, later = np.concatenate([self.data.x(name, layer) for name in sets]), earlier >= 0
-        means = means_by_group(x[alone], groups[alone], len(label))
+        own, earlier, alone = [], [], []
+        for one in sets.values():
+            number = np.array([distinct.index(key) for key in one.keys])
+            own.append(number[one.groups])
+            earlier.append(np.where(one.word_before >= 0, number[one.word_before], -1))
+            alone.append(one.alone)
+        groups, before, single = (np.concatenate(parts) for parts in (own, earlier, alone))
+        x, later = np.concatenate([self.data.x(name, layer) for name in sets]), before >= 0
+        means = means_by_group(x[single], groups[single], len(label))
         known = np.isfinite(means[:, 0])
         if not later.any() or len(set(label[known])) < 2:
             return
         difference = means[known & (label == 1)].mean(0) - means[known & (label == 0)].mean(0)
         frames = [frame for one in sets.values() for frame in one.frames]
-        pairs = list(zip(groups.tolist(), frames, strict=True))
-        place = {pair: index for index, pair in enumerate(dict.fromkeys(pairs))}
-        measured = None
-        for strata in (np.array([place[pair] for pair in pairs]), groups):  # of other sentences only if there are none
+        place = {frame: index for index, frame in enumerate(dict.fromkeys(frames))}
+        measured, frame = None, np.array([place[frame] for frame in frames])
+        for factors in ((groups, frame), (groups,)):  # without frames only if no two sentences share one
             measured = measured or leak(
-                x[later], earlier[later], strata[later], difference, self.options.permutations, self.seed
-            )
+                x[later], before[later], label[before[later]], [one[later] for one in factors], difference,
+                self.options.shuffles, self.seed,
+            )  # fmt: skip
         if measured is None:
             return
-        found.neurons.update({"leak": measured.moved, "p_leak": measured.p, "q_leak": q_values(measured.p)})
-        found.neurons["difference_alone"] = difference
+        found.neurons.update({"leak": measured.moved, "p_leak": measured.p, "difference_alone": difference})
         found.row.update(
             {
                 "leak_share": measured.share,
                 "leak_share_low": measured.low,
                 "leak_share_high": measured.high,
                 "leak_share_p": measured.p_share,
-                "leak_significant": float((found.neurons["q_leak"] < LEVEL).mean()),
                 "rows_leak": measured.rows,
+                "words_leak": measured.words,
             }
         )
 

@@ -12,6 +12,7 @@ _STUDENT = (
     "Student's t with equal variances, a row for each target in its sentence, as in the lectures: it takes the "
     "sentences of one word as independent"
 )
+_EARLIER = "an earlier word keeps one category in all its sentences"
 _TESTS = {"sentences": "t_sentences", "words": "t_welch, over the words' means"}
 
 
@@ -66,7 +67,8 @@ def _by_split() -> dict[str, str]:
     for end, where in (("", ""), (f"_{SET_2}", " in set 2")):
         found[f"share_separated{end}"] = (
             "share of neurons whose means on all words of one category lie above those on all words of the other"
-            f"{where}; its mean over all splits, the real one included, is 1 / number of splits or less"
+            f"{where}; its mean over all splits is 1 / number of splits or less, or twice that if the categories "
+            "differ in size"
         )
     for level, test in _TESTS.items():
         for end, where in (("", ""), (f"_{SET_2}", " in set 2")):
@@ -94,27 +96,27 @@ _COLUMNS = {
     "pairs_right": "share of the pairs of held-out words that the neuron orders as it orders the other words' "
     "categories, whether or not these select it; 0.5 by chance",
     "difference_alone": "difference of the categories over words, from targets that are alone in their sentence",
-    "leak": "what an earlier target of the sentence moves at a later one: difference of the same word's rows in "
-    "sentences that differ in their targets only, mean over such groups; where there are none, of the word's rows "
-    "in all its sentences, mean over words",
-    "p_leak": "p of |leak| among experiment.permutations shuffles of the earlier category within these groups",
-    "q_leak": "p_leak corrected by Benjamini-Hochberg, family: the layer",
+    "leak": "what an earlier target of the sentence moves at a later one: estimated for each earlier word by least "
+    "squares, with a constant for each later word and one for each frame (a place in sentences that differ in their "
+    "targets only), or for each later word only where no frame is shared; mean over the words of a category",
+    "p_leak": "share of all splits of the earlier words, the real one included, with at least this |leak| "
+    f"({_EARLIER})",
     "leak_share": "Σ leak · difference_alone / Σ difference_alone² over neurons: an earlier target of a category moves "
     "a later one by this part of the category difference, towards its own category; too small where the difference "
     "is mostly noise",
-    "leak_share_low": "2.5 % quantile of leak_share with the earlier category shuffled within the groups of leak",
+    "leak_share_low": f"2.5 % quantile of ±leak_share over the other splits of the earlier words ({_EARLIER})",
     "leak_share_high": "97.5 % quantile of the same",
-    "leak_share_p": "p of |leak_share| among these shuffles",
-    "leak_significant": "share of neurons with q_leak < 0.05",
-    "rows_leak": "number of later targets that are compared: in groups (see leak) with rows after both categories. "
+    "leak_share_p": "share of all these splits, the real one included, with at least this |leak_share|",
+    "words_leak": "number of earlier words (the nearest before the later target)",
+    "rows_leak": "number of later targets that are compared: of words and in frames (see leak) with several rows. "
     "Rows after targets of both categories, or after the same word, are left out",
     "leak_share_all": "mean of leak_share over layers",
     "leak_share_largest": "the largest leak_share of a layer",
     "leak_share_largest_layer": "the layer with the largest leak_share",
     "leak_layers": "number of layers with leak_share_p < 0.05",
-    "leak_significant_all": "leak_significant, mean over layers",
     "displacement_last_more": "number of layers with displacement_last_relative above displacement_first_relative",
     "rows_leak_all": "rows_leak, the same in all layers",
+    "words_leak_all": "words_leak, the same in all layers",
     "sentences": "number of different texts of set 1",
     f"sentences_{SET_2}": "number of different texts of set 2",
     "sentences_duplicate": "lines that repeat text and target of another line; dropped",

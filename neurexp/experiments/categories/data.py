@@ -14,6 +14,7 @@ from neurexp.text.spans import Selection
 
 SET_2 = "set_2"  # the condition's name
 STREAM = ("RESID_PRE", "RESID_POST")
+HERE, TARGET, INSIDE = -1, -2, -3  # in place of a target's first token, and of its others
 
 
 @dataclass(frozen=True)
@@ -37,37 +38,48 @@ class Targets:
         groups, distinct = number_words(rows)
         return cls(rows, groups, np.array([label for label, _ in distinct]), [word for _, word in distinct])
 
+    @property
+    def keys(self) -> list[tuple[int, str]]:
+        """Each word with its category, in the order of their numbers."""
+        return list(zip(self.label.tolist(), self.words, strict=True))
+
     @cached_property
     def alone(self) -> np.ndarray:
         """Whether the row is the only target of its sentence, `[rows]` bool."""
         return np.bincount(self.rows.sequence)[self.rows.sequence] == 1
 
     @cached_property
-    def earlier(self) -> np.ndarray:
-        """The category of the targets before the row in its sentence, `[rows]`.
+    def word_before(self) -> np.ndarray:
+        """The number of the word of the nearest target before the row in its sentence, `[rows]`.
 
-        −1 if there is none, if they are of both categories, or if one of them is the same word.
+        −1 if there is none, if the targets before are of both categories, or if one of them is the same word.
         """
         rows, found = self.rows, np.full(len(self.rows.words), -1)
         for row in range(len(found)):
             before = np.flatnonzero((rows.sequence == rows.sequence[row]) & (rows.start < rows.start[row]))
-            categories = set(rows.category[before].tolist())
-            if len(categories) == 1 and self.groups[row] not in self.groups[before]:
-                found[row] = categories.pop()
+            if len(set(rows.category[before])) == 1 and self.groups[row] not in self.groups[before]:
+                found[row] = self.groups[before[rows.start[before].argmax()]]
         return found
+
+    @property
+    def earlier(self) -> np.ndarray:
+        """The category of the word before, `[rows]`; −1 without one (`word_before`)."""
+        return np.where(self.word_before >= 0, self.label[self.word_before], -1)
 
     @cached_property
     def frames(self) -> list[tuple[int, ...]]:
-        """The token ids around the targets of each row's sentence: sentences that differ in targets only share them."""
+        """The token ids of each row's sentence, with `HERE` for the row and `TARGET` for each other target.
+
+        Rows at the same place of sentences that differ in their targets only share them.
+        """
         rows, found = self.rows, []
-        for ids, valid, sequence in zip(
-            rows.tokens.input_ids, rows.tokens.valid, range(len(rows.tokens.valid)), strict=True
-        ):
-            outside = valid.copy()
-            for row in np.flatnonzero(rows.sequence == sequence):
-                outside[rows.start[row] : rows.stop[row]] = False
-            found.append(tuple(ids[outside].tolist()))
-        return [found[sequence] for sequence in rows.sequence]
+        for row, sequence in enumerate(rows.sequence):
+            ids = rows.tokens.input_ids[sequence][rows.tokens.valid[sequence]].astype(np.int64)
+            for other in np.flatnonzero(rows.sequence == sequence):
+                ids[rows.start[other]] = HERE if other == row else TARGET
+                ids[rows.start[other] + 1 : rows.stop[other]] = INSIDE
+            found.append(tuple(ids[ids != INSIDE].tolist()))
+        return found
 
 
 @dataclass(frozen=True)
@@ -90,10 +102,7 @@ class CategoryData:
     @cached_property
     def same_words(self) -> bool:
         """Whether both sets have the same words."""
-        first, second = (
-            list(zip(one.label.tolist(), one.words, strict=True)) for one in (self.sets["words"], self.sets[SET_2])
-        )
-        return first == second
+        return self.sets["words"].keys == self.sets[SET_2].keys
 
     @cached_property
     def several_tokens(self) -> np.ndarray:

@@ -111,7 +111,8 @@ class Figures:
             {"part of the category difference": {"leak of an earlier target": self.layers["leak_share"]}},
             f"An earlier target moves a later one by {self.metrics['leak_share_all']:.1%} of the category difference "
             "towards its own category (mean over layers)",
-            f"{self.measured}; {self.metrics['rows_leak_all']} later targets; grey: the earlier category shuffled",
+            f"{self.measured}; {self.metrics['rows_leak_all']} targets after {self.metrics['words_leak_all']} earlier "
+            "words; grey: the middle 95 % of other splits of these",
             (self.layers["leak_share_low"], self.layers["leak_share_high"]),
         )
 

@@ -40,7 +40,8 @@ def _sentence_test(data: CategoryData, metrics: Metrics) -> str:
         f"If the {rows} rows are taken as independent, as in the lectures, {metrics['share_sentences_all']:.1%} of the "
         f"neurons differ between the categories (Student's t, p < 0.05 / neurons of the layer). If the same {words} "
         f"words are split into two groups in any other way, {metrics['share_sentences_all_shuffled']:.1%} differ "
-        f"({_p(metrics, 'share_sentences_all')}), where a valid test finds next to none. Over the {words} words "
+        f"({_p(metrics, 'share_sentences_all')}): so many are to be expected of words alone, or fewer: some "
+        f"of these splits keep most of a category together. Over the {words} words "
         f"{metrics['share_words_all']:.2%} differ (Welch), and {metrics['share_words_all_shuffled']:.2%} with other "
         f"splits ({_p(metrics, 'share_words_all')}); {metrics['share_separated_all']:.1%} separate the "
         f"categories' words completely, and {metrics['share_separated_all_shuffled']:.1%} with other splits."
@@ -61,7 +62,7 @@ def _concordance(data: CategoryData, metrics: Metrics) -> list[str]:
         f"in both (independent: {metrics['both_sentences_all_independent']:.2%})."
     )
     if "both_sentences_all_shuffled" not in metrics:
-        return [f"{line} The sets have other words, so no split of the words is common to both."]
+        return [f"{line} The sets do not have the same words, so their words are not split in the same way."]
     return [
         f"{line} The same words recur, so other splits of them agree as well: significant in both are "
         f"{metrics['both_sentences_all_shuffled']:.2%} ({_p(metrics, 'both_sentences_all')}). t of the sets correlates "
@@ -84,14 +85,14 @@ def _leak(layers: Table, metrics: Metrics) -> str:
     if "leak_share_all" not in metrics:
         return (
             "The leak of an earlier target into a later one is not measured: it needs sentences with one target, and "
-            "words that come after a target of each category."
+            "words that come after targets of each category."
         )
     return (
         f"Leak: an earlier target moves a later one by {metrics['leak_share_all']:.1%} of the category difference "
-        f"towards its own category (mean over layers; {metrics['rows_leak_all']} later targets). Most in layer "
+        f"towards its own category (mean over layers; {metrics['rows_leak_all']} targets after "
+        f"{metrics['words_leak_all']} earlier words). Most in layer "
         f"{metrics['leak_share_largest_layer']}, {metrics['leak_share_largest']:.1%}. In {metrics['leak_layers']} of "
-        f"{len(layers['layer'])} layers p < 0.05 (the earlier category shuffled); "
-        f"{metrics['leak_significant_all']:.1%} of the neurons have q < 0.05."
+        f"{len(layers['layer'])} layers p < 0.05 among the splits of the earlier words."
     )
 
 

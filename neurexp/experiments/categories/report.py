@@ -13,7 +13,7 @@ from neurexp.report.report import Report, Table
 from neurexp.stats import summary
 
 OF_THE_SENTENCES = frozenset(
-    ("sentences", "sentences_set_2", "sentences_duplicate", "sentences_skipped", "rows_leak_all")
+    ("sentences", "sentences_set_2", "sentences_duplicate", "sentences_skipped", "rows_leak_all", "words_leak_all")
 )
 
 
@@ -63,8 +63,8 @@ def _metrics(data: CategoryData, layers: Table, analyses: list[LayerAnalysis]) -
         metrics |= {
             "leak_share_all": summary.mean(layers["leak_share"]),
             "leak_layers": int((layers["leak_share_p"] < 0.05).sum()),
-            "leak_significant_all": float(layers["leak_significant"].mean()),
             "rows_leak_all": int(layers["rows_leak"][0]),
+            "words_leak_all": int(layers["words_leak"][0]),
         }
     if "displacement_last" in layers:
         more = layers["displacement_last_relative"] > layers["displacement_first_relative"]

@@ -20,6 +20,15 @@ def extremes(neurons: Table) -> tuple[int, int]:
     return int(np.nanargmax(neurons["t_welch"])), int(np.nanargmin(neurons["t_welch"]))
 
 
+def best_layer(layers: Table) -> int:
+    """The place of the layer that findings, metrics and figures of one layer are about.
+
+    Its best neuron is the best on unseen words; without any such number, most of its neurons pass Bonferroni.
+    """
+    unseen = layers["auroc_heldout"]
+    return int(np.nanargmax(unseen) if np.isfinite(unseen).any() else np.argmax(layers["share_bonferroni"]))
+
+
 def describe_sizes(data: ContrastData) -> str:
     """How many rows each category has, in a few words for any number of categories."""
     sizes = np.bincount(data.rows.category, minlength=len(data.categories))
@@ -45,8 +54,7 @@ class Figures:
         self.metrics, self._over_layers = metrics, over_layers
         self.measured = f"{data.model_name}, {data.site}; {describe_sizes(data)}"
         self.statistic, self.symbol, self.effect = ("t_welch", "t", "cohens_d") if data.two else ("f", "F", "eta2")
-        # Figures of one layer show the layer with most neurons; among equals, the one with the best neuron
-        self.place = int(np.argmax(layers["share_bonferroni"] + 1e-9 * np.nan_to_num(layers["auroc_heldout"])))
+        self.place = best_layer(layers)
 
     def all(self) -> dict[str, Callable[[], Any]]:
         """The functions that draw a figure each, by file name."""
@@ -103,7 +111,7 @@ class Figures:
         if self.data.two:
             xlabel = f"Cohen's d (right: {self.data.categories[1]} higher, left: {self.data.categories[0]})"
         return volcano(
-            effect, p, LEVEL / len(p), threshold, self._of_layer("neuron"),
+            effect, p, LEVEL / len(p), threshold, [f"{self._layer}.{neuron}" for neuron in self._of_layer("neuron")],
             f"{found} of {len(p)} neurons of layer {self._layer} pass Bonferroni; with shuffled labels "
             f"{self.layers['share_bonferroni_shuffled'][self.place] * len(p):.1f}",
             f"{self.measured}; {'Welch t' if self.data.two else 'F'}-test, {int((q < LEVEL).sum())} neurons with "
@@ -143,7 +151,7 @@ class Figures:
             layer, neuron = int(self.neurons["layer"][index]), int(self.neurons["neuron"][index])
             effect = self.neurons[self.effect][index]
             effect = sign.format(effect) if np.isfinite(effect) else "no spread within the categories"
-            labels.append(f"{self.data.site}_{layer}, neuron {neuron}\n{effect}")
+            labels.append(f"{self.data.site} {layer}.{neuron}\n{effect}")
             rows.append(self.data.activations["words"][layer][:, neuron])
         above = f"above: neurons that prefer {self.data.categories[-1]}, below: {self.data.categories[0]}; "
         effects = np.abs(self.neurons[self.effect][chosen])
@@ -164,7 +172,7 @@ class Figures:
     def over_layers(self):
         from neurexp.figures.contrasts import over_layers
 
-        best = int(np.nanargmax(self.layers["auroc_heldout"]))
+        best = self.place
         share = self.layers["share_bonferroni"]
         most = int(np.argmax(share))
         return over_layers(
@@ -185,7 +193,7 @@ class Figures:
             auroc = self.neurons["auroc_text"][index]
             share = auroc if category == 1 else 1 - auroc  # AUROC is the chance that category 1 is higher
             score = f"higher on them in {share:.0%} of pairs" if np.isfinite(auroc) else "too few listed words"
-            name = f"{self.data.site}_{layer}, neuron {neuron}"
+            name = f"{self.data.site} {layer}.{neuron}"
             rows.append((f"{name}: prefers {self.data.categories[category]} ({score})", *excerpt))
         return rows
 

@@ -74,6 +74,7 @@ def _replication(data: ContrastData, layers: Table, metrics: Metrics) -> str:
         f"the other half (by chance: {metrics['replication_rate_chance_all']:.0%}). The best neuron's AUROC on words "
         f"that did not select it is {metrics['auroc_heldout_best']:.2f} in layer {layer} "
         f"({_largest(data)}95 % quantile with shuffled labels: {null:.2f})."
+        + (" Figures of one layer show this one." if len(data.layers) > 1 else "")
     )
 
 

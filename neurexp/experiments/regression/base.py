@@ -19,6 +19,7 @@ from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.contrast.data import TextRows
 from neurexp.experiments.regression.data import (
     FEWEST,
+    FEWEST_TYPES,
     Between,
     Comparison,
     Options,
@@ -28,6 +29,7 @@ from neurexp.experiments.regression.data import (
 )
 from neurexp.experiments.regression.report import write
 from neurexp.report.report import Report
+from neurexp.report.words import number_of
 from neurexp.text.spans import Selection, excerpt
 from neurexp.text.tokens import Tokens
 
@@ -80,7 +82,7 @@ class Regression(Experiment[RegressionPlan]):
         text, layers = inputs.text, inputs.layers(self.options.layer)
         chosen = self.choose(inputs)
         for name in (*self.verdict.decisive, self.verdict.naive):
-            _check_size(chosen.comparisons[name], text)
+            _check_size(chosen.comparisons[name], text, self.verdict.over_types and name != self.verdict.naive)
         kept = {name: one for name, one in chosen.comparisons.items() if min(one.sizes) >= FEWEST}
         main = kept[self.verdict.decisive[0]].rows.tokens
         shown, passage = chosen.shown, None
@@ -128,7 +130,7 @@ class Regression(Experiment[RegressionPlan]):
         return rows_pass(name, used, spans, inputs, self.options.site, layers, label, self.options.pooling)
 
 
-def _check_size(comparison: Comparison, text: Tokens) -> None:
+def _check_size(comparison: Comparison, text: Tokens, over_types: bool) -> None:
     zeros, ones = comparison.sizes
     if min(zeros, ones) < FEWEST:
         raise UserError(
@@ -136,6 +138,14 @@ def _check_size(comparison: Comparison, text: Tokens) -> None:
             f"{comparison.one if ones <= zeros else comparison.zero} that can be used; give {FEWEST} or more (a larger "
             "dataset.tokens, or another text)"
         )
+    for label, what in enumerate((comparison.zero, comparison.one)):
+        words = zip(comparison.labels, comparison.rows.words, strict=True)
+        types = len({word for own, word in words if own == label})
+        if over_types and types < FEWEST_TYPES:
+            raise UserError(
+                f"dataset.tokens={text.count}: the text has only {number_of(types, 'different word')} among the {what} "
+                f"that can be used; give {FEWEST_TYPES} or more (a larger dataset.tokens, or another text)"
+            )
 
 
 def _spans(rows: Selection) -> np.ndarray:

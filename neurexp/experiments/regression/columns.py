@@ -63,21 +63,21 @@ _LAYERS = {
 _TOGETHER = {
     "beta_least": "the smaller |beta| of the comparisons {decisive}, with its sign; 0 if their signs differ",
     "in_all": "`significant` with the same sign of beta in {decisive}",
-    "naive_in_all": "share of the neurons with significant_{naive} that have in_all",
+    "naive_in_all": "share of the neurons with significant_{naive} that have in_all, with the sign of beta_{naive}",
     "survives": "whether the neuron is one of the {what}: `significant` with the same sign of beta in {decisive}"
     "{over_types}",
     "survives_types": "survives, and p_types_max < 0.05 in each of these comparisons",
     "share_survives": "share of the layer's neurons with survives",
     "share_survives_types": "share of the layer's neurons with survives_types",
-    "share_left": "share of the layer's neurons with significant_{naive} that survive: what is left of the lectures' "
-    "share",
+    "share_left": "share of the layer's neurons with significant_{naive} that survive with the sign of beta_{naive}: "
+    "what is left of the lectures' share",
     "neurons_tested": "number of neurons of all layers of the run",
     "both_rules": "number of neurons with significant_{naive} and significant_{main}",
     "naive_only": "number of neurons with significant_{naive} only",
     "main_only": "number of neurons with significant_{main} only",
     "opposite_signs": "number of the neurons of both_rules whose beta_{naive} and beta_{main} have opposite signs; "
     "without separated neurons",
-    "naive_survive": "share of the neurons with significant_{naive} that survive",
+    "naive_survive": "share of the neurons with significant_{naive} that survive with the sign of beta_{naive}",
     "main_survive": "share of the neurons with significant_{main} that survive",
     "r_beta_rules": "correlation over all neurons of beta_{naive} and beta_{main}; without separated neurons",
     "survivors": "share of all neurons with survives",

@@ -13,6 +13,7 @@ from neurexp.experiments.contrast.data import TextRows
 from neurexp.text.spans import Selection
 
 FEWEST = 10  # rows of a category; a smaller one is not compared
+FEWEST_TYPES = 5  # of a category, where the test over types decides: among 31 others one type alone has p = 1/32
 
 
 @dataclass

@@ -49,29 +49,34 @@ def _left(data: RegressionData, layers: Table, metrics: Metrics) -> list[str]:
         layers[name] for name in (f"share_significant_{naive}", "share_left", f"accuracy_positive_{naive}")
     )
     verdict = data.plan.verdict
-    kept = f"{metrics['naive_survive']:.1%} of these are {what} ({_range(left, layers)})"
+    kept = f"{metrics['naive_survive']:.1%} of these are {what} in the same direction{_by_layer(left, layers)}"
     if verdict.over_types:
         both = " and in ".join(verdict.decisive)
         kept = (
             f"{metrics['naive_in_all']:.1%} of these are so in the same direction in {both} too, and "
-            f"{metrics['naive_survive']:.1%} are {what}, by the test over word types as well "
-            f"({_range(left, layers)})"
+            f"{metrics['naive_survive']:.1%} are {what}, by the test over word types as well{_by_layer(left, layers)}"
         )
     line = (
         f"What is left of the lectures' share: {data.plan.comparisons[naive].name} {metrics[f'found_{naive}']:.1%} of "
-        f"the neurons are significant ({_range(share, layers)}); {kept}."
+        f"the neurons are significant{_by_layer(share, layers)}; {kept}."
     )
     if np.isfinite(accuracy).any():
         line += f" Mean accuracy of the significant neurons with β > 0, on the same rows: {_range(accuracy, layers)}."
     return [line]
 
 
+def _by_layer(values: np.ndarray, layers: Table) -> str:
+    """`_range` in brackets; empty where it says nothing new."""
+    range_ = _range(values, layers)
+    return f" ({range_})" if " " in range_ else ""
+
+
 def _range(values: np.ndarray, layers: Table) -> str:
-    """The values over layers: “from 9% in layer 3 to 20% in layer 7”; with one layer its value."""
+    """The values over layers: “from 9% in layer 3 to 20% in layer 7”; if all are equal their value."""
     defined = np.flatnonzero(np.isfinite(values))
     low, high = defined[np.argmin(values[defined])], defined[np.argmax(values[defined])]
-    if len(values) == 1:
-        return f"{values[0]:.0%}"
+    if values[low] == values[high]:
+        return f"{values[low]:.0%}"
     if values[low] == values[high]:
         return f"{values[low]:.0%} in every layer"
     return (

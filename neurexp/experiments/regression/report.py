@@ -26,7 +26,8 @@ def write(data: RegressionData) -> Report:
     _judge(data, neurons)
     by_layer = {name: neurons[name].reshape(len(plan.layers), -1).mean(1) for name in ("survives", "survives_types")}
     naive = neurons[f"significant_{plan.verdict.naive}"].reshape(len(plan.layers), -1)
-    left = (naive & neurons["survives"].reshape(naive.shape)).sum(1) / np.maximum(naive.sum(1), 1)
+    held = (neurons["survives"] & _as_naive(data, neurons)).reshape(naive.shape)
+    left = (naive & held).sum(1) / np.maximum(naive.sum(1), 1)
     layers |= {"share_left": np.where(naive.any(1), left, np.nan)}
     layers |= {"share_survives": by_layer["survives"], "share_survives_types": by_layer["survives_types"]}
     positions, medians = positions_of(data, neurons)
@@ -55,6 +56,11 @@ def write(data: RegressionData) -> Report:
     figures = Figures(data, neurons, layers, metrics, report)
     report.figures, report.pages = figures.all(), figures.pages()
     return report
+
+
+def _as_naive(data: RegressionData, neurons: Table) -> np.ndarray:
+    """Whether the lectures' comparison has the sign of those that decide, `[neurons]` bool."""
+    return np.sign(neurons[f"beta_{data.plan.verdict.naive}"]) == np.sign(neurons["beta_least"])
 
 
 def _judge(data: RegressionData, neurons: Table) -> None:
@@ -90,14 +96,14 @@ def _metrics(data: RegressionData, neurons: Table, layers: Table) -> dict[str, f
         }
     first, second = neurons[f"significant_{naive}"], neurons[f"significant_{main}"]
     betas = [np.where(np.isfinite(neurons[f"beta_{name}"]), neurons[f"beta_{name}"], np.nan) for name in (naive, main)]
-    survives = neurons["survives"]
+    survives, held = neurons["survives"], first & _as_naive(data, neurons)
     metrics |= {
         "both_rules": int((first & second).sum()),
         "naive_only": int((first & ~second).sum()),
         "main_only": int((second & ~first).sum()),
         "opposite_signs": int((first & second & (betas[0] * betas[1] < 0)).sum()),
-        "naive_in_all": summary.ratio((first & neurons["in_all"]).astype(float), first.astype(float)),
-        "naive_survive": summary.ratio((first & survives).astype(float), first.astype(float)),
+        "naive_in_all": summary.ratio((held & neurons["in_all"]).astype(float), first.astype(float)),
+        "naive_survive": summary.ratio((held & survives).astype(float), first.astype(float)),
         "main_survive": summary.ratio(survives.astype(float), second.astype(float)),
         "r_beta_rules": summary.correlation(*betas),
         "survivors": float(survives.mean()),
