@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,13 @@ def read_sentences(
         tuple(skipped),
         count,
     )
+
+
+def spelled_as(sentences: LabelledSentences, others: LabelledSentences) -> LabelledSentences:
+    """The sentences with each word spelled as among the others, where these have it in capitals or in small letters."""
+    known = {_word(one.word): one.word for one in others.examples}
+    examples = tuple(replace(one, word=known.get(_word(one.word), one.word)) for one in sentences.examples)
+    return replace(sentences, examples=examples)
 
 
 def _lines(file: Path, option: str) -> Iterator[tuple[int, bytes]]:

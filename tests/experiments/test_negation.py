@@ -22,7 +22,7 @@ FILLERS = [
     "letter", "table", "doctor", "farmer", "soldier", "morning", "evening", "little", "yellow", "silent", "they", "he",
     "she", "we",
 ]  # fmt: skip
-NEGATION, NOT, ECHO, AUXILIARY, VERB, NOISE = range(6)  # planted neurons; from `NOISE` on there is nothing
+NEGATION, NOT, ECHO, AUXILIARY, VERB, OPPOSED, ONE_WORD, NOISE = range(8)  # planted; `NOISE` and more: nothing
 NEURONS = 40
 
 
@@ -87,9 +87,11 @@ def planted(plan, settings):
                 word == "not" or (at_verb and word.endswith(" not")),
                 not at_verb and (word in negations.AFFIRMATIVE or word.endswith("n't")),
                 at_verb and label,
+                -label if at_verb else label,
+                label if at_verb else word == "not",
             )
-            noise = np.random.default_rng(int(place)).normal(size=5) * 0.2
-            activations[source][2][place, :5] = np.array(facts, dtype=float) + noise
+            noise = np.random.default_rng(int(place)).normal(size=7) * 0.2
+            activations[source][2][place, :7] = np.array(facts, dtype=float) + noise
     return RegressionData(settings, plan, activations)
 
 
@@ -124,12 +126,15 @@ def test_targets_are_whole_words_with_as_much_text_before_them(model, text, plan
             }[name]
             assert word in lists[label]
     words, counts = np.unique(planned.comparisons["words"].rows.words, return_counts=True)
-    assert counts.max() <= 12
+    assert counts.max() == 12
     assert negations.NOT in words
     # A window is the text around its target
     joined = text.input_ids[text.valid].tolist()
     window = planned.tokens.input_ids[0][planned.tokens.valid[0]].tolist()
     assert any(joined[start : start + len(window)] == window for start in range(len(joined)))
+    # The heat map shows the held-out part only
+    shown = planned.text.found if planned.text is not None else None
+    assert shown is not None and shown.sequence.min() >= round(2 / 3 * len(planned.tokens.input_ids))
 
 
 def test_verbs_stand_at_the_same_position_in_both_frames_of_a_pair(planned):
@@ -152,6 +157,8 @@ def test_verbs_stand_at_the_same_position_in_both_frames_of_a_pair(planned):
     for train, what in ((one.training_text(1 / 3), one.units), (one.training_types(1 / 3, 0), one.blocks)):
         assert train.any() and not train.all()
         assert not set(what[train]) & set(what[~train])
+        assert len(set(what[train])) == round(2 / 3 * len(set(what)))
+    assert one.units[~one.training_text(1 / 3)][-1] == one.units[-1]  # the last ones
 
 
 def test_the_rows_are_the_models_activations(model, text):
@@ -183,6 +190,14 @@ def test_a_negation_neuron_is_found_and_one_for_not_alone_is_not_taken_for_it(re
     assert not neurons["significant_pairs"][AUXILIARY]
     assert neurons["p_types_max_pairs"][VERB] < 0.05
     assert not neurons["significant_words"][VERB]
+    # Higher at the negative word, and lower at the verb behind it
+    assert (neurons["p_types_max_words"][OPPOSED] < 0.05) and (neurons["p_types_max_pairs"][OPPOSED] < 0.05)
+    assert neurons["beta_least"][OPPOSED] == 0
+    # “not” alone among words, and every frame: by the likelihood ratio in both, but not over words
+    assert neurons["in_all"][ONE_WORD]
+    assert neurons["p_types_max_pairs"][ONE_WORD] < 0.05 < neurons["p_types_max_words"][ONE_WORD]
+    # What negates in part need only agree in sign, with p < 0.05
+    assert report.metrics["survivors_hold_graded_words"] == 1
     assert "1 neuron (2.5%) are negation neurons" in "\n".join(report.findings)
 
 
@@ -230,6 +245,9 @@ def test_what_is_left_of_the_lectures_share(report):
     lecture, survives = report.neurons["significant_lecture"], report.neurons["survives"]
     same = np.sign(report.neurons["beta_lecture"]) == np.sign(report.neurons["beta_least"])
     assert report.layers["share_left"][0] == pytest.approx((lecture & survives & same).sum() / lecture.sum())
+    # Neurons of single words pass with other labels of the words, and none with other labels of the rows
+    assert report.layers["share_significant_shuffled_types_lecture"][0] > 0.02
+    assert report.layers["share_significant_shuffled_rows_lecture"][0] == 0
     positive = lecture & (report.neurons["beta_lecture"] > 0)
     accuracy = report.neurons["accuracy_lecture"][positive].mean()
     assert report.layers["accuracy_positive_lecture"][0] == pytest.approx(accuracy)
@@ -260,6 +278,21 @@ def test_what_has_the_other_sign_by_the_lectures_rule_is_not_left_of_their_share
     assert "of the neurons are significant; " in found.findings[1]
 
 
+def test_words_in_part_of_the_other_sign_do_not_hold(planned):
+    data = planted(planned, options())
+    one = planned.comparisons["graded_words"]
+    data.activations["text"][2][planned.places["graded_words"][one.labels == 1], NEGATION] -= 3
+    found = write(data)
+    assert found.neurons["survives"].nonzero()[0].tolist() == [NEGATION]
+    assert found.neurons["p_lr_graded_words"][NEGATION] < 0.05
+    assert found.metrics["survivors_hold_graded_words"] == 0
+    rows = found.tables["rows"]
+    for name, one in planned.comparisons.items():
+        heldout = rows["heldout"][rows["comparison"] == name]
+        np.testing.assert_array_equal(heldout, ~one.training_text(1 / 3))
+        assert 0 < heldout.mean() < 0.5
+
+
 def test_the_figures_are_drawn(report, draws=True):
     assert "positions" in report.figures
     for name, draw in report.figures.items():
@@ -279,6 +312,9 @@ def test_the_lectures_rule_would_drop_the_targets_before_a_full_stop(model):
     assert counts["targets_negated"][0] == 3
     assert counts["targets_affirmative"][0] == 1
     assert counts["targets_before_punctuation"][0] == 0.75
+    assert counts["targets_too_early"][0] == 0
+    _, _, counts = Negation(options(before=43))._at_words(inputs_of(model, text), np.random.default_rng(0))
+    assert counts["targets_too_early"][0] == 1  # “cannot” is behind 40 words
 
 
 @pytest.mark.parametrize(
@@ -303,7 +339,7 @@ def test_a_text_that_does_not_do_is_one_line(model, text):
         Negation(options()).prepare(inputs_of(model, few))
     words = [*["not", "never", "nobody", "nothing"] * 3, *negations.POSITIVE]
     one_sided = made_text(model.tokenizer, words=words)
-    with pytest.raises(UserError, match=r"the negative words that can be used are only 4 different ones; give 5 or"):
+    with pytest.raises(UserError, match=r"only 4 different words among the negative words that can be used; give 5 or"):
         Negation(options()).prepare(inputs_of(model, one_sided))
     with pytest.raises(
         UserError, match=r"experiment.before=128: no target has so many tokens before it in its sequence"
@@ -311,6 +347,7 @@ def test_a_text_that_does_not_do_is_one_line(model, text):
         Negation(options(before=128)).prepare(inputs_of(model, text))
 
 
+@pytest.mark.slow
 def test_the_command_leaves_its_tables_for_several_sites(quick_cli, tmp_path):
     process = quick_cli(
         "experiment=negation", "model=mini", "dataset=pydoc", "tracking=off", "device=cpu", "experiment.layer=3",

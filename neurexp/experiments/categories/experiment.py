@@ -25,7 +25,7 @@ from neurexp.experiments.contrast import ContrastData, ContrastPlan
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import sites_of
 from neurexp.report.report import Report
-from neurexp.text.labelled_sentences import OWN_SENTENCES, LabelledSentences, read_sentences
+from neurexp.text.labelled_sentences import OWN_SENTENCES, LabelledSentences, read_sentences, spelled_as
 from neurexp.text.skipped import Skipped, check_share
 from neurexp.text.spans import Selection, align, drop_too_long, each_text_once, only_needed
 
@@ -67,7 +67,8 @@ class Categories(contrast.Contrast):
         if options.replication not in (None, False) or (own and options.replication is None):
             given = options.replication
             file = OWN_SENTENCES / "set_2.jsonl" if given is None else _file("replication", given)
-            self._second = read_sentences(file, "experiment.replication", options.bad_sentences, self.categories)
+            second = read_sentences(file, "experiment.replication", options.bad_sentences, self.categories)
+            self._second = spelled_as(second, self._first)
 
     def select(self, model: LanguageModel) -> Selection:
         return self._rows(model, self._first)

@@ -29,6 +29,7 @@ from neurexp.experiments.regression.data import (
 )
 from neurexp.experiments.regression.report import write
 from neurexp.report.report import Report
+from neurexp.report.words import number_of
 from neurexp.text.spans import Selection, excerpt
 from neurexp.text.tokens import Tokens
 
@@ -144,8 +145,8 @@ def _check_size(comparison: Comparison, text: Tokens, over_types: bool) -> None:
         types = len({word for own, word in words if own == label})
         if over_types and types < FEWEST_TYPES:
             raise UserError(
-                f"dataset.tokens={text.count}: the {what} that can be used are only {types} different ones; give "
-                f"{FEWEST_TYPES} or more (a larger dataset.tokens, or another text)"
+                f"dataset.tokens={text.count}: the text has only {number_of(types, 'different word')} among the {what} "
+                f"that can be used; give {FEWEST_TYPES} or more (a larger dataset.tokens, or another text)"
             )
 
 
