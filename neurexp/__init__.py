@@ -10,6 +10,7 @@ Edit          activations of chosen neurons that are replaced: by zero, their me
 edited        a context in which a model runs with edits
 predictions   what a model predicts at every token, with and without edits: loss, divergence, rank
 Contrast      base of experiments that compare labelled rows; its options: ContrastOptions
+Regression    base of experiments that tell tokens of a text apart, in several comparisons: RegressionOptions
 Profile       base of experiments that relate activations to a Covariate of tokens; its options: ProfileOptions
 Intervention  base of experiments that edit chosen neurons; its options: InterventionOptions
 Optimisation  base of experiments that look for the input that excites a unit most; its options: OptimisationOptions
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from neurexp.experiments.optimisation import Options as OptimisationOptions
     from neurexp.experiments.profile import Covariate, Profile
     from neurexp.experiments.profile import Options as ProfileOptions
+    from neurexp.experiments.regression import Chosen, Comparison, Regression, Verdict
+    from neurexp.experiments.regression import Options as RegressionOptions
     from neurexp.models.load import load_model
     from neurexp.run import run
     from neurexp.runs.comparison import compare
@@ -44,6 +47,8 @@ for _variable in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TE
     os.environ.setdefault(_variable, "true")
 
 __all__ = [
+    "Chosen",
+    "Comparison",
     "Condition",
     "Contrast",
     "ContrastOptions",
@@ -56,8 +61,11 @@ __all__ = [
     "OptimisationOptions",
     "Profile",
     "ProfileOptions",
+    "Regression",
+    "RegressionOptions",
     "Run",
     "UserError",
+    "Verdict",
     "capture",
     "compare",
     "edited",
@@ -69,6 +77,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Chosen": "neurexp.experiments.regression",
+    "Comparison": "neurexp.experiments.regression",
     "Condition": "neurexp.experiments.contrast",
     "Contrast": "neurexp.experiments.contrast",
     "ContrastOptions": "neurexp.experiments.contrast:Options",
@@ -81,8 +91,11 @@ _HOMES = {
     "OptimisationOptions": "neurexp.experiments.optimisation:Options",
     "Profile": "neurexp.experiments.profile",
     "ProfileOptions": "neurexp.experiments.profile:Options",
+    "Regression": "neurexp.experiments.regression",
+    "RegressionOptions": "neurexp.experiments.regression:Options",
     "Run": "neurexp.runs.opened_run",
     "UserError": "neurexp.errors",
+    "Verdict": "neurexp.experiments.regression",
     "capture": "neurexp.engine.notebook",
     "compare": "neurexp.compare:",
     "edited": "neurexp.engine.edits",

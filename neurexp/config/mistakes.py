@@ -1,11 +1,12 @@
 """One line for a mistake in the options that Hydra, OmegaConf or the file system found. Imports nothing heavy."""
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from neurexp.errors import UserError, closest, one_line, printable
 
-EXAMPLE = "write it as in dataset.tokens=4096"
+EXAMPLE = "write it as in dataset.tokens=4096 or experiment=token_length"
 # A part of OmegaConf's message → what to give instead
 ADVICE = {
     "to Integer": "give a whole number, such as 8192 or 100_000",
@@ -22,6 +23,7 @@ ADVICE = {
 INSTEAD = {
     "model": "a Hub id or a folder is model=hub model.name={}",
     "dataset": "a file or folder is dataset=text dataset.path={0}, a dataset of the Hub dataset=hub dataset.name={0}",
+    "experiment": "an experiment of your own needs --config-dir FOLDER",
 }
 
 
@@ -36,8 +38,12 @@ def _explanation(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        advice = closest(choice, error.options) or (f"; {INSTEAD[group]}".format(choice) if group in INSTEAD else "")
+        given = str(error.missing_cfg_file)
+        group, _, choice = given.partition("/")
+        if group not in INSTEAD:  # a group within a group, such as hydra/launcher
+            group, _, choice = given.rpartition("/")
+        instead = f"; {INSTEAD[group]}".format(choice) if group in INSTEAD else ""
+        advice = instead if "/" in choice else closest(choice, error.options) or instead  # no choice is a path
         return f"{group}={choice}: no such choice{advice} (choices: {', '.join(error.options)})"
     if isinstance(cause, OmegaConfBaseException):
         return explain_option(cause)
@@ -81,9 +87,19 @@ def explain_option(error: OmegaConfBaseException) -> str:
         prefix = option.rpartition(".")[0]
         named = [f"{prefix}.{key}" if prefix else key for key in siblings]
         there = f"there are {', '.join(named)}" if named else f"+{option}= would add it"
-        return f"{option}: no such option{closest(option, named)} ({there})"
+        elsewhere = [f"{group}.{option}" for group in _groups_with(option, error.parent_node)] if not prefix else []
+        advice = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else closest(option, named)
+        return f"{option}: no such option{advice} ({there})"
     told = str(error).partition("\n    full_key:")[0]  # the rest is OmegaConf's own state
     return f"{option}: {with_advice(told)}"
+
+
+def _groups_with(option: str, root: object) -> list[str]:
+    """The groups of a whole configuration that have an option of this name."""
+    if not isinstance(root, DictConfig):
+        return []
+    nodes = {str(group): root._get_node(group) for group in root if group != "hydra"}  # Hydra's own are not a user's
+    return [group for group, node in nodes.items() if isinstance(node, DictConfig) and option in list(node)]
 
 
 def with_advice(message: str) -> str:

@@ -48,6 +48,13 @@ class Activations(dict[str, torch.Tensor]):
         self.valid = everywhere if rows.valid is None else rows.valid
         self._tokenizer = tokenizer
 
+    def __missing__(self, name: str) -> torch.Tensor:
+        raise UserError(f"{name}: was not captured (there are {', '.join(self)})")
+
+    def __repr__(self) -> str:
+        shapes = {name: list(values.shape) for name, values in self.items()}
+        return f"<activations: {shapes}>"
+
     @property
     def tokens(self) -> list[list[str]]:
         """The tokens of each row as text, pads left out: `tokens[row][place]` fits `activations[row, place]` where pads

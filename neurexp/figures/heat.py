@@ -11,6 +11,7 @@ from html import escape as escape_markup
 import numpy as np
 import regex
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from neurexp.errors import printable, unseen
@@ -23,17 +24,35 @@ WIDTH = 92  # columns of a line of the picture, one for a Latin letter
 STYLE = (
     "<style>.neurexp-heat{font:16px/2 Georgia,serif;max-width:60em;margin:2em auto;padding:0 1em;color:#111;"
     "background:#fff}.neurexp-heat h1{font-size:1.2em}.neurexp-heat h2{font-size:1em;margin-top:2em}"
+    ".neurexp-heat .scale{font-size:.8em}.neurexp-heat .scale div{display:inline-block;padding:0 .8em}"
     ".neurexp-heat span{padding:.15em 0;white-space:pre-wrap}.neurexp-heat footer{font-size:.8em;color:#444}</style>"
 )
+LABEL = "activation (model’s units) "
+STEPS = 5  # of the colour scale
+STEP = 9  # columns of the picture that one of them takes
 LINES = ("underline", "underline dotted", "underline dashed", "underline wavy")
 
 
-def _colours(values: np.ndarray) -> np.ndarray:
-    """From pale, the lowest 2 % of the excerpt, to dark, the highest: a grey print tells as much."""
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """The activations of the palest and of the darkest colour: all but the outermost 2 % at either end lie between."""
+    low, high = np.quantile(values, (0.02, 0.98))
+    return float(low), float(high)
+
+
+def _colours(values: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """From pale to dark within the limits (those of the values, if not given): a grey print tells as much."""
     if not len(values):
         return np.empty((0, 4))
-    low, high = np.quantile(values, (0.02, 0.98))
+    low, high = limits or _limits(values)
     return colormaps["YlOrBr"](0.62 * np.clip((values - low) / max(high - low, 1e-12), 0, 1))
+
+
+def _scale(values: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The steps of the colour scale: their activations as texts, and their colours `[steps, 4]`."""
+    low, high = _limits(values)
+    steps = np.linspace(low, high, STEPS)
+    texts = [f"{step:+.2f}".replace("-", "−") if 0.01 <= abs(high - low) < 1e4 else f"{step:+.1e}" for step in steps]
+    return [f"≤ {texts[0]}", *texts[1:-1], f"≥ {texts[-1]}"], _colours(steps, (low, high))
 
 
 def escape(text: str) -> str:
@@ -69,7 +88,7 @@ def _initial(name: str) -> str:
 def heat_map(passages: Sequence[Passage], categories: Sequence[str], title: str, detail: str) -> Figure:
     """The passages one below the other; listed words are in bold type, with the category's initial above them."""
     laid = [_lines(passage) for passage in passages]
-    rows = sum(len(lines) + 2 for lines in laid)
+    rows = sum(len(lines) + 3 for lines in laid)
     figure = new_figure(10, 1.4 + 0.3 * rows)
     axes = figure.add_subplot()
     axes.set(xlim=(0, WIDTH), ylim=(rows, 0))
@@ -78,7 +97,10 @@ def heat_map(passages: Sequence[Passage], categories: Sequence[str], title: str,
     for (heading, tokens, values, listed), lines in zip(passages, laid, strict=True):
         colours = _colours(values)
         axes.text(0, y, heading, fontsize=9, fontweight="bold", va="center", parse_math=False)
-        y += 1.1
+        y += 0.9
+        if len(values):
+            _draw_scale(axes, y, values)
+        y += 1.2
         leftwards = runs_left(tokens)
         for line in lines:
             for index, x in line:
@@ -100,6 +122,18 @@ def heat_map(passages: Sequence[Passage], categories: Sequence[str], title: str,
     return figure
 
 
+def _draw_scale(axes: Axes, y: float, values: np.ndarray) -> None:
+    """A line with the colours, and the activation that each stands for."""
+    texts, colours = _scale(values)
+    first = columns_of_text(LABEL)
+    axes.text(0, y, LABEL, fontsize=7, va="center")
+    axes.imshow(
+        colours[None], extent=(first, first + STEP * STEPS, y + 0.3, y - 0.3), aspect="auto", interpolation="nearest"
+    )
+    for index, text in enumerate(texts):
+        axes.text(first + STEP * (index + 0.5), y, text, fontsize=7, ha="center", va="center")
+
+
 def _box(x: float, y: float, width: float, colour: np.ndarray):
     from matplotlib.patches import Rectangle
 
@@ -119,6 +153,10 @@ def _lines(passage: Passage) -> list[list[tuple[int, int]]]:
     return lines
 
 
+def _css(colour: np.ndarray) -> str:
+    return f"rgb({','.join(str(round(255 * float(part))) for part in colour[:3])})"
+
+
 def heat_page(passages: Sequence[Passage], categories: Sequence[str], title: str, detail: str) -> str:
     """The passages as HTML: a token's activation shows under the pointer; listed words are underlined by category."""
     parts = [
@@ -134,12 +172,19 @@ def heat_page(passages: Sequence[Passage], categories: Sequence[str], title: str
     )
     parts.append(f"<p>Listed words: {key}. The darker a token, the more active the neuron.</p>")
     for heading, tokens, values, listed in passages:
-        parts.append(f'<h2 dir="auto">{escape(heading)}</h2><p dir="auto" lang="">')
+        parts.append(f'<h2 dir="auto">{escape(heading)}</h2>')
+        if len(values):
+            steps = zip(*_scale(values), strict=True)
+            parts.append(
+                f'<div class="scale">{LABEL}'
+                + "".join(f'<div style="background:{_css(colour)}">{text}</div>' for text, colour in steps)
+                + "</div>"
+            )
+        parts.append('<p dir="auto" lang="">')
         for token, value, colour, category in zip(tokens, values, _colours(values), listed, strict=True):
-            red, green, blue = (round(255 * float(part)) for part in colour[:3])
             line = f";text-decoration:{LINES[int(category) % len(LINES)]};font-weight:bold" if category >= 0 else ""
             parts.append(
-                f'<span title="{value:+.3f}" style="background:rgb({red},{green},{blue}){line}">'
+                f'<span title="{value:+.3f}" style="background:{_css(colour)}{line}">'
                 f"{escape_markup(on_one_line(token))}</span>"
             )
         parts.append("</p>")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from neurexp.errors import UserError, one_line
+from neurexp.errors import UserError, closest, one_line
 from neurexp.io.files import whole_file
 
 log = logging.getLogger(__name__)
@@ -330,8 +330,8 @@ def _cached_or_refuse(name: str, revision: str, kind: str, given: str, offline: 
     repository = Repository(name, revision, kind, commit or "", unreachable=reason)
     if commit is None or (kind == "model" and not repository.folder.is_dir()):
         raise UnreachableError(
-            f"{given}: not a folder here, and the Hub at {constants.ENDPOINT} cannot be reached ({reason}); "
-            f"offline: {offline}"
+            f"{given}: not a folder here, and the Hub at {constants.ENDPOINT} cannot be reached ({reason})"
+            f"{closest(name, ('mini',)) if kind == 'model' else ''}; offline: {offline}"
         )
     what = f"{name} comes" if kind == "model" else f"the tokens of {name} come"
     log.info("The Hub cannot be reached (%s): %s from the cache, commit %s", reason, what, commit[:12])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neurexp.errors import UserError
+from neurexp.errors import UserError, printable
 from neurexp.pages.html import card_html, number, visible
 from neurexp.pages.others import OtherRun
 from neurexp.pages.subject import ENDS, Subject
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+SHOWN = 5  # contexts of an end, and tokens, as plain text
 SHARED = 3  # equal values at an end from which a card says so; as in site/card.js
 
 
@@ -46,9 +47,9 @@ class Context:
     position: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Card:
-    """What is known of one neuron. A notebook shows it; `figure()` draws it.
+    """What is known of one neuron. A notebook shows it, `print` too; `figure()` draws it.
 
     Args:
         title: the model and the text.
@@ -95,6 +96,12 @@ class Card:
     def _direct(self) -> dict[str, tuple[tuple[str, float], ...]]:
         return {"promotes": self.promoted, "suppresses": self.suppressed}
 
+    @property
+    def _further(self) -> dict[str, float | str]:
+        """The statistics without those of the properties, which `explained` has."""
+        told = {f"{kind}_{name}" for name, *_ in self.explained for kind in ("ev", "q", "p", "r")}
+        return {name: value for name, value in self.statistics.items() if name not in told}
+
     def figure(self) -> "Figure":
         """The card as a picture for a paper. Raises UserError for a card without contexts: it is a table of numbers."""
         if not self.top and not self.bottom:
@@ -109,13 +116,21 @@ class Card:
         }
         return neuron_card(self.heading, self.title, contexts, direct, explained, self.histogram)
 
+    def __repr__(self) -> str:
+        lines = [f"{self.heading} ({self.title})"]
+        for title, end in self._ends.items():
+            told = (f"  {number(one.value)}  {one.token!r} in {''.join(one.tokens)!r}" for one in end[:SHOWN])
+            lines += [f"{title}:", *told]
+        for verb, tokens in self._direct.items():
+            if tokens:
+                lines.append(f"Directly {verb}: {', '.join(repr(token) for token, _ in tokens[:SHOWN])}")
+        if self.explained:
+            lines.append(f"Explained variance: {', '.join(f'{name} {number(ev)}' for name, ev, _ in self.explained)}")
+        lines += [f"  {name} = {number(value)}" for name, value in self._further.items() if isinstance(value, float)]
+        return "\n".join(printable(line) for line in lines)
+
     def _repr_html_(self) -> str:
-        of_properties = {f"{kind}_{name}" for name, *_ in self.explained for kind in ("ev", "q", "p", "r")}
-        statistics = {
-            name: (value, self.columns.get(name, ""))
-            for name, value in self.statistics.items()
-            if name not in of_properties
-        }
+        statistics = {name: (value, self.columns.get(name, "")) for name, value in self._further.items()}
         contexts = {
             title: [(one.value, one.tokens, one.activations, one.limits, one.at) for one in end]
             for title, end in self._ends.items()

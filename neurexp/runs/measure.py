@@ -313,7 +313,7 @@ class _Stored:
 def _announce(seconds: float, neurons: int, planned: Pass) -> None:
     if seconds > ANNOUNCED:
         log.info(
-            "Pass: about %s to go by the pace so far; the run will write about %.0f MB, not counting pages",
+            "Pass: about %s to go by the pace so far; the run will write %.0f MB or more",
             f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
             (neurons * BYTES_PER_NEURON + min(planned.tokens.count, MOST_TOKENS_WRITTEN) * 5) / 1e6 + 1,
         )

@@ -11,8 +11,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
+from neurexp.text.characters import readable_tokens
 from neurexp.text.tokenizer import dropped_characters, encode, first_tokens, unknown_token
 from neurexp.text.tokens import Tokens
+from neurexp.text.whole_sentences import whole_sentences
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,10 @@ def each_text_once(selection: Selection) -> Selection:
     return replace(selection, tokens=kept, sequence=place.reshape(-1)[selection.sequence])
 
 
-def excerpt(selection: Selection, length: int) -> Selection:
+def excerpt(selection: Selection, length: int, tokenizer: PreTrainedTokenizerBase | None = None) -> Selection:
     """The window of `length` tokens with most words, if possible of every category. Each of its tokens is a row.
+
+    With the tokenizer the window gains up to a third of its length on either side, where that makes whole sentences.
 
     The category of a row is −1 unless its token belongs to a word of the selection. `words` are the tokens' positions.
     """
@@ -199,7 +203,12 @@ def excerpt(selection: Selection, length: int) -> Selection:
     score = np.sum(counts, axis=0) + 2 * np.min(counts, axis=0)
     is_long_enough = tokens.valid.sum(1) >= length
     sequence, start = np.unravel_index(np.where(is_long_enough[:, None], score, -1).argmax(), score.shape)
-    positions = np.arange(start, min(start + length, int(tokens.valid[sequence].sum())))
+    count = int(tokens.valid[sequence].sum())
+    start, stop = int(start), min(int(start) + length, count)
+    if tokenizer is not None:
+        texts = readable_tokens(tokenizer, tokens.input_ids[sequence][:count].tolist())
+        start, stop = whole_sentences(texts, start, stop, length // 3)
+    positions = np.arange(start, stop)
     return replace(
         selection,
         sequence=np.full(len(positions), sequence),

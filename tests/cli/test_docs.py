@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from pyarrow.parquet import read_table
 
@@ -17,9 +18,9 @@ MOST_LINES = 40  # of a profile, imports included
 
 
 def blocks(language: str) -> list[str]:
-    """The code on the page: the contrast's first, then the profile's and the intervention's."""
+    """The code on the page: the contrast's, the profile's, the regression's, the intervention's, the optimisation's."""
     found = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-    assert len(found) == 3
+    assert len(found) == 5
     return found
 
 
@@ -88,8 +89,37 @@ def test_the_profile_of_the_page_is_short_and_runs_from_another_folder(quick_cli
     assert {"activation_over_sentence_position.png", "sentence_position_and_frequency.png"} <= figures
 
 
+def test_the_regression_of_the_page_runs_from_another_folder(quick_cli, tmp_path):
+    written(tmp_path, "numbers_in_text", "numbers", 2)
+    command = "--config-dir conf experiment=numbers model=mini dataset=pydoc"
+    assert f"python -m neurexp {command}" in PAGE
+    small = ("experiment.layer=1", "experiment.permutations=100", "experiment.shuffles=1")
+    process = quick_cli(*command.split(), "tracking=off", *small, "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
+    assert any(
+        "neurons" in line and "are number neurons: significant in the same" in line for line in summary["findings"]
+    )
+    rows = read_table(tmp_path / "run" / "rows.parquet").to_pandas()
+    assert set(rows["comparison"]) == {"others", "words", "signs"}
+    told = rows[rows["comparison"] == "words"]
+    assert (told["word"].str.isdecimal() == (told["label"] == 1)).all()
+    assert told["label"].mean() == 0.5
+
+
+@pytest.mark.slow
+def test_the_optimisation_of_the_page_runs_from_another_folder(quick_cli, tmp_path):
+    written(tmp_path, "favourites", "favourites", 4)
+    command = "--config-dir conf experiment=favourites model=mini dataset=pydoc"
+    assert f"python -m neurexp {command}" in PAGE
+    small = ("dataset.tokens=256", "experiment.steps=3", "experiment.search_steps=1", "experiment.starts=2")
+    process = quick_cli(*command.split(), "tracking=off", *small, "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    assert read_table(tmp_path / "run" / "neurons.parquet")["layer"].to_pylist() == list(range(6))
+
+
 def test_the_intervention_of_the_page_runs_from_another_folder(quick_cli, tmp_path):
-    written(tmp_path, "writers", "writers", 2)
+    written(tmp_path, "writers", "writers", 3)
     command = "--config-dir conf experiment=writers model=mini dataset=pydoc"
     assert f"python -m neurexp {command}" in PAGE
     small = ("dataset.tokens=256", "dataset.sequence_length=64", "experiment.draws=20", "experiment.sample=3")

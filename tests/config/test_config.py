@@ -202,6 +202,21 @@ def explanation(*overrides: str) -> str | None:
             "dataset=c4: no such choice; a file or folder is dataset=text dataset.path=c4, a dataset of the Hub "
             "dataset=hub dataset.name=c4 (choices: fineweb, hub, pydoc, text)",
         ),
+        (
+            "model=/models/mine",
+            "model=/models/mine: no such choice; a Hub id or a folder is model=hub model.name=/models/mine (choices: ",
+        ),
+        (
+            "model=EleutherAI/mini",  # near a choice, but no choice has a slash
+            "model=EleutherAI/mini: no such choice; a Hub id or a folder is model=hub model.name=EleutherAI/mini (",
+        ),
+        (
+            "dataset=books/text.txt",
+            "dataset=books/text.txt: no such choice; a file or folder is dataset=text dataset.path=books/text.txt, ",
+        ),
+        ("experiment=mine", "experiment=mine: no such choice; an experiment of your own needs --config-dir FOLDER ("),
+        ("layer=2", "layer: no such option; did you mean experiment.layer? (there are "),
+        ("tokens=9", "tokens: no such option; did you mean dataset.tokens? (there are "),
         ("dataset.token=1", "dataset.token: no such option; did you mean dataset.tokens? (there are dataset.source,"),
         ("run.sed=1", "run.sed: no such option; did you mean run.seed? (there are run.seed, run.outputs, run.reuse,"),
         ("run.reuse=maybe", "run.reuse: Value 'maybe' is not a valid bool (type str); give true or false"),

@@ -137,3 +137,13 @@ def with_bos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 def test_a_text_without_tokens_is_named(mini):
     with pytest.raises(UserError, match=r"^capture: text 1 \(''\) has no token; leave it out$"):
         neurexp.capture(mini, ["a", ""])
+
+
+def test_what_was_captured_shows_its_shapes_and_names_what_it_lacks(mini):
+    found = neurexp.capture(mini, ["Hello world", "A longer text"], layers=[0, 2])
+    length = found.input_ids.shape[1]
+    assert repr(found) == f"<activations: {{'MLP_0': [2, {length}, 768], 'MLP_2': [2, {length}, 768]}}>"
+    with pytest.raises(UserError, match=r"^MLP_1: was not captured \(there are MLP_0, MLP_2\)$"):
+        found["MLP_1"]
+    assert "MLP_1" not in found
+    assert found.get("MLP_1") is None

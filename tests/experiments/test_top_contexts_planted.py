@@ -97,5 +97,7 @@ def test_the_sentences_name_them(planted):
     assert "0.1 by being the first of a sequence (" in told
     assert "0.0 by one token alone (" in told
     assert "top token ' door'" in told
-    assert f"For {(NEURONS - len(PLANTED) + 1) / NEURONS:.1%} of the 40 neurons, none of these" in told
-    assert "is shown to explain 5 % of the variance (q < 0.05)." in told
+    assert (
+        f"For {(len(PLANTED) - 1) / NEURONS:.1%} of the 40 neurons, a property of the token is shown to explain" in told
+    )
+    assert f"5 % of the variance or more (q < 0.05); for {(NEURONS - len(PLANTED) + 1) / NEURONS:.1%} none is." in told

@@ -68,14 +68,14 @@ def test_what_is_missing_of_constant_neurons_is_said(tokenizer):
         assert report.metrics[f"{end}_without_contexts"] == 2
     assert "For 2 neurons, the lowest activation is shared by more tokens than are kept" in told
     assert report.metrics["neurons_constant"] == 2
-    assert "Among them are 2 neurons with one activation at all tokens." in told
+    assert "Among the latter are 2 neurons with one activation at all tokens." in told
 
 
 def test_without_tokens_in_a_half_nothing_is_explained(tokenizer):
     ids = np.concatenate([ordinary(tokenizer, 200), np.full(184, tokenizer.eos_token_id), ordinary(tokenizer, 16)])
     report = run(tokenizer, ids)
     assert report.findings[0].startswith("The halves of the sample have 200 tokens and 16 tokens that count: too few")
-    assert not any("cross-validated between" in line or "is shown to explain" in line for line in report.findings)
+    assert not any("cross-validated between" in line or "shown to explain" in line for line in report.findings)
     assert set(report.neurons["property"]) == {""}
     for name in ("ev_token", "ev_length", "ev_one_token", "ev_property"):
         assert np.isnan(report.neurons[name]).all()

@@ -461,3 +461,16 @@ def test_a_passage_without_tokens_and_a_page_without_passages():
 def test_the_page_is_the_same_each_time():
     one = passage(["a", " b"], [1, 2])
     assert page(one)[0] == page(one)[0]
+
+
+def test_every_passage_has_a_colour_scale_as_a_page_and_as_a_picture():
+    values = np.linspace(-1, 3, 101)
+    written, parsed = page(passage(["a"] * 101, values), passage([]))
+    steps = re.findall(r'<div style="background:(rgb\([\d,]+\))">([^<]+)</div>', written)
+    assert [text for _, text in steps] == ["≤ −0.92", "+0.04", "+1.00", "+1.96", "≥ +2.92"]
+    of_token = {attributes["title"]: attributes["style"] for attributes, _ in parsed.spans}
+    assert of_token["+1.000"] == f"background:{steps[2][0]}"
+    assert of_token["-1.000"] == f"background:{steps[0][0]}"
+    axes = picture(passage(["a"] * 101, values), passage(list("ab"), [5.0, 5.0]))
+    assert len(axes.images) == 2
+    assert "≥ +2.92" in texts_in(axes)

@@ -19,7 +19,7 @@ from neurexp.figures.cards import WIDTH, shown_tokens
 from neurexp.io.files import read_table
 from neurexp.pages import __main__ as command
 from neurexp.pages import card_of, read
-from neurexp.pages.html import card_html, visible
+from neurexp.pages.html import card_html, number, visible
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,18 @@ def test_a_card_says_what_the_files_say(run):
     ]
     assert card.histogram is not None
     assert [len(part) for part in card.histogram] == [9, 8]
+
+
+def test_a_card_is_readable_where_there_is_no_notebook(run):
+    card = neurexp.open_run(run).neuron(3, 1)
+    lines = repr(card).splitlines()
+    assert lines[0] == f"{card.heading} ({card.title})"
+    at = next(index for index, line in enumerate(lines) if line.startswith("Highest activations"))
+    assert lines[at + 1].startswith(f"  {number(card.top[0].value)}  ' dog' in ")
+    assert sum(" in '" in line or ' in "' in line for line in lines) == len(card.top) + len(card.bottom) == 8
+    assert f"  kurtosis = {number(float(card.statistics['kurtosis']))}" in lines
+    assert any(line.startswith(f"Explained variance: length {number(card.explained[0][1])}, ") for line in lines)
+    assert "\x1b" not in repr(replace(card, title="a title that colours the terminal: \x1b[31m"))
 
 
 def test_an_activation_beyond_the_contexts_own_is_told_as_a_limit(run):

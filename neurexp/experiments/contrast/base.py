@@ -102,7 +102,7 @@ class Contrast(Experiment[ContrastPlan]):
             found = self.in_text(model, rows, inputs.text)
             skipped = _each_once([*skipped, *inputs.text.skipped])
             if found is not None and len(found.words):
-                text = TextRows.of(found, excerpt(found, self.options.excerpt), model.tokenizer)
+                text = TextRows.of(found, excerpt(found, self.options.excerpt, model.tokenizer), model.tokenizer)
                 selections["text"] = only_needed(_joined(text.found, text.excerpt))
                 provenance["text_token_hash"] = found.tokens.hash
         return ContrastPlan(

@@ -77,12 +77,12 @@ def _labels(neurons: int, metrics: dict[str, float]) -> str:
     shares = {label: metrics[f"share_{label}"] for label in LABELS if label != NONE}
     named = sorted((label for label in shares if shares[label] >= NAMED), key=lambda label: -shares[label])
     line = (
-        f"For {metrics[f'share_{NONE}']:.1%} of the {number_of(neurons, 'neuron')}, none of these properties of a "
-        "token is shown to explain 5 % of the variance (q < 0.05)."
+        f"For {1 - metrics[f'share_{NONE}']:.1%} of the {number_of(neurons, 'neuron')}, a property of the token is "
+        f"shown to explain 5 % of the variance or more (q < 0.05); for {metrics[f'share_{NONE}']:.1%} none is."
     )
     if constant := int(metrics["neurons_constant"]):
-        line += f" Among them {'is' if constant == 1 else 'are'} {number_of(constant, 'neuron')} with one activation "
-        line += "at all tokens."
+        line += f" Among the latter {'is' if constant == 1 else 'are'} {number_of(constant, 'neuron')} with one "
+        line += "activation at all tokens."
     if named:
         told = ", ".join(f"{WORDS[label]} for {shares[label]:.1%}" for label in named)
         line += f" The simplest property that tells enough is {told}."
