@@ -97,12 +97,13 @@ def _ways(data: OptimisationData, strings: Table, unit: int, row: dict) -> str:
 
 def _ascent(data: OptimisationData, unit: int, row: dict) -> str:
     alike = row["p_cosine_optima"] < LEVEL and row["cosine_optima_low"] > row["cosine_null_high"]
+    low, high = row["cosine_optima_low"], row["cosine_optima_high"]
+    interval = "" if np.isnan(low) else f" ({low:.3f} to {high:.3f})"  # two starts have no jackknife
     return (
         f"{data.name_of(unit)}, gradient ascent in embedding space: from {row['start_activation']:.3g} to "
         f"{row['embedding_activation']:.3g} in the mean of {data.options.starts} starts, {row['embedding_best']:.3g} "
         f"at best; an embedding is {row['norm_ratio']:.2g} times as long at the end. Two optima have a cosine "
-        f"similarity of {row['cosine_optima']:.3f} ({row['cosine_optima_low']:.3f} to "
-        f"{row['cosine_optima_high']:.3f}), two starts {row['cosine_starts']:.3f} (random: "
+        f"similarity of {row['cosine_optima']:.3f}{interval}, two starts {row['cosine_starts']:.3f} (random: "
         f"{row['cosine_null_low']:.3f} to {row['cosine_null_high']:.3f}; p = {row['p_cosine_optima']:.2g}), two "
         f"displacements {row['cosine_displacements']:.3f}: the optima are "
         f"{'more alike than random starts' if alike else 'not shown to be more alike than random starts'}."
