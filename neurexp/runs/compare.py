@@ -68,6 +68,10 @@ def compare(runs: list[FinishedRun], lead: float = 1.0, by: Sequence[str] = ()) 
         raise UserError(f"--lead {lead:g}: give per cent of a layer's neurons, above 0 and below 100")
     if len(by) > 1 and len(by) != len(runs):
         raise UserError(f"--by {','.join(by)}: give one column, or one for each of the {len(runs)} runs")
+    places = [str(Path(run.place).resolve()) for run in runs]  # an id in MLflow stays distinct, too
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:  # every neuron would agree with itself
+            raise UserError(f"compare: {run.place} is given {places.count(place)} times; give each run once")
     wanted = list(by) * (len(runs) if len(by) == 1 else 1) or [run.summary["statistic"] for run in runs]
     parts = [(part, column) for run, column in zip(runs, wanted, strict=True) for part in run.by_site()]
     if len(parts) < 2:

@@ -390,6 +390,22 @@ def test_earlier_targets_of_both_categories_or_of_the_same_word_do_not_count(tmp
     assert {word: found[word] for word in ("cup", "saw", "pan")} == {"cup": [-1, -1, -1], "saw": [0], "pan": [-1]}
 
 
+def test_a_target_at_the_first_position_has_no_displacement(tmp_path, model):
+    first = [
+        one | {"text": f"{one['target'].capitalize()} was there.", "target": one["target"].capitalize()} for one in GOOD
+    ]
+    found = {}
+    for name, lines in (("behind", GOOD), ("both", [*GOOD, *first]), ("first", first)):
+        experiment = Categories(options(sentences=written(tmp_path, good=lines), layer=[1]))
+        plan = experiment.prepare(inputs_of(model))
+        assert not model.begins_with_bos
+        found[name] = experiment.analyse(plan, run_passes(plan))
+    for name in ("displacement_first", "displacement_last_relative"):
+        assert found["both"].layers[name][0] == pytest.approx(found["behind"].layers[name][0])
+    assert "displacement_first" not in found["first"].layers
+    assert any("no target of set 1 has several tokens and text before it" in one for one in found["first"].findings)
+
+
 # Planted neurons
 
 CATEGORY, TWO_WORDS, ONE_WORD, ONE_SENTENCE, EARLIER, NOISE = range(6)

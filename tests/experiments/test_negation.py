@@ -198,7 +198,7 @@ def test_a_negation_neuron_is_found_and_one_for_not_alone_is_not_taken_for_it(re
     assert neurons["p_types_max_pairs"][ONE_WORD] < 0.05 < neurons["p_types_max_words"][ONE_WORD]
     # What negates in part need only agree in sign, with p < 0.05
     assert report.metrics["survivors_hold_graded_words"] == 1
-    assert "1 neuron (2.5%) are negation neurons" in "\n".join(report.findings)
+    assert "Negation neurons: 1 (2.5% of all), significant in" in "\n".join(report.findings)
 
 
 def test_words_that_negate_in_part_lie_where_they_were_planted(data, report):

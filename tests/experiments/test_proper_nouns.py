@@ -144,7 +144,7 @@ def test_a_neuron_for_names_is_found_and_one_for_capitals_is_not_taken_for_it(re
     assert report.neurons["beta_capitals"][START] < 0
     assert not survives[START]
     assert not survives[NOISE:].any()
-    assert "2 neurons (5.0%) are proper-noun neurons" in report.findings[6]
+    assert "Proper-noun neurons: 2 (5.0% of all), significant in" in report.findings[6]
     assert f"2.{EXACT} (+∞ and +∞), 2.{NAME} (+" in report.findings[8]
 
 

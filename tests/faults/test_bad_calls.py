@@ -153,6 +153,7 @@ def runs(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     }.items():
         (spoil(name) / "summary.json").write_text(content, "utf-8")
+    spoil("again")
     (spoil("no_table") / "neurons.parquet").unlink()
     (spoil("torn_table") / "neurons.parquet").write_bytes(b"PAR1, but no more than that")
     shutil.copy(folder / "sound" / "layers.parquet", spoil("wrong_table") / "neurons.parquet")
@@ -179,11 +180,12 @@ COMPARED = [
     (["{runs}/no_metrics"], "no_metrics: its summary.json is not that of one finished run (metrics missing)"),
     (["{runs}/many_layers"], "many_layers: its summary.json is not that of one finished run (model_layers missing)"),
     (["{runs}/other_model"], ", {runs}/other_model: \\x1b[2J\\n, "),
+    (["{runs}/nothing/../sound"], "compare: {runs}/sound is given 2 times; give each run once"),
     (["{runs}/no_table"], "no_table: not the folder of a finished run (neurons.parquet missing)"),
     (["{runs}/torn_table"], "torn_table: cannot be read (Could not open Parquet"),
     (["{runs}/wrong_table"], "compare: {runs}/wrong_table has no r_length"),
     (["0123", "--uri", "nonsense://x"], "--uri=nonsense://x: MLflow cannot be opened there"),
-    (["{runs}/sound", "--outputs", "/proc/none"], "--outputs /proc/none: /proc/none/compare/"),
+    (["{runs}/again", "--outputs", "/proc/none"], "--outputs /proc/none: /proc/none/compare/"),
 ]
 
 

@@ -98,8 +98,8 @@ def _leak(layers: Table, metrics: Metrics) -> str:
 
 def _displacement(data: CategoryData, metrics: Metrics) -> str:
     if "displacement_last_largest" not in metrics:
-        few = not ((data.sets["words"].rows.lengths > 1) & (data.sets["words"].rows.start > 0)).any()
-        why = "no target of set 1 has several tokens" if few else "this model's residual stream cannot be read"
+        none = "no target of set 1 has several tokens and text before it"
+        why = "this model's residual stream cannot be read" if len(data.several_tokens) else none
         return f"The displacement of a word's first and last tokens is not measured: {why}."
     words = len(np.unique(data.several_tokens))
     places = [

@@ -116,9 +116,9 @@ def _survivors(data: RegressionData, metrics: Metrics) -> str:
     also = f" {metrics['number_survivors_types']} also pass the test over word types in both."
     types = "" if verdict.over_types else also
     return (
-        f"{_neurons(count)} ({metrics['survivors']:.1%}) are {verdict.what}: significant in the same direction "
-        f"{first.name} and {last.name}{by_types}, so {verdict.confound} do not explain them. That is "
-        f"{metrics['main_survive']:.0%} of those that are significant {first.name}. "
+        f"{verdict.what[0].upper()}{verdict.what[1:]}: {count:g} ({metrics['survivors']:.1%} of all), significant in "
+        f"the same direction {first.name} and {last.name}{by_types}, so {verdict.confound} do not explain them. That "
+        f"is {metrics['main_survive']:.0%} of those that are significant {first.name}. "
         f"{metrics['number_survivors_positive']} are higher on {first.one}."
         f"{types}{held}"
     )
