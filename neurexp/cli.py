@@ -32,6 +32,7 @@ from neurexp.console import terminal
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
+from neurexp.io.provenance import version_of
 from neurexp.report.folder import CHECKPOINTS, HYDRA, LOCK, LOG, NOTE, TRACEBACK
 from neurexp.runs import sweep as sweeps
 from neurexp.runs.sweep_job import Membership
@@ -206,6 +207,9 @@ def main() -> None:
     try:
         try:
             _check_dashes(sys.argv)
+            if "--version" in sys.argv:  # Hydra's has its own version only
+                print(f"neurexp {version_of('neurexp') or 'of a checkout'}, Hydra {hydra.__version__}")
+                return
             if "--sites" in sys.argv:
                 from neurexp.runs.show_sites import show_sites
 

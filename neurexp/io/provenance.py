@@ -45,7 +45,7 @@ def of_process() -> dict[str, Any]:
     called = arguments_of_call.get()
     arguments = sys.argv[1:] if called is None else called
     return {
-        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: version_of(name) for name in PACKAGES} | {"python": platform.python_version()},
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         "git_commit": commit and commit.strip(),
         "git_dirty": bool(difference or _git(folder, "status", "--porcelain", "-uno")) if commit else None,
@@ -128,7 +128,8 @@ def hash_of_tokenizer(tokenizer) -> str:
     return hashlib.sha256(f"{text}{special}".encode()).hexdigest()
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """The version of an installed package; None for one that is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:  # a checkout that is not installed

@@ -603,7 +603,7 @@ def test_words_and_texts_reach_no_page_file_name_or_store_unescaped(quick_cli, t
     for page in pages:
         content = page.read_text("utf-8")
         elements = set(re.findall(r"<\s*/?\s*(\w+)", content))
-        assert elements <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "span", "footer"}
+        assert elements <= {"html", "head", "meta", "title", "style", "body", "div", "h1", "h2", "p", "span", "footer"}
         assert "\x1b" not in content
         assert "\u202e" not in content
     names = [path.name for path in (tmp_path / "outputs").rglob("*")]

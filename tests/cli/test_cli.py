@@ -140,6 +140,12 @@ def test_a_run_is_quiet_on_standard_error_and_tells_what_it_found_and_where_it_l
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["cache", "token_length"]
 
 
+def test_the_version_is_that_of_neurexp(quick_cli):
+    process = quick_cli("--version")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert re.fullmatch(r"neurexp (\d+\.\d+\.\d+|of a checkout), Hydra 1\.\d+\.\d+\n", process.stdout)
+
+
 def test_a_tracked_run_says_how_to_open_mlflow(finished):
     assert "; open with: python -m neurexp.ui\n" in finished.process.stdout
     assert finished.process.stderr == ""
@@ -167,12 +173,14 @@ def test_a_run_leaves_the_files_of_the_contract_and_nothing_else(finished):
         "figures/length_and_frequency.png",
         "figures/r_by_layer.png",
         "figures/r_map.png",
+        "figures/strongest_neurons.png",
         "figures/token_lengths.png",
         "histograms.safetensors",
         "layers.parquet",
         "length_curves.safetensors",
         "neurexp.log",
         "neurons.parquet",
+        "strongest.parquet",
         "summary.json",
         "tokens.safetensors",
     }
