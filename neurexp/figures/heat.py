@@ -35,7 +35,7 @@ LINES = ("underline", "underline dotted", "underline dashed", "underline wavy")
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
     """The activations of the palest and of the darkest colour: all but the outermost 2 % at either end lie between."""
-    low, high = np.quantile(values, (0.02, 0.98))
+    low, high = np.nanquantile(values, (0.02, 0.98))
     return float(low), float(high)
 
 
@@ -154,6 +154,8 @@ def _lines(passage: Passage) -> list[list[tuple[int, int]]]:
 
 
 def _css(colour: np.ndarray) -> str:
+    if colour[3] == 0:  # where no activation is
+        return "transparent"
     return f"rgb({','.join(str(round(255 * float(part))) for part in colour[:3])})"
 
 

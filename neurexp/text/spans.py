@@ -179,10 +179,33 @@ def each_text_once(selection: Selection) -> Selection:
     return replace(selection, tokens=kept, sequence=place.reshape(-1)[selection.sequence])
 
 
-def excerpt(selection: Selection, length: int, tokenizer: PreTrainedTokenizerBase | None = None) -> Selection:
+def excerpts(selection: Selection, length: int, most: int, tokenizer: PreTrainedTokenizerBase) -> list[Selection]:
+    """Up to `most` excerpts of whole sentences that do not overlap, that with most words first; at least one."""
+    taken, found = np.zeros(selection.tokens.valid.shape, dtype=bool), []
+    for _ in range(most):
+        free = (~taken & selection.tokens.valid).sum(1).max()
+        if found and free < length:
+            break
+        one = excerpt(selection, length, tokenizer, taken)
+        sequence, first, last = int(one.sequence[0]), int(one.start[0]), int(one.stop[-1])
+        if taken[sequence, first:last].any():
+            break
+        found.append(one)
+        # The next one may grow to whole sentences, and must not reach into this one
+        taken[sequence, max(0, first - length // 3) : last + length // 3] = True
+    return found
+
+
+def excerpt(
+    selection: Selection,
+    length: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    taken: np.ndarray | None = None,
+) -> Selection:
     """The window of `length` tokens with most words, if possible of every category. Each of its tokens is a row.
 
     With the tokenizer the window gains up to a third of its length on either side, where that makes whole sentences.
+    Windows with a token that is `taken` `[sequences, length]` come last.
 
     The category of a row is −1 unless its token belongs to a word of the selection. `words` are the tokens' positions.
     """
@@ -201,6 +224,9 @@ def excerpt(selection: Selection, length: int, tokenizer: PreTrainedTokenizerBas
     ):
         category[sequence, start:stop] = label
     score = np.sum(counts, axis=0) + 2 * np.min(counts, axis=0)
+    if taken is not None:
+        inside = np.pad(taken.cumsum(1), ((0, 0), (1, 0)))
+        score = np.where(inside[:, length:] > inside[:, :-length], -1, score)
     is_long_enough = tokens.valid.sum(1) >= length
     sequence, start = np.unravel_index(np.where(is_long_enough[:, None], score, -1).argmax(), score.shape)
     count = int(tokens.valid[sequence].sum())

@@ -294,6 +294,8 @@ def test_the_leak_of_an_earlier_target(report, by_hand, layer):
     assert row_of(report, "leak_share_low", layer) == pytest.approx(low, abs=1e-4)
     assert row_of(report, "leak_share_high", layer) == pytest.approx(high, abs=1e-4)
     p = np.mean(np.abs(values) >= np.abs(values[0]) - 1e-12, axis=0)
+    assert report.metrics["leak_layers"] == (report.layers["leak_share_p"] < 0.05).sum()
+    assert (report.metrics["rows_leak_all"], report.metrics["words_leak_all"]) == (48, 8)
     assert np.mean(of_layer(report, "p_leak", layer) == p) > 0.95  # float32 activations may exchange two splits
     np.testing.assert_allclose(of_layer(report, "p_leak", layer), p, atol=2.1 / 35)
 
@@ -402,6 +404,9 @@ def test_a_target_at_the_first_position_has_no_displacement(tmp_path, model):
         found[name] = experiment.analyse(plan, run_passes(plan))
     for name in ("displacement_first", "displacement_last_relative"):
         assert found["both"].layers[name][0] == pytest.approx(found["behind"].layers[name][0])
+    layers = found["both"].layers
+    more = layers["displacement_last_relative"] > layers["displacement_first_relative"]
+    assert found["both"].metrics["displacement_last_more"] == more.sum()
     assert "displacement_first" not in found["first"].layers
     assert any("no target of set 1 has several tokens and text before it" in one for one in found["first"].findings)
 

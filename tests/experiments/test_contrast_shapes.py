@@ -178,3 +178,14 @@ def test_the_log_says_how_long_an_analysis_will_take(monkeypatch, caplog):
     assert len(said) == 1
     assert said[0].startswith("Analysis: about ")
     assert "2 layers of 20 rows × 6 neurons" in said[0]
+
+
+def test_a_neuron_shows_the_stretches_with_its_most_active_tokens():
+    rows = selection([f"{place}" for place in range(9)], [-1, 0, -1, -1, 1, -1, -1, -1, 0])
+    shown = (*((name, place, place + 1) for place, name in enumerate("abcdefgh")), ("ij", 7, 9))
+    text = TextRows(rows, rows, shown, ((0, 3), (3, 6), (6, 9)))
+    texts, values, categories = text.around_strongest(np.array([0.0, 5, 0, 1, 1, 1, 0, 0, 9], dtype=np.float32))
+    assert texts == ["a", "b", "c", " […] ", "g", "h", "ij"]
+    assert values[[1, 6]].tolist() == [5, 4.5]
+    assert np.isnan(values[3])
+    assert categories.tolist() == [-1, 0, -1, -1, -1, -1, 0]

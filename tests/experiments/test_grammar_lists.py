@@ -13,6 +13,7 @@ from pyarrow import parquet
 from neurexp.config.schema import DatasetConfig, Source
 from neurexp.errors import UserError
 from neurexp.experiments.contrast import ContrastData, ContrastPlan
+from neurexp.experiments.contrast.data import GAP
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.models.load import load_model
 from neurexp.report.report import Report
@@ -76,22 +77,36 @@ def test_chinese_words_are_found_in_unspaced_text_and_shown_as_characters(model,
     assert shown is not None
     assert rows is not None
     tokens, values, listed = shown
-    assert "".join(tokens) in SENTENCE * 40
+    passages = "".join(tokens).split(GAP)
+    assert len(passages) > 1
+    assert all(passage in SENTENCE * 40 for passage in passages)
     assert len(tokens) < len(excerpt.words)
     assert not any("\ufffd" in token for token in tokens)
     # The value of a character is the mean over its tokens, and its category that of its word
-    own, first = rows[1][:, 5], int(excerpt.start[0])
-    ids, place, expected = found.tokens.input_ids[0].tolist(), 0, []
-    assert set(excerpt.sequence) == {0}  # which no other sequence's character goes over into
-    while len(expected) < len(tokens):
-        stop = place + 1
-        while "\ufffd" in model.tokenizer.decode(ids[place:stop]):
-            stop += 1
-        if place >= first:
-            span = slice(place - first, stop - first)
-            text = model.tokenizer.decode(ids[place:stop])
-            expected.append((text, own[span].mean(), excerpt.category[span].max()))
-        place = stop
+    own = rows[1][:, 5]
+    row_of = {
+        place: row for row, place in enumerate(zip(excerpt.sequence.tolist(), excerpt.start.tolist(), strict=True))
+    }
+    windows = [[]]
+    for sequence, ids in enumerate(found.tokens.input_ids.tolist()):
+        place = 0
+        while place < len(ids):
+            stop = place + 1
+            while "\ufffd" in model.tokenizer.decode(ids[place:stop]) and stop < len(ids):
+                stop += 1
+            text, first = model.tokenizer.decode(ids[place:stop]), row_of.get((sequence, place))
+            if first is not None and (sequence, stop - 1) in row_of and "\ufffd" not in text:
+                span = slice(first, first + stop - place)
+                windows[-1].append((text, own[span].mean(), excerpt.category[span].max()))
+            elif windows[-1]:
+                windows.append([])
+            place = stop
+        windows.append([])
+    # The two in which the neuron is most active, in the text's order
+    windows = [window for window in windows if window]
+    best = sorted(range(len(windows)), key=lambda index: -max(value for _, value, _ in windows[index]))[:2]
+    one, two = (windows[index] for index in sorted(best))
+    expected = [*one, (GAP, np.nan, -1), *two]
     assert [text for text, _, _ in expected] == tokens
     np.testing.assert_allclose(values, [value for _, value, _ in expected], atol=1e-6)
     assert listed.tolist() == [category for _, _, category in expected]

@@ -57,6 +57,11 @@ def test_planted_neurons_are_found_against_chance_and_named(made):
     assert pairs["both"][0] >= 3
     assert pairs["expected"] == pytest.approx(4 * 2 * 2 / 250, abs=0.01)  # 2 of 250 neurons, and ties
     assert pairs["p"][0] < 1e-4
+    for row in range(3):
+        first, second = (f"_{pairs[end][row]}" for end in ("first", "second"))
+        both = agreed[f"leads{first}"] & agreed[f"leads{second}"]
+        same = np.sign(agreed[f"value{first}"]) == np.sign(agreed[f"value{second}"])
+        assert (pairs["both"][row], pairs["same_sign"][row]) == (both.sum(), (both & same).sum())
     told = "\n".join(report.findings)
     assert "1.7 (3 runs)" in told
     assert "question_0, model on text" in told

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from neurexp.errors import UserError
 from neurexp.models.locations import MINI
-from neurexp.text.spans import Selection, align, each_text_once, excerpt, only_needed, pairing_order, place
+from neurexp.text.spans import Selection, align, each_text_once, excerpt, excerpts, only_needed, pairing_order, place
 from neurexp.text.tokens import Tokens
 from neurexp.text.words import OWN_LISTS, read_lists
 
@@ -271,3 +271,14 @@ def test_a_text_of_several_rows_is_run_once():
     fewer = only_needed(once.only(np.array([False, True, False, True])))
     assert len(fewer.tokens.valid) == 2
     assert [fewer.ids(row) for row in range(2)] == [rows.ids(1), rows.ids(3)]
+
+
+def test_several_excerpts_do_not_overlap_and_that_with_most_words_comes_first(tokenizer):
+    one = marked(["00.......................1...............0", "0........................................."])
+    found = excerpts(one, 6, 3, tokenizer)
+    places = {(int(each.sequence[0]), int(position)) for each in found for position in each.start}
+    assert len(places) == sum(len(each.start) for each in found)
+    assert len(found) == 3
+    words = [int((each.category >= 0).sum()) for each in found]
+    assert words[0] == max(words) == 2
+    assert all(len(each.start) >= 6 for each in found)

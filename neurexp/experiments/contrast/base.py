@@ -26,7 +26,7 @@ from neurexp.models.load import LanguageModel
 from neurexp.report.report import Report
 from neurexp.text.occurrences import find_occurrences
 from neurexp.text.skipped import Skipped
-from neurexp.text.spans import Selection, excerpt, only_needed
+from neurexp.text.spans import Selection, only_needed
 from neurexp.text.tokens import Tokens
 
 RESERVED = {"words", "text", "one_token"}  # a condition cannot have these names
@@ -102,7 +102,7 @@ class Contrast(Experiment[ContrastPlan]):
             found = self.in_text(model, rows, inputs.text)
             skipped = _each_once([*skipped, *inputs.text.skipped])
             if found is not None and len(found.words):
-                text = TextRows.of(found, excerpt(found, self.options.excerpt, model.tokenizer), model.tokenizer)
+                text = TextRows.of(found, self.options.excerpt, model.tokenizer)
                 selections["text"] = only_needed(_joined(text.found, text.excerpt))
                 provenance["text_token_hash"] = found.tokens.hash
         return ContrastPlan(

@@ -13,7 +13,7 @@ from neurexp.engine.reducers.rows import Rows
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
 from neurexp.text.characters import readable_tokens
-from neurexp.text.spans import Selection
+from neurexp.text.spans import Selection, excerpts
 
 FEWEST = 4  # rows of a category; a smaller category is not compared
 
@@ -32,6 +32,10 @@ class Options(base.Options):
     excerpt: int = 120
 
 
+SHOWN, STRETCHES = 2, 4  # excerpts that a neuron shows, and those that they are chosen from
+GAP = " […] "  # between two of them
+
+
 @dataclass(frozen=True)
 class Condition:
     """The same labelled words in other rows."""
@@ -42,27 +46,68 @@ class Condition:
 
 @dataclass(frozen=True)
 class TextRows:
-    """Labelled rows of running text, and an excerpt to look at.
+    """Labelled rows of running text, and excerpts to look at.
 
     Args:
         found: the labelled rows.
-        excerpt: a row for each token of a stretch of the text.
+        excerpt: a row for each token of one or several stretches of the text.
         shown: the excerpt's texts, each with the range [start, stop) of the excerpt's rows that it covers. Tokens that
             are parts of one character are one text.
+        stretches: the range [start, stop) of `shown` that each stretch has.
     """
 
     found: Selection
     excerpt: Selection
     shown: tuple[tuple[str, int, int], ...]
+    stretches: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def of(cls, found: Selection, excerpt: Selection, tokenizer: Any) -> "TextRows":
-        """Divides the excerpt into texts."""
-        sequence, first, last = int(excerpt.sequence[0]), int(excerpt.start[0]), int(excerpt.stop[-1])
-        ids = excerpt.tokens.input_ids[sequence][excerpt.tokens.valid[sequence]]
-        texts = readable_tokens(tokenizer, ids.tolist())
-        shown = [(text, start - first, stop - first) for text, start, stop in texts if first <= start and stop <= last]
-        return cls(found, excerpt, tuple(shown))
+    def of(cls, found: Selection, length: int, tokenizer: Any) -> "TextRows":
+        """Chooses the excerpts, of which a neuron shows about `length` tokens, and divides them into texts."""
+        chosen = excerpts(found, -(-length // SHOWN), STRETCHES, tokenizer)
+        chosen.sort(key=lambda one: (int(one.sequence[0]), int(one.start[0])))
+        shown: list[tuple[str, int, int]] = []
+        stretches, rows = [], 0
+        for one in chosen:
+            sequence, first, last = int(one.sequence[0]), int(one.start[0]), int(one.stop[-1])
+            ids = one.tokens.input_ids[sequence][one.tokens.valid[sequence]]
+            texts = readable_tokens(tokenizer, ids.tolist())
+            inside = [(text, start, stop) for text, start, stop in texts if first <= start and stop <= last]
+            stretches.append((len(shown), len(shown) + len(inside)))
+            shown += [(text, rows + start - first, rows + stop - first) for text, start, stop in inside]
+            rows += last - first
+        names = ("sequence", "start", "stop", "category")
+        joined = {name: np.concatenate([getattr(one, name) for one in chosen]) for name in names}
+        words = [word for one in chosen for word in one.words]
+        return cls(found, replace(chosen[0], **joined, words=words), tuple(shown), tuple(stretches))
+
+    def around_strongest(self, values: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """The texts of the stretches in which a neuron is most active, with its activation and category on each.
+
+        Args:
+            values: `[rows of the excerpt]` of the neuron.
+
+        Returns:
+            The texts, in the text's order; the activation on each, the mean where a text is several tokens; the
+            category of each, −1 for what is no listed word. Between two stretches stands a text without activation.
+        """
+        spans = [slice(start, stop) for _, start, stop in self.shown]
+        means = np.array([values[span].mean() for span in spans], dtype=values.dtype)
+        categories = np.array([self.excerpt.category[span].max() for span in spans], dtype=np.int64)
+        filled = [(start, stop) for start, stop in self.stretches or ((0, len(spans)),) if stop > start]
+        strongest = sorted(filled, key=lambda stretch: -means[stretch[0] : stretch[1]].max())[:SHOWN]
+        texts: list[str] = []
+        parts: list[np.ndarray] = []
+        kinds: list[np.ndarray] = []
+        for start, stop in sorted(strongest):
+            if texts:
+                texts.append(GAP)
+                parts.append(np.array([np.nan], dtype=values.dtype))
+                kinds.append(np.array([-1]))
+            texts += [text for text, _, _ in self.shown[start:stop]]
+            parts.append(means[start:stop])
+            kinds.append(categories[start:stop])
+        return texts, np.concatenate([*parts, means[:0]]), np.concatenate([*kinds, categories[:0]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,20 +221,11 @@ class ContrastData:
         return rows[:count], rows[count:]
 
     def excerpt_of(self, layer: int, neuron: int) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-        """The excerpt's texts, one neuron's activation on each, and the category of each (−1: not a listed word).
-
-        The activation on a text of several tokens is the mean over them.
-        """
+        """`TextRows.around_strongest` of a neuron; None without a text."""
         rows = self.text_rows(layer)
         if self.text is None or rows is None:
             return None
-        values, categories = rows[1][:, neuron], self.text.excerpt.category
-        spans = [slice(start, stop) for _, start, stop in self.text.shown]
-        return (
-            [text for text, _, _ in self.text.shown],
-            np.array([values[span].mean() for span in spans], dtype=values.dtype),
-            np.array([categories[span].max() for span in spans], dtype=np.int64),
-        )
+        return self.text.around_strongest(rows[1][:, neuron])
 
 
 def number_words(rows: Selection) -> tuple[np.ndarray, list[tuple[int, str]]]:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from neurexp.experiments.contrast.analysis import LayerAnalysis
-from neurexp.experiments.contrast.data import ContrastData
+from neurexp.experiments.contrast.data import SHOWN as SHOWN_OF_TEXT
+from neurexp.experiments.contrast.data import STRETCHES, ContrastData
 from neurexp.report.report import Table
 from neurexp.stats.association import LEVEL
 
@@ -203,7 +204,8 @@ class Figures:
         joined = len(text.shown) < len(text.excerpt.words)
         return (
             f"{self.data.label}; the text has {len(text.found.words)} occurrences of listed words, at most "
-            f"{self.data.options.occurrences} of each; colour: the neuron's activation"
+            f"{self.data.options.occurrences} of each; of up to {STRETCHES} passages with many of them the "
+            f"{SHOWN_OF_TEXT} with the neuron's most active tokens; colour: the neuron's activation"
             f"{', the mean where one character is several tokens' if joined else ''}"
         )
 

@@ -30,7 +30,7 @@ from neurexp.experiments.regression.data import (
 from neurexp.experiments.regression.report import write
 from neurexp.report.report import Report
 from neurexp.report.words import number_of
-from neurexp.text.spans import Selection, excerpt
+from neurexp.text.spans import Selection
 from neurexp.text.tokens import Tokens
 
 
@@ -87,9 +87,7 @@ class Regression(Experiment[RegressionPlan]):
         main = kept[self.verdict.decisive[0]].rows.tokens
         shown, passage = chosen.shown, None
         if shown is not None and len(shown.words):
-            passage = TextRows.of(
-                shown, excerpt(shown, self.options.excerpt, inputs.model.tokenizer), inputs.model.tokenizer
-            )
+            passage = TextRows.of(shown, self.options.excerpt, inputs.model.tokenizer)
         sources = {}  # comparison → its pass: “text”, or the first comparison of the same other tokens
         for name, one in kept.items():
             same = next(other for other in kept if kept[other].rows.tokens is one.rows.tokens)

@@ -185,18 +185,8 @@ class RegressionData:
         return self.activations[self.plan.sources[comparison]][layer][self.plan.places[comparison]]
 
     def excerpt_of(self, layer: int, neuron: int) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-        """The excerpt's texts, the neuron's activation on each, and each one's category or −1.
-
-        The activation on a text of several tokens is the mean over them.
-        """
+        """`TextRows.around_strongest` of a neuron; None without an excerpt."""
         text = self.plan.text
         if text is None:
             return None
-        values = self.activations["text"][layer][-len(text.excerpt.start) :, neuron]
-        categories = text.excerpt.category
-        spans = [slice(start, stop) for _, start, stop in text.shown]
-        return (
-            [shown for shown, _, _ in text.shown],
-            np.array([values[span].mean() for span in spans], dtype=values.dtype),
-            np.array([categories[span].max() for span in spans], dtype=np.int64),
-        )
+        return text.around_strongest(self.activations["text"][layer][-len(text.excerpt.start) :, neuron])

@@ -168,7 +168,8 @@ class Figures:
         return passages
 
     def _about_heat(self) -> str:
-        return f"{self.measured}; a passage of the held-out text; colour: the neuron's activation"
+        which = "passages of the held-out text with the neuron's most active tokens"
+        return f"{self.measured}; {which}; colour: the neuron's activation"
 
     def heat_map(self):
         from neurexp.figures.heat import heat_map
