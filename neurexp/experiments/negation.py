@@ -1,7 +1,8 @@
 """Negation: which neurons answer to negation, and not only to the words “not” and “never”?
 
 A neuron is called a negation neuron if it differs in the same direction in `words` and in `pairs`, each by a test whose
-unit is the word or the frame, corrected for the layer. So neither a single word nor the word's own place explains it.
+unit is the word or the negation, corrected for the layer. So neither a single word nor the word's own place explains
+it.
 
 - `lecture`: negated words against affirmative auxiliaries, as they come in running text.
 - `words`: negative against positive words of several kinds, at most some of each.
@@ -30,7 +31,7 @@ from neurexp.text.vocabulary import token_texts
 from neurexp.text.windows import has_room, inside, windows
 from neurexp.text.words import OWN_LISTS, read_lists
 
-FEWEST_PAIRS = 6  # of frames: five have 16 swaps that differ in |r|, so p is 1/16 at least
+FEWEST = 6  # negations behind verbs: five have 16 swaps that differ in |r|, so p is 1/16 at least
 PARTLY = {word: kind for kind, words in negations.GRADED.items() for word in words}
 LISTED = sorted(
     {*negations.NEGATED, *negations.AFFIRMATIVE, *negations.NEGATIVE, *negations.POSITIVE, *PARTLY}
@@ -80,7 +81,8 @@ class Negation(regression.Regression):
                 "affirmative auxiliaries as whole words; the lectures' rule (a space must come next) would drop "
                 f"{counts['targets_before_punctuation'][0]:.0%} of them, those before punctuation.",
                 f"At the verb: {self.options.verbs} verbs behind "
-                f"{len(set(at_verbs['pairs'].rows.words)) // 2} pairs of frames. Left out, because they differ in "
+                f"{len(set(at_verbs['pairs'].rows.words)) // 2} pairs of frames with "
+                f"{len(np.unique(at_verbs['pairs'].blocks))} different negations. Left out, because they differ in "
                 f"number of tokens: {dropped}.",
             ),
             shown=shown,
@@ -154,21 +156,27 @@ class Negation(regression.Regression):
         return zeros[:count], ones[:count]
 
     def _at_verbs(self, inputs: Inputs, random: np.random.Generator) -> tuple[dict[str, Comparison], int]:
-        """The comparisons of verbs behind frames, and the number of pairs of frames that were left out."""
+        """The comparisons of verbs behind frames, and the number of pairs of frames that were left out.
+
+        The block of a frame is its negation, and that of its affirmative partner is the same.
+        """
         verbs = read_lists(OWN_LISTS).words["verbs"]
         chosen = [verbs[index] for index in random.permutation(len(verbs))[: self.options.verbs]]
         pairs = (*negations.PAIRS, *negations.GRADED_PAIRS)
         made = framed(inputs.model.tokenizer, pairs, chosen, inputs.model.begins_with_bos)
         decides = made.pair < len(negations.PAIRS)
-        if len(np.unique(made.pair[decides])) < FEWEST_PAIRS:
+        _, negation = np.unique([negations.negation_of(negated) for negated, _ in pairs], return_inverse=True)
+        block = negation.reshape(-1)[made.pair]
+        if len(set(block[decides].tolist())) < FEWEST:
             raise UserError(
-                f"model.tokenizer: fewer than {FEWEST_PAIRS} of our pairs of frames have the same number of tokens; "
-                "give the model's own tokenizer, or a model for English"
+                f"model.tokenizer: only {len(set(block[decides].tolist()))} of our negations are in pairs of frames "
+                f"with the same number of tokens, and {FEWEST} are needed; give the model's own tokenizer, or a model "
+                "for English"
             )
 
         def compared(rows: np.ndarray, one: str, name: str) -> Comparison:
             return Comparison(
-                made.rows.only(rows), one, "verbs behind affirmative frames", name, made.pair[rows], made.word[rows]
+                made.rows.only(rows), one, "verbs behind affirmative frames", name, block[rows], made.word[rows]
             )
 
         return {

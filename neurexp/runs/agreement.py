@@ -54,6 +54,12 @@ def report_of(groups: list[Group], names: list[str], labels: list[str], lead: fl
             f"|statistic|; {group.site}, {number_of(len(group.layer), 'neuron')}. {CAVEAT}."
         )
         figures[f"agreement{suffix}"] = _drawing(own_pairs, own_layers, labels, headline, detail)
+    compared = {number for group in groups for number in group.numbers}
+    findings += [
+        f"Run {number} is left out: no other run here is of its model and site"
+        for number in range(len(names))
+        if number not in compared
+    ]
     findings.append(f"A neuron leads in a run if it is among the {lead:g} % of its layer with the largest |statistic|")
     findings.append(CAVEAT)
     numbers = sorted(number for group in groups for number in group.numbers)

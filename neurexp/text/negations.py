@@ -1,4 +1,4 @@
-"""English negation: the lists of words and of frames around a verb that `negation` compares. Data only.
+"""English negation: the lists of words and of frames around a verb that `negation` compares.
 
 Chosen by us from memory on 2026-11-27, for standard written English of the last two centuries:
 
@@ -84,3 +84,14 @@ GRADED_PAIRS = (
     ("Few will", "Many will"),
     ("Few could", "Many could"),
 )
+
+
+def negation_of(frame: str) -> str:
+    """The negation in the first frame of a pair: “not” of “They will not”, “n't” of “They won't”, “No one” of itself.
+
+    Frames with the same negation are a single piece of evidence for it, however many auxiliaries it stands behind.
+    """
+    subject, *rest = frame.split(" ")
+    if subject != "They":
+        return frame.rpartition(" ")[0]
+    return NOT if rest[-1].endswith("n't") else rest[-1]

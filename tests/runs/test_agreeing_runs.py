@@ -133,6 +133,14 @@ def test_runs_of_other_models_or_sites_do_not_agree(made, change, said):
         )
 
 
+def test_a_run_that_no_other_can_agree_with_is_said_to_be_left_out(made):
+    sites = ["MLP", "PROJ", "MLP"]
+    report = compare([made(number, options={"experiment.site": site}) for number, site in enumerate(sites)])
+    left = [line for line in report.findings if "left out" in line]
+    assert left == ["Run 1 is left out: no other run here is of its model and site"]
+    assert not [line for line in compare([made(3), made(4)]).findings if "left out" in line]
+
+
 def test_another_column_and_share_may_be_chosen(made):
     twin = np.random.default_rng(5).normal(size=LAYERS * WIDTH)
     runs = [made(0, more={"other": twin}), made(1)]

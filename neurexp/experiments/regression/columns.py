@@ -30,7 +30,8 @@ _NEURONS = {
     "t_welch": "Welch's t, positive: higher on category 1",
     "p_welch": "two-sided p of t_welch",
     "p_types": "p of |r| of neuron and label among experiment.permutations shuffles of the labels over word types (all "
-    "rows of a type keep one label; where there are blocks of types, pairs of frames for example, within these): "
+    "rows of a type keep one label; where there are blocks of types, all frames of a negation and their partners for "
+    "example, the two labels of a block change places): "
     "(1 + exceedances) / (shuffles + 1)",
     "t_units": "paired t over units (what is held out together, the verbs of sentences): mean of a unit's rows of "
     "category 1 − mean of those of category 0",

@@ -36,8 +36,8 @@ class Comparison:
         rows: the rows; all of the same tokens. A row's word is its type.
         one, zero: what the categories are, as it stands in a sentence: “proper nouns”.
         name: of the comparison, as it stands in a sentence: “by the lectures' rule”.
-        blocks: `[rows]` integers: types of one block are alike but for their label. Labels are shuffled over types
-            within a block only, and a block is held out as a whole. None: all types are one block.
+        blocks: `[rows]` integers: types of one block are one piece of evidence. In shuffles the two labels of a block
+            change places, in all of its rows at once, and a block is held out as a whole. None: types are shuffled.
         units: `[rows]` names: what is held out in place of the end of the text, the last units. None: the sequences.
         unit: what a unit is, in the singular.
     """
@@ -57,8 +57,9 @@ class Comparison:
 
     @property
     def groups(self) -> np.ndarray:
-        """The number of each row's type; rows of one type and different labels are of different groups."""
-        keys = [f"{label} {word}" for label, word in zip(self.labels.tolist(), self.rows.words, strict=True)]
+        """The number of each row's type, or block; rows of different labels are of different groups."""
+        types = self.rows.words if self.blocks is None else self.blocks.tolist()
+        keys = [f"{label} {one}" for label, one in zip(self.labels.tolist(), types, strict=True)]
         return np.unique(keys, return_inverse=True)[1].reshape(-1)
 
     @property

@@ -41,7 +41,7 @@ def where(data: RegressionData) -> str:
 
 
 def _left(data: RegressionData, layers: Table, metrics: Metrics) -> list[str]:
-    """How much of the lectures' share is left, by layer."""
+    """How much of the naive comparison's share is left, by layer."""
     naive, what = data.plan.verdict.naive, data.plan.verdict.what
     if "naive_survive" not in metrics:
         return []
@@ -57,8 +57,8 @@ def _left(data: RegressionData, layers: Table, metrics: Metrics) -> list[str]:
             f"{metrics['naive_survive']:.1%} are {what}, by the test over word types as well{_by_layer(left, layers)}"
         )
     line = (
-        f"What is left of the lectures' share: {data.plan.comparisons[naive].name} {metrics[f'found_{naive}']:.1%} of "
-        f"the neurons are significant{_by_layer(share, layers)}; {kept}."
+        f"What is left: {data.plan.comparisons[naive].name} {metrics[f'found_{naive}']:.1%} of the neurons are "
+        f"significant{_by_layer(share, layers)}; {kept}."
     )
     if np.isfinite(accuracy).any():
         line += f" Mean accuracy of the significant neurons with β > 0, on the same rows: {_range(accuracy, layers)}."

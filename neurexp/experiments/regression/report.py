@@ -59,7 +59,7 @@ def write(data: RegressionData) -> Report:
 
 
 def _as_naive(data: RegressionData, neurons: Table) -> np.ndarray:
-    """Whether the lectures' comparison has the sign of those that decide, `[neurons]` bool."""
+    """Whether the naive comparison has the sign of those that decide, `[neurons]` bool."""
     return np.sign(neurons[f"beta_{data.plan.verdict.naive}"]) == np.sign(neurons["beta_least"])
 
 
