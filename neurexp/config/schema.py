@@ -143,10 +143,10 @@ class TrackingConfig:
     backend: Backend = MISSING
     # Of a server or a store. Unless it is given: MLFLOW_TRACKING_URI, or else SQLite under run.outputs
     uri: str | None = None
-    # The formats that each figure is written in: png, pdf and svg, or some of them, such as png,pdf
-    figures: Any = "png"
     # MLflow's name for the experiment. Unless it is given: MLFLOW_EXPERIMENT_NAME, or else experiment.name
     experiment: str | None = None
+    # The formats that each figure is written in: png, pdf and svg, or some of them, such as png,pdf
+    figures: Any = "png"
 
 
 @dataclass

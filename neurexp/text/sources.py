@@ -222,8 +222,9 @@ def _listed(config: DatasetConfig) -> tuple[list[Path], list[OSError]]:
             raise UserError(f"dataset.path={config.path}: {path.suffix or 'no'} ending; give {TEXT_KINDS}, or a folder")
         return [path], []
     if not path.is_dir():
-        matching = sorted(Path(name) for name in glob(str(path), recursive=True))  # noqa: PTH207 (a whole path)
-        files = [file for file in matching if file.is_file() and kind_of(file.name) is not None]
+        found = sorted(Path(name) for name in glob(str(path), recursive=True))  # noqa: PTH207 (a whole path)
+        matching = [file for file in found if file.is_file()]  # a link may lead nowhere
+        files = [file for file in matching if kind_of(file.name) is not None]
         if not files:
             what = "no file that matches can be read" if matching else "no such file or folder"
             raise UserError(f"dataset.path={config.path}: {what}; give {TEXT_KINDS}")

@@ -143,7 +143,7 @@ MODELS = [
     ("model.name=/no/such/folder", "model.name=/no/such/folder: no such folder"),
     ("model.name=no-such/model", "model.name=no-such/model: not a folder here, and the Hub at {hub}"),
     ("model.name={inputs}/a_file", "model.name={inputs}/a_file: is a file; give the folder that holds it"),
-    ("model.name={inputs}/nothing", "model.name={inputs}/nothing: it has no .safetensors file"),
+    ("model.name={inputs}/nothing", "model.name={inputs}/nothing: is no model's folder (no config.json)"),
     ("model.name={inputs}/cut_weights", "model.name={inputs}/cut_weights: a weight file is damaged"),
     ("model.name={inputs}/garbled_weights", "model.name={inputs}/garbled_weights: a weight file is damaged"),
     ("model.name={inputs}/pickled_weights", "model.name={inputs}/pickled_weights: it has no .safetensors file"),

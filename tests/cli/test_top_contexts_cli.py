@@ -63,7 +63,9 @@ def test_a_run_has_all_files_and_defines_every_name(folder):
         for name in ("windows", "context_tokens"):
             with safe_open(run / f"{name}_{site}.safetensors", "numpy") as file:
                 names += [f"{name}_{site}.{tensor}" for tensor in file.keys()]  # noqa: SIM118
-    assert not [name for name in names if name not in defined]
+    own = {name.removesuffix("_control").removesuffix("_excess") for name in names}
+    assert not [name for name in own if name not in defined]
+    assert "NAME_control" in defined
     assert set(neurons["site"]) == {"MLP", "RESID_POST"}
     assert len(neurons) == 2 * (768 + 192)
     assert sorted(path.stem for path in (run / "figures").iterdir()) == sorted(

@@ -313,7 +313,7 @@ def test_the_command_lets_the_model_write_and_compares_with_random_weights(quick
     assert {"neurons.parquet", "layers.parquet", "words.parquet", "sample.parquet", "columns.md"} <= {
         path.name for path in run.iterdir()
     }
-    assert len(list((run / "figures").iterdir())) == 3
+    assert len(list((run / "figures").iterdir())) == 4
     assert json.loads((run / "summary.json").read_text("utf-8"))["setting"] == "mini on text that it wrote itself"
     layers = read_table(run / "layers.parquet").to_pandas()
     assert layers["layer"].tolist() == [1, 4]

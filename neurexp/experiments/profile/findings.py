@@ -79,7 +79,7 @@ def _strongest(strongest: Strongest, groups: tuple[str, str, str]) -> str:
         if named:
             sides.append(f"more active on {group} tokens {named}")
     if not sides:
-        return "Given all of this, no neuron differs from the null (q < 0.05 over all layers), so none is named."
+        return "Given all of this, no neuron differs from the null (q < 0.05 over all layers), so no neuron is named."
     return (
         f"The strongest neurons given all of this (layer.neuron; r with its 95 % interval): {'; '.join(sides)}. They "
         "are the largest of many, so their r is rather too large."
