@@ -69,7 +69,7 @@ def test_a_run_has_all_files_and_defines_every_name(folder):
     assert set(neurons["site"]) == {"MLP", "RESID_POST"}
     assert len(neurons) == 2 * (768 + 192)
     assert sorted(path.stem for path in (run / "figures").iterdir()) == sorted(
-        f"{name}_{site}" for name in ("concentration", "explained_variance", "properties_by_layer")
+        f"{name}_{site}" for name in ("concentration", "control", "explained_variance", "properties_by_layer")
         for site in ("MLP", "RESID_POST")
     )  # fmt: skip
     assert all(np.isfinite(list(summary["metrics"].values())))

@@ -130,7 +130,7 @@ def test_nothing_else_lies_beside_the_outputs(finished):
 
 @pytest.fixture(scope="module")
 def several(commands, tmp_path_factory) -> tuple[Path, list[subprocess.CompletedProcess[str]], list[Run]]:
-    """Into one store: a run with too little text, one whose mistake is seen before it begins, and a sweep over layers."""
+    """Into one store: a run with too little text, one whose mistake is seen before, and a sweep over two layers."""
     where = tmp_path_factory.mktemp("several")
     processes = [
         commands.run(arguments, where)
