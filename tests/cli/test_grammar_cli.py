@@ -582,10 +582,7 @@ def test_a_job_that_fails_marks_the_parent_and_the_others_go_on(commands, few, t
     parent, *children = runs_in(tmp_path)
     assert parent.info.status == "FAILED"
     assert "experiment.layer=99" in parent.data.tags["reason"]
-    assert [run.info.status for run in children] == [
-        "FINISHED",
-        "FINISHED",
-    ]  # the mistake was seen before its run began
+    assert [run.info.status for run in children] == ["FINISHED", "FINISHED"]  # the other's mistake was seen before
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert [(done.folder / str(number) / "summary.json").exists() for number in range(3)] == [True, False, True]
     summary = json.loads((done.folder / "summary.json").read_text())
@@ -597,7 +594,9 @@ def test_a_job_that_fails_marks_the_parent_and_the_others_go_on(commands, few, t
 
 @pytest.mark.slow
 def test_a_sweep_of_which_every_job_fails_is_failed(commands, tmp_path):
-    done = sweep(commands, tmp_path, "experiment.text=false", "experiment.layer=98,99")
+    """No word fits into the template, which only the run itself can tell."""
+    too_long = f"experiment.template='{'a ' * 600}{{word}}'"
+    done = sweep(commands, tmp_path, "experiment.text=false", too_long, "run.seed=1,2")
     assert done.process.returncode == 1
     assert len(done.process.stderr.splitlines()) == 2
     assert [run.info.status for run in runs_in(tmp_path)] == ["FAILED"] * 3
