@@ -72,7 +72,8 @@ class Negation(regression.Regression):
         counts["pairs_dropped"] = (
             dropped, "pairs of frames that were left out: with this tokenizer they differ in number of tokens",
         )  # fmt: skip
-        compared = at_words | at_verbs
+        compared, pairs = at_words | at_verbs, at_verbs["pairs"]
+        frames = {frame for frame, label in zip(pairs.rows.words, pairs.labels.tolist(), strict=True) if label}
         return Chosen(
             {name: compared[name] for name in ("lecture", "words", "pairs", "graded_words", "graded_pairs")},
             counts=counts,
@@ -81,9 +82,8 @@ class Negation(regression.Regression):
                 "affirmative auxiliaries as whole words; the lectures' rule (a space must come next) would drop "
                 f"{counts['targets_before_punctuation'][0]:.0%} of them, those before punctuation.",
                 f"At the verb: {self.options.verbs} verbs behind "
-                f"{len(set(at_verbs['pairs'].rows.words)) // 2} pairs of frames with "
-                f"{len(np.unique(at_verbs['pairs'].blocks))} different negations. Left out, because they differ in "
-                f"number of tokens: {dropped}.",
+                f"{len(frames)} pairs of frames with {len(set(map(negations.negation_of, frames)))} different negations. "
+                f"Left out, because they differ in number of tokens: {dropped}.",
             ),
             shown=shown,
             categories=("affirmative", "negated"),
