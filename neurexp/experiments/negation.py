@@ -81,8 +81,8 @@ class Negation(regression.Regression):
                 f"The text has {counts['targets_negated'][0]} negated words and {counts['targets_affirmative'][0]} "
                 "affirmative auxiliaries as whole words; the lectures' rule (a space must come next) would drop "
                 f"{counts['targets_before_punctuation'][0]:.0%} of them, those before punctuation.",
-                f"At the verb: {self.options.verbs} verbs behind "
-                f"{len(frames)} pairs of frames with {len(set(map(negations.negation_of, frames)))} different negations. "
+                f"At the verb: {self.options.verbs} verbs behind {len(frames)} pairs of frames with "
+                f"{len(set(map(negations.negation_of, frames)))} different negations. "
                 f"Left out, because they differ in number of tokens: {dropped}.",
             ),
             shown=shown,
