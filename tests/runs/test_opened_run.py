@@ -92,7 +92,10 @@ def test_what_a_run_has_not_is_one_line_that_says_what_it_has(folder, tmp_path):
         (lambda: run.activations["MLP_3"], r"^MLP_3: .* no such tensor in activations.safetensors; did you mean MLP_2"),
         (lambda: bare.words, r"^words: .*bare has no such table \(there are layers, neurons\)$"),
         (lambda: bare.activations, r"bare: the run of made kept no activations"),
-        (lambda: neurexp.open_run(tmp_path / "none"), r"none: no such run folder, .* give its address with uri=$"),
+        (
+            lambda: neurexp.open_run(tmp_path / "none", outputs=tmp_path),
+            r"none: no such run folder, .* give its address with uri=$",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             wrong()
