@@ -11,6 +11,7 @@ from neurexp.figures.style import GROUP_STYLES, WIDEST, bare, legend_above, new_
 
 MARKERS = "os^Dvx"
 MOST_TICKS = 15  # layers with a number on the axis
+MOST_BESIDE = 3  # panels over layers in a row
 NAMED = 3  # neurons of each sign with a name in the volcano
 CROWDED = 4  # categories, beyond which their names are turned
 
@@ -185,9 +186,13 @@ def over_layers(
         title, detail: texts.
         ranges: column → the ends of the bars about its values, `[layers]` each.
     """
-    figure = new_figure(min(max(6.0, 4.2 * len(series)), WIDEST), 4.2)
-    panels = figure.subplots(1, len(series), squeeze=False)[0]
-    for axes, (name, (values, null)) in zip(panels, series.items(), strict=True):
+    rows = 1 if len(series) <= MOST_BESIDE else 2
+    columns = -(-len(series) // rows)
+    figure = new_figure(min(max(6.0, 4.2 * columns), WIDEST), 4.2 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in panels[len(series) :]:
+        axes.set_axis_off()
+    for axes, (name, (values, null)) in zip(panels, series.items(), strict=False):
         axes.plot(layers, values, "o-", color=GROUP_STYLES[2]["color"], label="found")
         if ranges is not None:
             around = np.stack([values - ranges[name][0], ranges[name][1] - values]).clip(min=0)

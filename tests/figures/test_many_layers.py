@@ -1,5 +1,7 @@
 """Figures of models with many layers: legends off the data, widths of a page, one title, true minus signs."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.stats import gaussian_kde
@@ -104,3 +106,17 @@ def test_densities_are_those_of_a_kernel_for_each_neuron():
 def test_the_volcano_names_the_outermost_of_both_signs():
     named = [text.get_text() for text in volcanoes().axes[0].texts if text.get_text().startswith("20.")]
     assert named == ["20.4", "20.5", "20.0", "20.1", "20.2"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
+def test_each_panel_over_layers_has_room_for_its_layers(count):
+    """Panels side by side on one page would have numbers of layers above each other."""
+    shares = np.linspace(0, 0.3, len(LAYERS))
+    figure = over_layers(LAYERS, {f"share {number}": (shares, shares / 2) for number in range(count)}, *TEXTS)
+    figure.draw_without_rendering()
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert len(panels) == count
+    for axes in panels:
+        assert axes.get_window_extent().width / figure.dpi >= 2.4  # inches
+        numbers = [text.get_window_extent() for text in axes.get_xticklabels() if text.get_text()]
+        assert all(one.x1 < other.x0 for one, other in pairwise(numbers))

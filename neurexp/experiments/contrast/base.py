@@ -159,7 +159,7 @@ class Contrast(Experiment[ContrastPlan]):
         """The pass that captures a selection's rows."""
         _check_length(selection, inputs.model)
         spans = np.stack([selection.sequence, selection.start, selection.stop])
-        label = f"{name.capitalize()}: {len(selection.words)} rows"
+        label = f"{name.capitalize().replace('_', ' ')}: {len(selection.words)} rows"
         return rows_pass(name, selection.tokens, spans, inputs, self.options.site, layers, label, self.options.pooling)
 
 
