@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
@@ -27,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neurexp.config.mistakes import explain
-from neurexp.config.schema import CONFIG_FOLDER, Config, folder_of, register_schema
+from neurexp.config.schema import CONFIG_FOLDER, GROUPS, folder_of, register_schema
 from neurexp.console import terminal
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
@@ -252,11 +251,10 @@ def main() -> None:
 
 def _check_dashes(arguments: list[str]) -> None:
     """Raises UserError for an option with dashes before it, as other programs have them: `--model mini`."""
-    groups = [section.name for section in fields(Config)]
     for index, text in enumerate(arguments):
         name, equals, value = text.removeprefix("--").partition("=")
         group, dot, _ = name.partition(".")
-        if text.startswith("--") and group in groups and (dot or group != "run"):  # --run is Hydra's
+        if text.startswith("--") and group in GROUPS and (dot or group != "run"):  # --run is Hydra's
             value = value if equals else " ".join(arguments[index + 1 : index + 2])
             raise UserError(f"{text}: options have no dashes; give {name}={value or 'VALUE'}")
 

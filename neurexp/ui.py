@@ -9,7 +9,10 @@ from pathlib import Path
 
 from neurexp.console import terminal
 from neurexp.errors import UserError, printable
-from neurexp.io.mlflow_stores import UI_SETTINGS, Store, store_of
+from neurexp.io.mlflow_stores import Store, store_of
+
+# MLflow's pages would ask its makers what to report to them, and start 13 processes where two do for one person
+SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     for number, name in _experiments(store):
         print(f"  {printable(name)}: {address}/#/experiments/{number}/runs")
     sys.stdout.flush()
-    for name, value in UI_SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     command = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(options.port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, *command, "--backend-store-uri", store.uri])  # noqa: S606 (no shell is wanted)

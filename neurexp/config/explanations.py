@@ -111,19 +111,11 @@ def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"| {first} | {second} |" for first, second in cells) + "\n"
 
 
-@cache
 def _of_schema(group: str) -> dict[str, str]:
     """Field → the comment above it and behind it, of a group's dataclass in `config.schema`."""
-    source, name = inspect.getsource(schema), schema.GROUPS[group].__name__
-    lines = source.splitlines()
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    (body,) = (one.body for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == name)
+    lines, comments, classes = _schema_source()
     found = {}
-    for node in body:
+    for node in classes[schema.GROUPS[group].__name__].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             above, line = [], node.lineno - 1
             while line in comments and lines[line - 1].lstrip().startswith("#"):
@@ -132,6 +124,19 @@ def _of_schema(group: str) -> dict[str, str]:
             behind = [comments[node.lineno]] if node.lineno in comments else []
             found[node.target.id] = " ".join([*above, *behind])
     return found
+
+
+@cache
+def _schema_source() -> tuple[list[str], dict[int, str], dict[str, ast.ClassDef]]:
+    """The lines of `config.schema`, the comment in a line, by its number from 1, and the classes."""
+    source = inspect.getsource(schema)
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    classes = {one.name: one for one in ast.parse(source).body if isinstance(one, ast.ClassDef)}
+    return source.splitlines(), comments, classes
 
 
 def _of_file(folders: Sequence[Path], name: str) -> dict[str, str]:

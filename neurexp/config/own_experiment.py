@@ -15,6 +15,15 @@ def name_of(experiment: type) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", experiment.__name__).lower()
 
 
+def _defaults(experiment: type) -> dict[str, Any]:
+    """The options of an experiment's dataclass with their defaults; Hydra's `???` for one that must be given."""
+    made = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(experiment.Options)  # type: ignore[attr-defined]
+    }
+    return {name: "???" if value is MISSING else value for name, value in made.items()}
+
+
 def register(experiment: type) -> str:
     """Makes `experiment=NAME` a choice, with the options of the class's base and its own. Returns the name.
 
@@ -27,16 +36,13 @@ def register(experiment: type) -> str:
     if base is None or base is experiment or not base.__module__.startswith("neurexp."):
         raise UserError(
             f"{experiment.__name__}: is no experiment of your own; give a class that derives from neurexp.Contrast, "
-            "Profile, Intervention or Optimisation"
+            "Profile, Regression, Intervention or Optimisation"
         )
     if "<locals>" in experiment.__qualname__:
         raise UserError(f"{experiment.__name__}: is inside a function; define it at the top of a module or cell")
-    known = {one.name for one in fields(base.Options)}  # type: ignore[attr-defined]
-    own: dict[str, Any] = {}
-    for field in fields(experiment.Options):  # type: ignore[attr-defined]
-        if field.name not in known:
-            made = field.default if field.default_factory is MISSING else field.default_factory()
-            own[field.name] = "???" if made is MISSING else made
+    given, own = _defaults(base), _defaults(experiment)
+    # The base's file has its defaults; what the class adds, and what it sets anew, is its own
+    own = {option: value for option, value in own.items() if option not in given or value != given[option]}
     name = name_of(experiment)
     node = {
         "defaults": [f"/{base.__name__.lower()}@_here_", "_self_"],

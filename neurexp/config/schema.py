@@ -173,15 +173,8 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-# Group → its dataclass; that of an experiment is beside the experiment
-GROUPS: dict[str, Any] = {
-    "model": ModelConfig,
-    "dataset": DatasetConfig,
-    "device": DeviceConfig,
-    "experiment": None,
-    "tracking": TrackingConfig,
-    "run": RunConfig,
-}
+# Group → its dataclass; Any for the experiment, whose options are typed beside it
+GROUPS: dict[str, Any] = {section.name: section.type for section in fields(Config)}
 # Options that only a yaml file gives
 FIXED = {"experiment": ("name", "plugin"), "dataset": ("source",), "tracking": ("backend",)}
 
@@ -248,10 +241,9 @@ def checked(config: DictConfig) -> Config:
     Raises:
         UserError: a mandatory option is missing, or a value can never work.
     """
-    known = [section.name for section in fields(Config)]
     for group in config:
-        if group not in known:
-            raise UserError(f"{group}: no such group{closest(str(group), known)} (there are {', '.join(known)})")
+        if group not in GROUPS:
+            raise UserError(f"{group}: no such group{closest(str(group), GROUPS)} (there are {', '.join(GROUPS)})")
     for option in sorted(OmegaConf.missing_keys(config)):
         example = "ORGANISATION/MODEL or a local folder" if option == "model.name" else "VALUE"
         raise UserError(f"{option} is missing: give {option}={example}")

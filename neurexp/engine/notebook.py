@@ -26,10 +26,10 @@ from neurexp.engine.passes import as_tensor, inputs_of, make_batch, run_pass
 from neurexp.engine.predictions import MEASURES, losses_of, measures_of, next_tokens, of_tokens
 from neurexp.engine.reducers.base import predicting
 from neurexp.engine.reducers.keep import Keep
-from neurexp.engine.texts import Activations, as_texts, positions_of, rows_of_ids, rows_of_texts
+from neurexp.engine.texts import Activations, as_texts, rows_of_ids, rows_of_texts
 from neurexp.models.choices import parse_layers
 from neurexp.models.head import Head
-from neurexp.models.load import LanguageModel
+from neurexp.models.load import LanguageModel, positions_of
 from neurexp.models.sites import blocks_of, find_sites
 
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
-from neurexp.models.load import LanguageModel
+from neurexp.models.load import LanguageModel, positions_of
 from neurexp.text.tokenizer import encode, first_tokens
 
 
@@ -132,11 +132,6 @@ def rows_of_ids(network: PreTrainedModel, ids: torch.Tensor, valid: torch.Tensor
     known = masks.input_ids.bool() & (masks.valid if masks.valid is not None else True)
     kept = known.any(1) | (rows.start == 0)  # a row of pads says nothing
     return Rows(rows.input_ids[kept], known[kept], rows.source[kept], rows.start[kept], rows.fresh[kept])
-
-
-def positions_of(network: PreTrainedModel) -> int | None:
-    """How many positions the model has; None if there is no limit."""
-    return getattr(network.config, "max_position_embeddings", None)
 
 
 def _rows(

@@ -12,7 +12,7 @@ from typing import Any
 
 from neurexp.errors import UserError
 from neurexp.experiments import contrast
-from neurexp.models.load import LanguageModel
+from neurexp.models.load import LanguageModel, positions_of
 from neurexp.text.skipped import Skipped, check_share
 from neurexp.text.spans import Selection, align, drop_too_long, place
 from neurexp.text.words import OWN_LISTS, read_lists
@@ -80,7 +80,7 @@ class GrammarTuning(contrast.Contrast):
             for category, words in enumerate(self._lists.words.values())
             for word in words
         ]
-        positions = contrast.positions_of(model)
+        positions = positions_of(model.network)
         rows, too_long = drop_too_long(align(model.tokenizer, examples, model.begins_with_bos), positions)
         reason = f"as “{template}” it has more tokens than {model.name} has positions, {positions}"
         skipped = [Skipped(*self._lists.places[word], reason) for word in too_long]

@@ -36,8 +36,6 @@ ADDRESS, EXPERIMENT, EXPERIMENT_ID = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_N
 SETTLED = 5  # seconds without a change, after which no process is making the store
 PATIENCE = 120  # seconds to wait for another process that makes the same store
 SQLITE = re.compile(r"(sqlite(?:\+\w+)?):(.*)", re.DOTALL)
-# MLflow's pages would ask its makers what to report to them, and start 13 processes where two do for one person
-UI_SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,11 @@ def hash_of_weights(network: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def positions_of(network: PreTrainedModel) -> int | None:
+    """The largest number of tokens in a sequence of the model; None if its config does not say."""
+    return getattr(network.config, "max_position_embeddings", None)
+
+
 def choose_device(name: str) -> torch.device:
     """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N` → the device.
 

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from neurexp.errors import UserError
-from neurexp.models.load import LanguageModel
+from neurexp.models.load import LanguageModel, positions_of
 from neurexp.text.tokenizer import encode, first_tokens, special_ids
 from neurexp.text.tokens import Tokens
 from neurexp.text.vocabulary import vocabulary_size
@@ -39,7 +39,7 @@ def write_text(model: LanguageModel, prompt: str, count: int, seed: int) -> tupl
             f"experiment.prompt={prompt!r}: it has no token; give some words, or null for the dataset's text"
         )
     begun = [*(first_tokens(model.tokenizer) if model.begins_with_bos else []), *ids]
-    positions = getattr(model.network.config, "max_position_embeddings", None)
+    positions = positions_of(model.network)
     room = LONGEST if positions is None else min(LONGEST, positions - len(begun))
     if room < SHORTEST:
         raise UserError(

@@ -27,7 +27,7 @@ from neurexp.experiments.base import Experiment, Inputs, Plan, Results
 from neurexp.io.provenance import hash_of_plugin
 from neurexp.io.store import Entry, Store
 from neurexp.models.choices import site_names
-from neurexp.models.load import LanguageModel, choose_device, load_model
+from neurexp.models.load import LanguageModel, choose_device, load_model, positions_of
 from neurexp.models.sites import find_sites, width_of_head
 from neurexp.report.clock import Stopwatch
 from neurexp.report.finished import FinishedRun
@@ -338,7 +338,7 @@ def _inputs(config: Config, model: LanguageModel, names: tuple[str, str], source
 
 
 def _check_length(config: Config, model: LanguageModel) -> None:
-    positions = getattr(model.network.config, "max_position_embeddings", None)
+    positions = positions_of(model.network)
     length = config.dataset.sequence_length
     if positions is not None and length > positions:
         raise UserError(

@@ -3,8 +3,8 @@
 Knows no experiment and reads no file.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,8 +23,6 @@ _NUMBERS = {
     "smallest": "the smallest of these jobs",
     "largest": "the largest of these jobs",
 }
-
-
 NULL_DASHED = "dashed: the null, if there is one (an average, or the 95 % quantile where it is of a best neuron)"
 
 
@@ -114,7 +112,7 @@ def of_jobs(jobs: Sequence[Job], options: Table) -> Table:
     return _long(keys, _groups(list(keys.values()) or [np.zeros(len(jobs))]), "metric", metrics)
 
 
-def definitions(options: Sequence[str], over: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
+def definitions(options: Sequence[str], over: Iterable[str]) -> dict[str, str]:
     """What the columns of both tables mean, named `TABLE.COLUMN`, and the metrics of the columns `over`."""
     places = {name: f"the option {name} of the jobs" for name in options if name != SEED}
     layer = {SITE: "the site of the jobs", "layer": "block index, from 0", "column": "a column of layers.parquet"}

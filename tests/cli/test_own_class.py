@@ -13,6 +13,7 @@ from neurexp.text import align, place
 
 @dataclass
 class Options(neurexp.ContrastOptions):
+    text: bool = False  # the base's default is True
     negated: str = "They never {word}"
     verbs: list[str] = field(default_factory=lambda: ["eat", "sing", "walk", "open", "read", "hope"])
 
@@ -31,13 +32,14 @@ class NegatedVerbs(neurexp.Contrast):
 @pytest.mark.slow
 def test_a_class_runs_with_its_own_options_and_those_of_its_base(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = {"experiment.text": False, "experiment.permutations": 100, "experiment.negated": "They hardly {word}"}
+    options = {"experiment.permutations": 100, "experiment.negated": "They hardly {word}"}
     run = neurexp.run(NegatedVerbs, model="mini", tracking="off", device="cpu", **options)
     assert run.experiment == "negated_verbs"
     assert run.folder.parent.name == "negated_verbs"
     assert len(run.words) == 12
     config = OmegaConf.load(run.folder / ".hydra" / "config.yaml").experiment
     assert (config.negated, config.verbs[0], config.permutations) == ("They hardly {word}", "eat", 100)
+    assert (config.text, config.splits) == (False, 50)  # the class's own default, and the base's
     assert config.plugin == f"{__name__}.NegatedVerbs"
     assert run.summary["provenance"]["plugin_hash"] is not None
     with pytest.raises(UserError, match=r"^experiment.negatd: no such option; did you mean experiment.negated\?"):

@@ -22,7 +22,7 @@ from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.categories.data import SET_2, STREAM, CategoryData
 from neurexp.experiments.categories.report import with_sentences
 from neurexp.experiments.contrast import ContrastData, ContrastPlan
-from neurexp.models.load import LanguageModel
+from neurexp.models.load import LanguageModel, positions_of
 from neurexp.models.sites import sites_of
 from neurexp.report.report import Report
 from neurexp.text.labelled_sentences import OWN_SENTENCES, LabelledSentences, read_sentences, spelled_as
@@ -107,7 +107,7 @@ class Categories(contrast.Contrast):
             UserError: too many lines cannot be used.
         """
         numbered = [replace(one, word=str(index)) for index, one in enumerate(sentences.examples)]
-        positions = contrast.positions_of(model)
+        positions = positions_of(model.network)
         rows, too_long = drop_too_long(align(model.tokenizer, numbered, model.begins_with_bos), positions)
         reason = f"its text has more tokens than {model.name} has positions, {positions}"
         skipped = [Skipped(str(sentences.file), sentences.lines[int(one)], reason) for one in too_long]

@@ -22,7 +22,7 @@ from neurexp.experiments.base import Experiment, Inputs, Results, TokenGroup
 from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.contrast.data import FEWEST, Condition, ContrastData, ContrastPlan, Options, TextRows
 from neurexp.experiments.contrast.report import write
-from neurexp.models.load import LanguageModel
+from neurexp.models.load import LanguageModel, positions_of
 from neurexp.report.report import Report
 from neurexp.text.occurrences import find_occurrences
 from neurexp.text.skipped import Skipped
@@ -163,13 +163,8 @@ class Contrast(Experiment[ContrastPlan]):
         return rows_pass(name, selection.tokens, spans, inputs, self.options.site, layers, label, self.options.pooling)
 
 
-def positions_of(model: LanguageModel) -> int | None:
-    """The largest number of tokens in a sequence of the model. None if its config does not say."""
-    return getattr(model.network.config, "max_position_embeddings", None)
-
-
 def _check_length(selection: Selection, model: LanguageModel) -> None:
-    positions, length = positions_of(model), selection.tokens.valid.shape[1]
+    positions, length = positions_of(model.network), selection.tokens.valid.shape[1]
     if positions is not None and length > positions:
         raise UserError(
             f"experiment: its longest text has {length} tokens; {model.name} has {positions} positions; give shorter "

@@ -29,6 +29,7 @@ from neurexp.experiments.optimisation.data import OptimisationData, Optimisation
 from neurexp.experiments.optimisation.report import write
 from neurexp.experiments.optimisation.strings import as_tokens, is_text, strings_of, windows_of
 from neurexp.io.provenance import hash_of_tokenizer
+from neurexp.models.load import positions_of
 from neurexp.models.own_tokenizer import embedding_rows
 from neurexp.report.report import Report
 from neurexp.report.words import number_of
@@ -82,9 +83,8 @@ class Optimisation(Experiment[OptimisationPlan]):
         units = self._checked_units(inputs)
         layers = tuple(sorted({layer for layer, _ in units}))
         prefix = tuple(first_tokens(tokenizer)) if model.begins_with_bos else ()
-        most = min(
-            tokens.valid.shape[1] - len(prefix), getattr(network.config, "max_position_embeddings", 2**31) - len(prefix)
-        )
+        length = tokens.valid.shape[1]
+        most = min(length, positions_of(network) or length) - len(prefix)
         if n > most:
             raise UserError(
                 f"experiment.length={n}: the text's sequences have room for {most} tokens; give {most} or fewer, or a "
