@@ -1,13 +1,14 @@
-"""The pass that captures rows: the activations of chosen spans of tokens. Knows no kind of experiment."""
+"""The passes that capture rows: the activations of chosen spans of tokens. Knows no kind of experiment."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.rows import Rows
-from neurexp.experiments.base import Inputs
+from neurexp.experiments.base import Inputs, Results
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.text.tokens import Tokens
 
@@ -52,3 +53,18 @@ def rows_pass(
         cacheable=True,
         batch_factor=max(1, SHORT // tokens.valid.shape[1]),
     )
+
+
+def captured(results: Results, layers: Sequence[int]) -> dict[str, dict[int, np.ndarray]]:
+    """What such passes captured: the pass's name → layer → `[rows, neurons]` float32.
+
+    Args:
+        results: of passes from `rows_pass` only.
+        layers: those of the passes.
+    """
+    activations: dict[str, dict[int, np.ndarray]] = {}
+    for name, reducers in results.items():
+        rows = reducers["rows"]
+        assert isinstance(rows, Rows)
+        activations[name] = {layer: rows.rows(site).numpy() for site, layer in enumerate(layers)}
+    return activations

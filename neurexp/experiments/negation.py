@@ -9,10 +9,10 @@ it.
 - `pairs`: verbs behind negated frames against the same verbs behind affirmative ones, at the same position.
 - `graded_words`, `graded_pairs`: words and frames that negate in part; they do not decide.
 
-The words and frames are in `text.negations`. A target in running text stands in a window of its own.
+The words and frames are in `text.negations`. A target in running text stands in a window of its own. Knows no test and
+no figure.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,17 +25,16 @@ from neurexp.experiments.regression import Between, Chosen, Comparison, Verdict
 from neurexp.text import negations
 from neurexp.text.frames import framed
 from neurexp.text.occurrences import find_occurrences
+from neurexp.text.samples import as_many, sample_occurrences
 from neurexp.text.spans import Selection
 from neurexp.text.tokenizer import first_tokens
 from neurexp.text.vocabulary import token_texts
 from neurexp.text.windows import has_room, inside, windows
 from neurexp.text.words import OWN_LISTS, read_lists
 
-FEWEST = 6  # negations behind verbs: five have 16 swaps that differ in |r|, so p is 1/16 at least
+FEWEST = 6  # negations before the verbs. Five can be swapped in 16 ways that differ in |r|: no p is below 1/16
 PARTLY = {word: kind for kind, words in negations.GRADED.items() for word in words}
-LISTED = sorted(
-    {*negations.NEGATED, *negations.AFFIRMATIVE, *negations.NEGATIVE, *negations.POSITIVE, *PARTLY}
-)  # fmt: skip
+LISTED = sorted({*negations.NEGATED, *negations.AFFIRMATIVE, *negations.NEGATIVE, *negations.POSITIVE, *PARTLY})
 POSITIVE, NEGATIVE, IN_PART = "positive words", "negative words", "words that negate in part"
 
 
@@ -110,12 +109,14 @@ class Negation(regression.Regression):
                 f"{text.valid.shape[1]}; give fewer, or longer sequences (dataset.sequence_length)"
             )
         lists = (negations.POSITIVE, (*negations.NEGATIVE, negations.NOT), tuple(PARTLY))
-        positive, negative, partly = (self._capped(types, room & np.isin(types, one), random) for one in lists)
+        positive, negative, partly = (
+            sample_occurrences(types, room & np.isin(types, one), self.options.occurrences, random) for one in lists
+        )
         auxiliary, denied = (random.permutation(np.flatnonzero(room & one)) for one in (affirmative, negated))
         sides = {
-            "lecture": self._equal(auxiliary, denied),
-            "words": self._equal(positive, negative),
-            "graded_words": self._equal(positive, partly),
+            "lecture": as_many(auxiliary, denied, self.options.rows),
+            "words": as_many(positive, negative, self.options.rows),
+            "graded_words": as_many(positive, partly, self.options.rows),
         }
         chosen = np.unique(np.concatenate([part for pair in sides.values() for part in pair]))
         rows = found.only(np.isin(np.arange(len(spelled)), chosen))
@@ -140,21 +141,6 @@ class Negation(regression.Regression):
         late = passages.sequence >= round(len(chosen) * (1 - self.options.heldout))
         return comparisons, passages.only(late), _counts(found, affirmative, negated, room, inputs)
 
-    def _capped(self, types: np.ndarray, candidates: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """The indices of some candidates in random order: at most `occurrences` of each type."""
-        seen: dict[str, int] = defaultdict(int)
-        kept = []
-        for index in random.permutation(np.flatnonzero(candidates)).tolist():
-            seen[str(types[index])] += 1
-            if seen[str(types[index])] <= self.options.occurrences:
-                kept.append(index)
-        return np.array(kept, dtype=np.int64)
-
-    def _equal(self, zeros: np.ndarray, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As many of both, at most `rows`. Both are in random order."""
-        count = min(len(zeros), len(ones), self.options.rows)
-        return zeros[:count], ones[:count]
-
     def _at_verbs(self, inputs: Inputs, random: np.random.Generator) -> tuple[dict[str, Comparison], int]:
         """The comparisons of verbs behind frames, and the number of pairs of frames that were left out.
 
@@ -167,16 +153,23 @@ class Negation(regression.Regression):
         decides = made.pair < len(negations.PAIRS)
         _, negation = np.unique([negations.negation_of(negated) for negated, _ in pairs], return_inverse=True)
         block = negation.reshape(-1)[made.pair]
-        if len(set(block[decides].tolist())) < FEWEST:
+        different = len(np.unique(block[decides]))
+        if different < FEWEST:
             raise UserError(
-                f"model.tokenizer: only {len(set(block[decides].tolist()))} of our negations are in pairs of frames "
+                f"model.tokenizer: only {different} of our negations are in pairs of frames "
                 f"with the same number of tokens, and {FEWEST} are needed; give the model's own tokenizer, or a model "
                 "for English"
             )
 
         def compared(rows: np.ndarray, one: str, name: str) -> Comparison:
             return Comparison(
-                made.rows.only(rows), one, "verbs behind affirmative frames", name, block[rows], made.word[rows]
+                made.rows.only(rows),
+                one,
+                "verbs behind affirmative frames",
+                name,
+                block[rows],
+                "negations",
+                units=made.word[rows],
             )
 
         return {

@@ -7,6 +7,8 @@ direction in `matched` and in `capitals`: neither the words' frequency and lengt
 - `matched`: names within sentences, as whole words, against small words of the same frequency and number of tokens.
 - `capitals`: the same names against capitalised common words at the starts of sentences.
 - `initial`: names at the starts of sentences against capitalised common words there, if the text has enough.
+
+Knows no test and no figure.
 """
 
 from collections import defaultdict
@@ -19,7 +21,7 @@ from neurexp.experiments import regression
 from neurexp.experiments.base import Inputs
 from neurexp.experiments.regression import Chosen, Comparison, Verdict
 from neurexp.text.capitals import START, WITHIN, RunningWords, capitalised_tokens, running_words
-from neurexp.text.spans import Selection
+from neurexp.text.samples import as_many, sample_occurrences
 
 LONG = 3  # tokens; words of more are matched with each other
 NAMES, STARTS = "proper nouns", "capitalised common words at the start of a sentence"
@@ -48,19 +50,20 @@ class ProperNouns(regression.Regression):
         within, start, common = words.place == WITHIN, words.place == START, words.common(tokenizer)
         names = within & words.capitalised & words.proper
         chosen, others = self._matched(words, names, within & words.small & ~words.proper, random)
-        starts = self._capped(words, start & words.capitalised & common, random)
-        initial = self._capped(words, start & words.capitalised & words.proper, random)
+        starts, initial = (
+            sample_occurrences(words.types, start & words.capitalised & one, self.options.occurrences, random)
+            for one in (common, words.proper)
+        )
         tokens, hit = capitalised_tokens(text, tokenizer)
         hits, rest = (random.permutation(np.flatnonzero(hit == label)) for label in (1, 0))
-        count = min(len(hits), len(rest), most)
-        lecture = np.sort(np.concatenate([hits[:count], rest[:count]]))
+        lecture = np.isin(np.arange(len(hit)), np.concatenate(as_many(hits, rest, most)))
         comparisons = {
             "lecture": Comparison(
-                _rows(tokens, lecture), "capitalised tokens", "random other tokens", "by the lectures' rule"
+                tokens.only(lecture), "capitalised tokens", "random other tokens", "by the lectures' rule"
             ),
             "matched": _comparison(words, chosen, others, "small words", "against other words"),
-            "capitals": _comparison(words, *_equal(chosen, starts, most), STARTS, "against other capitals"),
-            "initial": _comparison(words, *_equal(initial, starts, most), STARTS, "at the start of a sentence"),
+            "capitals": _comparison(words, *as_many(chosen, starts, most), STARTS, "against other capitals"),
+            "initial": _comparison(words, *as_many(initial, starts, most), STARTS, "at the start of a sentence"),
         }
         shown = np.flatnonzero(names | (start & words.capitalised & common))
         cut = round(len(text.input_ids) * (1 - self.options.heldout))
@@ -91,36 +94,19 @@ class ProperNouns(regression.Regression):
             categories=("common word at the start", "proper noun"),
         )
 
-    def _capped(self, words: RunningWords, candidates: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """The indices of some candidates in random order: at most `occurrences` of each type."""
-        seen: dict[str, int] = defaultdict(int)
-        kept = []
-        for index in random.permutation(np.flatnonzero(candidates)):
-            word = str(words.types[index])
-            seen[word] += 1
-            if seen[word] <= self.options.occurrences:
-                kept.append(index)
-        return np.array(kept, dtype=np.int64)
-
     def _matched(
         self, words: RunningWords, names: np.ndarray, others: np.ndarray, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Names and as many other words: in each octave of frequency and number of tokens there are as many of both."""
         cells = [defaultdict[tuple[int, int], list[int]](list) for _ in range(2)]
         for cell, candidates in zip(cells, (names, others), strict=True):
-            for index in self._capped(words, candidates, random):
+            for index in sample_occurrences(words.types, candidates, self.options.occurrences, random).tolist():
                 length = min(int(words.stop[index] - words.start[index]), LONG)
-                cell[int(np.log2(words.counts[index])), length].append(int(index))
+                cell[int(np.log2(words.counts[index])), length].append(index)
         pairs = [pair for cell in sorted(cells[0]) for pair in zip(cells[0][cell], cells[1][cell], strict=False)]
         pairs = [pairs[place] for place in random.permutation(len(pairs))[: self.options.rows]]
         first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return first, second
-
-
-def _equal(first: np.ndarray, second: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """As many of both, at most `most`. Both are in random order."""
-    count = min(len(first), len(second), most)
-    return first[:count], second[:count]
 
 
 def _comparison(words: RunningWords, ones: np.ndarray, zeros: np.ndarray, zero: str, name: str) -> Comparison:
@@ -130,10 +116,3 @@ def _comparison(words: RunningWords, ones: np.ndarray, zeros: np.ndarray, zero: 
     return Comparison(
         words.selection(chosen[order], np.repeat([1, 0], [len(ones), len(zeros)])[order]), NAMES, zero, name
     )
-
-
-def _rows(selection: Selection, chosen: np.ndarray) -> Selection:
-    """Some rows of a selection."""
-    mask = np.zeros(len(selection.words), dtype=bool)
-    mask[chosen] = True
-    return selection.only(mask)

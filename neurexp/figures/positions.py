@@ -14,7 +14,7 @@ def positions(table: Mapping[str, np.ndarray], names: Sequence[str], title: str,
     """A panel for each comparison, the lowest position at the bottom.
 
     Args:
-        table: columns `comparison`, `kind`, `word`, `position`, `position_low` and `position_high`.
+        table: columns `comparison`, `kind`, `label`, `position`, `position_low` and `position_high`.
         names: of the comparisons, in the order of the table.
         title, detail: texts.
     """
@@ -23,15 +23,15 @@ def positions(table: Mapping[str, np.ndarray], names: Sequence[str], title: str,
     figure = new_figure(6.5 * len(comparisons), 2 + 0.16 * most)
     for axes, one, name in zip(figure.subplots(1, len(comparisons), squeeze=False)[0], comparisons, names, strict=True):
         rows = np.flatnonzero(table["comparison"] == one)
+        kinds = list(dict.fromkeys(table["kind"][rows].tolist()))
         rows = rows[np.argsort(table["position"][rows], kind="stable")]
-        kinds = list(dict.fromkeys(table["kind"][np.flatnonzero(table["comparison"] == one)].tolist()))
         for number, kind in enumerate(kinds):
             colour, marker = STYLES[number % len(STYLES)]
             places = np.flatnonzero(table["kind"][rows] == kind)
             middle, low, high = (table[end][rows[places]] for end in ("position", "position_low", "position_high"))
             axes.hlines(places, low, high, color=colour, linewidth=1)
             axes.plot(middle, places, marker, color=colour, markersize=4, linestyle="none", label=kind)
-        axes.set_yticks(np.arange(len(rows)), [_name(table, row) for row in rows], fontsize=6)
+        axes.set_yticks(np.arange(len(rows)), table["label"][rows].tolist(), fontsize=6)
         for edge in (0, 1):
             axes.axvline(edge, color="black", linewidth=0.6, linestyle="--")
         axes.set(xlabel=f"position {name} (0 and 1: the categories)", ylim=(-1, len(rows)))
@@ -39,8 +39,3 @@ def positions(table: Mapping[str, np.ndarray], names: Sequence[str], title: str,
         bare(axes)
     set_title(figure, title, detail)
     return figure
-
-
-def _name(table: Mapping[str, np.ndarray], row: int) -> str:
-    kind, word = str(table["kind"][row]), str(table["word"][row])
-    return word if word != "all of them" else f"[{kind}: all]"

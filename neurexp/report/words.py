@@ -1,5 +1,6 @@
 """Numbers in sentences, and columns in words. Knows no experiment."""
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,13 @@ LONGEST = 70  # characters of a column's name in words
 def number_of(count: int, what: str) -> str:
     """A number of things: “1 token”, “8,192 tokens”. `what` is a noun in the singular with a regular plural."""
     return f"{count:,} {what}" + ("" if count == 1 else "es" if what.endswith("ch") else "s")
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """A share with so many decimals; a small one with more, so that two of its digits are left: “43%”, “0.15%”."""
+    if share > 0:
+        decimals = max(decimals, 1 - math.floor(math.log10(100 * share)))
+    return f"{share:.{decimals}%}"
 
 
 def name_of(neurons: "Table", row: int) -> str:

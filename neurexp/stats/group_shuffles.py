@@ -24,7 +24,7 @@ from neurexp.stats.rounding import FLAT, centred
 from neurexp.stats.shuffling import shuffle_within
 
 FEW_SPLITS = 200  # distinct splits of groups, up to which all of them are enumerated
-TIE = 1e-9  # relative: correlations as close as this are taken as equal
+TIE = 1e-9  # relative: statistics as close as this are taken as equal
 
 
 @in_neuron_chunks

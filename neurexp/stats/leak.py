@@ -13,9 +13,7 @@ import numpy as np
 
 from neurexp.stats.association import LEVEL
 from neurexp.stats.chunks import in_float64, labelling_chunks, neuron_chunks
-from neurexp.stats.group_shuffles import splits_of_groups
-
-TIE = 1e-9  # relative: splits as close as this are taken as equal
+from neurexp.stats.group_shuffles import TIE, splits_of_groups
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ must stand in the text exactly once, as a whole word; otherwise it would not be 
 cannot be used are skipped and named. Knows nothing of models and tokens.
 """
 
-import codecs
 import json
 import re
 from collections import Counter, defaultdict
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neurexp.errors import UserError, printable
+from neurexp.text.lines import lines_of
 from neurexp.text.rows import text_of
 from neurexp.text.scripts import PARTS, fold_word, stands_alone
 from neurexp.text.skipped import Skipped, check_share
@@ -25,7 +25,6 @@ OWN_SENTENCES = Path(__file__).resolve().parent / "sentence_sets"  # of `categor
 KEYS = ("text", "target", "category")
 LONGEST_LINE = 10_000  # characters; a longer line is not a sentence
 SHAPE = '{"text": …, "target": …, "category": …}'
-_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins the same way
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,7 @@ def _lines(file: Path, option: str) -> Iterator[tuple[int, bytes]]:
         raise UserError(
             f"{option}={file}: cannot be read ({error.strerror}); make it readable, or give another"
         ) from error
-    if content.startswith(_WIDE):
-        raise UserError(f"{option}={file}: it is not UTF-8 text but UTF-16; save it as UTF-8")
-    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+    for number, line in enumerate(lines_of(content, f"{option}={file}: it"), start=1):
         if line.strip():
             yield number, line
 

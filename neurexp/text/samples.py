@@ -1,5 +1,6 @@
-"""Random samples of a text's tokens by type, and words as single tokens. Knows no model."""
+"""Random samples of a text's tokens and words by type, and words as single tokens. Knows no model."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +38,30 @@ def sample_types(
     within = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
     picked = shuffled[order[np.repeat(start[chosen], taken) + within]]
     return sequence[picked], column[picked]
+
+
+def sample_occurrences(types: np.ndarray, candidates: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    """Some of the candidates in random order, at most `most` of each type: their indices, int64.
+
+    Args:
+        types: `[rows]`, the type of each row.
+        candidates: `[rows]` bool.
+        most: of each type.
+        random: the source of randomness.
+    """
+    seen: Counter[str] = Counter()
+    kept = []
+    for index in random.permutation(np.flatnonzero(candidates)).tolist():
+        seen[str(types[index])] += 1
+        if seen[str(types[index])] <= most:
+            kept.append(index)
+    return np.array(kept, dtype=np.int64)
+
+
+def as_many(first: np.ndarray, second: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The beginnings of two arrays, as long as the shorter one, and at most `most`."""
+    count = min(len(first), len(second), most)
+    return first[:count], second[:count]
 
 
 def single_tokens(

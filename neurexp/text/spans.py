@@ -170,6 +170,13 @@ def only_needed(selection: Selection) -> Selection:
     return replace(selection, tokens=tokens, sequence=sequence)
 
 
+def joined(selections: Sequence[Selection]) -> Selection:
+    """The rows of several selections of the same tokens, one selection behind the other."""
+    names = ("sequence", "start", "stop", "category")
+    spans = {name: np.concatenate([getattr(one, name) for one in selections]) for name in names}
+    return replace(selections[0], **spans, words=[word for one in selections for word in one.words])
+
+
 def each_text_once(selection: Selection) -> Selection:
     """The selection with one sequence for all rows of the same text, which is then run once. In the order of ids."""
     tokens = selection.tokens

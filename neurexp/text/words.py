@@ -4,7 +4,6 @@ A line may be a word, an expression of several words or a sentence. Lines that c
 Knows nothing of models and tokens.
 """
 
-import codecs
 import logging
 import unicodedata
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from neurexp.errors import UserError, printable, unseen
 from neurexp.io.files import data_files
+from neurexp.text.lines import lines_of
 from neurexp.text.scripts import fold_word
 from neurexp.text.skipped import Skipped, check_share
 
@@ -24,7 +24,6 @@ FEWEST = 2  # words of a category; an analysis may need more
 NOTES = ("readme", "license", "licence", "copying", "notice", "changelog")  # files that describe the lists
 WHAT = "a folder with a CATEGORY.txt of words for each category"  # in error lines
 SHOWN = 5  # names of files in an error line
-_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins the same way
 
 log = logging.getLogger(__name__)
 
@@ -148,11 +147,8 @@ def _lines(file: Path, option: str) -> tuple[list[_Line], list[Skipped], int]:
         raise UserError(
             f"{option}={file.parent}: {file.name} cannot be read ({error.strerror}); make it readable, or remove it"
         ) from error
-    if content.startswith(_WIDE):
-        raise UserError(f"{option}={file.parent}: {file.name} is not UTF-8 text but UTF-16; save it as UTF-8")
-    lines = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     words, bad, empty = [], [], 0
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines_of(content, f"{option}={file.parent}: {file.name}"), start=1):
         try:
             word = line.decode().strip()
         except UnicodeDecodeError:
@@ -164,7 +160,7 @@ def _lines(file: Path, option: str) -> tuple[list[_Line], list[Skipped], int]:
                 bad.append(Skipped(str(file), number, reason))
             else:
                 words.append(_Line(number, word))
-        elif number < len(lines) or line:  # the empty string after the last line break is not a line
+        else:
             empty += 1
     return words, bad, empty
 

@@ -472,7 +472,7 @@ def test_the_leak_is_found_where_it_was_planted(planted):
 # Files
 
 
-GOOD = [{"text": f"We saw the {word}.", "target": word, "category": "ab"[i % 2]} for i, word in enumerate(WORDS * 1)]
+GOOD = [{"text": f"We saw the {word}.", "target": word, "category": "ab"[i % 2]} for i, word in enumerate(WORDS)]
 
 
 def written(tmp_path, *extra, good=GOOD):

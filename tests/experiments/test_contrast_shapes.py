@@ -38,7 +38,7 @@ def made(x, category, lengths=None, words=None, condition=None, text=None, layer
         values, *rows = text
         found = selection(*rows)
         counts["text_occurrences"] = len(found.words)
-        found = TextRows(found, selection(found.words[:2], [-1, -1]), (("a", 0, 1), ("a", 1, 2)))
+        found = TextRows(found, selection(found.words[:2], [-1, -1]), (("a", 0, 1), ("a", 1, 2)), ((0, 2),))
         activations["text"] = np.concatenate([values, values[:2]])
     return ContrastData(
         options=Options("made", "", **chosen),

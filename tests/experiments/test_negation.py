@@ -22,9 +22,8 @@ FILLERS = [
     "letter", "table", "doctor", "farmer", "soldier", "morning", "evening", "little", "yellow", "silent", "they", "he",
     "she", "we",
 ]  # fmt: skip
-NEGATION, NOT, ECHO, AUXILIARY, VERB, OPPOSED, ONE_WORD, ONE_ECHO, NOISE = range(
-    9
-)  # planted; `NOISE` and more: nothing
+# Planted neurons; from `NOISE` on there is nothing
+NEGATION, NOT, ECHO, AUXILIARY, VERB, OPPOSED, ONE_WORD, ONE_ECHO, NOISE = range(9)
 NEURONS = 40
 
 
@@ -54,16 +53,8 @@ def text(model):
 
 
 def options(**changes):
-    given = {
-        "name": "negation",
-        "plugin": "",
-        "site": "MLP",
-        "layer": 2,
-        "shuffles": 2,
-        "permutations": 300,
-        "before": 20,
-        "verbs": 6,
-    }
+    given = {"name": "negation", "plugin": "", "site": "MLP", "layer": 2}
+    given |= {"shuffles": 2, "permutations": 300, "before": 20, "verbs": 6}
     return Options(**(given | changes))
 
 
@@ -111,11 +102,12 @@ def report(data):
 
 
 def test_targets_are_whole_words_with_as_much_text_before_them(model, text, planned):
-    tokenizer, first = model.tokenizer, []
+    tokenizer = model.tokenizer
+    assert not model.begins_with_bos
     for name in ("lecture", "words", "graded_words"):
         one = planned.comparisons[name]
         assert one.sizes[0] == one.sizes[1] >= 20
-        assert (one.rows.start == 20 + len(first)).all()
+        assert (one.rows.start == 20).all()
         for row, (label, word) in enumerate(zip(one.labels, one.rows.words, strict=True)):
             ids = planned.tokens.input_ids[one.rows.sequence[row]]
             shown = tokenizer.decode(one.rows.ids(row)).strip()
@@ -136,8 +128,7 @@ def test_targets_are_whole_words_with_as_much_text_before_them(model, text, plan
     window = planned.tokens.input_ids[0][planned.tokens.valid[0]].tolist()
     assert any(joined[start : start + len(window)] == window for start in range(len(joined)))
     # The heat map shows the held-out part only
-    shown = planned.text.found if planned.text is not None else None
-    assert shown is not None and shown.sequence.min() >= round(2 / 3 * len(planned.tokens.input_ids))
+    assert planned.text.found.sequence.min() >= round(2 / 3 * len(planned.tokens.input_ids))
 
 
 def test_verbs_stand_at_the_same_position_in_both_frames_of_a_pair(planned):
@@ -315,7 +306,7 @@ def test_words_in_part_of_the_other_sign_do_not_hold(planned):
         assert 0 < heldout.mean() < 0.5
 
 
-def test_the_figures_are_drawn(report, draws=True):
+def test_the_figures_are_drawn(report):
     assert "positions" in report.figures
     for name, draw in report.figures.items():
         assert draw().get_suptitle(), name

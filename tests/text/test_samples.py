@@ -6,7 +6,7 @@ import numpy as np
 from made_tokenizers import sentencepiece_like
 
 from neurexp.models.load import load_model
-from neurexp.text.samples import padded, sample_types, single_tokens
+from neurexp.text.samples import as_many, padded, sample_occurrences, sample_types, single_tokens
 from neurexp.text.tokenizer import encode
 from neurexp.text.tokens import Tokens
 
@@ -20,6 +20,24 @@ def drawn(types, occurrences, fewest, seed=0):
     assert len({*zip(sequence.tolist(), column.tolist(), strict=True)}) == len(sequence)
     assert COUNTED[sequence, column].all()
     return IDS[sequence, column]
+
+
+def test_some_occurrences_of_each_type_in_random_order():
+    types = np.array(["a", "b", "a", "a", "c", "b"])
+    candidates = np.array([True, True, True, True, False, True])
+    orders = set()
+    for seed in range(30):
+        found = sample_occurrences(types, candidates, 2, np.random.default_rng(seed)).tolist()
+        assert len(set(found)) == 4 and {1, 5} < set(found) < {0, 1, 2, 3, 5}
+        orders.add(tuple(found))
+    assert len(orders) > 20
+    assert sample_occurrences(types, ~candidates, 9, np.random.default_rng(0)).tolist() == [4]
+
+
+def test_two_arrays_are_cut_to_the_same_length():
+    for most, expected in ((9, [1, 2]), (1, [1])):
+        first, second = as_many(np.array([1, 2, 3]), np.array([1, 2]), most)
+        assert first.tolist() == second.tolist() == expected
 
 
 def test_each_type_gives_its_occurrences_and_rare_ones_none():

@@ -11,12 +11,12 @@ import numpy as np
 
 from neurexp.experiments.categories.data import SET_2, CategoryData, means_by_group
 from neurexp.report.report import Table
-from neurexp.stats import concordance as agreement
 from neurexp.stats import summary
 from neurexp.stats.association import LEVEL
+from neurexp.stats.concordance import concordance, findings, independent
 from neurexp.stats.group_shuffles import splits_of_groups, student
 from neurexp.stats.hypothesis_tests import TestResult, compare
-from neurexp.stats.leak import leak
+from neurexp.stats.leak import Leak, leak
 from neurexp.stats.members import pairs_right
 
 LEVELS = ("sentences", "words")  # what a test takes as independent
@@ -76,15 +76,15 @@ class Analyst:
         """The agreement of the sets at both levels: found, with splits of both in the same way, and by independence."""
         for level in LEVELS:
             pairs = list(zip(first[level], second[level], strict=False))
-            signs = [[agreement.findings(one, LEVEL / one.p.size) for one in pair] for pair in pairs]
-            shares = [agreement.concordance(*both) for both in signs]
+            signs = [[findings(one, LEVEL / one.p.size) for one in pair] for pair in pairs]
+            shares = [concordance(*both) for both in signs]
             r = np.array([summary.correlation(one.statistic, other.statistic) for one, other in pairs])
             by_split = {name: np.array([asdict(share)[name] for share in shares]) for name in asdict(shares[0])}
             by_split = {f"{name}_{level}": values for name, values in (by_split | {"t_r": r}).items()}
             found.by_split.update(by_split)
             for name, values in by_split.items():
                 found.row.update(against_splits(name, values))
-            for name, value in asdict(agreement.independent(*signs[0])).items():
+            for name, value in asdict(independent(*signs[0])).items():
                 found.row[f"{name}_{level}_independent"] = value
             found.neurons[f"concordant_{level}"] = (signs[0][0] == signs[0][1]) & (signs[0][0] != 0)
 
@@ -98,30 +98,23 @@ class Analyst:
 
     def _leak(self, layer: int, found: LayerAnalysis) -> None:
         """The leak over both sets. A word is compared with itself in sentences that differ in their targets only."""
-        sets = self.data.sets
-        distinct = sorted({key for one in sets.values() for key in one.keys})
-        label = np.array([category for category, _ in distinct])
-        own, earlier, alone = [], [], []
-        for one in sets.values():
-            number = np.array([distinct.index(key) for key in one.keys])
-            own.append(number[one.groups])
-            earlier.append(np.where(one.word_before >= 0, number[one.word_before], -1))
-            alone.append(one.alone)
-        groups, before, single = (np.concatenate(parts) for parts in (own, earlier, alone))
-        x, later = np.concatenate([self.data.x(name, layer) for name in sets]), before >= 0
-        means = means_by_group(x[single], groups[single], len(label))
-        known = np.isfinite(means[:, 0])
-        if not later.any() or len(set(label[known])) < 2:
+        every = self.data.every_target
+        x = np.concatenate([self.data.x(name, layer) for name in self.data.sets])
+        means = means_by_group(x[every.alone], every.groups[every.alone], len(every.label))
+        known, later = np.isfinite(means[:, 0]), every.word_before >= 0
+        if not later.any() or len(set(every.label[known])) < 2:
             return
-        difference = means[known & (label == 1)].mean(0) - means[known & (label == 0)].mean(0)
-        frames = [frame for one in sets.values() for frame in one.frames]
-        place = {frame: index for index, frame in enumerate(dict.fromkeys(frames))}
-        measured, frame = None, np.array([place[frame] for frame in frames])
-        for factors in ((groups, frame), (groups,)):  # without frames only if no two sentences share one
-            measured = measured or leak(
-                x[later], before[later], label[before[later]], [one[later] for one in factors], difference,
-                self.options.shuffles, self.seed,
-            )  # fmt: skip
+        one, zero = (means[known & (every.label == label)].mean(0) for label in (1, 0))
+        difference, earlier = one - zero, every.word_before[later]
+
+        def measure(*factors: np.ndarray) -> Leak | None:
+            constants = [numbers[later] for numbers in factors]
+            return leak(
+                x[later], earlier, every.label[earlier], constants, difference, self.options.shuffles, self.seed
+            )
+
+        # Where no two sentences share a frame, words are compared without frames
+        measured = measure(every.groups, every.frame) or measure(every.groups)
         if measured is None:
             return
         found.neurons.update({"leak": measured.moved, "p_leak": measured.p, "difference_alone": difference})

@@ -3,6 +3,7 @@
 Knows no statistic and no sentence of a report.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,6 +84,44 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class EveryTarget:
+    """The targets of all sets, one set behind the other. A word that is in several sets has one number.
+
+    Args:
+        label: `[words]`, each word's category.
+        groups: `[rows]`, the number of each row's word.
+        word_before: `[rows]`, the number of the word before; −1 without one (`Targets.word_before`).
+        alone: `[rows]` bool, as in `Targets`.
+        frame: `[rows]`, the number of each row's frame (`Targets.frames`).
+    """
+
+    label: np.ndarray
+    groups: np.ndarray
+    word_before: np.ndarray
+    alone: np.ndarray
+    frame: np.ndarray
+
+    @classmethod
+    def of(cls, sets: Collection[Targets]) -> "EveryTarget":
+        """Numbers the words and the frames of all sets."""
+        distinct = sorted({key for one in sets for key in one.keys})
+        groups, before = [], []
+        for one in sets:
+            number = np.array([distinct.index(key) for key in one.keys])
+            groups.append(number[one.groups])
+            before.append(np.where(one.word_before >= 0, number[one.word_before], -1))
+        frames = [frame for one in sets for frame in one.frames]
+        place = {frame: index for index, frame in enumerate(dict.fromkeys(frames))}
+        return cls(
+            label=np.array([category for category, _ in distinct]),
+            groups=np.concatenate(groups),
+            word_before=np.concatenate(before),
+            alone=np.concatenate([one.alone for one in sets]),
+            frame=np.array([place[frame] for frame in frames]),
+        )
+
+
+@dataclass(frozen=True)
 class CategoryData:
     """The contrast's data with a row for each target in its sentence."""
 
@@ -103,6 +142,11 @@ class CategoryData:
     def same_words(self) -> bool:
         """Whether both sets have the same words."""
         return self.sets["words"].keys == self.sets[SET_2].keys
+
+    @cached_property
+    def every_target(self) -> EveryTarget:
+        """The targets of both sets."""
+        return EveryTarget.of(self.sets.values())
 
     @cached_property
     def several_tokens(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from neurexp.stats import summary
 OF_THE_SENTENCES = frozenset(
     ("sentences", "sentences_set_2", "sentences_duplicate", "sentences_skipped", "rows_leak_all", "words_leak_all")
 )
+DISPLACEMENTS = tuple(f"displacement_{place}{end}" for place in ("first", "last") for end in ("", "_relative"))
 
 
 def with_sentences(report: Report, data: CategoryData) -> Report:
@@ -55,7 +56,7 @@ def _metrics(data: CategoryData, layers: Table, analyses: list[LayerAnalysis]) -
         if f"{name}_independent" in layers:
             metrics[f"{name}_all_independent"] = summary.mean(layers[f"{name}_independent"])
     chosen = layers["layer"]
-    for name in ("share_sentences", "members", "leak_share"):
+    for name in ("share_sentences", "members", "leak_share", *DISPLACEMENTS):
         if name in layers and np.isfinite(layers[name]).any():
             best = int(np.nanargmax(layers[name]))
             metrics |= {f"{name}_largest": float(layers[name][best]), f"{name}_largest_layer": int(chosen[best])}
@@ -69,11 +70,6 @@ def _metrics(data: CategoryData, layers: Table, analyses: list[LayerAnalysis]) -
     if "displacement_last" in layers:
         more = layers["displacement_last_relative"] > layers["displacement_first_relative"]
         metrics["displacement_last_more"] = int(more.sum())
-    for place in ("first", "last"):
-        for name in (f"displacement_{place}", f"displacement_{place}_relative"):
-            if name in layers:
-                best = int(np.argmax(layers[name]))
-                metrics |= {f"{name}_largest": float(layers[name][best]), f"{name}_largest_layer": int(chosen[best])}
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 

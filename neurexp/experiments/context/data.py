@@ -5,15 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurexp.engine.reducers.rows import Rows
 from neurexp.experiments import base
 from neurexp.experiments.base import Plan, Results
+from neurexp.experiments.captured_rows import captured
 
 FEWEST = 8  # items of a comparison, and types with several occurrences
 BINS = 8  # of positions, with equal numbers of the text's tokens
 NAMED = 5  # neurons at each end, and words that are left out, in the findings
 PARTS = ("type", "position", "context")
-PASSES = ("alone", "text")
 
 
 @dataclass
@@ -62,21 +61,16 @@ class ContextData:
 
     options: Options
     plan: ContextPlan
-    captured: Mapping[str, Rows]  # by pass
+    activations: Mapping[str, Mapping[int, np.ndarray]]  # pass → layer → [rows, neurons] float32
 
     @classmethod
     def of(cls, options: Options, plan: ContextPlan, results: Results) -> "ContextData":
         """Joins a plan with the results of its passes."""
-        captured: dict[str, Rows] = {}
-        for name in PASSES:
-            rows = results[name]["rows"]
-            assert isinstance(rows, Rows)
-            captured[name] = rows
-        return cls(options, plan, captured)
+        return cls(options, plan, captured(results, plan.layers))
 
     def rows(self, name: str, site: int) -> np.ndarray:
         """The rows of a pass in one layer, `[rows, neurons]` float32; `site` is the index of the layer in the plan."""
-        return self.captured[name].rows(site).numpy()
+        return self.activations[name][self.plan.layers[site]]
 
     def pair(self, comparison: Comparison, site: int) -> tuple[np.ndarray, np.ndarray]:
         """x and y of a comparison in one layer, `[items, neurons]` float32 each."""

@@ -26,7 +26,7 @@ from neurexp.models.load import LanguageModel, positions_of
 from neurexp.report.report import Report
 from neurexp.text.occurrences import find_occurrences
 from neurexp.text.skipped import Skipped
-from neurexp.text.spans import Selection, only_needed
+from neurexp.text.spans import Selection, joined, only_needed
 from neurexp.text.tokens import Tokens
 
 RESERVED = {"words", "text", "one_token"}  # a condition cannot have these names
@@ -103,7 +103,7 @@ class Contrast(Experiment[ContrastPlan]):
             skipped = _each_once([*skipped, *inputs.text.skipped])
             if found is not None and len(found.words):
                 text = TextRows.of(found, self.options.excerpt, model.tokenizer)
-                selections["text"] = only_needed(_joined(text.found, text.excerpt))
+                selections["text"] = only_needed(joined([text.found, text.excerpt]))
                 provenance["text_token_hash"] = found.tokens.hash
         return ContrastPlan(
             inputs=inputs,
@@ -189,10 +189,3 @@ def _occurrence_counts(found: Selection | None) -> dict[str, int]:
     counts = (0, 0, 0) if found is None else (len(found.words), found.dropped, found.adjoining)
     names = ("text_occurrences", "text_occurrences_dropped", "text_occurrences_adjoining")
     return dict(zip(names, counts, strict=True))
-
-
-def _joined(first: Selection, second: Selection) -> Selection:
-    """The rows of two selections of the same tokens, those of `first` first."""
-    names = ("sequence", "start", "stop", "category")
-    joined = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in names}
-    return replace(first, **joined, words=first.words + second.words)

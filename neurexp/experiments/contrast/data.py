@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from neurexp.engine.reducers.rows import Rows
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
+from neurexp.experiments.captured_rows import captured
 from neurexp.text.characters import readable_tokens
-from neurexp.text.spans import Selection, excerpts
+from neurexp.text.spans import Selection, excerpts, joined
 
 FEWEST = 4  # rows of a category; a smaller category is not compared
+STRETCHES = 4  # of running text in an excerpt
+STRETCHES_SHOWN = 2  # by each neuron: those in which it is most active
+GAP = " […] "  # between two of them
 
 
 @dataclass
@@ -30,10 +33,6 @@ class Options(base.Options):
     text: bool = True
     occurrences: int = 4
     excerpt: int = 120
-
-
-SHOWN, STRETCHES = 2, 4  # excerpts that a neuron shows, and those that they are chosen from
-GAP = " […] "  # between two of them
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,12 @@ class TextRows:
     found: Selection
     excerpt: Selection
     shown: tuple[tuple[str, int, int], ...]
-    stretches: tuple[tuple[int, int], ...] = ()
+    stretches: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, found: Selection, length: int, tokenizer: Any) -> "TextRows":
         """Chooses the excerpts, of which a neuron shows about `length` tokens, and divides them into texts."""
-        chosen = excerpts(found, -(-length // SHOWN), STRETCHES, tokenizer)
+        chosen = excerpts(found, -(-length // STRETCHES_SHOWN), STRETCHES, tokenizer)
         chosen.sort(key=lambda one: (int(one.sequence[0]), int(one.start[0])))
         shown: list[tuple[str, int, int]] = []
         stretches, rows = [], 0
@@ -76,10 +75,7 @@ class TextRows:
             stretches.append((len(shown), len(shown) + len(inside)))
             shown += [(text, rows + start - first, rows + stop - first) for text, start, stop in inside]
             rows += last - first
-        names = ("sequence", "start", "stop", "category")
-        joined = {name: np.concatenate([getattr(one, name) for one in chosen]) for name in names}
-        words = [word for one in chosen for word in one.words]
-        return cls(found, replace(chosen[0], **joined, words=words), tuple(shown), tuple(stretches))
+        return cls(found, joined(chosen), tuple(shown), tuple(stretches))
 
     def around_strongest(self, values: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
         """The texts of the stretches in which a neuron is most active, with its activation and category on each.
@@ -94,8 +90,8 @@ class TextRows:
         spans = [slice(start, stop) for _, start, stop in self.shown]
         means = np.array([values[span].mean() for span in spans], dtype=values.dtype)
         categories = np.array([self.excerpt.category[span].max() for span in spans], dtype=np.int64)
-        filled = [(start, stop) for start, stop in self.stretches or ((0, len(spans)),) if stop > start]
-        strongest = sorted(filled, key=lambda stretch: -means[stretch[0] : stretch[1]].max())[:SHOWN]
+        filled = [(start, stop) for start, stop in self.stretches if stop > start]
+        strongest = sorted(filled, key=lambda stretch: -means[stretch[0] : stretch[1]].max())[:STRETCHES_SHOWN]
         texts: list[str] = []
         parts: list[np.ndarray] = []
         kinds: list[np.ndarray] = []
@@ -159,17 +155,12 @@ class ContrastData:
     @classmethod
     def of(cls, options: Options, plan: ContrastPlan, results: Results) -> "ContrastData":
         """Joins a plan with the results of its passes."""
-        activations = {}
-        for name, reducers in results.items():
-            rows = reducers["rows"]
-            assert isinstance(rows, Rows)
-            activations[name] = {layer: rows.rows(site).numpy() for site, layer in enumerate(plan.layers)}
         return cls(
             options=options,
             categories=plan.categories,
             layers=plan.layers,
             rows=plan.rows,
-            activations=activations,
+            activations=captured(results, plan.layers),
             conditions=plan.conditions,
             text=plan.text,
             reads_text=plan.reads_text,

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from neurexp.experiments.contrast.analysis import LayerAnalysis
-from neurexp.experiments.contrast.data import SHOWN as SHOWN_OF_TEXT
-from neurexp.experiments.contrast.data import STRETCHES, ContrastData
+from neurexp.experiments.contrast.data import STRETCHES, STRETCHES_SHOWN, ContrastData
 from neurexp.report.report import Table
 from neurexp.stats.association import LEVEL
 
@@ -205,7 +204,7 @@ class Figures:
         return (
             f"{self.data.label}; the text has {len(text.found.words)} occurrences of listed words, at most "
             f"{self.data.options.occurrences} of each; of up to {STRETCHES} passages with many of them the "
-            f"{SHOWN_OF_TEXT} with the neuron's most active tokens; colour: the neuron's activation"
+            f"{STRETCHES_SHOWN} with the neuron's most active tokens; colour: the neuron's activation"
             f"{', the mean where one character is several tokens' if joined else ''}"
         )
 

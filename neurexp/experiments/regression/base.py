@@ -88,19 +88,15 @@ class Regression(Experiment[RegressionPlan]):
         shown, passage = chosen.shown, None
         if shown is not None and len(shown.words):
             passage = TextRows.of(shown, self.options.excerpt, inputs.model.tokenizer)
-        sources = {}  # comparison → its pass: “text”, or the first comparison of the same other tokens
-        for name, one in kept.items():
-            same = next(other for other in kept if kept[other].rows.tokens is one.rows.tokens)
-            sources[name] = "text" if one.rows.tokens is main else same
-        passes, places = [], {}
+        sources, passes, places = _sources(kept, main), [], {}
         for source in dict.fromkeys(sources.values()):
-            spans = {name: _spans(kept[name].rows) for name in kept if sources[name] == source}
-            unique, place = np.unique(np.concatenate(list(spans.values())), axis=0, return_inverse=True)
-            split = np.split(place.reshape(-1), np.cumsum([len(one) for one in spans.values()])[:-1])
-            places |= dict(zip(spans, split, strict=True))
+            selections = {name: kept[name].rows for name in kept if sources[name] == source}
+            spans, own_places = _each_once(selections)
+            places |= own_places
             if passage is not None and source == "text":
-                unique = np.concatenate([unique, _spans(passage.excerpt)])
-            passes.append(self._pass(source, unique, kept[next(iter(spans))].rows.tokens, inputs, layers))
+                spans = np.concatenate([spans, _spans(passage.excerpt)])
+            tokens = next(iter(selections.values())).tokens
+            passes.append(self._pass(source, spans, tokens, inputs, layers))
         return RegressionPlan(
             inputs=inputs,
             passes=tuple(passes),
@@ -146,6 +142,23 @@ def _check_size(comparison: Comparison, text: Tokens, over_types: bool) -> None:
                 f"dataset.tokens={text.count}: the text has only {number_of(types, 'different word')} among the {what} "
                 f"that can be used; give {FEWEST_TYPES} or more (a larger dataset.tokens, or another text)"
             )
+
+
+def _sources(comparisons: Mapping[str, Comparison], main: Tokens) -> dict[str, str]:
+    """Comparison → its pass: “text” for the main tokens, else the first comparison of the same tokens."""
+    sources = {}
+    for name, one in comparisons.items():
+        same = next(other for other in comparisons if comparisons[other].rows.tokens is one.rows.tokens)
+        sources[name] = "text" if one.rows.tokens is main else same
+    return sources
+
+
+def _each_once(selections: Mapping[str, Selection]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The different spans of all selections `[spans, 3]`, and the place of each selection's rows among them."""
+    spans = {name: _spans(rows) for name, rows in selections.items()}
+    unique, place = np.unique(np.concatenate(list(spans.values())), axis=0, return_inverse=True)
+    split = np.split(place.reshape(-1), np.cumsum([len(one) for one in spans.values()])[:-1])
+    return unique, dict(zip(spans, split, strict=True))
 
 
 def _spans(rows: Selection) -> np.ndarray:

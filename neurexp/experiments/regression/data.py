@@ -1,4 +1,7 @@
-"""A regression's plan before its pass, and its data after it: comparisons of labelled rows, and their activations."""
+"""A regression's plan before its passes, and its data after them: comparisons of labelled rows, and their activations.
+
+Knows no test and no figure.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from neurexp.engine.reducers.rows import Rows
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
+from neurexp.experiments.captured_rows import captured
 from neurexp.experiments.contrast.data import TextRows
 from neurexp.text.spans import Selection
 
 FEWEST = 10  # rows of a category; a smaller one is not compared
-FEWEST_TYPES = 5  # of a category, where the test over types decides: among 31 others one type alone has p = 1/32
+# Types of a category, where the test over types decides. Of one type and 31 others, a neuron of that word alone has
+# p = 1/32
+FEWEST_TYPES = 5
 
 
 @dataclass
@@ -38,8 +43,8 @@ class Comparison:
         name: of the comparison, as it stands in a sentence: “by the lectures' rule”.
         blocks: `[rows]` integers: types of one block are one piece of evidence. In shuffles the two labels of a block
             change places, in all of its rows at once, and a block is held out as a whole. None: types are shuffled.
+        shuffled_over: what keeps one label in shuffles, in the plural, as it stands in a sentence: “word types”.
         units: `[rows]` names: what is held out in place of the end of the text, the last units. None: the sequences.
-        unit: what a unit is, in the singular.
     """
 
     rows: Selection
@@ -47,8 +52,8 @@ class Comparison:
     zero: str
     name: str
     blocks: np.ndarray | None = None
+    shuffled_over: str = "word types"
     units: np.ndarray | None = None
-    unit: str = "sequence"
 
     @property
     def labels(self) -> np.ndarray:
@@ -104,7 +109,8 @@ class Verdict:
         decisive: the others' names; the first is the main one, the last the one against the suspected confound.
         what: the neurons' name, in the plural: “proper-noun neurons”.
         confound: what the last one rules out, as it stands in a sentence: “capital letters”.
-        over_types: whether the test over word types must find a neuron, too, in each comparison that decides.
+        over_types: whether the test that shuffles labels over word types (or blocks) must find a neuron, too, in each
+            comparison that decides.
     """
 
     naive: str
@@ -162,6 +168,11 @@ class RegressionPlan(base.Plan):
     about: Sequence[str]
     between: Mapping[str, Between] = field(default_factory=dict)
 
+    @property
+    def tested_over(self) -> str:
+        """What the tests of the comparisons that decide shuffle labels over: “word types and negations”."""
+        return " and ".join(dict.fromkeys(self.comparisons[name].shuffled_over for name in self.verdict.decisive))
+
 
 @dataclass(frozen=True)
 class RegressionData:
@@ -174,12 +185,7 @@ class RegressionData:
     @classmethod
     def of(cls, options: Any, plan: RegressionPlan, results: Results) -> "RegressionData":
         """Joins a plan with the results of its passes."""
-        activations = {}
-        for name, reducers in results.items():
-            rows = reducers["rows"]
-            assert isinstance(rows, Rows)
-            activations[name] = {layer: rows.rows(site).numpy() for site, layer in enumerate(plan.layers)}
-        return cls(options, plan, activations)
+        return cls(options, plan, captured(results, plan.layers))
 
     def rows(self, comparison: str, layer: int) -> np.ndarray:
         """The activations of a comparison's rows, `[rows, neurons]`."""

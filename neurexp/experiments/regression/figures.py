@@ -7,8 +7,9 @@ import numpy as np
 
 from neurexp.experiments.regression.data import RegressionData
 from neurexp.experiments.regression.findings import strongest
+from neurexp.experiments.regression.positions import ALL
 from neurexp.report.report import Report, Table
-from neurexp.report.words import name_of
+from neurexp.report.words import name_of, percent
 from neurexp.stats.association import LEVEL
 from neurexp.stats.logistic import OVERLAP, log10_p
 
@@ -67,7 +68,8 @@ class Figures:
 
     @property
     def _by_types(self) -> str:
-        return f"; {self.verdict.what} also pass the test over word types" if self.verdict.over_types else ""
+        over = f"; {self.verdict.what} also pass the test over {self.plan.tested_over}"
+        return over if self.verdict.over_types else ""
 
     def funnel(self):
         from neurexp.figures.regressions import funnel
@@ -128,11 +130,11 @@ class Figures:
         return over_layers(
             self.plan.layers,
             {label: (self.layers[name], self.layers.get(null)) for name, (label, null) in self._over_layers.items()},
-            f"Most {self.verdict.what} are in layer {self.plan.layers[most]}: {share[most]:.1%} of its neurons"
+            f"Most {self.verdict.what} are in layer {self.plan.layers[most]}: {percent(share[most], 1)} of its neurons"
             if share.any()
             else f"No layer has {self.verdict.what}",
             f"{self.measured}; likelihood ratio, p < 0.05 / neurons of the layer{self._by_types}; dashed: the same "
-            "with the labels shuffled over word types (mean)",
+            f"with the labels shuffled over {self.plan.comparisons[self.main].shuffled_over} (mean)",
         )
 
     def between(self):
@@ -145,8 +147,12 @@ class Figures:
             if f"position_{one.comparison}" in self.metrics
         )
         count = int(table["neurons"][0])
+        labels = [
+            f"[{kind}: all]" if word == ALL else word for kind, word in zip(table["kind"], table["word"], strict=True)
+        ]
+        names = [one.name for name, one in self.plan.comparisons.items() if name in table["comparison"]]
         return positions(
-            table, [one.name for name, one in self.plan.comparisons.items() if name in table["comparison"]],
+            {**table, "label": np.array(labels)}, names,
             f"Between the categories (0 and 1) lie {middles}",
             f"{self.measured}; median over the {self.verdict.what} ({count}), with its 95 % bootstrap interval over "
             "words and rows; a word of the categories stands between all others",

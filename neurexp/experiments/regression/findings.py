@@ -9,7 +9,7 @@ import numpy as np
 
 from neurexp.experiments.regression.data import RegressionData
 from neurexp.report.report import Table
-from neurexp.report.words import name_of
+from neurexp.report.words import name_of, number_of, percent
 
 NAMED = 5  # strongest neurons of each sign
 Metrics = Mapping[str, float]
@@ -49,15 +49,16 @@ def _left(data: RegressionData, layers: Table, metrics: Metrics) -> list[str]:
         layers[name] for name in (f"share_significant_{naive}", "share_left", f"accuracy_positive_{naive}")
     )
     verdict = data.plan.verdict
-    kept = f"{metrics['naive_survive']:.1%} of these are {what} in the same direction{_by_layer(left, layers)}"
+    survive = percent(metrics["naive_survive"], 1)
+    kept = f"{survive} of these are {what} in the same direction{_by_layer(left, layers)}"
     if verdict.over_types:
         both = " and in ".join(verdict.decisive)
         kept = (
-            f"{metrics['naive_in_all']:.1%} of these are so in the same direction in {both} too, and "
-            f"{metrics['naive_survive']:.1%} are {what}, by the test over word types as well{_by_layer(left, layers)}"
+            f"{percent(metrics['naive_in_all'], 1)} of these are so in the same direction in {both} too, and "
+            f"{survive} are {what}, by the test over {data.plan.tested_over} as well{_by_layer(left, layers)}"
         )
     line = (
-        f"What is left: {data.plan.comparisons[naive].name} {metrics[f'found_{naive}']:.1%} of the neurons are "
+        f"What is left: {data.plan.comparisons[naive].name} {percent(metrics[f'found_{naive}'], 1)} of the neurons are "
         f"significant{_by_layer(share, layers)}; {kept}."
     )
     if np.isfinite(accuracy).any():
@@ -66,22 +67,18 @@ def _left(data: RegressionData, layers: Table, metrics: Metrics) -> list[str]:
 
 
 def _by_layer(values: np.ndarray, layers: Table) -> str:
-    """`_range` in brackets; empty where it says nothing new."""
-    range_ = _range(values, layers)
-    return f" ({range_})" if " " in range_ else ""
+    """`_range` in brackets; empty where all layers have the same value."""
+    return f" ({_range(values, layers)})" if len(np.unique(values[np.isfinite(values)])) > 1 else ""
 
 
 def _range(values: np.ndarray, layers: Table) -> str:
     """The values over layers: “from 9% in layer 3 to 20% in layer 7”; if all are equal their value."""
     defined = np.flatnonzero(np.isfinite(values))
     low, high = defined[np.argmin(values[defined])], defined[np.argmax(values[defined])]
+    least, most = percent(float(values[low])), percent(float(values[high]))
     if values[low] == values[high]:
-        return f"{values[low]:.0%}"
-    if values[low] == values[high]:
-        return f"{values[low]:.0%} in every layer"
-    return (
-        f"from {values[low]:.0%} in layer {layers['layer'][low]} to {values[high]:.0%} in layer {layers['layer'][high]}"
-    )
+        return least
+    return f"from {least} in layer {layers['layer'][low]} to {most} in layer {layers['layer'][high]}"
 
 
 def _significant(data: RegressionData, metrics: Metrics) -> list[str]:
@@ -90,11 +87,11 @@ def _significant(data: RegressionData, metrics: Metrics) -> list[str]:
         zeros, ones = one.sizes
         lines.append(
             f"{one.name[0].upper()}{one.name[1:]} ({ones} {one.one}, {zeros} {one.zero}) "
-            f"{metrics[f'found_{name}']:.1%} of the {metrics['neurons_tested']} neurons in {where(data)} are "
+            f"{percent(metrics[f'found_{name}'], 1)} of the {metrics['neurons_tested']} neurons in {where(data)} are "
             f"significant (likelihood ratio, p < 0.05 / neurons of the layer). With labels shuffled among rows: "
-            f"{metrics[f'found_shuffled_rows_{name}']:.2%}; over word types: "
-            f"{metrics[f'found_shuffled_types_{name}']:.2%}. A test that shuffles over word types, corrected for the "
-            f"layer, finds {metrics[f'found_types_{name}']:.1%}."
+            f"{metrics[f'found_shuffled_rows_{name}']:.2%}; over {one.shuffled_over}: "
+            f"{metrics[f'found_shuffled_types_{name}']:.2%}. A test that shuffles over {one.shuffled_over}, corrected "
+            f"for the layer, finds {percent(metrics[f'found_types_{name}'], 1)}."
         )
     return lines
 
@@ -103,29 +100,26 @@ def _survivors(data: RegressionData, metrics: Metrics) -> str:
     verdict, ones = data.plan.verdict, data.plan.comparisons
     first, last = ones[verdict.decisive[0]], ones[verdict.decisive[-1]]
     count = metrics["number_survivors"]
-    by_types = ", by the test over word types as well" if verdict.over_types else ""
+    by_types = f", by the test over {data.plan.tested_over} as well" if verdict.over_types else ""
     if not count:
         return (
             f"No neuron is significant in the same direction {first.name} and {last.name}{by_types}: there are no "
             f"{verdict.what}."
         )
     held = "".join(
-        f" {metrics[f'survivors_hold_{name}']:.0%} have the same direction {ones[name].name}, with p < 0.05."
+        f" {percent(metrics[f'survivors_hold_{name}'])} have the same direction {ones[name].name}, with p < 0.05."
         for name in verdict.others(ones)
     )
-    also = f" {metrics['number_survivors_types']} also pass the test over word types in both."
+    also = f" {metrics['number_survivors_types']} also pass the test over {data.plan.tested_over} in both."
     types = "" if verdict.over_types else also
+    share = percent(metrics["survivors"], 1)
     return (
-        f"{verdict.what[0].upper()}{verdict.what[1:]}: {count:g} ({metrics['survivors']:.1%} of all), significant in "
+        f"{verdict.what[0].upper()}{verdict.what[1:]}: {count:,} ({share} of all), significant in "
         f"the same direction {first.name} and {last.name}{by_types}, so {verdict.confound} do not explain them. That "
-        f"is {metrics['main_survive']:.0%} of those that are significant {first.name}. "
+        f"is {percent(metrics['main_survive'])} of those that are significant {first.name}. "
         f"{metrics['number_survivors_positive']} are higher on {first.one}."
         f"{types}{held}"
     )
-
-
-def _neurons(count: float) -> str:
-    return f"{count:g} {'neuron' if count == 1 else 'neurons'}"
 
 
 def _rules(data: RegressionData, metrics: Metrics) -> str:
@@ -133,7 +127,8 @@ def _rules(data: RegressionData, metrics: Metrics) -> str:
     naive, main = ones[verdict.naive].name, ones[verdict.decisive[0]].name
     r = f" Their β correlate over neurons with r = {metrics['r_beta_rules']:.2f}." if "r_beta_rules" in metrics else ""
     return (
-        f"The two rules: {_neurons(metrics['both_rules'])} are significant {naive} and {main}, {metrics['naive_only']} "
+        f"The two rules: {number_of(int(metrics['both_rules']), 'neuron')} "
+        f"{'is' if metrics['both_rules'] == 1 else 'are'} significant {naive} and {main}, {metrics['naive_only']} "
         f"only {naive}, {metrics['main_only']} only {main}; {metrics['opposite_signs']} of the first have opposite "
         f"signs.{r}"
     )
@@ -154,9 +149,9 @@ def _strongest(data: RegressionData, neurons: Table, metrics: Metrics) -> list[s
             types = neurons[f"auroc_types_{verdict.decisive[0]}"][index]
             line += (
                 f" In the held-out text {name_of(neurons, index)} has an AUROC of {value:.2f} {main.name} (95 % "
-                f"interval over word types: {low:.2f} to {high:.2f}"
+                f"interval over {main.shuffled_over}: {low:.2f} to {high:.2f}"
             )
-            line += f"; on unseen word types {types:.2f})." if np.isfinite(types) else ")."
+            line += f"; on unseen {main.shuffled_over} {types:.2f})." if np.isfinite(types) else ")."
         lines.append(line)
     return lines
 

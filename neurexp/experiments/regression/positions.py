@@ -16,6 +16,7 @@ from neurexp.stats.positions import Position, median_position
 DRAWS = 400  # of the bootstrap
 MOST = 1000  # neurons, those with the largest |beta_least|
 ALL = "all of them"  # in the column `word`
+_Types = dict[str, np.ndarray]  # type → its rows, `[rows, neurons]`
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,11 @@ def positions_of(data: RegressionData, neurons: Table) -> tuple[Table, dict[str,
     for name, between in data.plan.between.items():
         if not len(found) or between.comparison not in data.plan.comparisons:
             continue
-        rows += _listed(data, name, found, neurons)
-        third, whole = _third(data, name, found, neurons)
+        x = _gathered(data, name, found, neurons)
+        sides = [_by_type(data, name, x, label) for label in (0, 1)]
+        rows += _listed(data, name, sides)
+        x = _gathered(data, between.comparison, found, neurons)
+        third, whole = _third(data, name, sides, _by_type(data, between.comparison, x, 1))
         rows += third
         ends = {"position": whole.median, "position_low": whole.low, "position_high": whole.high}
         metrics |= {f"{end}_{between.comparison}": value for end, value in ends.items()}
@@ -64,40 +68,37 @@ def _gathered(data: RegressionData, name: str, found: np.ndarray, neurons: Table
     return x
 
 
-def _by_type(data: RegressionData, name: str, x: np.ndarray, label: int) -> dict[str, np.ndarray]:
-    """The rows of each type of a category: type → `[rows, neurons]`."""
+def _by_type(data: RegressionData, name: str, x: np.ndarray, label: int) -> _Types:
+    """The rows `x` of a comparison, by type, in one of its categories."""
     one = data.plan.comparisons[name]
     words = np.array(one.rows.words, dtype=str)
     chosen = one.labels == label
     return {str(word): x[chosen & (words == word)] for word in np.unique(words[chosen])}
 
 
-def _means(types: dict[str, np.ndarray]) -> np.ndarray:
+def _means(types: _Types) -> np.ndarray:
     """The mean of each type, `[types, neurons]`."""
     return np.stack([rows.mean(0) for rows in types.values()])
 
 
-def _listed(data: RegressionData, name: str, found: np.ndarray, neurons: Table) -> list[_Row]:
-    """Each type of the comparison's categories between all others."""
-    one, x, seed = data.plan.comparisons[name], _gathered(data, name, found, neurons), data.plan.inputs.seed
-    types = [_by_type(data, name, x, label) for label in (0, 1)]
+def _listed(data: RegressionData, name: str, sides: list[_Types]) -> list[_Row]:
+    """Each type of the comparison's categories, which are the two `sides`, between all others."""
+    one, seed = data.plan.comparisons[name], data.plan.inputs.seed
     rows = []
     for label, kind in enumerate((one.zero, one.one)):
-        for word, own in types[label].items():
+        for word, own in sides[label].items():
             zero, other = (
-                _means({key: value for key, value in side.items() if side is not types[label] or key != word})
-                for side in types
+                _means({key: value for key, value in side.items() if side is not sides[label] or key != word})
+                for side in sides
             )
             rows.append(_Row(name, kind, word, len(own), median_position(zero, other, own, DRAWS, seed)))
     return rows
 
 
-def _third(data: RegressionData, name: str, found: np.ndarray, neurons: Table) -> tuple[list[_Row], Position]:
-    """The types of the third kind, each of its kinds of several types as a whole, and all of it."""
+def _third(data: RegressionData, name: str, sides: list[_Types], types: _Types) -> tuple[list[_Row], Position]:
+    """The third kind's `types`, each of its kinds of several types as a whole, and all of it, between the `sides`."""
     between, seed = data.plan.between[name], data.plan.inputs.seed
-    x = _gathered(data, name, found, neurons)
-    zero, one = (_means(_by_type(data, name, x, label)) for label in (0, 1))
-    types = _by_type(data, between.comparison, _gathered(data, between.comparison, found, neurons), 1)
+    zero, one = map(_means, sides)
     kind_of = {word: between.kinds.get(word, between.kind) for word in types}
     rows = [
         _Row(name, kind_of[word], word, len(own), median_position(zero, one, own, DRAWS, seed))
