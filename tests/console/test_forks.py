@@ -22,12 +22,21 @@ def done(folder: Path) -> dict[int, int]:
     return {int(file.name): int(file.read_text()) for file in folder.iterdir()}
 
 
-def no_child_is_left() -> bool:
+@pytest.fixture
+def started(monkeypatch) -> list[int]:
+    """The forks' process ids."""
+    found, fork = [], forks._fork
+    monkeypatch.setattr(forks, "_fork", lambda *given: found.append(fork(*given)) or found[-1])
+    return found
+
+
+def is_left(process: int) -> bool:
+    """Whether a child of this process runs, or has ended and nobody waited for it."""
     try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return True
-    return False
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 9])
@@ -44,7 +53,7 @@ def test_no_item_needs_no_fork():
 
 
 @pytest.mark.parametrize("end", ["raises", "is killed", "hangs"])
-def test_what_a_fork_did_not_do_is_done_here(tmp_path, monkeypatch, end):
+def test_what_a_fork_did_not_do_is_done_here(tmp_path, monkeypatch, started, end):
     monkeypatch.setattr(forks, "PATIENCE", 0.2)
     parent = os.getpid()
 
@@ -61,7 +70,7 @@ def test_what_a_fork_did_not_do_is_done_here(tmp_path, monkeypatch, end):
     shared_out(work, range(5), 2)
     assert done(tmp_path) == dict.fromkeys(range(5), parent)
     assert time.monotonic() - began < 30
-    assert no_child_is_left()
+    assert started and not any(map(is_left, started))
 
 
 def test_an_error_of_an_item_that_a_fork_has_rises_here():
@@ -73,7 +82,7 @@ def test_an_error_of_an_item_that_a_fork_has_rises_here():
         shared_out(work, range(4), 2)
 
 
-def test_an_error_here_ends_the_forks():
+def test_an_error_here_ends_the_forks(started):
     parent = os.getpid()
 
     def work(item: int) -> None:
@@ -83,7 +92,7 @@ def test_an_error_here_ends_the_forks():
 
     with pytest.raises(KeyboardInterrupt):
         shared_out(work, range(4), 3)
-    assert no_child_is_left()
+    assert started and not any(map(is_left, started))
 
 
 def test_works_from_a_thread_and_prints_nothing_twice(tmp_path, capfd):
