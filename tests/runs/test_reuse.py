@@ -96,6 +96,18 @@ def test_a_damaged_file_is_made_anew(run, first, damage):
     assert SAID not in said
     assert "capture" in summary["timings"]
     assert one.equals(two)
-    assert sum(file.read_bytes() == content for file, content in kept.items()) == 1
+    assert len(kept) == 4  # of two layers, in the model and in its control
+    assert sum(file.read_bytes() == content for file, content in kept.items()) == 2  # the model's only
     for file, content in kept.items():
         file.write_bytes(content)
+
+
+@pytest.mark.parametrize("layer", ["3", "[0]"])
+def test_a_layer_of_a_stored_pass_serves_a_run_of_this_layer_to_the_bit(run, layer):
+    chosen = f"experiment.layer={layer}"
+    said, summary, reused = run(chosen)
+    assert SAID in said
+    assert summary["provenance"]["reused"] == ["text"]
+    _, _, fresh = run(chosen, "run.reuse=false")
+    assert set(reused["layer"]) == {int(layer.strip("[]"))}
+    assert reused.equals(fresh)
