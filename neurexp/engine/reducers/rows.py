@@ -5,6 +5,7 @@ from typing import Self
 import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
+from neurexp.models.choices import POOLINGS
 
 
 class Rows(Reducer):
@@ -17,7 +18,7 @@ class Rows(Reducer):
 
     by_site = True
     concurrent = True
-    POOLINGS = ("mean", "first", "last", "max")
+    POOLINGS = POOLINGS
 
     def __init__(self, sequence: torch.Tensor, start: torch.Tensor, stop: torch.Tensor, pooling: str = "mean"):
         """`sequence`, `start` and `stop` are `[rows]` int64. Raises ValueError if a span is empty."""
