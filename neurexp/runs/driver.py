@@ -22,6 +22,7 @@ from neurexp.errors import UserError, one_line
 from neurexp.experiments.options import known_options
 from neurexp.io import files
 from neurexp.report.clock import Stopwatch
+from neurexp.report.drawing import write_figures
 from neurexp.report.folder import (
     HYDRA,
     SKIPPED,
@@ -29,7 +30,6 @@ from neurexp.report.folder import (
     TOKENS,
     forget,
     summary_of,
-    write_figures,
     write_folders,
     write_report,
 )
