@@ -30,7 +30,10 @@ STYLE = (
 LABEL = "activation (model’s units) "
 STEPS = 5  # of the colour scale
 STEP = 9  # columns of the picture that one of them takes
-LINES = ("underline", "underline dotted", "underline dashed", "underline wavy")
+LINES = (
+    "underline", "underline dotted", "underline dashed", "underline wavy", "underline double", "overline",
+    "overline dotted", "overline dashed",
+)  # fmt: skip
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
@@ -79,14 +82,24 @@ def runs_left(tokens: Sequence[str]) -> bool:
     return next((one for one in strong if one in ("L", "R", "AL")), "L") != "L"
 
 
-def _initial(name: str) -> str:
-    """The first character of a name as a reader sees it, its marks included."""
-    first = regex.match(r"\X", name)
-    return first[0].upper() if first else ""
+def _initials(names: Sequence[str]) -> list[str]:
+    """The beginning of each name that no other name shares, one character if possible; its marks are included."""
+    split = [regex.findall(r"\X", name.upper()) for name in names]
+    found = []
+    for index, characters in enumerate(split):
+        others = [other for place, other in enumerate(split) if place != index]
+        lengths = range(1, len(characters))
+        length = next((n for n in lengths if all(characters[:n] != other[:n] for other in others)), len(characters))
+        found.append("".join(characters[:length]).capitalize())
+    return found
 
 
 def heat_map(passages: Sequence[Passage], categories: Sequence[str], title: str, detail: str) -> Figure:
-    """The passages one below the other; listed words are in bold type, with the category's initial above them."""
+    """The passages one below the other; listed words are in bold type, with their category's initial above them.
+
+    The initial is as long as it must be to tell the category from the others.
+    """
+    initials = _initials(categories)
     laid = [_lines(passage) for passage in passages]
     rows = sum(len(lines) + 3 for lines in laid)
     figure = new_figure(10, 1.4 + 0.3 * rows)
@@ -114,11 +127,15 @@ def heat_map(passages: Sequence[Passage], categories: Sequence[str], title: str,
                     parse_math=False,
                 )  # fmt: skip
                 if listed[index] >= 0:
-                    initial = _initial(categories[int(listed[index])])
-                    axes.text(x + width / 2, y - 0.42, initial, fontsize=5, ha="center", va="center")
+                    initial = initials[int(listed[index])]
+                    axes.text(x + width / 2, y - 0.42, initial, fontsize=5, ha="center", va="center", parse_math=False)
             y += 1
         y += 0.9
-    set_title(figure, title, f"{detail}; darker: more active; bold: listed words, their category's initial above them")
+    set_title(
+        figure,
+        title,
+        f"{detail}; darker: more active; bold: listed words, the beginning of their category's name above them",
+    )
     return figure
 
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from neurexp.lazy import lazy
 
 if TYPE_CHECKING:
+    from neurexp.report.drawing import write_figures
     from neurexp.report.finished import FinishedRun, read_finished
-    from neurexp.report.folder import write_figures, write_folders, write_report
+    from neurexp.report.folder import write_folders, write_report
     from neurexp.report.report import Report, Table, with_control
 
 __all__ = [
@@ -26,7 +27,7 @@ _HOMES = {
     "Table": "neurexp.report.report",
     "read_finished": "neurexp.report.finished",
     "with_control": "neurexp.report.report",
-    "write_figures": "neurexp.report.folder",
+    "write_figures": "neurexp.report.drawing",
     "write_folders": "neurexp.report.folder",
     "write_report": "neurexp.report.folder",
 }

@@ -5,16 +5,12 @@ no MLflow. Imports nothing heavy.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neurexp.errors import UserError, one_line
 from neurexp.io.files import whole_file, whole_folder, write_json, write_table, write_tensors
 from neurexp.report.report import Report
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SUMMARY = "summary.json"
 LAYERS, NEURONS = "layers.parquet", "neurons.parquet"
@@ -44,28 +40,6 @@ def write_report(folder: Path, report: Report) -> None:
         escaped = {name: text.replace("|", "\\|") for name, text in definitions.items()}
         rows = "".join(f"| `{name}` | {definition} |\n" for name, definition in escaped.items())
         path.write_text(f"# Columns, metrics and tensors\n\n| name | definition |\n| --- | --- |\n{rows}", "utf-8")
-
-
-def write_figures(folder: Path, report: Report, formats: Sequence[str] = ("png",)) -> None:
-    """Draws every figure, writes it in each of the formats, and writes every page, into `folder/figures`."""
-    (folder / FIGURES).mkdir(exist_ok=True)
-    for name, draw in report.figures.items():
-        figure = draw()
-        for ending in formats:
-            with whole_file(folder / FIGURES / f"{name}.{ending}") as path:
-                _save(figure, path, ending, name)
-    for name, write in report.pages.items():
-        with whole_file(folder / FIGURES / f"{name}.html") as path:
-            path.write_text(write(), "utf-8")
-
-
-def _save(figure: "Figure", path: Path, ending: str, name: str) -> None:
-    """Writes a figure, the same bytes whenever it is drawn; a pdf has fonts of the kind that journals ask for."""
-    from matplotlib import rc_context
-
-    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    with rc_context({"svg.hashsalt": name, "pdf.fonttype": 42}):
-        figure.savefig(path, format=ending, metadata=undated.get(ending))
 
 
 def write_folders(folder: Path, report: Report) -> None:

@@ -19,8 +19,9 @@ from neurexp.config.schema import Backend, TrackingConfig
 from neurexp.console import terminal
 from neurexp.errors import UserError, one_line, printable
 from neurexp.io import files
+from neurexp.report.drawing import write_figures
 from neurexp.report.finished import FinishedRun, read_finished
-from neurexp.report.folder import SUMMARY, write_figures, write_report
+from neurexp.report.folder import SUMMARY, write_report
 from neurexp.report.report import Report
 from neurexp.runs import agreement, by_layers
 from neurexp.runs.agreement_groups import groups_of

@@ -54,7 +54,8 @@ class Comparison:
 
     def save(self, folder: str | Path) -> Path:
         """Writes tables and figures into a folder, which is made. Returns it."""
-        from neurexp.report.folder import write_figures, write_report
+        from neurexp.report.drawing import write_figures
+        from neurexp.report.folder import write_report
 
         where = Path(folder).expanduser()
         where.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.io import files
 from neurexp.report.clock import Stopwatch
+from neurexp.report.drawing import write_figures
 from neurexp.report.folder import (
     HYDRA,
     SKIPPED,
@@ -28,7 +29,6 @@ from neurexp.report.folder import (
     TOKENS,
     forget,
     summary_of,
-    write_figures,
     write_folders,
     write_report,
 )

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from neurexp.config.schema import Backend, TrackingConfig
 from neurexp.errors import UserError, one_line, printable, without_secrets
+from neurexp.report.drawing import write_figures
 from neurexp.report.folder import (
     COLUMNS,
     COLUMNS_TO_READ,
@@ -25,7 +26,6 @@ from neurexp.report.folder import (
     HYDRA,
     LAYERS,
     SUMMARY,
-    write_figures,
     write_report,
 )
 from neurexp.report.report import SITE

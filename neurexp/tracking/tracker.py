@@ -32,10 +32,12 @@ from neurexp.report.report import SITE, Table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
 LONGEST_NAME = 250  # characters of a run's name in MLflow's databases
+MOST = 1000  # metrics, parameters and tags in one call
 
 
 class Tracker:
@@ -65,8 +67,9 @@ class Tracker:
 class MlflowTracker(Tracker):
     """One MLflow run."""
 
-    def __init__(self, client: "MlflowClient", store: Store, run_id: str):
-        self._client, self._id = client, run_id
+    def __init__(self, client: "MlflowClient", store: Store, run_id: str, begun: int | None = None):
+        """`begun` is the run's start in ms, if it is known; else the store is asked for it."""
+        self._client, self._id, self._begun = client, run_id, begun
         self.run_id, self.where, self.store = run_id, store.where, without_secrets(store.uri)
 
     @classmethod
@@ -89,27 +92,33 @@ class MlflowTracker(Tracker):
         values = (Param(name, value[:6000]) for name, value in parameters.items())
         for chunk in _chunks(values, 100):
             client.log_batch(run.info.run_id, params=chunk)
-        return cls(client, store, run.info.run_id)
+        return cls(client, store, run.info.run_id, run.info.start_time)
 
     @property
     def status(self) -> str | None:
         """RUNNING, FINISHED, FAILED or KILLED; None if the store does not have the run, or it was deleted."""
+        run = self._run()
+        return None if run is None else run.info.status
+
+    def _run(self) -> "Run | None":
         from mlflow.exceptions import MlflowException
 
         try:
-            info = self._client.get_run(self._id).info
+            run = self._client.get_run(self._id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
-        return info.status if info.lifecycle_stage == "active" else None
+        return run if run.info.lifecycle_stage == "active" else None
 
     def goes_on(self) -> bool:
         """Makes the run RUNNING again. Returns False if it does not exist any more."""
-        if self.status is None:
+        run = self._run()
+        if run is None:
             return False
+        self._begun = run.info.start_time
         self._client.update_run(self._id, status="RUNNING")
-        if "reason" in self._client.get_run(self._id).data.tags:  # of the earlier failure
+        if "reason" in run.data.tags:  # of the earlier failure
             self._client.delete_tag(self._id, "reason")
         return True
 
@@ -124,7 +133,7 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Dataset, DatasetInput, Metric, RunTag
 
         # One timestamp for all: values that are logged again after a failure replace the old ones
-        when = self._client.get_run(self._id).info.start_time
+        when = self._client.get_run(self._id).info.start_time if self._begun is None else self._begun
         entries = [Metric(name, float(value), when, 0) for name, value in metrics.items()]
         if step_column is not None and layers:
             places = layers[step_column]
@@ -135,9 +144,10 @@ class MlflowTracker(Tracker):
                     for site, place, value in zip(sites, places, layers[name], strict=True)
                     if np.isfinite(value)
                 ]
-        for chunk in _chunks(entries, 1000):
+        named = [RunTag(name, str(value)) for name, value in tags.items()]
+        self._client.log_batch(self._id, metrics=entries[: MOST - len(named)], tags=named)
+        for chunk in _chunks(entries[MOST - len(named) :], MOST):
             self._client.log_batch(self._id, metrics=chunk)
-        self._client.log_batch(self._id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
         if dataset is not None:
             entity = Dataset(dataset["name"], dataset["digest"], dataset["source_type"], dataset["source"])
             self._client.log_inputs(self._id, [DatasetInput(entity, [])])
@@ -211,7 +221,10 @@ def _say(line: str) -> None:
 
 
 def log_run(tracker: Tracker, folder: Path) -> None:
-    """Logs everything of a complete run folder: metrics, also by layer, tags, dataset and files."""
+    """Logs a complete run folder: metrics, also by layer, tags, dataset, and every file but `summary.json`.
+
+    The caller logs that last: it may still note the seconds of the logging itself.
+    """
     summary = summary_of(folder)
     facts, layers = summary["provenance"], {}
     if summary["step_column"] is not None and (folder / LAYERS).exists():
@@ -228,7 +241,7 @@ def log_run(tracker: Tracker, folder: Path) -> None:
     tags["mlflow.note.content"] = "\n".join(f"- {line}" for line in summary["findings"])  # MLflow shows this note first
     tracker.log(summary["metrics"], layers, summary["step_column"], tags, entity)
     for entry in sorted(folder.iterdir()):
-        if not entry.name.startswith(CHECKPOINT):  # files that only a resumed run needs
+        if entry.name != SUMMARY and not entry.name.startswith(CHECKPOINT):  # files that only a resumed run needs
             tracker.log_folder(entry, entry.name if entry.is_dir() else None)
 
 
@@ -304,6 +317,7 @@ def log_later(folder: Path, uri: str | None = None) -> Tracker:
         if summary | changed != summary:
             write_json(folder / SUMMARY, summary | changed)
         log_run(tracker, folder)
+        tracker.log_folder(folder / SUMMARY)
         tracker.finish("FINISHED")
     except Exception as error:
         raise UserError(

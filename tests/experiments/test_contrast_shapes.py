@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from neurexp.experiments.contrast import Condition, ContrastData, Options
 from neurexp.experiments.contrast import report as contrast_report
@@ -158,6 +159,44 @@ def test_chunks_of_any_size_give_the_same_numbers(monkeypatch):
     assert chunks.CHUNK_SIZE == 500
 
 
+def test_each_of_three_categories_has_the_neuron_that_leads_for_it_also_in_running_text():
+    random = np.random.default_rng(0)
+    x, category = random.normal(size=(40, 9)), np.repeat([0, 1, 2], [10, 12, 18])
+    for kind in range(3):  # neuron 3 + kind prefers it
+        x[category == kind, 3 + kind] += 2
+    spoken = [*range(0, 10, 2), *range(10, 22), *range(22, 25)]  # three words of category 2: too few
+    text = (x[spoken] + random.normal(size=(len(spoken), 9)), [f"w{row}" for row in spoken], category[spoken])
+    report = reported(made(x, category, text=text))
+    found = report.tables["leading"]
+    assert found["neuron"].tolist() == [3, 4, 5]
+    assert found["text_occurrences"].tolist() == [5, 12, 3]
+    for kind in range(3):
+        values = np.float32(x[:, 3 + kind]).astype(float)
+        t = stats.ttest_ind(values[category == kind], values[category != kind], equal_var=False).statistic
+        assert found["t"][kind] == pytest.approx(t)
+        spoken_values, own = np.float32(text[0][:, 3 + kind]).astype(float), text[2] == kind
+        u = stats.mannwhitneyu(spoken_values[own], spoken_values[~own]).statistic
+        if kind < 2:
+            assert found["auroc_text"][kind] == pytest.approx(u / (own.sum() * (~own).sum()))
+            assert found["auroc_text_low"][kind] < found["auroc_text"][kind] < found["auroc_text_high"][kind]
+    assert np.isnan(found["auroc_text"][2])
+    page = report.pages["text_heat_map"]()
+    assert [f"MLP 0.{3 + kind}: prefers kind {kind}" in page for kind in range(3)] == [True] * 3
+    assert sum("prefers “kind" in line and "0.4 (t = " in line for line in report.findings) == 1
+
+
+def test_the_best_neuron_of_three_categories_is_scored_in_text_on_words_that_did_not_choose_it():
+    random = np.random.default_rng(0)
+    x, category = random.normal(size=(60, 6)), np.repeat([0, 1, 2], 20)
+    x[category == 2, 1] += 8
+    in_text = x.copy()
+    report = reported(made(x, category, text=(in_text, [f"w{row}" for row in range(60)], category)), drawn=False)
+    assert report.layers["auroc_text_heldout"][0] > 0.99
+    in_text[:, 1] *= -1
+    report = reported(made(x, category, text=(in_text, [f"w{row}" for row in range(60)], category)), drawn=False)
+    assert report.layers["auroc_text_heldout"][0] < 0.01
+
+
 def test_many_categories_are_told_and_drawn_in_few_words():
     category = np.arange(50 * 5) % 50
     report = reported(made(noise(250, 12), category, splits=2, shuffles=2))
@@ -165,6 +204,15 @@ def test_many_categories_are_told_and_drawn_in_few_words():
     assert "50 categories" in report.findings[0]
     figure = report.figures["top_neurons"]()
     assert max(figure.get_size_inches()) < 30
+
+
+def test_the_heat_map_of_many_categories_shows_the_strongest():
+    category = np.arange(50 * 5) % 50
+    x = noise(250, 12)
+    report = reported(made(x, category, text=(x, [f"w{row}" for row in range(250)], category), splits=2, shuffles=2))
+    assert report.pages["text_heat_map"]().count("<h2") == 8
+    assert "8 categories" in report.pages["text_heat_map"]()
+    assert "leading.parquet" in " ".join(report.findings)
 
 
 def test_the_log_says_how_long_an_analysis_will_take(monkeypatch, caplog):

@@ -70,7 +70,6 @@ def test_every_occurrence_of_a_listed_word_is_in_its_group(model, tmp_path):
 def test_three_categories_have_groups_too(model, tmp_path):
     folder = lists(tmp_path / "words", nouns=NOUNS, verbs=VERBS, articles=("the", "a"))
     experiment = GrammarTuning(Options("grammar_tuning", "", words=folder))
-    assert not experiment.reads_text
     tokens = tokens_of(model, TEXT)
     groups = experiment.token_groups(inputs_of(model, tokens))
     assert {name: len(spelled(model, tokens, group.own)) for name, group in groups.items()} == {

@@ -291,6 +291,12 @@ def test_a_categorys_initial_is_its_first_character_with_its_marks():
     assert [text.get_text() for text in axes.texts if text.get_fontsize() == 5][:1] == ["E\u0301"]
 
 
+def test_an_initial_is_long_enough_to_tell_categories_apart():
+    categories = ["adjectives", "adverbs", "nouns", "noun"]
+    axes = picture(passage(list("abcd"), listed=[0, 1, 2, 3]), categories=categories)
+    assert [text.get_text() for text in axes.texts if text.get_fontsize() == 5] == ["Adj", "Adv", "Nouns", "Noun"]
+
+
 def test_tokens_and_headings_are_text_and_never_formulas():
     picture(passage([MATH, "$x$", "$", "\\", "{", "^_"], heading=MATH), categories=["$", "$\\frac$"])
     picture(passage([MATH], listed=[1], heading=MATH), categories=["$", "$\\frac$"])

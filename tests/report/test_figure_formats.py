@@ -6,7 +6,7 @@ from neurexp.cli import as_hydra_takes
 from neurexp.config.schema import figure_formats
 from neurexp.errors import UserError
 from neurexp.figures.style import new_figure, set_title
-from neurexp.report.folder import write_figures
+from neurexp.report.drawing import write_figures
 from neurexp.report.report import Report
 
 FIRST_BYTES = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}

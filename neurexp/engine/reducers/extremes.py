@@ -35,6 +35,7 @@ class Extremes(Reducer):
     `[tokens]` int64. What is found of a neuron with NaN or infinity means nothing: another reducer reports them.
     """
 
+    by_site = True
     concurrent = True
     handles_not_finite = False
     values: torch.Tensor

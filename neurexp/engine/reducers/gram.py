@@ -50,6 +50,8 @@ class Gram(Reducer):
     list takes no part, costs nothing, and is not searched for NaN and infinity.
     """
 
+    by_site = True
+    common = ("zz",)
     concurrent = True
     summed = ("zz", "zx", "qxx", "magnitudes")
     calibrated = ("shift",)

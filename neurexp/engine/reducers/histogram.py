@@ -22,6 +22,7 @@ class Histogram(Reducer):
     the counts are exactly those that float64 would give. The covariate `group` `[tokens]` int64 holds 0 … groups − 1.
     """
 
+    by_site = True
     concurrent = True
     summed = ("counts",)
     calibrated = ("width", "start")

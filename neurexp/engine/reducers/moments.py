@@ -28,6 +28,7 @@ class Moments(Reducer):
     part of a batch.
     """
 
+    by_site = True
     concurrent = True
     summed = ("n", "sums", "positive")
     calibrated = ("shift",)

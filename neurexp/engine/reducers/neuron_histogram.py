@@ -23,6 +23,7 @@ class NeuronHistogram(Reducer):
     of the covariate `counted` `[tokens]` bool are counted, all of them if there is no such covariate.
     """
 
+    by_site = True
     concurrent = True
     summed = ("counts",)
     calibrated = ("start", "width")

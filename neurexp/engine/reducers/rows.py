@@ -1,5 +1,6 @@
 """Rows: the activations of chosen spans of tokens. Does not know what the spans are."""
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -90,6 +91,13 @@ class Rows(Reducer):
         """The rows themselves, not a copy: they may be as large as the machine's memory."""
         self.check()
         return {str(site): rows for site, rows in self.kept.items()}
+
+    def split(self, sites: int) -> list[dict[str, torch.Tensor]]:
+        return [{"0": self.kept[site]} for site in range(sites)]
+
+    @classmethod
+    def joined(cls, parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        return {str(site): part["0"] for site, part in enumerate(parts)}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Uses the given rows without a copy: those of a stored pass are mapped from a file."""

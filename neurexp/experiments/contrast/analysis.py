@@ -7,7 +7,7 @@ float32, mapped from a file; a float32 copy of them for the probe on all neurons
 and of each split; and less than about 500 MB that depend on none of these (`stats.chunks`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from neurexp.report.report import Table
 from neurexp.stats import effect_sizes, nulls, probe, summary
 from neurexp.stats.association import LEVEL, q_values
 from neurexp.stats.chunks import ProgressCallback, labelling_chunks, no_progress
-from neurexp.stats.hypothesis_tests import FEW_CATEGORIES, TestResult, compare, paired_t
+from neurexp.stats.hypothesis_tests import FEW_CATEGORIES, TestResult, compare, paired_t, welch
 from neurexp.stats.layer_probe import layer_accuracy
 from neurexp.stats.replication import Replication, replicate
 from neurexp.stats.shuffling import is_paired, shuffle_within
@@ -47,7 +47,7 @@ class Analyst:
 
     def __init__(self, data: ContrastData):
         self.data, self.labels, self.options = data, data.labels, data.options
-        self.seed, self.two = data.seed, data.two
+        self.seed, self.two, self.categories = data.seed, data.two, len(data.categories)
         _, self.groups = np.unique(data.rows.words, return_inverse=True)
 
     def steps(self) -> dict[str, float]:
@@ -107,6 +107,7 @@ class Analyst:
             neurons |= {"t_welch": tested.statistic, "p_welch": tested.p}
         else:
             neurons |= {"f": tested.statistic, "p_f": tested.p, "eta2": effect_sizes.eta_squared(x, labels)}
+            neurons |= {f"t_rest_{category}": t for category, t in enumerate(self._against_the_rest(x))}
         neurons |= {
             "p_permutation": null.p,
             "p_maxt": null.p_max,
@@ -118,6 +119,12 @@ class Analyst:
             neurons |= dict(zip(names, effect_sizes.cohens_d(x, labels), strict=True))
             neurons["auroc"] = effect_sizes.auroc(x, labels)
         return null
+
+    def _against_the_rest(self, x: np.ndarray) -> Iterator[np.ndarray]:
+        """Welch's t of each category against all other rows, `[neurons]` each."""
+        member = self.labels == np.arange(len(self.data.categories))[:, None]
+        for part in labelling_chunks(len(member), max(x.shape)):
+            yield from welch(x, ~member[part], member[part]).statistic
 
     @cached_property
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
@@ -283,22 +290,29 @@ class Analyst:
         """Whether the effects on the rows hold for the labelled rows of running text."""
         if not self.data.reads_text:
             return {}
-        names = (
-            "auroc_text_r", "auroc_text_r_shuffled_q95", "auroc_text_r_shuffled_undefined", "auroc_text_heldout",
-            "auroc_text_heldout_undefined",
-        )  # fmt: skip
-        row: dict[str, float] = dict.fromkeys(names, np.nan)
-        neurons["auroc_text"] = np.full(x.shape[1], np.nan)
+        names = ("auroc_text_r", "auroc_text_r_shuffled_q95", "auroc_text_r_shuffled_undefined") if self.two else ()
+        row: dict[str, float] = dict.fromkeys((*names, "auroc_text_heldout", "auroc_text_heldout_undefined"), np.nan)
+        # Of two categories the second against the first; of more each against all others
+        one_of = {"auroc_text": 1} if self.two else {f"auroc_text_{one}": one for one in range(self.categories)}
+        neurons |= {name: np.full(x.shape[1], np.nan) for name in one_of}
         rows, in_text = self.data.text_rows(layer), self.data.text
-        if rows is None or in_text is None or np.bincount(in_text.found.category, minlength=2).min() < FEWEST:
+        if rows is None or in_text is None:
             return row
         text, found = rows[0], in_text.found
-        neurons["auroc_text"] = effect_sizes.auroc(text, found.category)
-        row["auroc_text_r"] = summary.correlation(neurons["auroc"], neurons["auroc_text"])
+        enough = self.data.enough_in_text
+        member = np.stack([found.category == category for category in one_of.values()]).astype(int)
+        for (name, category), auroc in zip(one_of.items(), effect_sizes.auroc(text, member), strict=True):
+            if enough[category]:
+                neurons[name] = auroc
+        if not enough.all():
+            return row
+        if self.two:
+            row["auroc_text_r"] = summary.correlation(neurons["auroc"], neurons["auroc_text"])
         if not self._are_known(found):
             return row  # not the same labelled words: none can be shuffled or held out together
-        null = self._agreement(effect_sizes.auroc, x, text, self._labels_of(found))
-        row["auroc_text_r_shuffled_q95"], row["auroc_text_r_shuffled_undefined"] = _quantile(null)
+        if self.two:
+            null = self._agreement(effect_sizes.auroc, x, text, self._labels_of(found))
+            row["auroc_text_r_shuffled_q95"], row["auroc_text_r_shuffled_undefined"] = _quantile(null)
         # The neuron is selected on half of the words, on their own; it is scored on the other half in running text
         group_of = dict(zip(self.data.rows.words, self.groups, strict=True))
         groups = np.array([group_of[word] for word in found.words])
@@ -307,7 +321,8 @@ class Analyst:
             selecting = np.zeros(len(group_of), dtype=bool)
             selecting[self.groups[first]] = True
             unseen = ~selecting[groups]
-            scores.append(effect_sizes.auroc_in_direction(text[unseen, best], found.category[unseen], direction))
+            labels, sign = (found.category, direction) if self.two else ((found.category == direction).astype(int), 1)
+            scores.append(effect_sizes.auroc_in_direction(text[unseen, best], labels[unseen], sign))
         row["auroc_text_heldout"] = summary.mean(np.array(scores))
         row["auroc_text_heldout_undefined"] = int(np.isnan(scores).sum())
         return row

@@ -56,8 +56,8 @@ class Contrast(Experiment[ContrastPlan]):
 
     @property
     def reads_text(self) -> bool:
-        """Whether running text is searched: only with two categories, because AUROC compares two."""
-        return bool(self.options.text) and len(self.categories) == 2
+        """Whether running text is searched."""
+        return bool(self.options.text)
 
     @abstractmethod
     def select(self, model: LanguageModel) -> Selection:

@@ -14,7 +14,14 @@ def columns_of(categories: Sequence[str], conditions: Mapping[str, str]) -> dict
     columns = dict(_COLUMNS)
     columns["mean"] += f"; categories: {names}"
     for index, name in enumerate(categories):
-        columns[f"mean_{index}"] = f"mean activation over the words of category {index}, {name}"
+        columns |= {
+            f"mean_{index}": f"mean activation over the words of category {index}, {name}",
+            f"t_rest_{index}": f"Welch's t of the words of category {index}, {name}, against those of all other "
+            "categories; positive: they are higher",
+            f"auroc_text_{index}": f"chance that the activation on an occurrence of a word of category {index}, "
+            f"{name}, in the dataset's text, is higher than on one of the others (ties count half); missing with fewer "
+            "than 4 of either",
+        }
     for name, where in {"one_token": "within words of one token", **conditions}.items():
         columns |= {
             f"rows_{name}": f"number of words {where}",
@@ -138,9 +145,10 @@ _COLUMNS = {
     "auroc_text_r_shuffled_undefined": "number of these shuffles in which auroc_text_r is not defined, because a "
     "category has no occurrence; left out of the quantile",
     "auroc_text_heldout": "auroc between occurrences in the text of one half of the words, of the neuron with the "
-    "largest |t_welch| on the other half, in the direction found there; mean over splits, 0.5 by chance",
+    "largest |t_welch| on the other half, in the direction found there (more than two categories: of the neuron with "
+    "the largest f, its highest category against the rest); mean over splits, 0.5 by chance",
     "auroc_text_heldout_undefined": "number of splits in which the words of the other half do not occur in the text "
-    "in both categories; left out of auroc_text_heldout",
+    "in both categories (more than two: in the neuron's highest and in another); left out of auroc_text_heldout",
     "words": "number of words",
     "words_empty": "empty lines of the word lists; dropped",
     "words_duplicate": "lines of the word lists that repeat a word of the same list, in the same or in another Unicode "
@@ -194,6 +202,16 @@ _COLUMNS = {
     "words.label": "index of the category",
     "words.tokens": "its number of tokens",
     "words.pair": "number of its pair for t_paired; −1 without pairs",
+    "leading.category": "a category; a row for each that some neuron prefers",
+    "leading.label": "index of the category",
+    "leading.layer": "layer of the neuron that prefers the category most: that with the highest t_rest of the category",
+    "leading.neuron": "index of this neuron",
+    "leading.t": "its t_rest of the category; too optimistic, because the same words select and measure the neuron",
+    "leading.eta2": "its eta2",
+    "leading.auroc_text": "its auroc_text of the category",
+    "leading.auroc_text_low": "lower end of the 95 % bootstrap interval over words of auroc_text",
+    "leading.auroc_text_high": "upper end of the same interval",
+    "leading.text_occurrences": "number of occurrences of the category's words in the text that were used",
     "agreement.first": "a test: paired_bonferroni (p_paired < 0.05 / neurons of the layer), welch_bonferroni "
     "(f_bonferroni), max_t (p_maxt < 0.05), welch_bh (f_bh; q_welch or q_f < 0.05), replicated (in more than half of "
     "the splits); all layers together",

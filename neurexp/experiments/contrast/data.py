@@ -204,6 +204,13 @@ class ContrastData:
         """The main test, as column names have it."""
         return "welch" if self.two else "f"
 
+    @property
+    def enough_in_text(self) -> np.ndarray:
+        """`[categories]` bool: whether the category, and all others together, have enough rows of running text."""
+        found = np.zeros(0, dtype=np.int64) if self.text is None else self.text.found.category
+        counts = np.bincount(found, minlength=len(self.categories))
+        return (counts >= FEWEST) & (len(found) - counts >= FEWEST)
+
     def text_rows(self, layer: int) -> tuple[np.ndarray, np.ndarray] | None:
         """The activations on the listed words' occurrences and on the excerpt's tokens, `[rows, neurons]` each."""
         if self.text is None:

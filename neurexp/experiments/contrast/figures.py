@@ -8,6 +8,7 @@ import numpy as np
 from neurexp.experiments.contrast.analysis import LayerAnalysis
 from neurexp.experiments.contrast.data import STRETCHES, STRETCHES_SHOWN, ContrastData
 from neurexp.report.report import Table
+from neurexp.report.words import name_of
 from neurexp.stats.association import LEVEL
 
 SHOWN = 12  # neurons whose values are drawn word by word
@@ -49,9 +50,10 @@ class Figures:
         neurons: Table,
         metrics: Mapping[str, float],
         over_layers: Mapping[str, tuple[str, str]],
+        leaders: Table | None = None,
     ):
         self.data, self.analyses, self.layers, self.neurons = data, analyses, layers, neurons
-        self.metrics, self._over_layers = metrics, over_layers
+        self.metrics, self._over_layers, self._leaders = metrics, over_layers, leaders
         self.measured = f"{data.model_name}, {data.site}; {describe_sizes(data)}"
         self.statistic, self.symbol, self.effect = ("t_welch", "t", "cohens_d") if data.two else ("f", "F", "eta2")
         self.place = best_layer(layers)
@@ -65,7 +67,7 @@ class Figures:
                 f"{self.symbol.lower()}_against_null": self.against_null,
                 "top_neurons": self.top_neurons,
             }
-            if self.data.text is not None:
+            if self.data.text is not None and self._of_heat():
                 figures["text_heat_map"] = self.heat_map
         if len(self.data.layers) > 1:
             figures["over_layers"] = self.over_layers
@@ -184,37 +186,58 @@ class Figures:
         )
 
     def _heat(self) -> list[tuple[str, list[str], np.ndarray, np.ndarray]]:
-        """A row for each of the two neurons: its title, and the excerpt's texts, activations and categories."""
-        rows = []
-        for index, category in zip(extremes(self.neurons), (1, 0), strict=True):
-            layer, neuron = int(self.neurons["layer"][index]), int(self.neurons["neuron"][index])
-            excerpt = self.data.excerpt_of(layer, neuron)
+        """A passage for each neuron: its title, and the excerpt's texts, activations and categories."""
+        passages = []
+        for row, category in self._of_heat():
+            table = self.neurons if self._leaders is None else self._leaders
+            excerpt = self.data.excerpt_of(int(table["layer"][row]), int(table["neuron"][row]))
             assert excerpt is not None
-            auroc = self.neurons["auroc_text"][index]
-            share = auroc if category == 1 else 1 - auroc  # AUROC is the chance that category 1 is higher
+            auroc = table["auroc_text"][row]
+            share = 1 - auroc if self.data.two and category == 0 else auroc  # AUROC: category 1 is higher
             score = f"higher on them in {share:.0%} of pairs" if np.isfinite(auroc) else "too few listed words"
-            name = f"{self.data.site} {layer}.{neuron}"
-            rows.append((f"{name}: prefers {self.data.categories[category]} ({score})", *excerpt))
-        return rows
+            name = f"{self.data.site} {name_of(table, row)}"
+            passages.append((f"{name}: prefers {self.data.categories[category]} ({score})", *excerpt))
+        return passages
+
+    def _of_heat(self) -> list[tuple[int, int]]:
+        """The neurons of the heat map, at most `MANY`: the row in its table, and the category."""
+        if self._leaders is None:
+            return list(zip(extremes(self.neurons), (1, 0), strict=True))
+        strongest = np.sort(np.argsort(-self._leaders["t"], kind="stable")[:MANY])
+        return [(int(row), int(self._leaders["label"][row])) for row in strongest]
 
     def _about_heat(self) -> str:
         text = self.data.text
         assert text is not None
         joined = len(text.shown) < len(text.excerpt.words)
+        many = self._leaders is not None and len(self._leaders["t"]) > MANY
         return (
             f"{self.data.label}; the text has {len(text.found.words)} occurrences of listed words, at most "
             f"{self.data.options.occurrences} of each; of up to {STRETCHES} passages with many of them the "
             f"{STRETCHES_SHOWN} with the neuron's most active tokens; colour: the neuron's activation"
             f"{', the mean where one character is several tokens' if joined else ''}"
+            f"{f'; the {MANY} categories whose neurons have the highest t' if many else ''}"
         )
 
     def _heat_title(self) -> str:
+        if self._leaders is not None:
+            return self._title_of_leaders(self._leaders)
         scores = [self.metrics[name] for name in ("top_auroc_text", "bottom_auroc_text") if name in self.metrics]
         if len(scores) < 2:
             return "The two neurons that differ most, over running text"
         return (  # AUROC is the chance that category 1 is higher
             f"In running text the neuron for {self.data.categories[1]} is right on {scores[0]:.0%} of pairs of listed "
             f"words, and the one for {self.data.categories[0]} on {1 - scores[1]:.0%}"
+        )
+
+    def _title_of_leaders(self, leaders: Table) -> str:
+        shown = [(self.data.categories[label], leaders["auroc_text"][row]) for row, label in self._of_heat()]
+        scores = [f"{share:.0%} ({name})" for name, share in shown if np.isfinite(share)]
+        if not scores:
+            return "The neuron that prefers each category most, over running text"
+        return (
+            "In running text the neuron for each category is higher on its listed words than on the others in "
+            f"{', '.join(scores)} of pairs"
         )
 
     def heat_map(self):

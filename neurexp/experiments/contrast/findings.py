@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from neurexp.experiments.contrast.data import FEWEST, ContrastData
-from neurexp.experiments.contrast.figures import describe_sizes
+from neurexp.experiments.contrast.figures import MANY, describe_sizes
 from neurexp.report.report import Table
 from neurexp.report.words import name_of
 
@@ -17,14 +17,20 @@ SENTENCE = 100  # characters; a longer row is not a word
 Metrics = Mapping[str, float]
 
 
-def findings_of(data: ContrastData, layers: Table, neurons: Table, metrics: Metrics) -> list[str]:
-    """The findings, a line each. The first line describes the rows, and is the same for a control."""
+def findings_of(
+    data: ContrastData, layers: Table, neurons: Table, metrics: Metrics, leaders: Table | None = None
+) -> list[str]:
+    """The findings, a line each. The first line describes the rows, and is the same for a control.
+
+    `leaders` is the table of `leading` for three categories or more.
+    """
     return [
         _rows(data, metrics),
         _significant(data, layers, metrics),
         _replication(data, layers, metrics),
         _probe(data, layers, metrics),
         *_strongest(data, neurons, metrics),
+        *(_leading(data, leaders) if leaders is not None else []),
         *_not_computed(data, metrics),
         *(_running_text(data, metrics) if data.reads_text else []),
     ]
@@ -102,9 +108,30 @@ def _strongest(data: ContrastData, neurons: Table, metrics: Metrics) -> list[str
         lines.append(
             f"The neuron that differs most is {metrics['top_layer']}.{metrics['top_neuron']} (layer.neuron; F = "
             f"{metrics['top_f']:.1f}, η² = {metrics['top_eta2']:.2f}). Its mean is highest on "
-            f"“{data.categories[int(metrics['top_category'])]}”.{_next(data, neurons, 1)} Running text is "
-            "searched with two categories only."
+            f"“{data.categories[int(metrics['top_category'])]}”.{_next(data, neurons, 1)}"
         )
+    return lines
+
+
+def _leading(data: ContrastData, leaders: Table) -> list[str]:
+    """The neuron that prefers each category most, and whether it does in running text."""
+    count = len(leaders["label"])
+    if len(data.categories) > MANY:
+        return [f"leading.parquet names the neuron that prefers each category most, for {count} categories."]
+    lines = []
+    for row in range(count):
+        name = leaders["category"][row]
+        line = (
+            f"The neuron that prefers “{name}” most is {name_of(leaders, row)} (t = {leaders['t'][row]:+.1f} against "
+            "the words of all other categories)."
+        )
+        low, auroc, high = (leaders[f"auroc_text{part}"][row] for part in ("_low", "", "_high"))
+        if np.isfinite(auroc):
+            line += (
+                f" In running text it is higher on {name} than on the others in {auroc:.0%} of pairs (95 % interval "
+                f"over words: {low:.0%} to {high:.0%}; the same words, {leaders['text_occurrences'][row]} occurrences)."
+            )
+        lines.append(line)
     return lines
 
 
@@ -157,13 +184,16 @@ def _running_text(data: ContrastData, metrics: Metrics) -> list[str]:
         lines.append("No listed word occurs in the text as a whole word, so there is nothing to generalise to.")
     elif "auroc_text_heldout_best" in metrics:
         largest = " (the largest of these layers)" if len(data.layers) > 1 else ""
+        against = "" if data.two else " (the category on which it is highest against the rest)"
         lines.append(
-            "The neuron that is best on one half of the words, each on its own, has an AUROC of "
+            f"The neuron that is best on one half of the words, each on its own, has an AUROC{against} of "
             f"{metrics['auroc_text_heldout_best']:.2f} on the other half in running text, in layer "
             f"{metrics['auroc_text_heldout_best_layer']}{largest}."
         )
-    elif data.text is not None and (counts := np.bincount(data.text.found.category, minlength=2)).min() < FEWEST:
-        each = " and ".join(f"{count} of {name}" for count, name in zip(counts, data.categories, strict=True))
+    elif data.text is not None and not data.enough_in_text.all():
+        counts = np.bincount(data.text.found.category, minlength=len(data.categories))
+        few = [f"{count} of {name}" for count, name in zip(counts, data.categories, strict=True) if count < FEWEST]
+        each = ", ".join(few[:MANY]) + (", …" if len(few) > MANY else "")
         lines.append(f"Too few of the words occur in the text to compare them there: {each}; give more text.")
     if adjoining:
         lines.append(

@@ -13,16 +13,16 @@ from neurexp.experiments.contrast.columns import activations_column, columns_of
 from neurexp.experiments.contrast.data import ContrastData
 from neurexp.experiments.contrast.figures import Figures, extremes
 from neurexp.experiments.contrast.findings import findings_of
+from neurexp.experiments.contrast.leading import leading, text_interval
 from neurexp.report.report import Report, Table
 from neurexp.stats import summary
 from neurexp.stats.association import LEVEL, q_values
-from neurexp.stats.nulls import auroc_interval, p_of_largest
+from neurexp.stats.nulls import p_of_largest
 
 OF_THE_WORDS = frozenset(
     ("words", "words_empty", "words_duplicate", "words_shared", "words_skipped", "words_unaligned",
      "words_one_token", "text_occurrences", "text_occurrences_dropped", "text_occurrences_adjoining", "neurons_tested")
 )  # fmt: skip
-BOOTSTRAPS = 2000  # draws for the interval of an AUROC in running text
 
 
 def write(data: ContrastData) -> Report:
@@ -37,8 +37,9 @@ def write(data: ContrastData) -> Report:
     columns = columns_of(data.categories, conditions)
     columns |= {f"activations.{name}": activations_column(name) for name in tensors}
     notes = {"words": json.dumps(data.rows.words, ensure_ascii=False), "categories": json.dumps(data.categories)}
+    leaders = None if data.two else leading(data, neurons)
     report = Report(
-        findings=findings_of(data, layers, neurons, metrics),
+        findings=findings_of(data, layers, neurons, metrics, leaders),
         metrics=metrics,
         layers=layers,
         neurons=neurons,
@@ -48,13 +49,14 @@ def write(data: ContrastData) -> Report:
         shares={"share_bonferroni_within_layers": "differ between the categories (p < 0.05 / neurons of the layer)"},
         tensors={"activations": tensors},
         notes={"activations": notes},
-        tables={"words": _words(analyst), "agreement": _agreement(neurons, data)},
+        tables={"words": _words(analyst), "agreement": _agreement(neurons, data)}
+        | ({} if leaders is None else {"leading": leaders}),
         over_layers={
             "share_bonferroni": ("share of neurons that pass Bonferroni", "share_bonferroni_shuffled"),
             "auroc_heldout": ("AUROC of the best neuron on unseen words", "auroc_heldout_shuffled_q95"),
         },
     )
-    figures = Figures(data, analyses, layers, neurons, metrics, report.over_layers)
+    figures = Figures(data, analyses, layers, neurons, metrics, report.over_layers, leaders)
     report.figures, report.pages = figures.all(), figures.pages()
     return report
 
@@ -187,12 +189,7 @@ def _metrics(data: ContrastData, layers: Table, neurons: Table) -> dict[str, flo
 
 def _text_score(data: ContrastData, neurons: Table, index: int, end: str) -> dict[str, float]:
     """One neuron's AUROC in running text, and its interval over words."""
-    rows, text = data.text_rows(int(neurons["layer"][index])), data.text
-    assert rows is not None
-    assert text is not None
-    _, groups = np.unique(text.found.words, return_inverse=True)
-    values = rows[0][:, int(neurons["neuron"][index])].astype(np.float64)
-    low, high = auroc_interval(values, text.found.category, groups, BOOTSTRAPS, data.seed)
+    low, high = text_interval(data, int(neurons["layer"][index]), int(neurons["neuron"][index]), 1)
     return {
         f"{end}_auroc_text": float(neurons["auroc_text"][index]),
         f"{end}_auroc_text_low": low,

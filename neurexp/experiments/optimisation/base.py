@@ -115,9 +115,9 @@ class Optimisation(Experiment[OptimisationPlan]):
         def covariates(ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> dict[str, Any]:
             return {"counted": masks[sequences, positions]}
 
-        def text_reducers() -> dict[str, Reducer]:
+        def text_reducers(sites: int) -> dict[str, Reducer]:
             windows = Windows(chosen, n, options.windows, tokens.valid.shape[1], model.device)
-            return {"windows": windows, "moments": Moments(len(layers), device=model.device)}
+            return {"windows": windows, "moments": Moments(sites, device=model.device)}
 
         def search_starts(results: Results) -> list[torch.Tensor]:
             if not options.from_text or "text" not in results:
@@ -149,7 +149,7 @@ class Optimisation(Experiment[OptimisationPlan]):
             count, length = found.valid.shape
             return {
                 "tokens": found,
-                "reducers": lambda: {"values": UnitValues(chosen, count, length, model.device)},
+                "reducers": lambda _: {"values": UnitValues(chosen, count, length, model.device)},
             }
 
         every = {"site": options.site, "layers": layers, "cacheable": True}
@@ -167,7 +167,7 @@ class Optimisation(Experiment[OptimisationPlan]):
             AscentPass(
                 name="ascent",
                 tokens=_as_text(np.concatenate([drawn[0]] * options.starts)[: options.starts]),
-                reducers=lambda: {"found": ByUnit()},
+                reducers=lambda _: {"found": ByUnit()},
                 key=key
                 | {"prefix": list(prefix), "ascent": vars(ascent), "ordinary": _hash(ordinary)}
                 | {"starts": [None if one is None else one.tolist() for one in own]},
@@ -186,7 +186,7 @@ class Optimisation(Experiment[OptimisationPlan]):
                 SearchPass(
                     name="search",
                     tokens=_as_text(random[0].numpy()),
-                    reducers=lambda: {"found": ByUnit()},
+                    reducers=lambda _: {"found": ByUnit()},
                     key=key | {"prefix": list(prefix), "search": vars(search), "allowed": _hash(allowed)},
                     label=f"Search over strings of tokens, for {number_of(len(units), 'unit')}",
                     units=units,
@@ -202,7 +202,7 @@ class Optimisation(Experiment[OptimisationPlan]):
             FollowingPass(
                 name="strings",
                 tokens=passes[1].tokens,
-                reducers=dict,
+                reducers=lambda _: {},
                 key=key,
                 label="The strings that were found, run alone",
                 distributed=False,

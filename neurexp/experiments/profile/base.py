@@ -78,9 +78,9 @@ class Profile(Experiment[ProfilePlan]):
             group = torch.where(positions < skipped, SKIPPED, by_value[value])
             return {"group": group, "design": design(ids, positions, sequences)}
 
-        def reducers() -> dict[str, Any]:
-            gram = Gram(design.width, len(layers), design.squared, design.columns["group"], device=model.device)
-            return {"histogram": Histogram(groups, len(layers), options.bins, model.device), "gram": gram}
+        def reducers(sites: int) -> dict[str, Any]:
+            gram = Gram(design.width, sites, design.squared, design.columns["group"], device=model.device)
+            return {"histogram": Histogram(groups, sites, options.bins, model.device), "gram": gram}
 
         planned = Pass(
             name="text",

@@ -79,9 +79,8 @@ class TopContexts(Experiment[TopContextsPlan]):
             known: dict[str, Any] = {"counted": masks[sequences, positions], "design": design(positions, sequences)}
             return known if document is None else known | {"document": document[sequences, positions]}
 
-        def reducers() -> dict[str, Reducer]:
-            sites, device = len(layers), model.device
-            around = options.before, options.after, options.per_document
+        def reducers(sites: int) -> dict[str, Reducer]:
+            device, around = model.device, (options.before, options.after, options.per_document)
             made: dict[str, Reducer] = {
                 "extremes": Extremes(sites, options.k, length, *around, device=device),
                 "moments": Moments(sites, device=device),

@@ -1,0 +1,105 @@
+"""Work that is shared out over forks: all of it is done, whatever becomes of a fork, and errors rise."""
+
+import os
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from neurexp.console import forks
+from neurexp.console.forks import shared_out
+
+
+def note(folder: Path, item: int) -> None:
+    (folder / str(item)).write_text(str(os.getpid()))
+
+
+def done(folder: Path) -> dict[int, int]:
+    """Item → the process that did it last."""
+    return {int(file.name): int(file.read_text()) for file in folder.iterdir()}
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[int]:
+    """The forks' process ids."""
+    found, fork = [], forks._fork
+    monkeypatch.setattr(forks, "_fork", lambda *given: found.append(fork(*given)) or found[-1])
+    return found
+
+
+def is_left(process: int) -> bool:
+    """Whether a child of this process runs, or has ended and nobody waited for it."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 9])
+def test_every_item_is_done_once_in_as_many_processes(tmp_path, processes):
+    shared_out(partial(note, tmp_path), range(7), processes)
+    found = done(tmp_path)
+    assert set(found) == set(range(7))
+    assert len(set(found.values())) == min(processes, 7)
+    assert found[0] == os.getpid()
+
+
+def test_no_item_needs_no_fork():
+    shared_out(lambda item: pytest.fail("nothing to do"), [], 3)
+
+
+@pytest.mark.parametrize("end", ["raises", "is killed", "hangs"])
+def test_what_a_fork_did_not_do_is_done_here(tmp_path, monkeypatch, started, end):
+    monkeypatch.setattr(forks, "PATIENCE", 0.2)
+    parent = os.getpid()
+
+    def work(item: int) -> None:
+        if os.getpid() != parent:
+            if end == "raises":
+                raise ValueError("in the fork only")
+            if end == "hangs":
+                time.sleep(60)
+            os.kill(os.getpid(), signal.SIGKILL)
+        note(tmp_path, item)
+
+    began = time.monotonic()
+    shared_out(work, range(5), 2)
+    assert done(tmp_path) == dict.fromkeys(range(5), parent)
+    assert time.monotonic() - began < 30
+    assert started and not any(map(is_left, started))
+
+
+def test_an_error_of_an_item_that_a_fork_has_rises_here():
+    def work(item: int) -> None:
+        if item == 1:
+            raise ValueError("item 1")
+
+    with pytest.raises(ValueError, match="item 1"):
+        shared_out(work, range(4), 2)
+
+
+def test_an_error_here_ends_the_forks(started):
+    parent = os.getpid()
+
+    def work(item: int) -> None:
+        if os.getpid() == parent:
+            raise KeyboardInterrupt
+        time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        shared_out(work, range(4), 3)
+    assert started and not any(map(is_left, started))
+
+
+def test_works_from_a_thread_and_prints_nothing_twice(tmp_path, capfd):
+    print("before", end="", flush=False)
+    thread = threading.Thread(target=shared_out, args=(partial(note, tmp_path), range(4), 2))
+    thread.start()
+    thread.join()
+    print(flush=True)
+    assert len(set(done(tmp_path).values())) == 2
+    assert capfd.readouterr().out == "before\n"
