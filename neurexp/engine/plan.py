@@ -231,8 +231,11 @@ def run_together(
     if len({(type(one), one.tokens.hash, json.dumps(one.key, sort_keys=True), one.distributed) for one in passes}) > 1:
         raise ValueError("passes that run together must be of one kind, with the same tokens and key")
     batch_size *= first.batch_factor
-    climbs = isinstance(first, AscentPass | SearchPass)  # strings so short that the fast forward does not help
-    with _one_pass, fast_forward(model.network) if model.fast and not climbs else nullcontext():
+    climbs = isinstance(first, AscentPass | SearchPass)
+    # On a CPU the fast forward does not help strings so short. Elsewhere transformers' own attention of GPT-Neo would
+    # wait for the device in each layer
+    fast = model.fast and not (climbs and model.device.type == "cpu")
+    with _one_pass, fast_forward(model.network) if fast else nullcontext():
         model.check_ids(tokens.input_ids[tokens.valid])
         sites: list[Site] = []
         results, reducers = [], []

@@ -20,6 +20,7 @@ from neurexp.console.beside import Beside
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
+from neurexp.experiments.options import known_options
 from neurexp.io import files
 from neurexp.report.clock import Stopwatch
 from neurexp.report.drawing import write_figures
@@ -41,7 +42,8 @@ from neurexp.runs.sweep_job import Membership
 from neurexp.tracking import beside
 
 if TYPE_CHECKING:
-    from neurexp.experiments.base import Experiment
+    from neurexp.experiments.base import Experiment, Options
+    from neurexp.report.finished import FinishedRun
     from neurexp.runs.measure import Measurement
     from neurexp.tracking.tracker import Tracker
 
@@ -61,10 +63,15 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     """
     environment.check()
     clock, typed = Stopwatch(), checked(config)
-    names = hearing_signals(_check_reachable, typed)
-    is_one_run = job is None and processes.rank() == 0
-    with beside.prepared(typed.tracking, _outputs(typed)) if is_one_run else nullcontext() as mlflow:
-        _run(typed, config, folder, job, clock, *names, mlflow)
+    known = hearing_signals(known_options, typed.experiment)
+    _check_weights(typed)
+    model_name, unreachable = hearing_signals(_check_reachable, typed)
+    with opened(getattr(known, "run", None), typed) as source:
+        if known is not None and source is not None:
+            hearing_signals(known.check_source, source)
+        is_one_run = job is None and processes.rank() == 0
+        with beside.prepared(typed.tracking, _outputs(typed)) if is_one_run else nullcontext() as mlflow:
+            _run(typed, config, folder, job, clock, model_name, unreachable, known, source, mlflow)
 
 
 def _run(
@@ -75,15 +82,20 @@ def _run(
     clock: Stopwatch,
     model_name: str,
     unreachable: UserError | None,
+    known: "Options | None",
+    known_source: "FinishedRun | None",
     mlflow: Beside | None,
 ) -> None:
-    """The run, once its model and text are known to be there. `mlflow` does the tracking, if it is given."""
+    """The run, from the imports on.
+
+    `unreachable` is the error of a dataset that the experiment may not need; `known` are the options of a built-in
+    experiment, and `known_source` is the run that it goes on from. `mlflow` is the process that does the tracking, if
+    it is not this one.
+    """
     log.info("Loading PyTorch and transformers for %s", typed.experiment.name)
     with clock("imports"):
         options, plugin = hearing_signals(typed_options, typed.experiment)
-        _check_control(options, plugin)
-        if options.control == "random" and typed.model.weights is Weights.random:
-            raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
+        options = known or options  # the same, and its files are read already
         hearing_signals(import_module, "neurexp.runs.measure")  # and with it all large libraries
     from neurexp.io import provenance
     from neurexp.runs.measure import measure, prepare_device
@@ -94,7 +106,8 @@ def _run(
     experiment = plugin(options)
     if unreachable and experiment.reads_text:
         raise unreachable
-    with opened(experiment.source_run, typed) as source:
+    with opened(experiment.source_run if known_source is None else None, typed) as own_source:
+        source = known_source or own_source
         names = model_name, _dataset_name(typed, experiment)
         other_layers = job is not None and job.varies("experiment.layer")
         hearing_signals(processes.connect)
@@ -317,17 +330,9 @@ def _check_reachable(config: Config) -> tuple[str, UserError | None]:
     return label, None
 
 
-def _check_control(options: Any, plugin: "type[Experiment]") -> None:
-    """Raises UserError for a control that there is not, or not in this kind of experiment."""
-    if options.control in plugin.controls:
-        return
-    why = ""
-    if len(plugin.controls) == 1:
-        why = f"{options.name} has no control; "
-    elif options.control == "shuffled_text":
-        why = f"{options.name} has rows of its own, and no running text whose words could be shuffled; "
-    known = " or ".join(filter(None, (", ".join(plugin.controls[:-1]), plugin.controls[-1])))
-    raise UserError(f"experiment.control={options.control}: {why}give {known}")
+def _check_weights(config: Config) -> None:
+    if config.experiment.get("control") == "random" and config.model.weights is Weights.random:
+        raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
 
 
 def _dataset_name(config: Config, experiment: "Experiment") -> str:

@@ -153,7 +153,7 @@ class Reducer(ABC):
             if getattr(self, name).shape != getattr(other, name).shape:
                 raise ValueError(f"cannot merge: the two have {name} of different shapes")
         for name in self.calibrated:
-            if not torch.equal(getattr(self, name), getattr(other, name)):
+            if not torch.equal(getattr(self, name), getattr(other, name).to(getattr(self, name).device)):
                 raise ValueError(f"cannot merge: the two were taken with different {name}")
         for name in self.summed:
             getattr(self, name).add_(getattr(other, name).to(getattr(self, name).device))
