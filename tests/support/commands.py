@@ -77,9 +77,10 @@ class Commands:
         largest_file: int = resource.RLIM_INFINITY,
         hurries: bool = False,
         processes: int = 1,
+        module: str = "neurexp",
         **changes: str,
     ) -> subprocess.CompletedProcess[str]:
-        """`python -m neurexp ARGUMENTS` in `folder`; the exit code is -14 where it took longer than `timeout`.
+        """`python -m MODULE ARGUMENTS` in `folder`; the exit code is -14 where it took longer than `timeout`.
 
         Laying out and painting the figures takes most of a short run, so each is made, but painted only with `draws`;
         else its file is a dot. `largest_file`, in bytes, is the most that the system lets the command write into one.
@@ -98,6 +99,7 @@ class Commands:
                 "largest_file": largest_file,
                 "hurries": hurries,
                 "processes": processes,
+                "module": module,
                 "changes": changes,
             }
             assert self._server.stdin and self._server.stdout
@@ -188,10 +190,12 @@ def serve() -> None:
             _become_one_of(request["processes"])
         code = 1
         try:
-            runpy.run_module("neurexp", run_name="__main__", alter_sys=True)
+            runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
             code = 0
-        except SystemExit as end:
-            code = end.code
+        except SystemExit as end:  # with a code, None or a message, as the interpreter takes it
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
         except BaseException:
             traceback.print_exc()
         finally:
