@@ -301,6 +301,12 @@ def prepare_device(config: Config) -> None:
         UserError: no such device, fewer GPUs than processes, or an option that the device does not know.
     """
     device = choose_device(config.device.name)
+    if config.model.device_map is not None:
+        given = f"model.device_map={config.model.device_map}"
+        if processes.count() > 1:
+            raise UserError(f"{given}: one process uses all devices; run it without torchrun")
+        if config.experiment.get("control") == "random":
+            raise UserError(f"{given}: cannot spread the random weights of experiment.control=random; give off")
     if processes.count() > 1 and device.type == "cuda":
         local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:
@@ -341,6 +347,8 @@ def _model_arguments(config: Config) -> dict[str, Any]:
         "bos": config.dataset.bos.wanted,
         "blocks": model.blocks,
         "sites": model.sites,
+        "device_map": model.device_map,
+        "max_memory": model.max_memory,
     }
 
 
