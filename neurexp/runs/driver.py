@@ -4,6 +4,7 @@ A signal interrupts each stage at once (`console.interrupts`), and the driver cl
 torch, transformers, datasets or mlflow is imported when a run starts.
 """
 
+import json
 import logging
 import os
 from contextlib import suppress
@@ -81,15 +82,17 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
         other_layers = job is not None and job.varies("experiment.layer")
         hearing_signals(processes.connect)
         if processes.rank() > 0:
-            shared = hearing_signals(processes.broadcast, "")
+            shared, started = json.loads(hearing_signals(processes.broadcast, ""))
             if shared and plugin.distributed:
+                hearing_signals(resume.check_shared, Path(shared), started)
                 hearing_signals(measure, typed, experiment, names, Path(shared), clock, source=source)
             processes.shut_down()
             return
         with resume.at_work(folder, config) as progress:
             resume.redact(folder / HYDRA)
             is_whole = (folder / SUMMARY).exists()  # the process ended while it logged
-            hearing_signals(processes.broadcast, "" if is_whole else str(folder.resolve()))
+            shared = "" if is_whole else str(folder.resolve())
+            hearing_signals(processes.broadcast, json.dumps([shared, progress.note["started"]]))
             if is_whole:
                 processes.shut_down()
                 progress.results_are_whole()
@@ -113,7 +116,8 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
             except BaseException as error:
                 how, why = "FAILED", f"{type(error).__name__}: {error}"
                 if isinstance(error, KeyboardInterrupt):
-                    how, why = "KILLED", "interrupted"
+                    lost = processes.lost()
+                    how, why = ("KILLED", "interrupted") if lost is None else ("FAILED", lost)
                     files.remove_own(folder)  # of work that native code still does
                 with suppress(Exception):  # the user must see the first error, not this one
                     hearing_signals(tracker.finish, how, why)
