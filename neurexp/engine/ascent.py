@@ -64,10 +64,11 @@ def random_starts(table: torch.Tensor, ascent: Ascent, unit: Unit) -> torch.Tens
 
 def deviation(table: torch.Tensor) -> float:
     """The standard deviation of all numbers of an embedding table."""
-    total, squares, count = 0.0, 0.0, table.numel()
+    sums, count = torch.zeros(2, dtype=torch.float64, device=table.device), table.numel()
     for piece in table.split(4096):  # a copy in float64 of all would be large
-        total += float(piece.double().sum())
-        squares += float(piece.double().square().sum())
+        sums[0] += piece.double().sum()
+        sums[1] += piece.double().square().sum()
+    total, squares = sums.tolist()
     return max(0.0, squares / count - (total / count) ** 2) ** 0.5
 
 

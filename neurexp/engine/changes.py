@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from neurexp.errors import UserError
 from neurexp.models.sites import Site, blocks_of
+from neurexp.models.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Change:
             return new.expand_as(x)
         chosen = self.tokens[place.first : place.first + place.shape[0]]
         check_shape(chosen.shape, place.shape)
-        return torch.where(chosen.to(x.device).reshape(-1, 1), new, x)
+        return torch.where(to_device(chosen, x.device).reshape(-1, 1), new, x)
 
     def _new(self, x: torch.Tensor, place: Place) -> torch.Tensor:
         if self.kind == "zero":
@@ -56,11 +57,13 @@ class Change:
         if self.kind == "resample":
             return self._drawn(x, place)
         if self.values is None:
-            sample = x if place.valid is None else x[place.valid.flatten().to(x.device)]
+            sample = x
+            if place.valid is not None:
+                sample = x[to_device(place.valid.flatten().nonzero().squeeze(1), x.device)]
             return measured(self.kind, sample).to(x)
         # In float32 for smaller formats: the result is rounded once
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        values = self.values.to(x)
+        values = to_device(self.values.to(x.dtype), x.device)
         if self.kind == "scale":
             return x * values
         return x + values if self.kind == "add" else values
@@ -70,10 +73,10 @@ class Change:
             rows = [
                 _random(self.seed, place.first + one, len(self.values), place.shape[1]) for one in range(place.shape[0])
             ]
-            return self.values[torch.cat(rows)].to(x)
+            return to_device(self.values[torch.cat(rows)].to(x.dtype), x.device)
         allowed = torch.arange(len(x)) if place.valid is None else place.valid.flatten().nonzero().squeeze(1).cpu()
         sources = allowed[_random(self.seed, place.first, len(allowed), len(x))]
-        return x[sources.to(x.device)]
+        return x[to_device(sources, x.device)]
 
 
 def check_tokens(changes: Sequence[Change], shape: Sequence[int]) -> None:
@@ -174,7 +177,7 @@ def changed_values(values: torch.Tensor, changes: Sequence[Change], place: Place
     rows = new.view(place.variants, -1, values.shape[-1])
     for change in changes:
         check_neurons(change, len(columns))
-        own = columns[change.neurons].to(values.device)
+        own = to_device(columns[change.neurons], values.device)
         of_variant = rows[change.variant]
         of_variant[:, own] = change.of(of_variant[:, own], place).to(values.dtype)
     return new

@@ -28,6 +28,7 @@ from neurexp.engine.stream import Stream
 from neurexp.models.head import Head
 from neurexp.models.losses import Losses
 from neurexp.models.sites import blocks_of
+from neurexp.models.transfer import Outbox, to_device
 
 SIDE_BY_SIDE = 2048  # tokens in one forward of several variants, on a CPU
 ON_A_DEVICE = 16384  # the same elsewhere
@@ -114,8 +115,11 @@ def run_edited_pass(
             predictions = _Predictions(head, losses, batch, stream.hidden, effects)
             for index in range(max(done, first), first + len(steps)):
                 step = steps[index - first]
+                due = checkpoints is not None and checkpoints.due()
                 try:
                     predictions.add(step, stream)
+                    if due or forecast is not None or index == first + len(steps) - 1:
+                        predictions.take_in()
                 except NotFiniteError as error:
                     _explain(error, variants, here)
                     raise
@@ -124,7 +128,7 @@ def run_edited_pass(
                     forecast((time.perf_counter() - began) * sum(work[done:]) / max(1.0, work[index]), 0)
                     forecast = None
                 began = time.perf_counter()
-                if checkpoints is not None and checkpoints.due():
+                if checkpoints is not None and due:
                     is_whole = index + 1 == first + len(steps)
                     checkpoints.save([effects], index + 1, batches[: number + 1] if is_whole else None)
 
@@ -168,15 +172,17 @@ def _explain(error: NotFiniteError, variants: Sequence[Variant], sequences: slic
 
 
 class _Predictions:
-    """What one batch's variants predict, added to the effects."""
+    """What one batch's variants predict, added to the effects: from a device all together, which is one wait."""
 
     def __init__(self, head: Head, losses: Losses, batch: Batch, hidden: torch.Tensor, effects: Effects):
         self._head, self._losses, self._effects, self._first = head, losses, effects, batch.first
         self._counted = predicting(batch.valid)
-        self._rows = self._counted.flatten().nonzero().squeeze(1).to(batch.device)
-        self._targets = next_tokens(batch.input_ids).flatten().to(batch.device)[self._rows]
+        rows = self._counted.flatten().nonzero().squeeze(1)
+        self._rows = to_device(rows, batch.device)
+        self._targets = to_device(next_tokens(batch.input_ids).flatten()[rows], batch.device)
         self._plain = hidden.flatten(0, 1)[self._rows]
-        self._pieces = head.pieces(len(self._rows))
+        self._pieces = head.pieces(len(rows))
+        self._outbox, self._waiting = Outbox(), list[int]()  # losses on a device, and the variants that they are of
 
     def add(self, step: _Step, stream: Stream) -> None:
         """Runs the variants of a step, and adds what they predict; the first step adds the model without edits."""
@@ -206,8 +212,17 @@ class _Predictions:
             self._add(one, every)
 
     def _add(self, variant: int, values: torch.Tensor) -> None:
-        if not bool(values[0].isfinite().all()):
-            raise NotFiniteError(variant)
         whole = values.new_zeros(len(values), self._counted.numel())
         whole[:, self._rows] = values
-        self._effects.add(variant, whole.unflatten(1, self._counted.shape), self._first)
+        self._outbox.put(whole)
+        self._waiting.append(variant)
+        if values.device.type == "cpu" or self._outbox.is_full:
+            self.take_in()
+
+    def take_in(self) -> None:
+        """Adds what is still on the device. Raises NotFiniteError, whose site is the variant."""
+        waiting, self._waiting = self._waiting, []
+        for variant, values in zip(waiting, self._outbox.fetch(), strict=True):
+            if not bool(values[0].isfinite().all()):
+                raise NotFiniteError(variant)
+            self._effects.add(variant, values.unflatten(1, self._counted.shape), self._first)

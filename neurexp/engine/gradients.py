@@ -25,6 +25,7 @@ from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.errors import UserError
 from neurexp.models.head import Head, token_losses
 from neurexp.models.sites import Site
+from neurexp.models.transfer import to_device
 
 
 def run_gradient_pass(
@@ -112,6 +113,7 @@ class _Forward(threading.local):
     """What the calling thread's own forward has met; `batch` is None outside of it."""
 
     batch: Batch | None = None
+    rows: torch.Tensor | None = None  # of the batch, where the activations are
     embedded: torch.Tensor | None = None  # where the gradient ends
 
 
@@ -160,7 +162,7 @@ class _Backward:
             if batch is None or not values.requires_grad:
                 return
             # A model may go on to write into what a module puts out: Falcon's blocks add to it
-            output = self._sites[index].address.side == "output"
+            rows, output = self._now.rows, self._sites[index].address.side == "output"
             held, version = [values.detach().clone() if output else values.detach()], values._version
 
             def reduce(gradient: torch.Tensor) -> None:
@@ -168,14 +170,15 @@ class _Backward:
                 if not output and activations._version != version:
                     raise RuntimeError(f"the model has written into {self._sites[index].key}, whose values are lost")
                 with torch.no_grad():
-                    self._reduce(index, activations, gradient, batch)
+                    self._reduce(index, activations, gradient, batch, rows)
 
             values.register_hook(reduce)
 
         return receive
 
-    def _reduce(self, index: int, activations: torch.Tensor, gradient: torch.Tensor, batch: Batch) -> None:
-        rows = None if batch.rows is None else batch.rows.to(batch.device, non_blocking=True)
+    def _reduce(
+        self, index: int, activations: torch.Tensor, gradient: torch.Tensor, batch: Batch, rows: torch.Tensor | None
+    ) -> None:
         both = []
         for values in (activations, gradient):
             values = self._sites[index].read(values)
@@ -193,11 +196,12 @@ class _Backward:
         self._left = set(range(len(self._sites)))
         with torch.inference_mode(False), torch.enable_grad():
             self._now.batch = batch
+            self._now.rows = None if batch.rows is None else to_device(batch.rows, batch.device)
             try:
                 hidden = self._network.base_model(use_cache=False, **inputs_of(batch))[0]
                 embedded = self._now.embedded
             finally:
-                self._now.batch = self._now.embedded = None
+                self._now.batch = self._now.rows = self._now.embedded = None
             if embedded is None:
                 raise UserError(
                     f"model.name: the forward of {type(self._network).__name__} does not call its input embeddings, so "
@@ -214,8 +218,8 @@ class _Backward:
     def _gradient_of(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss's gradient with respect to the last hidden states; the logits are made in pieces."""
         places = predicting(batch.valid)
-        rows = places.flatten().nonzero().squeeze(1).to(batch.device)
-        targets = next_tokens(batch.input_ids)[places].to(batch.device)
+        rows = to_device(places.flatten().nonzero().squeeze(1), batch.device)
+        targets = to_device(next_tokens(batch.input_ids)[places], batch.device)
         flat = hidden.flatten(0, -2)
         gradient = torch.zeros_like(flat)
         for piece in self._head.pieces(len(rows)):

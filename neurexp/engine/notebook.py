@@ -31,6 +31,7 @@ from neurexp.models.choices import parse_layers
 from neurexp.models.head import Head
 from neurexp.models.load import LanguageModel, positions_of
 from neurexp.models.sites import blocks_of, find_sites
+from neurexp.models.transfer import to_device
 
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
@@ -155,13 +156,14 @@ def predictions(
                     hidden = network.base_model(**inputs_of(batch), use_cache=False)[0].flatten(0, 1)
             rows, targets = batch.valid.flatten().nonzero().squeeze(1), next_tokens(batch.input_ids).flatten()
             for piece in head.pieces(len(rows)):
-                at = rows[piece].to(hidden.device)
-                logits, own = head(hidden[at]), targets[rows[piece]].to(hidden.device)
+                at, own = (to_device(one, hidden.device) for one in (rows[piece], targets[rows[piece]]))
+                logits = head(hidden[at])
                 unedited = head(plain[at]) if changes else logits
                 values = [*measures_of(logits, own, unedited.log_softmax(-1)), losses_of(unedited, own)]
+                values = torch.stack([one.float() for one in values]).cpu()
                 exists = counted[here].flatten()[rows[piece]]
                 for name, column in zip((*MEASURES, "loss_unedited"), values, strict=True):
-                    found[name][here].view(-1)[rows[piece][exists]] = column.float().cpu()[exists]
+                    found[name][here].view(-1)[rows[piece][exists]] = column[exists]
                 if len(given):
                     for name, column in zip(("log_probability", "rank"), of_tokens(logits, given), strict=True):
                         found[f"{name}_of"][here].view(-1, len(given))[rows[piece]] = column.float().cpu()

@@ -22,6 +22,7 @@ from neurexp.engine.hooks import hooked
 from neurexp.engine.reducers.by_unit import ByUnit
 from neurexp.errors import UserError
 from neurexp.models.sites import Site
+from neurexp.models.transfer import to_device
 
 SMALL = 2**15  # numbers in a hidden state
 
@@ -92,11 +93,11 @@ def unit_of_embeddings(
 
             def unit(embedded: torch.Tensor) -> torch.Tensor:
                 sequences, n = embedded.shape[:2]
-                ids = torch.zeros(sequences, len(prefix) + n, dtype=torch.long, device=network.device)
+                ids = torch.zeros(sequences, len(prefix) + n, dtype=torch.long)
                 ids[:, : len(prefix)] = torch.tensor(list(prefix), dtype=torch.long)
                 state["embedded"] = embedded
                 kept.clear()
-                forward(input_ids=ids, use_cache=False)
+                forward(input_ids=to_device(ids, network.device), use_cache=False)
                 if state["embedded"] is not None:
                     state["embedded"] = None
                     raise UserError(

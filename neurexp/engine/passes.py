@@ -25,6 +25,7 @@ from neurexp.engine.lanes import Lanes
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.models.sites import Site
+from neurexp.models.transfer import to_device
 
 Covariates = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, Any]]
 
@@ -143,7 +144,7 @@ def run_pass(
                 for reducer in updated:
                     reducer.begin(batch)
             mine.index, mine.batch, mine.reducers = index, batch, updated
-            mine.rows = None if batch.rows is None else batch.rows.to(device, non_blocking=True)
+            mine.rows = None if batch.rows is None else to_device(batch.rows, device)
             with adding_sequences(index):
                 shape = (batch.valid.shape[0], batch.valid.shape[1])
                 place = Place(shape, batch.first, batch.valid) if changes else None
@@ -220,4 +221,4 @@ def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
     right_padded = batch.rows is None or bool((batch.valid[:, :-1] >= batch.valid[:, 1:]).all())
     if not right_padded:
         inputs |= {"attention_mask": batch.valid.long(), "position_ids": batch.positions}
-    return {name: tensor.to(batch.device, non_blocking=True) for name, tensor in inputs.items()}
+    return {name: to_device(tensor, batch.device) for name, tensor in inputs.items()}

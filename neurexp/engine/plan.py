@@ -45,7 +45,8 @@ class Pass:
         tokens: what to run.
         site: the place in each block, `MLP` for example.
         layers: block indices, ascending.
-        reducers: makes new reducers, by name. It is called once for each run of the pass.
+        reducers: makes new reducers, by name, for so many sites. It is called once for each run of the pass. In a sweep
+            over layers a pass may run over all layers, if every reducer is `by_site`.
         covariates: what the reducers must know of the tokens of a batch (`engine.passes.run_pass`).
         key: everything that the reducers' states depend on, except `activation_key`, site and layers; JSON values.
         label: the inputs in a few words, for the log.
@@ -63,7 +64,7 @@ class Pass:
     tokens: Tokens
     site: str
     layers: tuple[int, ...]
-    reducers: Callable[[], dict[str, Reducer]]
+    reducers: Callable[[int], dict[str, Reducer]]
     covariates: Covariates | None = None
     key: Mapping[str, Any] = field(default_factory=dict)
     label: str = "Text"
@@ -234,14 +235,17 @@ def run_together(
         raise ValueError("passes that run together must be of one kind, with the same tokens and key")
     batch_size *= first.batch_factor
     division = division or Division.of(len(tokens.valid), processes.count())
-    climbs = isinstance(first, AscentPass | SearchPass)  # strings so short that the fast forward does not help
-    with _one_pass, fast_forward(model.network) if model.fast and not climbs else nullcontext():
+    climbs = isinstance(first, AscentPass | SearchPass)
+    # On a CPU the fast forward does not help strings so short. Elsewhere transformers' own attention of GPT-Neo would
+    # wait for the device in each layer
+    fast = model.fast and not (climbs and model.device.type == "cpu")
+    with _one_pass, fast_forward(model.network) if fast else nullcontext():
         model.check_ids(tokens.input_ids[tokens.valid])
         sites: list[Site] = []
         results, reducers = [], []
         for one in passes:
             own = find_sites(model.network, one.site, list(one.layers))  # fast_forward swaps modules
-            results.append(one.reducers())
+            results.append(one.reducers(len(own)))
             mine = results[-1].values()
             reducers += mine if len(passes) == 1 else [OfSites(reducer, len(sites), len(own)) for reducer in mine]
             sites += own

@@ -17,6 +17,7 @@ from neurexp.engine.one_unit import AfterStep, Unit, each_unit, embedding_table,
 from neurexp.engine.reducers.by_unit import ByUnit
 from neurexp.errors import UserError
 from neurexp.models.sites import find_sites
+from neurexp.models.transfer import to_device
 
 TOKENS_AT_ONCE = 4096  # of candidates in one forward
 TRIED = 8  # better strings of a step, the best first, that are checked for being a text that can be typed
@@ -97,24 +98,25 @@ def greedy_search(
         UserError: an activation is NaN or infinite.
     """
     current, device = starts.to(table.device), table.device
+    allowed = allowed.to(device)
     count, n = current.shape
     top = min(search.top, len(allowed))
     every = n * top <= search.candidates
     value = _run(unit, table, current)
     curve, tried = [value], count
-    texts, text_value = torch.full_like(current, -1), torch.full((count,), -torch.inf, device=device)
+    texts, text_value = torch.full((count, n), -1), torch.full((count,), -torch.inf)
     _note_texts(current[:, None], value[:, None], texts, text_value, is_text)
     ended = False
     for step in range(search.steps):
         if not ended:
             gradient = one_hot_gradient(unit, table, current, allowed)
-            gradient[current[:, :, None] == allowed.to(device)] = -torch.inf  # no swap
-            promising = allowed.to(device)[gradient.topk(top, dim=-1).indices]  # [starts, n, top]
-            position, rank = _swaps(search, step, count, n, top)
+            gradient[current[:, :, None] == allowed] = -torch.inf  # no swap
+            promising = allowed[gradient.topk(top, dim=-1).indices]  # [starts, n, top]
+            position, rank = (to_device(one, device) for one in _swaps(search, step, count, n, top))
             swapped = current[:, None].repeat(1, position.shape[1], 1)
-            new = promising.gather(1, position.to(device)[:, :, None].expand(-1, -1, top))
-            new = new.gather(2, rank.to(device)[:, :, None])
-            swapped.scatter_(2, position.to(device)[:, :, None], new)
+            new = promising.gather(1, position[:, :, None].expand(-1, -1, top))
+            new = new.gather(2, rank[:, :, None])
+            swapped.scatter_(2, position[:, :, None], new)
             values = _run(unit, table, swapped.flatten(0, 1)).view(count, -1)
             tried += values.numel()
             _note_texts(swapped, values, texts, text_value, is_text)
@@ -125,7 +127,7 @@ def greedy_search(
             ended = every and not bool(better.any())
         curve.append(value)
         after_step(step)
-    return Best(current.cpu(), torch.stack(curve, 1).cpu(), texts.cpu(), tried)
+    return Best(current.cpu(), torch.stack(curve, 1).cpu(), texts, tried)
 
 
 def _swaps(search: Search, step: int, count: int, n: int, top: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,15 +153,16 @@ def _run(unit: Callable[[torch.Tensor], torch.Tensor], table: torch.Tensor, ids:
 def _note_texts(
     strings: torch.Tensor, values: torch.Tensor, texts: torch.Tensor, text_value: torch.Tensor, is_text: Strings
 ) -> None:
-    """Keeps each start's best string that is a text that can be typed: `texts` and `text_value` are updated."""
-    order = values.argsort(dim=1, descending=True, stable=True)[:, :TRIED]
-    for start in range(len(strings)):
-        better = [one for one in order[start].tolist() if bool(values[start, one] > text_value[start])]
-        if better:
-            found = np.flatnonzero(is_text(strings[start, better].cpu().numpy()))
-            if len(found):
-                one = better[int(found[0])]
-                texts[start], text_value[start] = strings[start, one], values[start, one]
+    """Keeps each start's best string that is a text that can be typed: `texts` and `text_value`, on the CPU, are
+    updated."""
+    best, order = (part[:, :TRIED] for part in values.sort(dim=1, descending=True, stable=True))
+    strings = strings.gather(1, order[:, :, None].expand(-1, -1, strings.shape[2])).cpu()
+    best = best.cpu()
+    for start, (own, value) in enumerate(zip(strings, best, strict=True)):
+        better = own[value > text_value[start]]  # the first ones
+        found = np.flatnonzero(is_text(better.numpy())) if len(better) else []
+        if len(found):
+            texts[start], text_value[start] = better[found[0]], value[found[0]]
 
 
 def run_search(

@@ -42,7 +42,7 @@ def rows_pass(
         tokens=tokens,
         site=site,
         layers=layers,
-        reducers=lambda: {"rows": Rows(*torch.from_numpy(spans.astype(np.int64)), pooling=pooling)},
+        reducers=lambda _: {"rows": Rows(*torch.from_numpy(spans.astype(np.int64)), pooling=pooling)},
         key={
             "pooling": pooling,
             "tokenizer": hash_of_tokenizer(inputs.model.tokenizer),

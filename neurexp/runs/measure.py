@@ -22,11 +22,11 @@ from neurexp.engine import processes
 from neurexp.engine.checkpoint import Checkpoints, OtherPassError, divide
 from neurexp.engine.division import Division
 from neurexp.engine.plan import Pass
-from neurexp.engine.reducers.base import Reducer, joined_states, take_over
+from neurexp.engine.reducers.base import Reducer
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Plan, Results
 from neurexp.io.provenance import hash_of_plugin
-from neurexp.io.store import Entry, Store
+from neurexp.io.store import Store
 from neurexp.models.choices import site_names
 from neurexp.models.load import LanguageModel, choose_device, load_model, positions_of
 from neurexp.models.sites import find_sites, width_of_head
@@ -34,6 +34,7 @@ from neurexp.report.clock import Stopwatch
 from neurexp.report.finished import FinishedRun
 from neurexp.report.report import CONTROLS, Report, join_sites, with_control
 from neurexp.runs.control_figure import with_figure
+from neurexp.runs.stored_pass import StoredPass
 from neurexp.text.running_text import read_text
 from neurexp.text.shuffled import shuffled_text
 from neurexp.text.skipped import Skipped, tell
@@ -177,7 +178,7 @@ class _Runner:
         if not first.cacheable or (first.distributed and processes.count() > 1):
             return self._run(passes, model, keys, name)
         store, reuse = Store(cache_of(self.config)), self.config.run.reuse
-        stored = [_Stored(store, planned, key) for planned, key in zip(passes, keys, strict=True)]
+        stored = [StoredPass(store, planned, key) for planned, key in zip(passes, keys, strict=True)]
         with self.clock("track"):
             found = [one.load() if reuse else None for one in stored]
         if any(one is None for one in found):
@@ -205,7 +206,7 @@ class _Runner:
         return key | {"plugin": hash_of_plugin(type(self.experiment)), **planned.key}
 
     def _run_and_store(
-        self, stored: "Sequence[_Stored]", model: LanguageModel, keys: Sequence[dict[str, Any]], name: str
+        self, stored: "Sequence[StoredPass]", model: LanguageModel, keys: Sequence[dict[str, Any]], name: str
     ) -> list[dict[str, Reducer]]:
         passes = [one.planned for one in stored]
         if stored[0].by_layer and self.other_layers and self.config.run.reuse:
@@ -269,59 +270,6 @@ def _analyse(experiment: Experiment, site: str, plan: Plan, results: Results) ->
         report.neurons = place | {"head": report.neurons["neuron"] // width} | report.neurons
         report.columns = report.columns | {"head": f"attention head of the neuron, from 0; each has {width} neurons"}
     return report
-
-
-class _Stored:
-    """The stored results of a pass: one part, or one for each layer if the reducers' states are by site."""
-
-    def __init__(self, store: Store, planned: Pass, key: dict[str, Any]):
-        self.planned = planned
-        self.by_layer = all(reducer.by_site for reducer in planned.reducers().values())
-        self.entry: Entry = store.entry("passes", key if self.by_layer else key | {"layers": list(planned.layers)})
-
-    def load(self) -> dict[str, Reducer] | None:
-        """The pass's reducers with their stored states, or None unless all are stored and complete."""
-        reducers = self.planned.reducers()
-        if not self.by_layer:
-            state = self.entry.load()
-        else:
-            state = {}
-            for site, layer in enumerate(self.planned.layers):
-                part = self.entry.load(f"layer_{layer}")
-                if part is None:
-                    return None
-                state |= {f"{reducer}.{site}": rows for reducer, rows in part.items()}
-        if state is None:
-            return None
-        try:
-            take_over({name: torch.from_numpy(values) for name, values in state.items()}, list(reducers.values()))
-        except (KeyError, ValueError):  # stored by another version
-            return None
-        return reducers
-
-    def save(self, reducers: dict[str, Reducer], layers: tuple[int, ...]) -> None:
-        """Stores the states of a pass over `layers`."""
-        states = {name: values.numpy() for name, values in joined_states(list(reducers.values())).items()}
-        if not self.by_layer:
-            self.entry.save(states)
-            return
-        for site, layer in enumerate(layers):
-            of_site = {name.partition(".")[0]: rows for name, rows in states.items() if name.endswith(f".{site}")}
-            self.entry.save(of_site, f"layer_{layer}")
-
-    def kept_of(self, reducers: dict[str, Reducer], layers: tuple[int, ...]) -> dict[str, Reducer]:
-        """The planned layers of a pass over `layers`, as mapped files, which take no memory, if they are stored."""
-        if not self.by_layer:
-            return reducers
-        if (found := self.load()) is not None:
-            return found
-        if layers == self.planned.layers:
-            return reducers
-        places, chosen = [layers.index(layer) for layer in self.planned.layers], self.planned.reducers()
-        for name, reducer in chosen.items():
-            state = reducers[name].state()
-            reducer.load({str(site): state[str(place)] for site, place in enumerate(places)})
-        return chosen
 
 
 def _told(error: OtherPassError) -> Callable[[str], str]:

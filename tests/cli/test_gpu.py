@@ -9,8 +9,12 @@ from tiny import build, token_ids
 
 from neurexp.engine.passes import run_pass
 from neurexp.engine.reducers.base import Batch
+from neurexp.engine.reducers.extremes import Extremes
 from neurexp.engine.reducers.gram import Cells, Gram
 from neurexp.engine.reducers.histogram import Histogram
+from neurexp.engine.reducers.moments import Moments
+from neurexp.engine.reducers.neuron_histogram import NeuronHistogram
+from neurexp.engine.reducers.rows import Rows
 from neurexp.models.sites import find_sites
 
 pytestmark = [
@@ -36,25 +40,31 @@ def test_reducing_a_site_does_not_wait_for_the_device():
     device, tokens, neurons = torch.device("cuda"), 64, 40
     values = torch.randn(tokens, neurons, device=device)
     gram, histogram = Gram(6, 1, slice(2, 6), slice(2, 6), device=device), Histogram(2, 1, 32, device)
-    gram.fix(0, values)
-    histogram.fix(0, values)
+    row = torch.tensor([0, 1])  # a span in each batch
+    reducers = [gram, histogram, Moments(1, device=device), NeuronHistogram(1, 8, device=device)]
+    reducers += [Extremes(1, 4, tokens, 2, 1, device=device), Rows(row, row + 3, row + 6)]
+    for reducer in reducers:
+        reducer.calibrate(0, values)
     of_token = torch.arange(tokens) % 9
     cells = Cells(of_token, torch.randn(9, 6), torch.arange(6))
     ids = torch.zeros(1, tokens, dtype=torch.long)
     covariates = {"design": [cells], "group": torch.arange(tokens) % 2}
-    batch = Batch(ids, ids == 0, None, torch.arange(tokens)[None], 0, covariates, device)
     with torch.inference_mode():
-        for reducer in (gram, histogram):
-            reducer.begin(batch)
-            torch.cuda.synchronize()
-            torch.cuda.set_sync_debug_mode("error")
+        for number in range(2):  # the first one makes the states, which may wait
+            batch = Batch(ids, ids == 0, None, torch.arange(tokens)[None], number, covariates, device)
+            torch.cuda.set_sync_debug_mode("error" if number else "default")
             try:
-                reducer.update(0, values, batch)
+                for reducer in reducers:
+                    reducer.begin(batch)
+                    reducer.update(0, values, batch)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
+    for reducer in reducers:
+        reducer.check()
+    assert reducers[-1].rows(0).isfinite().all()
     x, z = values.double().cpu(), cells.design[of_token].double()
-    np.testing.assert_allclose(gram.zx[0].cpu(), z.T @ (x - gram.shift[0].cpu().double()), rtol=1e-4, atol=1e-3)
-    assert histogram.counts.sum().item() == tokens * neurons
+    np.testing.assert_allclose(gram.zx[0].cpu(), 2 * z.T @ (x - gram.shift[0].cpu().double()), rtol=1e-4, atol=1e-3)
+    assert histogram.counts.sum().item() == 2 * tokens * neurons
 
 
 def test_the_pass_on_the_device_is_the_pass_on_the_cpu():

@@ -46,7 +46,7 @@ def planned(tokens, variants=VARIANTS, **options):
         tokens=tokens,
         site="NEURON",
         layers=(1, 3),
-        reducers=lambda: {"effects": effects_of(tokens, len(variants))},
+        reducers=lambda _: {"effects": effects_of(tokens, len(variants))},
         variants=lambda results: variants,
         **options,
     )
@@ -134,7 +134,7 @@ valid[3, 9:] = False
 variants = [[neurexp.Edit("NEURON", 3, [5, 7])], [neurexp.Edit("NEURON", 1, [2], "resample", np.eye(4)[:, :1])], []]
 planned = EditedPass(
     name="edits", tokens=Tokens(ids, valid, 1), site="NEURON", layers=(1, 3), shared=True,
-    reducers=lambda: {"effects": Effects(torch.ones(1, 5, 16) > 0, torch.arange(5), 3, 2)},
+    reducers=lambda _: {"effects": Effects(torch.ones(1, 5, 16) > 0, torch.arange(5), 3, 2)},
     variants=lambda results: variants,
 )
 effects = run(planned.after({}), neurexp.load_model("mini", device="cpu"), batch_size=1)["effects"]

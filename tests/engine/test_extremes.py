@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from neurexp.engine.passes import make_batch
 from neurexp.engine.reducers import Extremes
 from neurexp.engine.reducers.candidates import BLOCK
+from neurexp.engine.reducers.ranking import best_rows
 
 SITES = 2
 
@@ -223,21 +224,22 @@ def test_a_batch_offers_no_more_of_a_document_than_may_be_kept(levels, monkeypat
     assert max(offered) <= 2 * 2  # a batch has tokens of two documents at most
 
 
-def test_equal_activations_of_later_batches_are_not_looked_at_again(monkeypatch):
-    text, joined = Text(7, sequences=8, length=16), []
-    text.values[:] = np.maximum(text.values, 0).round(0).clip(0, 1)
-    join = Extremes._join
-
-    def noting(self, site, end, neurons, new):
-        joined.extend(neurons.tolist())
-        join(self, site, end, neurons, new)
-
-    monkeypatch.setattr(Extremes, "_join", noting)
-    reducer = text.reducer(k=2)
-    reducer._by_block = False
-    text.show(reducer, batch_size=4)
-    assert_is(reducer, oracle(text, reducer))
-    assert len(joined) == SITES * 2 * 3  # of the first of the two batches
+@pytest.mark.parametrize(("rows", "columns", "k"), [(5, 3, 9), (40, 7, 4), (300, 11, 5), (1000, 9, 20)])
+def test_the_best_rows_are_those_of_a_stable_sort(rows, columns, k):
+    """Few different scores, zeros of either sign; more than one whole block of rows, and a rest."""
+    rng = np.random.default_rng(rows)
+    scores = (rng.integers(-6, 7, (rows, columns)) * rng.choice([1.0, -1.0], (rows, columns))).astype(np.float32)
+    order = np.argsort(-scores, axis=0, kind="stable")
+    np.testing.assert_array_equal(best_rows(torch.from_numpy(scores), k), order[:k])
+    group = rng.integers(0, 7, rows)
+    groups = [torch.from_numpy(np.flatnonzero(group == one)) for one in np.unique(group)]
+    found = best_rows(torch.from_numpy(scores), k, groups, 2)
+    for column in range(columns):
+        taken, counts = [], dict.fromkeys(group, 0)
+        for row in order[:, column]:
+            counts[group[row]] += 1
+            taken += [row] if counts[group[row]] <= 2 else []
+        np.testing.assert_array_equal(found[:, column], taken[:k])
 
 
 def test_equal_activations_of_a_later_part_of_a_document_are_not_looked_at_again(monkeypatch):

@@ -15,8 +15,12 @@ from hypothesis.extra.numpy import arrays
 from tiny import batch_of, feed
 
 from neurexp.engine.reducers.base import NotFiniteError
+from neurexp.engine.reducers.extremes import Extremes
 from neurexp.engine.reducers.gram import Cells, Gram
 from neurexp.engine.reducers.histogram import Histogram
+from neurexp.engine.reducers.moments import Moments
+from neurexp.engine.reducers.neuron_histogram import NeuronHistogram
+from neurexp.engine.reducers.rows import Rows
 from neurexp.stats.groups import GroupSums
 
 SITES, GROUPS, NEURONS = 2, 3, 5
@@ -659,3 +663,44 @@ def test_sites_are_kept_apart(design):
         found = getattr(only_second, name)
         assert not found[0].any()
         assert torch.equal(found[1], getattr(gram, name)[1])
+
+
+def every_kind(sites):
+    """A reducer of each kind whose state splits into those of single sites, for `sites` sites."""
+    return [
+        Gram(GROUPS, sites, slice(None), slice(None)),
+        Histogram(GROUPS, sites, 16),
+        Moments(sites),
+        NeuronHistogram(sites, 16),
+        Extremes(sites, 3, 400, 1, 1),
+        Rows(*torch.tensor([[0, 0, 0], [0, 2, 3], [2, 3, 8]])),
+    ]
+
+
+def seen(reducers, values, group):
+    for reducer in reducers:
+        for site, activations in enumerate(values):
+            reducer.calibrate(site, activations)
+        show(reducer, values, group)
+    return reducers
+
+
+def test_the_state_of_a_site_is_that_of_a_reducer_of_the_site_alone():
+    values, group = sample()
+    both = seen(every_kind(SITES), values, group)
+    for site in range(SITES):
+        for reducer, alone in zip(both, seen(every_kind(1), values[site : site + 1], group), strict=True):
+            assert reducer.by_site
+            part, own = reducer.split(SITES)[site], alone.state()
+            assert part.keys() == own.keys()
+            assert all(torch.equal(part[name], own[name]) for name in own), type(reducer)
+
+
+def test_states_of_sites_are_joined_in_any_order_and_from_several_passes():
+    values, group = sample()
+    swapped = values.flip(0)
+    whole = seen(every_kind(SITES), swapped, group)
+    for reducer, again, expected in zip(seen(every_kind(SITES), values, group), every_kind(SITES), whole, strict=True):
+        again.load(again.joined(reducer.split(SITES)[::-1]))
+        for name, state in expected.state().items():
+            assert torch.equal(again.state()[name], state), (type(reducer), name)

@@ -76,7 +76,7 @@ def test_groups_of_predictions_by_hand():
     }
     experiment = ablation({name: [(1, index)] for index, name in enumerate(groups)}, groups)
     plan = prepared(experiment, tokens)
-    edited = plan.passes[-1].reducers()["effects"]
+    edited = plan.passes[-1].reducers(1)["effects"]
     found = {group.name: edited._groups[index].numpy() for index, group in enumerate(plan.groups)}
     expected = {
         "all": mask("xxxxx.", "xxx..."),

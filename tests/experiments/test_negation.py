@@ -67,7 +67,7 @@ def planted(plan, settings):
     """The plan's data, with neurons that know the rows' words instead of the model's."""
     activations = {}
     for one in plan.passes:
-        count = len(one.reducers()["rows"]._sequence)
+        count = len(one.reducers(1)["rows"]._sequence)
         activations[one.name] = {2: np.random.default_rng(1).normal(size=(count, NEURONS)).astype(np.float32)}
     for name, one in plan.comparisons.items():
         source = plan.sources[name]

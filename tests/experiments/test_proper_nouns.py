@@ -68,7 +68,7 @@ def planned(model, text):
 
 def planted(plan, settings):
     """The plan's data, with neurons that know the rows' spelling and place instead of the model's."""
-    count = len(next(iter(plan.passes)).reducers()["rows"]._sequence)
+    count = len(next(iter(plan.passes)).reducers(1)["rows"]._sequence)
     x = np.random.default_rng(1).normal(size=(count, NEURONS)).astype(np.float32)
     tokenizer = plan.inputs.model.tokenizer
     for name, one in plan.comparisons.items():

@@ -41,9 +41,9 @@ class Keeping(TokenLength):
         plan = super().prepare(inputs)
         (planned,) = plan.passes
 
-        def reducers():
+        def reducers(sites):
             self.keep = Keep(len(plan.layers), *plan.tokens.valid.shape, budget_bytes=2**30)
-            return planned.reducers() | {"keep": self.keep}
+            return planned.reducers(sites) | {"keep": self.keep}
 
         return replace(plan, passes=(replace(planned, reducers=reducers),))
 

@@ -151,6 +151,17 @@ def summary(setting="ckpt on text", dataset="text", provenance=None, **options) 
             [summary(), summary(experiment__layer="3")],
             ["ckpt on text, experiment.layer=null", "ckpt on text, experiment.layer=3"],
         ),
+        (  # its own neurons are compared, not its control's; and what follows from the text is no difference of its own
+            [
+                summary("ckpt on x", "x", experiment__control="off", dataset__subset=None),
+                summary("ckpt on y", "y", experiment__control="random", dataset__subset="s", dataset__split="train"),
+            ],
+            ["ckpt on x", "ckpt on y"],
+        ),
+        (  # two subsets of one dataset
+            [summary(dataset__subset=None), summary(dataset__subset="s")],
+            ["ckpt on text, dataset.subset=null", "ckpt on text, dataset.subset=s"],
+        ),
         (  # more than fit
             [summary(a="1", b="1", c="1", d="1", e="1"), summary(a="2", b="2", c="2", d="2", e="2")],
             ["ckpt on text, a=1, b=1, c=1, and 2 more options", "ckpt on text, a=2, b=2, c=2, and 2 more options"],

@@ -31,7 +31,7 @@ OPTIONS = ("model=mini", "dataset=pydoc", "device=cpu", "run.checkpoint_every=1e
 TOKENS = Tokens(np.arange(40, dtype=np.int32).reshape(5, 8), np.ones((5, 8), dtype=bool), 1)
 
 
-def rows_at(start: int) -> dict:
+def rows_at(start: int, sites: int) -> dict:
     """A reducer of the token at column `start` of each sequence."""
     sequence = torch.arange(len(TOKENS.valid))
     column = torch.full_like(sequence, start)
@@ -111,7 +111,7 @@ class OfItsOwn(Reducer):
 
 
 def test_a_cacheable_pass_with_a_state_of_its_own_is_stored_and_taken(tmp_path):
-    planned = replace(pass_at(0), cacheable=True, reducers=lambda: {"own": OfItsOwn()})
+    planned = replace(pass_at(0), cacheable=True, reducers=lambda _: {"own": OfItsOwn()})
     first, (fresh,) = measured(tmp_path / "a", planned, overrides=[f"run.outputs={tmp_path}"])
     again, (stored,) = measured(tmp_path / "b", planned, overrides=[f"run.outputs={tmp_path}"])
     assert (first.reused, again.reused) == ((), ("rows 0",))
@@ -123,7 +123,7 @@ def test_a_cacheable_pass_with_a_state_of_its_own_is_stored_and_taken(tmp_path):
 def test_a_pass_is_run_while_others_who_want_it_wait(tmp_path):
     locks = []
 
-    def reducers():
+    def reducers(sites):
         locks.append([file.name for file in (tmp_path / "cache").rglob("*lock")])
         return {"own": OfItsOwn()}
 

@@ -25,7 +25,7 @@ def run(commands, first, tmp_path):
     """`run(option, …)` → what a second command there printed, its summary and its neurons; without: of the first."""
 
     def one(*options):
-        name = str(tmp_path / "second") if options else "first"
+        name = str(tmp_path / f"second{len(list(tmp_path.iterdir()))}") if options else "first"
         process = commands.run((*ARGUMENTS, f"hydra.run.dir={name}", *options), first) if options else None
         assert process is None or process.returncode == 0, process.stderr
         summary = json.loads((first / name / "summary.json").read_text("utf-8"))
@@ -96,6 +96,18 @@ def test_a_damaged_file_is_made_anew(run, first, damage):
     assert SAID not in said
     assert "capture" in summary["timings"]
     assert one.equals(two)
-    assert sum(file.read_bytes() == content for file, content in kept.items()) == 1
+    anew = {file.name for file, content in kept.items() if file.read_bytes() == content}
+    assert len(anew) == 2  # the model's two layers; its control's, and those of other options, stay as they are
     for file, content in kept.items():
         file.write_bytes(content)
+
+
+@pytest.mark.parametrize("layer", ["3", "[0]"])
+def test_a_layer_of_a_stored_pass_serves_a_run_of_this_layer_to_the_bit(run, layer):
+    chosen = f"experiment.layer={layer}"
+    said, summary, reused = run(chosen)
+    assert SAID in said
+    assert summary["provenance"]["reused"] == ["text"]
+    _, _, fresh = run(chosen, "run.reuse=false")
+    assert set(reused["layer"]) == {int(layer.strip("[]"))}
+    assert reused.equals(fresh)

@@ -67,8 +67,11 @@ class Reducer(ABC):
 
     summed: ClassVar[tuple[str, ...]] = ()  # tensors that `merge` adds
     calibrated: ClassVar[tuple[str, ...]] = ()  # tensors that the first sequence sets; `merge` requires equal ones
-    # The state of each site stands alone, as `{site: …}`, so that a pass over more layers serves one over fewer
+    # The state splits into those of single sites, so that a pass over more layers serves one over fewer
     by_site: ClassVar[bool] = False
+    common: ClassVar[
+        tuple[str, ...]
+    ] = ()  # tensors of such a state that all sites share; the first axis of all others is the site
     # `begin` stores nothing on the reducer itself, so that several batches may run at the same time
     concurrent: ClassVar[bool] = False
     # `check` finds NaN and infinity, or the reducer keeps them for the user to see
@@ -121,6 +124,22 @@ class Reducer(ABC):
         """The tensors of `state` for an analysis; on a CPU not a copy, which would be the peak of the whole pass."""
         return {name: getattr(self, name).detach().cpu().numpy() for name in self.summed + self.calibrated}
 
+    def split(self, sites: int) -> list[dict[str, torch.Tensor]]:
+        """For each of its sites the state that a reducer of this site alone would have. Only with `by_site`."""
+        state = self.state()
+        return [
+            {name: value if name in self.common else value[site : site + 1] for name, value in state.items()}
+            for site in range(sites)
+        ]
+
+    @classmethod
+    def joined(cls, parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The state of several sites, from the parts of `split`, which may come from several passes."""
+        first = parts[0]
+        return {
+            name: first[name] if name in cls.common else torch.cat([part[name] for part in parts]) for name in first
+        }
+
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Replaces the state by one of `state()`. Raises KeyError if a tensor is missing."""
         for name in self.summed + self.calibrated:
@@ -140,7 +159,7 @@ class Reducer(ABC):
             if getattr(self, name).shape != getattr(other, name).shape:
                 raise ValueError(f"cannot merge: the two have {name} of different shapes")
         for name in self.calibrated:
-            if not torch.equal(getattr(self, name), getattr(other, name)):
+            if not torch.equal(getattr(self, name), getattr(other, name).to(getattr(self, name).device)):
                 raise ValueError(f"cannot merge: the two were taken with different {name}")
         for name in self.summed:
             getattr(self, name).add_(getattr(other, name).to(getattr(self, name).device))
@@ -161,11 +180,16 @@ def joined_states(reducers: Sequence[Reducer]) -> dict[str, torch.Tensor]:
     return {f"{index}.{name}": value for index, state in states for name, value in state.items()}
 
 
-def take_over(joined: dict[str, torch.Tensor], reducers: Sequence[Reducer]) -> None:
-    """Loads each reducer's part of `joined_states`. Raises KeyError if something is missing."""
-    states: list[dict[str, torch.Tensor]] = [{} for _ in reducers]
+def states_in(joined: dict[str, torch.Tensor], count: int) -> list[dict[str, torch.Tensor]]:
+    """The states of `count` reducers, which `joined_states` joined."""
+    states: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
     for name, value in joined.items():
         index, _, own = name.partition(".")
         states[int(index)][own] = value
-    for state, reducer in zip(states, reducers, strict=True):
+    return states
+
+
+def take_over(joined: dict[str, torch.Tensor], reducers: Sequence[Reducer]) -> None:
+    """Loads each reducer's part of `joined_states`. Raises KeyError if something is missing."""
+    for state, reducer in zip(states_in(joined, len(reducers)), reducers, strict=True):
         reducer.load(state)

@@ -11,7 +11,7 @@ import torch
 from neurexp.engine.reducers.base import Batch, Reducer
 from neurexp.engine.reducers.candidates import Blocks, Candidates, find, find_by_document, tables
 from neurexp.engine.reducers.places import MISSING, Places
-from neurexp.engine.reducers.ranking import ranked, ranked_from_left
+from neurexp.engine.reducers.ranking import best_rows, ranked, ranked_from_left
 
 TOP, BOTTOM = 0, 1  # the ends
 _AT_ONCE = 2**22  # numbers that are sorted at a time: more would take too much memory
@@ -35,6 +35,7 @@ class Extremes(Reducer):
     `[tokens]` int64. What is found of a neuron with NaN or infinity means nothing: another reducer reports them.
     """
 
+    by_site = True
     concurrent = True
     handles_not_finite = False
     values: torch.Tensor
@@ -91,7 +92,7 @@ class Extremes(Reducer):
             # Levels stay where they are when others come before them: slot i of `_slots` says where those of i are
             self._slots = torch.arange(self.k, dtype=torch.int32, device=self._device).repeat(*self.values.shape[:3], 1)
             self._worst = _score(self.values[..., -1].clone(), slice(None))  # to exceed, [sites, 2, neurons]
-            self._last = [int(places.amax()) if places.numel() else -1 for places in self.places]
+            self._last = [int(places.amax()) if places.numel() else -1 for places in state["places"]]
 
     def begin(self, batch: Batch) -> None:
         batch.shared[self] = Places(batch, self.length, self.before, self.after, bool(self.per_document))
@@ -173,27 +174,24 @@ class Extremes(Reducer):
         levels[units[one], moved[one, place]] = at.levels(activations, tokens, torch.from_numpy(neurons[one])).numpy()
 
     def _search(self, site: int, end: int, activations: torch.Tensor, at: Places) -> None:
-        """Takes a batch's extremes in: on any device, with as few waits for it as possible."""
+        """Takes a batch's extremes in: on any device, and without a wait for it."""
         counted = activations if at.counted is None else activations[at.counted]
         if len(counted) == 0:
             return
-        best = _score((counted.amax(0) if end == TOP else counted.amin(0)).float(), end)
-        compare = torch.gt if at.first > self._last[site] else torch.ge  # the kept ones come first where they are equal
-        (changing,) = compare(best, self._worst[site, end]).nonzero(as_tuple=True)
         place = at.place if at.counted is None else at.place[at.counted]
         document = at.document if at.document is None or at.counted is None else at.document[at.counted]
-        for neurons in changing.split(max(1, _AT_ONCE // len(counted))):
-            found = counted[:, neurons].T.float()
-            places = place.expand_as(found)
-            documents = None if document is None else document.expand_as(found)
-            order, gone = ranked(_score(found, end), places, documents, self.per_document)
-            order, gone = order[:, : self.k], gone[:, : self.k]
+        every = torch.arange(counted.shape[1], device=counted.device)
+        for neurons in every.split(max(1, _AT_ONCE // len(counted))):
+            found = counted.index_select(1, neurons)
+            order = best_rows(_score(found.float(), end), self.k, at.counted_by_document, self.per_document)
             rows = order if at.counted is None else at.counted[order]
-            levels = at.levels(activations, rows, neurons[:, None].expand_as(rows))
-            new = {"values": found.gather(1, order), "places": places.gather(1, order), "levels": levels}
-            if documents is not None:
-                new["documents"] = documents.gather(1, order)
-            new["values"] = new["values"].masked_fill(gone, torch.nan)
+            new = {
+                "values": found.gather(0, order).T.float(),
+                "places": place[order].T,
+                "levels": at.levels(activations, rows.T, neurons[:, None].expand_as(rows.T)),
+            }
+            if document is not None:
+                new["documents"] = document[order].T
             self._join(site, end, neurons, new)
 
     def _join(self, site: int, end: int, neurons: torch.Tensor, new: dict[str, torch.Tensor]) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.models.kernels import cache_sized_slices, product, sum_rows
+from neurexp.models.transfer import to_device
 
 VALUES, SQUARES, MAGNITUDES = range(3)  # what is multiplied: x, x² and |x|
 SPARSE = 4  # a column with entries in a quarter of the cells or fewer is added up instead of multiplied
@@ -49,6 +50,8 @@ class Gram(Reducer):
     list takes no part, costs nothing, and is not searched for NaN and infinity.
     """
 
+    by_site = True
+    common = ("zz",)
     concurrent = True
     summed = ("zz", "zx", "qxx", "magnitudes")
     calibrated = ("shift",)
@@ -159,7 +162,7 @@ class _Block:
         if not (count == tokens and torch.equal(cells.of_token, torch.arange(tokens))):
             ends = torch.zeros(count + 1, dtype=torch.int64)
             ends[1:] = torch.bincount(cells.of_token, minlength=count).cumsum(0)
-            self._tokens = [part.to(device) for part in (cells.of_token.argsort(stable=True), ends)]
+            self._tokens = [to_device(part, device) for part in (cells.of_token.argsort(stable=True), ends)]
         self.products = []  # of x, x² and |x|
         self._by_cell = []  # for each of them, whether tokens are added up by cell first
         for part in wanted:
@@ -188,12 +191,12 @@ class _Columns:
         entries = design.count_nonzero(1)
         sparse = entries * SPARSE <= design.shape[1]
         self.runs = _runs(torch.cat([columns[~sparse], columns[sparse]]))
-        self._dense = design[~sparse].contiguous().to(device)
+        self._dense = to_device(design[~sparse].contiguous(), device)
         chosen = design[sparse]
         column, cell = chosen.nonzero(as_tuple=True)
         ends = torch.zeros(len(chosen) + 1, dtype=torch.int64)
         ends[1:] = entries[sparse].cumsum(0)
-        self._sparse = [part.to(device) for part in (cell, ends, chosen[column, cell])]
+        self._sparse = [to_device(part, device) for part in (cell, ends, chosen[column, cell])]
 
     def __len__(self) -> int:
         """The number of columns."""

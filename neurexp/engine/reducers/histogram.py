@@ -9,6 +9,7 @@ import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.models.kernels import cache_sized_slices
+from neurexp.models.transfer import to_device
 
 PILOT_TOKENS = 64  # of the first sequence: so many at least set the edges, if it has them
 
@@ -21,6 +22,7 @@ class Histogram(Reducer):
     the counts are exactly those that float64 would give. The covariate `group` `[tokens]` int64 holds 0 … groups − 1.
     """
 
+    by_site = True
     concurrent = True
     summed = ("counts",)
     calibrated = ("width", "start")
@@ -60,7 +62,7 @@ class Histogram(Reducer):
     def begin(self, batch: Batch) -> None:
         group = batch.covariates["group"]
         stops = torch.bincount(group, minlength=self.groups).cumsum(0).tolist()
-        batch.shared[self] = group.argsort(stable=True).to(batch.device), stops
+        batch.shared[self] = to_device(group.argsort(stable=True), batch.device), stops
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         start, inverse = float(int(self.start[site]) - 1), 1.0 / float(self.width[site])

@@ -7,6 +7,7 @@ import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.models.kernels import cache_sized_slices
+from neurexp.models.transfer import to_device
 
 PILOT_TOKENS = 64  # of the first sequence: so many at least set the shifts, if it has them
 
@@ -27,6 +28,7 @@ class Moments(Reducer):
     part of a batch.
     """
 
+    by_site = True
     concurrent = True
     summed = ("n", "sums", "positive")
     calibrated = ("shift",)
@@ -66,7 +68,7 @@ class Moments(Reducer):
     def begin(self, batch: Batch) -> None:
         counted = batch.covariates.get("counted")
         left_out = None if counted is None or bool(counted.all()) else (~counted).nonzero().squeeze(1)
-        batch.shared[self] = left_out if left_out is None else left_out.to(batch.device)
+        batch.shared[self] = left_out if left_out is None else to_device(left_out, batch.device)
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         left_out, (tokens, neurons), device = batch.shared[self], activations.shape, activations.device
@@ -82,8 +84,10 @@ class Moments(Reducer):
             torch.sum(torch.gt(x, 0, out=power), 0, out=above)  # in float32, which counts exactly up to 2 ** 24
             torch.sub(x, self.shift[site], out=shifted)
             if left_out is not None:
-                inside = left_out[(left_out >= some.start) & (left_out < some.stop)] - some.start
-                if device.type != "cpu" or len(inside):
+                inside = left_out
+                if len(slices) > 1:  # on a CPU: elsewhere a mask would wait for the device
+                    inside = left_out[(left_out >= some.start) & (left_out < some.stop)] - some.start
+                if len(inside):
                     shifted[inside] = 0
             torch.sum(shifted, 0, out=powers[0])
             torch.sum(torch.mul(shifted, shifted, out=power), 0, out=powers[1])

@@ -7,6 +7,7 @@ import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.models.kernels import cache_sized_slices
+from neurexp.models.transfer import to_device
 
 PILOT_TOKENS = 64  # of the first sequence: so many at least set the edges, if it has them
 LEFT_OUT = 50  # of so many pilot tokens one at each end is not part of the bulk
@@ -22,6 +23,7 @@ class NeuronHistogram(Reducer):
     of the covariate `counted` `[tokens]` bool are counted, all of them if there is no such covariate.
     """
 
+    by_site = True
     concurrent = True
     summed = ("counts",)
     calibrated = ("start", "width")
@@ -62,7 +64,7 @@ class NeuronHistogram(Reducer):
         chosen = chosen if batch.rows is None else chosen[batch.rows]
         counted = batch.covariates.get("counted")
         chosen = chosen if counted is None else chosen & counted
-        rows = None if bool(chosen.all()) else chosen.nonzero().squeeze(1).to(batch.device)
+        rows = None if bool(chosen.all()) else to_device(chosen.nonzero().squeeze(1), batch.device)
         batch.shared[self] = rows
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:

@@ -3,9 +3,12 @@
 An activation's score is the higher the more extreme it is: the activation itself, or its negative at the lower end.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
+BLOCK = 16  # rows
 _LAST = torch.iinfo(torch.int64).max  # sorts behind every place
 
 
@@ -46,6 +49,42 @@ def ranked(
         again = gone.int().argsort(dim=1, stable=True)
         order, gone = order.gather(1, again), gone.gather(1, again)
     return order, gone
+
+
+def best_rows(
+    scores: torch.Tensor, k: int, groups: Sequence[torch.Tensor] | None = None, per_group: int = 0
+) -> torch.Tensor:
+    """The rows of the `k` highest scores of each column, `[k, columns]` int64, in order; or of all if there are fewer.
+
+    Equal scores are ordered by their rows, lower ones first. A device is not waited for: how much is done depends on no
+    score.
+
+    Args:
+        scores: `[rows, columns]` float32 without NaN.
+        k: how many.
+        groups: the rows of each group, ascending, if at most `per_group` of each count.
+    """
+    bits = (scores + 0.0).view(torch.int32)  # a zero has no sign
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # whole numbers in the same order
+    last = len(scores) - 1 - torch.arange(len(scores), device=scores.device)
+    keys = (ordered.long() << 32) | last[:, None]
+    if groups is None:
+        best = _highest(keys, k)
+    else:
+        best = torch.cat([_highest(keys[rows], per_group) for rows in groups])
+        best = best.topk(min(k, len(best)), dim=0).values
+    return len(scores) - 1 - (best & 0xFFFFFFFF)
+
+
+def _highest(keys: torch.Tensor, k: int) -> torch.Tensor:
+    """The `k` highest of each column of unlike keys `[rows, columns]`, in order."""
+    whole = len(keys) // BLOCK
+    if whole > 2 * k:  # the k highest are in the k blocks with the highest maxima
+        blocks = keys[: whole * BLOCK].unflatten(0, (whole, BLOCK))
+        chosen = blocks.amax(1).topk(k, dim=0).indices
+        inside = blocks.gather(0, chosen[:, None].expand(-1, BLOCK, -1))
+        keys = torch.cat([inside.flatten(0, 1), keys[whole * BLOCK :]])
+    return keys.topk(min(k, len(keys)), dim=0).values
 
 
 def _beyond(documents: torch.Tensor, most: int) -> torch.Tensor:

@@ -1,10 +1,13 @@
 """Rows: the activations of chosen spans of tokens. Does not know what the spans are."""
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
+from neurexp.models.choices import POOLINGS
+from neurexp.models.transfer import Outbox, to_device
 
 
 class Rows(Reducer):
@@ -17,7 +20,7 @@ class Rows(Reducer):
 
     by_site = True
     concurrent = True
-    POOLINGS = ("mean", "first", "last", "max")
+    POOLINGS = POOLINGS
 
     def __init__(self, sequence: torch.Tensor, start: torch.Tensor, stop: torch.Tensor, pooling: str = "mean"):
         """`sequence`, `start` and `stop` are `[rows]` int64. Raises ValueError if a span is empty."""
@@ -31,9 +34,11 @@ class Rows(Reducer):
             start = stop - 1
         self._sequence, self._start, self._stop, self._pooling = sequence, start, stop, pooling
         self.kept: dict[int, torch.Tensor] = {}
+        self._outbox, self._places = Outbox(), list[tuple[int, torch.Tensor]]()  # of rows that are still on a device
 
     def rows(self, site: int) -> torch.Tensor:
         """`[rows, neurons]` float32 on the CPU; NaN in rows that the pass has not reached."""
+        self.check()
         return self.kept[site]
 
     def begin(self, batch: Batch) -> None:
@@ -47,7 +52,7 @@ class Rows(Reducer):
         within = torch.arange(len(of_row)) - (torch.cumsum(stop - start, 0) - (stop - start))[of_row]
         places = flat[of_row] + within
         places = places if batch.rows is None else torch.searchsorted(batch.rows, places)
-        batch.shared[self] = chosen, *(part.to(batch.device) for part in (of_row, places, stop - start))
+        batch.shared[self] = chosen, *(to_device(part, batch.device) for part in (of_row, places, stop - start))
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         if site not in self.kept:
@@ -57,7 +62,8 @@ class Rows(Reducer):
         if len(chosen) == 0:
             return
         values = activations[places]
-        if not bool(values.isfinite().all()):
+        on_cpu = values.device.type == "cpu"
+        if on_cpu and not bool(values.isfinite().all()):
             raise NotFiniteError(site)
         shape = (len(chosen), activations.shape[1])
         if self._pooling == "max":
@@ -67,11 +73,32 @@ class Rows(Reducer):
         else:
             pooled = values.new_zeros(shape, dtype=torch.float64).index_add_(0, of_row, values.double())
             pooled = (pooled / counts[:, None]).float()
-        self.kept[site][chosen] = pooled.cpu()
+        if on_cpu:
+            self.kept[site][chosen] = pooled
+            return
+        self._outbox.put(pooled.masked_fill_(~values.isfinite().all(), torch.nan))
+        self._places.append((site, chosen))
+        if self._outbox.is_full:
+            self.check()
+
+    def check(self) -> None:
+        places, self._places = self._places, []
+        for (site, chosen), rows in zip(places, self._outbox.fetch(), strict=True):
+            if bool(rows.isnan().any()):
+                raise NotFiniteError(site)
+            self.kept[site][chosen] = rows
 
     def state(self) -> dict[str, torch.Tensor]:
         """The rows themselves, not a copy: they may be as large as the machine's memory."""
+        self.check()
         return {str(site): rows for site, rows in self.kept.items()}
+
+    def split(self, sites: int) -> list[dict[str, torch.Tensor]]:
+        return [{"0": self.kept[site]} for site in range(sites)]
+
+    @classmethod
+    def joined(cls, parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        return {str(site): part["0"] for site, part in enumerate(parts)}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Uses the given rows without a copy: those of a stored pass are mapped from a file."""

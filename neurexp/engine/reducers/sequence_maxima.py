@@ -6,6 +6,7 @@ from typing import Self
 import torch
 
 from neurexp.engine.reducers.base import Batch, Reducer
+from neurexp.models.transfer import to_device
 
 
 class SequenceMaxima(Reducer):
@@ -35,7 +36,7 @@ class SequenceMaxima(Reducer):
         counted = batch.covariates.get("counted")
         kept = None if counted is None else counted.nonzero().squeeze(1)
         flat = rows if kept is None else rows[kept]
-        batch.shared[self] = None if kept is None else kept.to(batch.device), flat.to(batch.device)
+        batch.shared[self] = None if kept is None else to_device(kept, batch.device), to_device(flat, batch.device)
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         units = self._units[site]

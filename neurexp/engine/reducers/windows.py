@@ -11,6 +11,7 @@ import torch
 
 from neurexp.engine.reducers.base import Batch, Reducer
 from neurexp.engine.reducers.extremes import TOP, Extremes
+from neurexp.models.transfer import to_device
 
 KINDS = ("mean", "peak", "maximum")
 
@@ -67,7 +68,7 @@ class Windows(Reducer):
         for kind, reducer in self._kept.items():
             named = {"counted": counted if kind == "maximum" else ends}
             reducer.begin(replace(batch, covariates=named, shared=batch.shared))
-        batch.shared[self] = rows.to(batch.device)
+        batch.shared[self] = to_device(rows, batch.device)
 
     def update(self, site: int, activations: torch.Tensor, batch: Batch) -> None:
         if len(self._units[site]) == 0:

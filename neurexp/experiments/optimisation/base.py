@@ -37,7 +37,6 @@ from neurexp.text.tokenizer import first_tokens
 from neurexp.text.tokens import Tokens
 from neurexp.text.vocabulary import UNDEFINED, token_lengths, token_texts
 
-DECODED = 1000  # tokens of a unit at most: chance takes POOL random directions for each
 POOL = 20
 TOKENS_AT_ONCE = 1024  # of strings that run together, about
 
@@ -46,28 +45,6 @@ class Optimisation(Experiment[OptimisationPlan]):
     """Base of optimisations. A subclass implements `units`, and may say where to start (`starts`)."""
 
     Options = Options
-    controls = ("off",)
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(1, 64, "length")
-        self.check_range(2, 1000, "starts")
-        self.check_range(1, 1_000_000, "steps", "search_steps")
-        self.check_range(1, 1000, "search_starts", "windows")
-        self.check_range(1, 100_000, "top", "candidates")
-        self.check_range(19, 9999, "draws")
-        if options.starts * options.length > DECODED:
-            raise UserError(
-                f"experiment.starts={options.starts}: with experiment.length={options.length} it makes "
-                f"{options.starts * options.length:,} tokens to decode; give {DECODED // options.length} or fewer"
-            )
-        if not 0 < options.rate < float("inf"):
-            raise UserError(f"experiment.rate={options.rate}: give a number above 0, such as 0.001")
-        if not 0 <= options.penalty < float("inf"):
-            raise UserError(f"experiment.penalty={options.penalty}: give a number of 0 or more, such as 0.001")
-        if not isinstance(options.site, str):
-            shown = str(options.site).replace("'", "").replace(", ", ",").replace("None", "null")
-            raise UserError(f"experiment.site={shown}: {options.name} looks at one site; give one, such as NEURON")
 
     @abstractmethod
     def units(self, inputs: Inputs) -> Sequence[Unit]:
@@ -115,9 +92,9 @@ class Optimisation(Experiment[OptimisationPlan]):
         def covariates(ids: torch.Tensor, positions: torch.Tensor, sequences: torch.Tensor) -> dict[str, Any]:
             return {"counted": masks[sequences, positions]}
 
-        def text_reducers() -> dict[str, Reducer]:
+        def text_reducers(sites: int) -> dict[str, Reducer]:
             windows = Windows(chosen, n, options.windows, tokens.valid.shape[1], model.device)
-            return {"windows": windows, "moments": Moments(len(layers), device=model.device)}
+            return {"windows": windows, "moments": Moments(sites, device=model.device)}
 
         def search_starts(results: Results) -> list[torch.Tensor]:
             if not options.from_text or "text" not in results:
@@ -149,7 +126,7 @@ class Optimisation(Experiment[OptimisationPlan]):
             count, length = found.valid.shape
             return {
                 "tokens": found,
-                "reducers": lambda: {"values": UnitValues(chosen, count, length, model.device)},
+                "reducers": lambda _: {"values": UnitValues(chosen, count, length, model.device)},
             }
 
         every = {"site": options.site, "layers": layers, "cacheable": True}
@@ -167,7 +144,7 @@ class Optimisation(Experiment[OptimisationPlan]):
             AscentPass(
                 name="ascent",
                 tokens=_as_text(np.concatenate([drawn[0]] * options.starts)[: options.starts]),
-                reducers=lambda: {"found": ByUnit()},
+                reducers=lambda _: {"found": ByUnit()},
                 key=key
                 | {"prefix": list(prefix), "ascent": vars(ascent), "ordinary": _hash(ordinary)}
                 | {"starts": [None if one is None else one.tolist() for one in own]},
@@ -186,7 +163,7 @@ class Optimisation(Experiment[OptimisationPlan]):
                 SearchPass(
                     name="search",
                     tokens=_as_text(random[0].numpy()),
-                    reducers=lambda: {"found": ByUnit()},
+                    reducers=lambda _: {"found": ByUnit()},
                     key=key | {"prefix": list(prefix), "search": vars(search), "allowed": _hash(allowed)},
                     label=f"Search over strings of tokens, for {number_of(len(units), 'unit')}",
                     units=units,
@@ -202,7 +179,7 @@ class Optimisation(Experiment[OptimisationPlan]):
             FollowingPass(
                 name="strings",
                 tokens=passes[1].tokens,
-                reducers=dict,
+                reducers=lambda _: {},
                 key=key,
                 label="The strings that were found, run alone",
                 distributed=False,

@@ -32,18 +32,7 @@ class Profile(Experiment[ProfilePlan]):
     """Base of profiles. A subclass implements `covariate`."""
 
     Options = Options
-    controls = ("off", "random", "shuffled_text")
     cacheable = True  # the statistics of its pass stand for the same pass of later runs
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(8, 4096, "bins")
-        self.check_range(8, 1024, "permutations")
-        self.check_range(16, 64, "blocks")
-        if options.correction not in ("bh", "by"):
-            raise UserError(
-                f"experiment.correction={options.correction}: give bh (Benjamini-Hochberg) or by (Benjamini-Yekutieli)"
-            )
 
     @abstractmethod
     def covariate(self, inputs: Inputs) -> Covariate:
@@ -78,9 +67,9 @@ class Profile(Experiment[ProfilePlan]):
             group = torch.where(positions < skipped, SKIPPED, by_value[value])
             return {"group": group, "design": design(ids, positions, sequences)}
 
-        def reducers() -> dict[str, Any]:
-            gram = Gram(design.width, len(layers), design.squared, design.columns["group"], device=model.device)
-            return {"histogram": Histogram(groups, len(layers), options.bins, model.device), "gram": gram}
+        def reducers(sites: int) -> dict[str, Any]:
+            gram = Gram(design.width, sites, design.squared, design.columns["group"], device=model.device)
+            return {"histogram": Histogram(groups, sites, options.bins, model.device), "gram": gram}
 
         planned = Pass(
             name="text",
