@@ -35,6 +35,7 @@ from neurexp.io.provenance import version_of
 from neurexp.report.folder import CHECKPOINTS, HYDRA, LOCK, LOG, NOTE, TRACEBACK
 from neurexp.runs import sweep as sweeps
 from neurexp.runs.sweep_job import Membership
+from neurexp.tracking import beside
 
 HELPERS_WAIT = 5  # seconds for process 0 to report a mistake first: torchrun ends all processes with the first
 LONGEST_NAME = 200  # characters of the varied options
@@ -193,6 +194,7 @@ def main() -> None:
     # would visit every object of every library
     gc.set_threshold(*SELDOM)
     atexit.register(gc.freeze)
+    beside.allow()
     terminal.prepare()
     register_schema()  # a call from Python takes it out again
     sys.argv = as_hydra_takes(sys.argv)

@@ -6,7 +6,7 @@ torch, transformers, datasets or mlflow is imported when a run starts.
 
 import logging
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from neurexp.config.schema import Backend, Config, Source, Weights, checked, flat, plain, typed_options
 from neurexp.console import environment
+from neurexp.console.beside import Beside
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
@@ -38,6 +39,7 @@ from neurexp.runs import sweep as sweeps
 from neurexp.runs.run_name import run_name
 from neurexp.runs.source import facts_of, opened
 from neurexp.runs.sweep_job import Membership
+from neurexp.tracking import beside
 
 if TYPE_CHECKING:
     from neurexp.experiments.base import Experiment, Options
@@ -67,7 +69,9 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     with opened(getattr(known, "run", None), typed) as source:
         if known is not None and source is not None:
             hearing_signals(known.check_source, source)
-        _run(typed, config, folder, job, clock, model_name, unreachable, known, source)
+        is_one_run = job is None and processes.rank() == 0
+        with beside.prepared(typed.tracking, _outputs(typed)) if is_one_run else nullcontext() as mlflow:
+            _run(typed, config, folder, job, clock, model_name, unreachable, known, source, mlflow)
 
 
 def _run(
@@ -80,11 +84,13 @@ def _run(
     unreachable: UserError | None,
     known: "Options | None",
     known_source: "FinishedRun | None",
+    mlflow: Beside | None,
 ) -> None:
     """The run, from the imports on.
 
     `unreachable` is the error of a dataset that the experiment may not need; `known` are the options of a built-in
-    experiment, and `known_source` is the run that it goes on from.
+    experiment, and `known_source` is the run that it goes on from. `mlflow` is the process that does the tracking, if
+    it is not this one.
     """
     log.info("Loading PyTorch and transformers for %s", typed.experiment.name)
     with clock("imports"):
@@ -126,7 +132,7 @@ def _run(
             facts = provenance.of_process() | {"dataset": text} | facts_of(source)
             with clock("track"):
                 name = run_name(" on ".join(names), config, options, job)
-                tracker = hearing_signals(_start_tracking, typed, config, folder, job, name, progress)
+                tracker = hearing_signals(_start_tracking, typed, config, folder, job, name, progress, mlflow)
             progress.remember(run_id=tracker.run_id or progress.note.get("run_id"))
             try:
                 measured = hearing_signals(measure, typed, experiment, names, folder, clock, other_layers, source)
@@ -151,13 +157,19 @@ def _run(
 
 
 def _start_tracking(
-    typed: Config, config: DictConfig, folder: Path, job: Membership | None, name: str, progress: resume.Progress
+    typed: Config,
+    config: DictConfig,
+    folder: Path,
+    job: Membership | None,
+    name: str,
+    progress: resume.Progress,
+    mlflow: Beside | None,
 ) -> "Tracker":
     from neurexp.tracking import tracker as tracking
 
-    outputs, experiment = Path(typed.run.outputs).expanduser().resolve(), typed.experiment["name"]
+    outputs, experiment = _outputs(typed), typed.experiment["name"]
     parent = None if job is None else sweeps.parent(typed.tracking, outputs, experiment, job.folder)
-    return tracking.start(
+    arguments = (
         typed.tracking,
         outputs,
         experiment,
@@ -168,6 +180,12 @@ def _start_tracking(
         progress.note.get("run_id"),
         progress.resumed,
     )
+    return tracking.start(*arguments) if mlflow is None else beside.TrackerBeside(mlflow, tracking.start, *arguments)
+
+
+def _outputs(config: Config) -> Path:
+    """The folder of all outputs."""
+    return Path(config.run.outputs).expanduser().resolve()
 
 
 @dataclass(frozen=True)
