@@ -357,7 +357,12 @@ def typed_options(experiment: DictConfig) -> tuple[Any, type]:
             f"experiment.plugin={dotted}: no such class ({one_line(error)}); give MODULE.CLASS, whose module lies in "
             "the current folder or on PYTHONPATH"
         ) from error
+    return typed(experiment, plugin.Options), plugin
+
+
+def typed(experiment: DictConfig, options: type) -> Any:
+    """The experiment's options as a dataclass. Raises UserError if an option has the wrong type."""
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(plugin.Options), experiment)), plugin
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(options), experiment))
     except OmegaConfBaseException as error:
         raise UserError(f"experiment.{error.full_key}: {with_advice(one_line(error))}") from error

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
+from neurexp.engine.division import batches_of, ranges_of
 from neurexp.engine.passes import CHECKED_EVERY, Covariates, as_tensor, inputs_of, make_batch
 from neurexp.engine.predictions import next_tokens
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer, predicting
@@ -38,7 +39,7 @@ def run_gradient_pass(
     batch_size: int = 4,
     progress: bool = False,
     forecast: Callable[[float, int], None] | None = None,
-    part: slice = slice(None),
+    part: slice | Sequence[range] = slice(None),
     checkpoints: Checkpoints | None = None,
 ) -> None:
     """Runs every sequence once, forwards and backwards, and lets each reducer see each site's valid tokens.
@@ -69,8 +70,8 @@ def run_gradient_pass(
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
     if not any(reducer.handles_not_finite for reducer in reducers):
         reducers = [*reducers, NotFinite(len(sites), device)]
-    sequences = range(*part.indices(len(ids)))
-    batches = [slice(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
+    own = batches_of(ranges_of(part, len(ids)), batch_size)
+    batches = [slice(one.start, one.stop) for one in own]
     done = checked = 0 if checkpoints is None else checkpoints.load(reducers)
     tokens_in = [int(mask[here].sum()) for here in batches]
 
@@ -100,7 +101,7 @@ def run_gradient_pass(
             if due or index % CHECKED_EVERY == 0 or index == len(batches) - 1:
                 check(index)
             if checkpoints is not None and due:
-                checkpoints.save(reducers, index + 1)
+                checkpoints.save(reducers, index + 1, own[: index + 1])
             bar.update(tokens_in[index])
             if forecast is not None and index == min(done + 1, len(batches) - 1) > done:
                 if device.type == "cuda":

@@ -6,7 +6,7 @@ folders nor MLflow.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.base import Reducer
-from neurexp.errors import UserError
+from neurexp.experiments.options.base import Options
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.models.choices import parse_layers
 from neurexp.models.load import LanguageModel
@@ -25,17 +25,6 @@ from neurexp.text.tokens import Tokens
 from neurexp.text.vocabulary import vocabulary_size
 
 Results = Mapping[str, Mapping[str, Reducer]]  # the pass's name → the reducer's name → the reducer after the pass
-
-
-@dataclass
-class Options:
-    """Options of every experiment; a subclass adds its own."""
-
-    name: str
-    plugin: str
-    site: Any = "MLP"  # or a list of sites, each of which gets a report; an experiment sees one at a time
-    layer: Any = "all"  # None: the model's own default
-    control: str = "off"  # what the run is compared with, one of `Experiment.controls`
 
 
 @dataclass(frozen=True)
@@ -125,13 +114,13 @@ class Experiment(ABC, Generic[P]):
     """Base of all experiments. The driver calls `prepare`, runs the plan's passes, and calls `analyse`."""
 
     Options: ClassVar[type] = Options
-    controls: ClassVar[tuple[str, ...]] = ("off", "random")  # the values of experiment.control
     distributed: ClassVar[bool] = True  # `torchrun` splits one of its passes at least
     without_text: ClassVar[str] = "words alone"  # in titles, what it measures if it reads no dataset
 
     def __init__(self, options: Any):
-        """Checks the options. Raises UserError for one that cannot be used."""
+        """Raises UserError for an option that cannot be used."""
         self.options = options
+        options.check()
 
     @property
     def reads_text(self) -> bool:
@@ -173,12 +162,5 @@ class Experiment(ABC, Generic[P]):
             "tokenizer": hash_of_tokenizer(inputs.model.tokenizer),
             "seed": inputs.seed,
             **({"source": inputs.source.neurons_hash} if inputs.source is not None else {}),
-            "options": {name: str(value) for name, value in vars(self.options).items()},
+            "options": {one.name: str(getattr(self.options, one.name)) for one in fields(self.options)},
         }
-
-    def check_range(self, least: float, most: float, *names: str) -> None:
-        """Raises UserError unless each named option is a whole number from `least` to `most`."""
-        for name in names:
-            value = getattr(self.options, name)
-            if not least <= value <= most:
-                raise UserError(f"experiment.{name}={value}: give a whole number from {least} to {most}")

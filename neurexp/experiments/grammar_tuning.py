@@ -6,26 +6,15 @@ one row, and running text is searched for the whole of it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from neurexp.errors import UserError
 from neurexp.experiments import contrast
+from neurexp.experiments.options.contrasts import GrammarTuningOptions as Options
 from neurexp.models.load import LanguageModel, positions_of
 from neurexp.text.skipped import Skipped, check_share
 from neurexp.text.spans import Selection, align, drop_too_long, place
-from neurexp.text.words import OWN_LISTS, read_lists
-
-
-@dataclass
-class Options(contrast.Options):
-    """The options of conf/experiment/grammar_tuning.yaml."""
-
-    words: str | None = None
-    bad_words: float = 0.05
-    template: str = "{word}"
-    second_template: str | None = "The {word}"
+from neurexp.text.words import WordLists
 
 
 class GrammarTuning(contrast.Contrast):
@@ -36,16 +25,7 @@ class GrammarTuning(contrast.Contrast):
 
     def __init__(self, options: Any):
         super().__init__(options)
-        for name in ("template", "second_template"):
-            template = getattr(options, name)
-            if template is not None and template.count("{word}") != 1:
-                raise UserError(f'experiment.{name}={template}: give a text with one {{word}} in it, as "The {{word}}"')
-        if options.words is not None and not options.words.strip():  # an empty path means the current folder
-            raise UserError("experiment.words is empty: give experiment.words=FOLDER, or null for our own lists")
-        if not 0 <= options.bad_words <= 1:
-            raise UserError(f"experiment.bad_words={options.bad_words:g}: give a share from 0 to 1")
-        folder = OWN_LISTS if options.words is None else Path(options.words).expanduser()
-        self._lists = read_lists(folder, bad_words=options.bad_words)
+        self._lists: WordLists = options.lists
         self.categories = list(self._lists.words)
 
     def select(self, model: LanguageModel) -> Selection:

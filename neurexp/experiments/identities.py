@@ -7,7 +7,6 @@ transformers' own hidden states, a sum of captures, or a capture of other inputs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +14,8 @@ from torch import nn
 
 from neurexp.engine.notebook import capture
 from neurexp.errors import UserError
-from neurexp.experiments import base
 from neurexp.experiments.base import Experiment, Inputs, Plan, Results
+from neurexp.experiments.options.others import IdentitiesOptions as Options
 from neurexp.models.additions import additions
 from neurexp.models.direct import norm_after_blocks
 from neurexp.models.fast import fast_forward
@@ -44,30 +43,11 @@ IDENTITIES = {
 }
 
 
-@dataclass
-class Options(base.Options):
-    """The options of conf/experiment/identities.yaml."""
-
-    sequences: int = 4
-    length: int = 128
-    tolerance: float | None = None
-
-
 class Identities(Experiment[Plan]):
     """The experiment `identities`. It captures a few sequences itself, so it plans no pass."""
 
     Options = Options
-    controls = ("off",)
     distributed = False
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(2, 1024, "sequences")
-        self.check_range(4, 4096, "length")
-        if options.site != "MLP":
-            raise UserError(f"experiment.site={options.site}: identities compares {', '.join(SITES)}; leave it out")
-        if options.tolerance is not None and not options.tolerance > 0:
-            raise UserError(f"experiment.tolerance={options.tolerance}: give a number above 0, such as 1e-4, or null")
 
     def prepare(self, inputs: Inputs) -> Plan:
         return Plan(inputs, (), self._chosen(inputs.text))

@@ -1,21 +1,12 @@
 """Neurons that a user names, as pairs of a layer and a neuron. Knows no kind of experiment."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from neurexp.engine.notebook import capture
 from neurexp.errors import UserError
-
-
-def is_pairs(value: Any) -> bool:
-    """Whether an option's value is a list of pairs of whole numbers, `[[LAYER,NEURON],…]`, or an empty list."""
-    return isinstance(value, list) and all(
-        isinstance(one, list) and len(one) == 2 and all(type(part) is int and part >= 0 for part in one)
-        for one in value
-    )
 
 
 def check_neurons(network: PreTrainedModel, site: str, pairs: Iterable[tuple[int, int]], given: str) -> None:

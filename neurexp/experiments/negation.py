@@ -13,14 +13,14 @@ The words and frames are in `text.negations`. A target in running text stands in
 no figure.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from neurexp.errors import UserError
 from neurexp.experiments import regression
 from neurexp.experiments.base import Inputs
+from neurexp.experiments.options.regressions import NegationOptions as Options
 from neurexp.experiments.regression import Between, Chosen, Comparison, Verdict
 from neurexp.text import negations
 from neurexp.text.frames import framed
@@ -38,31 +38,11 @@ LISTED = sorted({*negations.NEGATED, *negations.AFFIRMATIVE, *negations.NEGATIVE
 POSITIVE, NEGATIVE, IN_PART = "positive words", "negative words", "words that negate in part"
 
 
-@dataclass
-class Options(regression.Options):
-    """The options of conf/experiment/negation.yaml."""
-
-    site: Any = field(default_factory=lambda: ["MLP", "NEURON", "Q", "K", "V"])
-    before: int = 90
-    after: int = 10
-    rows: int = 120
-    occurrences: int = 12
-    verbs: int = 6
-    shuffles: int = 2
-    excerpt: int = 100
-
-
 class Negation(regression.Regression):
     """The experiment `negation`."""
 
     Options = Options
     verdict = Verdict("lecture", ("words", "pairs"), "negation neurons", "single words", over_types=True)
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(0, 10_000, "before", "after")
-        self.check_range(1, 1000, "occurrences")
-        self.check_range(4, 100, "verbs")
 
     def choose(self, inputs: Inputs) -> Chosen:
         random = np.random.default_rng(inputs.seed)

@@ -12,13 +12,12 @@ Knows no test and no figure.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from neurexp.experiments import regression
 from neurexp.experiments.base import Inputs
+from neurexp.experiments.options.regressions import ProperNounsOptions as Options
 from neurexp.experiments.regression import Chosen, Comparison, Verdict
 from neurexp.text.capitals import START, WITHIN, RunningWords, capitalised_tokens, running_words
 from neurexp.text.samples import as_many, sample_occurrences
@@ -27,22 +26,11 @@ LONG = 3  # tokens; words of more are matched with each other
 NAMES, STARTS = "proper nouns", "capitalised common words at the start of a sentence"
 
 
-@dataclass
-class Options(regression.Options):
-    """The options of conf/experiment/proper_nouns.yaml."""
-
-    occurrences: int = 4
-
-
 class ProperNouns(regression.Regression):
     """The experiment `proper_nouns`."""
 
     Options = Options
     verdict = Verdict("lecture", ("matched", "capitals"), "proper-noun neurons", "capital letters")
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(1, 1000, "occurrences")
 
     def choose(self, inputs: Inputs) -> Chosen:
         text, tokenizer, random = inputs.text, inputs.model.tokenizer, np.random.default_rng(inputs.seed)

@@ -1,17 +1,9 @@
 """Token length: does the model spend more activation on long tokens, which carry more meaning, than on short ones?"""
 
-from dataclasses import dataclass
-
 from neurexp.experiments import profile
 from neurexp.experiments.base import Inputs
+from neurexp.experiments.options.profiles import TokenLengthOptions as Options
 from neurexp.text.vocabulary import token_lengths
-
-
-@dataclass
-class Options(profile.Options):
-    """The options of conf/experiment/token_length.yaml."""
-
-    strip_space: bool = False
 
 
 class TokenLength(profile.Profile):

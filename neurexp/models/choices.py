@@ -13,6 +13,7 @@ from neurexp.models import contents
 from neurexp.models.families import FAMILIES
 from neurexp.models.locations import Location
 
+POOLINGS = ("mean", "first", "last", "max")  # of a word's tokens
 # What the number of blocks is called in a `config.json`
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 

@@ -185,7 +185,8 @@ def _run(options: argparse.Namespace) -> None:
             "timings": {"total": round(time.perf_counter() - started, 3)},
         }
         files.write_json(folder / SUMMARY, summary)
-        tracker.log(report.metrics, report.layers, report.step_column, {"compared": name})
+        note = "\n".join(f"- {line}" for line in report.findings)  # MLflow shows it first
+        tracker.log(report.metrics, report.layers, report.step_column, {"compared": name, "mlflow.note.content": note})
         tracker.log_folder(folder)
         tracker.finish("FINISHED")
     except BaseException as error:

@@ -4,9 +4,10 @@ A signal interrupts each stage at once (`console.interrupts`), and the driver cl
 torch, transformers, datasets or mlflow is imported when a run starts.
 """
 
+import json
 import logging
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,9 +17,11 @@ from omegaconf import DictConfig
 
 from neurexp.config.schema import Backend, Config, Source, Weights, checked, flat, plain, typed_options
 from neurexp.console import environment
+from neurexp.console.beside import Beside
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
+from neurexp.experiments.options import known_options
 from neurexp.io import files
 from neurexp.models.spread import device_of
 from neurexp.report.clock import Stopwatch
@@ -38,9 +41,11 @@ from neurexp.runs import sweep as sweeps
 from neurexp.runs.run_name import run_name
 from neurexp.runs.source import facts_of, opened
 from neurexp.runs.sweep_job import Membership
+from neurexp.tracking import beside
 
 if TYPE_CHECKING:
-    from neurexp.experiments.base import Experiment
+    from neurexp.experiments.base import Experiment, Options
+    from neurexp.report.finished import FinishedRun
     from neurexp.runs.measure import Measurement
     from neurexp.tracking.tracker import Tracker
 
@@ -60,13 +65,39 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     """
     environment.check()
     clock, typed = Stopwatch(), checked(config)
+    known = hearing_signals(known_options, typed.experiment)
+    _check_weights(typed)
     model_name, unreachable = hearing_signals(_check_reachable, typed)
+    with opened(getattr(known, "run", None), typed) as source:
+        if known is not None and source is not None:
+            hearing_signals(known.check_source, source)
+        is_one_run = job is None and processes.rank() == 0
+        with beside.prepared(typed.tracking, _outputs(typed)) if is_one_run else nullcontext() as mlflow:
+            _run(typed, config, folder, job, clock, model_name, unreachable, known, source, mlflow)
+
+
+def _run(
+    typed: Config,
+    config: DictConfig,
+    folder: Path,
+    job: Membership | None,
+    clock: Stopwatch,
+    model_name: str,
+    unreachable: UserError | None,
+    known: "Options | None",
+    known_source: "FinishedRun | None",
+    mlflow: Beside | None,
+) -> None:
+    """The run, from the imports on.
+
+    `unreachable` is the error of a dataset that the experiment may not need; `known` are the options of a built-in
+    experiment, and `known_source` is the run that it goes on from. `mlflow` is the process that does the tracking, if
+    it is not this one.
+    """
     log.info("Loading PyTorch and transformers for %s", typed.experiment.name)
     with clock("imports"):
         options, plugin = hearing_signals(typed_options, typed.experiment)
-        _check_control(options, plugin)
-        if options.control == "random" and typed.model.weights is Weights.random:
-            raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
+        options = known or options  # the same, and its files are read already
         hearing_signals(import_module, "neurexp.runs.measure")  # and with it all large libraries
     from neurexp.io import provenance
     from neurexp.runs.measure import measure, prepare_device
@@ -77,20 +108,23 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     experiment = plugin(options)
     if unreachable and experiment.reads_text:
         raise unreachable
-    with opened(experiment.source_run, typed) as source:
+    with opened(experiment.source_run if known_source is None else None, typed) as own_source:
+        source = known_source or own_source
         names = model_name, _dataset_name(typed, experiment)
         other_layers = job is not None and job.varies("experiment.layer")
         hearing_signals(processes.connect)
         if processes.rank() > 0:
-            shared = hearing_signals(processes.broadcast, "")
+            shared, started = json.loads(hearing_signals(processes.broadcast, ""))
             if shared and plugin.distributed:
+                hearing_signals(resume.check_shared, Path(shared), started)
                 hearing_signals(measure, typed, experiment, names, Path(shared), clock, source=source)
             processes.shut_down()
             return
         with resume.at_work(folder, config) as progress:
             resume.redact(folder / HYDRA)
             is_whole = (folder / SUMMARY).exists()  # the process ended while it logged
-            hearing_signals(processes.broadcast, "" if is_whole else str(folder.resolve()))
+            shared = "" if is_whole else str(folder.resolve())
+            hearing_signals(processes.broadcast, json.dumps([shared, progress.note["started"]]))
             if is_whole:
                 processes.shut_down()
                 progress.results_are_whole()
@@ -102,7 +136,7 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
             facts = provenance.of_process() | {"dataset": text} | facts_of(source)
             with clock("track"):
                 name = run_name(" on ".join(names), config, options, job)
-                tracker = hearing_signals(_start_tracking, typed, config, folder, job, name, progress)
+                tracker = hearing_signals(_start_tracking, typed, config, folder, job, name, progress, mlflow)
             progress.remember(run_id=tracker.run_id or progress.note.get("run_id"))
             try:
                 measured = hearing_signals(measure, typed, experiment, names, folder, clock, other_layers, source)
@@ -114,7 +148,8 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
             except BaseException as error:
                 how, why = "FAILED", f"{type(error).__name__}: {error}"
                 if isinstance(error, KeyboardInterrupt):
-                    how, why = "KILLED", "interrupted"
+                    lost = processes.lost()
+                    how, why = ("KILLED", "interrupted") if lost is None else ("FAILED", lost)
                     files.remove_own(folder)  # of work that native code still does
                 with suppress(Exception):  # the user must see the first error, not this one
                     hearing_signals(tracker.finish, how, why)
@@ -127,13 +162,19 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
 
 
 def _start_tracking(
-    typed: Config, config: DictConfig, folder: Path, job: Membership | None, name: str, progress: resume.Progress
+    typed: Config,
+    config: DictConfig,
+    folder: Path,
+    job: Membership | None,
+    name: str,
+    progress: resume.Progress,
+    mlflow: Beside | None,
 ) -> "Tracker":
     from neurexp.tracking import tracker as tracking
 
-    outputs, experiment = Path(typed.run.outputs).expanduser().resolve(), typed.experiment["name"]
+    outputs, experiment = _outputs(typed), typed.experiment["name"]
     parent = None if job is None else sweeps.parent(typed.tracking, outputs, experiment, job.folder)
-    return tracking.start(
+    arguments = (
         typed.tracking,
         outputs,
         experiment,
@@ -144,6 +185,12 @@ def _start_tracking(
         progress.note.get("run_id"),
         progress.resumed,
     )
+    return tracking.start(*arguments) if mlflow is None else beside.TrackerBeside(mlflow, tracking.start, *arguments)
+
+
+def _outputs(config: Config) -> Path:
+    """The folder of all outputs."""
+    return Path(config.run.outputs).expanduser().resolve()
 
 
 @dataclass(frozen=True)
@@ -288,17 +335,9 @@ def _check_reachable(config: Config) -> tuple[str, UserError | None]:
     return label, None
 
 
-def _check_control(options: Any, plugin: "type[Experiment]") -> None:
-    """Raises UserError for a control that there is not, or not in this kind of experiment."""
-    if options.control in plugin.controls:
-        return
-    why = ""
-    if len(plugin.controls) == 1:
-        why = f"{options.name} has no control; "
-    elif options.control == "shuffled_text":
-        why = f"{options.name} has rows of its own, and no running text whose words could be shuffled; "
-    known = " or ".join(filter(None, (", ".join(plugin.controls[:-1]), plugin.controls[-1])))
-    raise UserError(f"experiment.control={options.control}: {why}give {known}")
+def _check_weights(config: Config) -> None:
+    if config.experiment.get("control") == "random" and config.model.weights is Weights.random:
+        raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
 
 
 def _dataset_name(config: Config, experiment: "Experiment") -> str:

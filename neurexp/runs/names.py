@@ -10,8 +10,9 @@ from neurexp.errors import printable
 
 SHOWN = 3  # differences in a name
 LONGEST = 48  # characters of a value in a name
+NOT_COMPARED = {"experiment.control"}  # a run's own neurons are compared, never its control's
 # Options that a run's title may show
-OF_THE_TITLE = ("dataset.source", "dataset.name", "dataset.path")
+OF_THE_TITLE = tuple(f"dataset.{one}" for one in ("source", "name", "path", "subset", "split", "text_column"))
 # Facts that have no effect on results, or repeat others
 LEFT_OUT = {"command_line", "working_folder", "reused", "resumed", "git_diff", "skipped"}
 # Facts that distinguish runs with equal options, the most useful first
@@ -71,6 +72,7 @@ def _differing_options(summaries: Sequence[dict[str, Any]]) -> list[str]:
     for summary, one in zip(summaries, options, strict=True):
         alike.setdefault(str(summary.get("experiment")), []).append(one)
     own = {name for one in alike.values() for name in _different(one)}
+    different = [name for name in different if name not in NOT_COMPARED]
     return [name for name in different if name in own or not name.startswith("experiment.")]
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
-from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
 from neurexp.stats.chunks import CHUNK_SIZE, ProgressCallback, chunks, neuron_chunks, no_progress
@@ -52,8 +51,7 @@ def _accuracy(x: np.ndarray, labellings: np.ndarray, fold: np.ndarray, progress:
     dtype = np.dtype(np.float64 if x.size * _score_columns(categories) <= FLOAT64_SIZE else np.float32)
     for held in held_out:
         train = fold != held
-        features = _features(x, train, dtype)
-        whitened = None if features is None else _Whitened.of(*features, categories)
+        whitened = _whitened(x, train, dtype, categories)
         for index, labels in enumerate(labellings):
             if whitened is None:  # no neuron varies: predict the most frequent category
                 correct[index] += (labels[~train] == np.bincount(labels[train]).argmax()).sum()
@@ -68,11 +66,9 @@ def _score_columns(categories: int) -> int:
     return 1 if categories == 2 else categories
 
 
-def _features(x: np.ndarray, train: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:
-    """The features of the training rows and of the held-out rows; None if no neuron varies.
-
-    The features are the neurons, standardised on the training rows, or equivalent coordinates of fewer dimensions.
-    """
+def _whitened(x: np.ndarray, train: np.ndarray, dtype: np.dtype, categories: int) -> "_Whitened | None":
+    """The regression on the neurons, standardised on the training rows, or on equivalent coordinates of fewer
+    dimensions; None if no neuron varies."""
     rows, z = int(train.sum()), np.empty(x.shape, dtype=dtype)
     seen, unseen = z[:rows], z[rows:]
     for columns in neuron_chunks(x):
@@ -83,13 +79,14 @@ def _features(x: np.ndarray, train: np.ndarray, dtype: np.dtype) -> tuple[np.nda
         seen[:, columns], unseen[:, columns] = (training - mean) / scale, (values[~train] - mean) / scale
     if rows > min(x.shape[1], FEW_ROWS):
         varies = any((np.ptp(seen[:, columns], axis=0) > 0).any() for columns in neuron_chunks(z))
-        return (seen, unseen) if varies else None
+        return _Whitened.of(seen, unseen, categories) if varies else None
     squares, axes = np.linalg.eigh((seen @ seen.T).astype(np.float64))
     kept = squares > max(1e-10 * squares.max(), 1e-12)
     if not kept.any():
         return None
     z = z @ (seen.T @ (axes[:, kept] / np.sqrt(squares[kept])).astype(dtype))
-    return z[:rows], z[rows:]
+    curvature = 1 / REGULARISATION + (categories - 1) / categories**2 * squares[kept]  # the coordinates are orthogonal
+    return _Whitened(z[:rows], z[rows:], categories, [(slice(None), np.sqrt(curvature))])
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class _Whitened:
     seen: np.ndarray  # the training rows
     unseen: np.ndarray  # the held-out rows
     categories: int
-    factors: list[tuple[slice, np.ndarray]]  # each block's columns and its L
+    factors: list[tuple[slice, np.ndarray]]  # each block's columns and its L, or the diagonal of L
 
     @classmethod
     def of(cls, seen: np.ndarray, unseen: np.ndarray, categories: int) -> "_Whitened":
@@ -134,24 +131,30 @@ class _Whitened:
         unit = 1 / np.sqrt(len(seen) * (categories - 1) / categories**2)  # of the intercept, for the same curvature
 
         def scores(z: np.ndarray, w: np.ndarray, v: np.ndarray) -> np.ndarray:
-            score = (z @ w.astype(z.dtype)).astype(np.float64) + v[-1] * unit
-            return np.pad(score, ((0, 0), (categories - columns, 0)))
+            return (z @ w.astype(z.dtype)).astype(np.float64) + v[-1] * unit
 
         def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
             v = flat.reshape(features + 1, columns)
             w = self.weights(v[:-1])
-            all_scores = scores(seen, w, v)
-            score, total = all_scores[:, -columns:], np.asarray(logsumexp(all_scores, axis=1, keepdims=True))
-            residual = np.exp(score - total) - member
+            score = scores(seen, w, v)
+            highest = np.maximum(score.max(1, keepdims=True), 0.0 if columns == 1 else -np.inf)
+            exponential = np.exp(score - highest)
+            total = exponential.sum(1, keepdims=True)
+            if columns == 1:
+                total += np.exp(-highest)
+            residual = exponential / total - member
             by_weights = (seen.T @ residual.astype(seen.dtype)).astype(np.float64) + w / REGULARISATION
-            value = total.sum() - score[member].sum() + (w**2).sum() / 2 / REGULARISATION
+            value = (highest + np.log(total)).sum() - score[member].sum() + (w**2).sum() / 2 / REGULARISATION
             return float(value), np.concatenate([self.gradient(by_weights), residual.sum(0)[None] * unit]).ravel()
 
         options = {"gtol": GRADIENT[seen.dtype], "ftol": 0.0, "maxfun": EVALUATIONS, "maxiter": EVALUATIONS}
         fitted = minimize(loss, np.zeros((features + 1) * columns), jac=True, method="L-BFGS-B", options=options)
         v = fitted.x.reshape(features + 1, columns)
-        return scores(self.unseen, self.weights(v[:-1]), v).argmax(1)
+        found = scores(self.unseen, self.weights(v[:-1]), v)
+        return (found[:, 0] > 0).astype(np.int64) if columns == 1 else found.argmax(1)
 
 
 def _solve(factor: np.ndarray, right: np.ndarray, transposed: int) -> np.ndarray:
+    if factor.ndim == 1:
+        return right / factor[:, None]
     return solve_triangular(factor, right, trans=transposed, lower=True, check_finite=False)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from neurexp.errors import UserError, printable
+from neurexp.text.examples import Example
 from neurexp.text.lines import lines_of
 from neurexp.text.rows import text_of
 from neurexp.text.scripts import PARTS, fold_word, stands_alone
 from neurexp.text.skipped import Skipped, check_share
-from neurexp.text.spans import Example
 
 OWN_SENTENCES = Path(__file__).resolve().parent / "sentence_sets"  # of `categories`: set_1.jsonl and set_2.jsonl
 KEYS = ("text", "target", "category")

@@ -12,20 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from neurexp.errors import UserError
 from neurexp.text.characters import readable_tokens
+from neurexp.text.examples import Example
 from neurexp.text.tokenizer import dropped_characters, encode, first_tokens, unknown_token
 from neurexp.text.tokens import Tokens
 from neurexp.text.whole_sentences import whole_sentences
-
-
-@dataclass(frozen=True)
-class Example:
-    """A text whose characters [start, stop) are the word."""
-
-    text: str
-    start: int
-    stop: int
-    word: str
-    category: int
 
 
 @dataclass(frozen=True)

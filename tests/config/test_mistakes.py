@@ -98,7 +98,7 @@ ABLATIONS = [
     ("", "experiment.run is missing: give experiment.run=RUN_FOLDER_OR_ID of a finished run, whose neurons are "),
     (
         NEURONS + "experiment.kind=none",
-        "experiment.kind=[none]: give one of mean, zero, peak, resample, or a list of them",
+        "experiment.kind=none: give one of mean, zero, peak, resample, or a list of them",
     ),
     (NEURONS + "experiment.kind=[mean,scale]", "experiment.kind=[mean,scale]: give one of mean, zero, peak, resample"),
     (NEURONS + "experiment.kind=[mean,mean]", "experiment.kind=[mean,mean]: give each once"),

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from neurexp.errors import UserError
 from neurexp.experiments.grammar_tuning import GrammarTuning, Options
 from neurexp.experiments.intervention import neurons_found, neurons_given
+from neurexp.experiments.options.interventions import AblationOptions
 from neurexp.models.locations import MINI
 from neurexp.report.finished import FinishedRun
 
@@ -222,3 +223,13 @@ def test_what_names_no_neurons_is_one_line(value, answer):
 def test_a_dead_neuron_that_is_asked_for_is_named(contrast):
     assert neurons_given([[2, 1], [3, 0]], 4, contrast).found == 2
     assert "neuron 0 of layer 2 is dead, it never varies in" in refusal(lambda: neurons_given([[2, 0]], 4, contrast))
+
+
+def test_too_many_neurons_for_as_many_random_others_are_told_before_a_pass(contrast):
+    asked = {"run": str(contrast.folder), "site": "MLP", "direction": "largest", "significant": False}
+    AblationOptions("ablation", "", **asked, count=4).check_source(contrast)  # two of four neurons in either layer
+    line = refusal(lambda: AblationOptions("ablation", "", **asked, count=6).check_source(contrast))
+    assert line == (
+        "experiment.count=6: the set largest has 3 of the 4 neurons of layer 1, and 1 are left to draw as many random "
+        "ones from; give a smaller number"
+    )

@@ -76,7 +76,10 @@ def test_the_command_leaves_figures_tables_and_an_mlflow_run(pair, tmp_path, cap
     run = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(run_id)
     assert run.info.status == "FINISHED"
     assert "r_median_all_1" in run.data.metrics
-    assert "other on pydoc" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert all(line.removeprefix("- ") in told for line in run.data.tags["mlflow.note.content"].splitlines())
+    assert "lead" in run.data.tags["mlflow.note.content"]
+    assert "other on pydoc" in told
 
 
 def test_a_run_is_found_by_its_mlflow_id(finished: Finished):
@@ -150,6 +153,17 @@ def summary(setting="ckpt on text", dataset="text", provenance=None, **options) 
         (  # an option that one of them did not have
             [summary(), summary(experiment__layer="3")],
             ["ckpt on text, experiment.layer=null", "ckpt on text, experiment.layer=3"],
+        ),
+        (  # its own neurons are compared, not its control's; and what follows from the text is no difference of its own
+            [
+                summary("ckpt on x", "x", experiment__control="off", dataset__subset=None),
+                summary("ckpt on y", "y", experiment__control="random", dataset__subset="s", dataset__split="train"),
+            ],
+            ["ckpt on x", "ckpt on y"],
+        ),
+        (  # two subsets of one dataset
+            [summary(dataset__subset=None), summary(dataset__subset="s")],
+            ["ckpt on text, dataset.subset=null", "ckpt on text, dataset.subset=s"],
         ),
         (  # more than fit
             [summary(a="1", b="1", c="1", d="1", e="1"), summary(a="2", b="2", c="2", d="2", e="2")],

@@ -5,6 +5,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from neurexp.config.mistakes import explain
 from neurexp.config.schema import CONFIG_FOLDER, checked, register_schema, typed_options
+from neurexp.experiments.options import known_options
 
 
 def mistake(*overrides: str) -> str:
@@ -14,8 +15,10 @@ def mistake(*overrides: str) -> str:
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             config = compose("config", list(overrides))
-        options, plugin = typed_options(checked(config).experiment)
-        plugin(options)
+        experiment = checked(config).experiment
+        if known_options(experiment) is None:  # a class of one's own
+            options, plugin = typed_options(experiment)
+            plugin(options)
     except Exception as error:
         message = explain(error)
         if message is None:

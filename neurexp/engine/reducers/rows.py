@@ -6,6 +6,7 @@ from typing import Self
 import torch
 
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
+from neurexp.models.choices import POOLINGS
 from neurexp.models.transfer import Outbox, to_device
 
 
@@ -19,7 +20,7 @@ class Rows(Reducer):
 
     by_site = True
     concurrent = True
-    POOLINGS = ("mean", "first", "last", "max")
+    POOLINGS = POOLINGS
 
     def __init__(self, sequence: torch.Tensor, start: torch.Tensor, stop: torch.Tensor, pooling: str = "mean"):
         """`sequence`, `start` and `stop` are `[rows]` int64. Raises ValueError if a span is empty."""

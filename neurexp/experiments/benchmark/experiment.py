@@ -9,7 +9,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from neurexp.experiments.benchmark.ablations import Ablations
 from neurexp.experiments.benchmark.cases import Case
 from neurexp.experiments.benchmark.columns import COLUMNS
 from neurexp.experiments.benchmark.peers import find_peers
+from neurexp.experiments.options.others import BenchmarkOptions as Options
 from neurexp.models.fast import difference_from_eager, fast_forward
 from neurexp.models.load import AGREEMENT, LanguageModel
 from neurexp.models.sites import family_of, find_sites, use_family
@@ -35,24 +36,11 @@ from neurexp.report.report import Report, Table
 
 log = logging.getLogger(__name__)
 
-FEWEST_ROUNDS = 3  # fewer have no meaningful range
 BILLION = 1_000_000_000
 OPERATORS = 12  # that the profile names
 COMPARED = 4  # sequences on which bfloat16's activations are held against float32's
 BUSY = 0.2  # cores: other programs that keep more busy are mentioned
 ENOUGH = 0.8  # share of the free memory that a case which keeps everything may take
-
-
-@dataclass
-class Options(token_length.Options):
-    """The options of conf/experiment/benchmark.yaml: those of what is measured, and how."""
-
-    rounds: int = 5
-    batch_sizes: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
-    peers: bool = True
-    bf16: Any = "auto"  # true, false or auto
-    edits: int = 8  # sets of neurons that are edited in turn; 0: none
-    contexts: bool = False  # also what top contexts cost
 
 
 @dataclass
@@ -70,24 +58,11 @@ class Benchmark(Experiment[Plan]):
     """The experiment `benchmark`. It plans the pass of `token_length`, which warms up the machine, then measures."""
 
     Options = Options
-    controls = ("off",)
 
     def __init__(self, options: Any):
         super().__init__(options)
-        if options.control != "off":
-            raise UserError(f"experiment.control={options.control}: benchmark has no control; give off")
-        if not isinstance(options.site, str):
-            raise UserError(f"experiment.site={list(options.site)}: a benchmark measures one site; give one of them")
         if processes.count() > 1:
             raise UserError("experiment=benchmark: it measures one process; leave torchrun out")
-        if options.rounds < FEWEST_ROUNDS:
-            raise UserError(f"experiment.rounds={options.rounds}: give a whole number of {FEWEST_ROUNDS} or more")
-        if not options.batch_sizes or min(options.batch_sizes) < 1:
-            raise UserError(f"experiment.batch_sizes={options.batch_sizes}: give a list of whole numbers of 1 or more")
-        if options.bf16 not in (True, False, "auto"):
-            raise UserError(f"experiment.bf16={options.bf16}: give true, false or auto")
-        if options.edits < 0 or options.edits == 1:
-            raise UserError(f"experiment.edits={options.edits}: give a whole number of 2 or more, or 0 for none")
         self._measured = token_length.TokenLength(options)
 
     def prepare(self, inputs: Inputs) -> Plan:

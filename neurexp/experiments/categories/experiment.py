@@ -8,39 +8,25 @@ Reads the sentences and plans the passes. Knows no statistic and no figure.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from neurexp.engine.plan import Pass
-from neurexp.errors import UserError
 from neurexp.experiments import contrast
 from neurexp.experiments.base import Inputs, Results
 from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.categories.data import SET_2, STREAM, CategoryData
 from neurexp.experiments.categories.report import with_sentences
 from neurexp.experiments.contrast import ContrastData, ContrastPlan
+from neurexp.experiments.options.contrasts import CategoriesOptions as Options
 from neurexp.models.load import LanguageModel, positions_of
 from neurexp.models.sites import sites_of
 from neurexp.report.report import Report
-from neurexp.text.labelled_sentences import OWN_SENTENCES, LabelledSentences, read_sentences, spelled_as
+from neurexp.text.labelled_sentences import LabelledSentences
 from neurexp.text.skipped import Skipped, check_share
 from neurexp.text.spans import Selection, align, drop_too_long, each_text_once, only_needed
-
-
-@dataclass
-class Options(contrast.Options):
-    """The options of conf/experiment/categories.yaml. `replication` is a file, None or False."""
-
-    site: Any = "PROJ"
-    layer: Any = "all"
-    pooling: str = "last"
-    text: bool = False
-    sentences: str | None = None
-    replication: Any = None
-    bad_sentences: float = 0.05
 
 
 class Categories(contrast.Contrast):
@@ -52,31 +38,16 @@ class Categories(contrast.Contrast):
 
     def __init__(self, options: Any):
         super().__init__(options)
-        if not 0 <= options.bad_sentences <= 1:
-            raise UserError(f"experiment.bad_sentences={options.bad_sentences:g}: give a share from 0 to 1")
-        own = options.sentences is None
-        file = OWN_SENTENCES / "set_1.jsonl" if own else _file("sentences", options.sentences)
-        self._first = read_sentences(file, "experiment.sentences", options.bad_sentences)
-        self.categories = self._first.categories
-        if len(self.categories) != 2:
-            raise UserError(
-                f"experiment.sentences={file}: its lines have {len(self.categories)} categories "
-                f"({', '.join(self.categories[:5])}); give two"
-            )
-        self._second: LabelledSentences | None = None
-        if options.replication not in (None, False) or (own and options.replication is None):
-            given = options.replication
-            file = OWN_SENTENCES / "set_2.jsonl" if given is None else _file("replication", given)
-            second = read_sentences(file, "experiment.replication", options.bad_sentences, self.categories)
-            self._second = spelled_as(second, self._first)
+        self._sets: tuple[LabelledSentences, ...] = options.sets
+        self.categories = self._sets[0].categories
 
     def select(self, model: LanguageModel) -> Selection:
-        return self._rows(model, self._first)
+        return self._rows(model, self._sets[0])
 
     def conditions(self, model: LanguageModel) -> Mapping[str, contrast.Condition]:
-        if self._second is None:
+        if len(self._sets) == 1:
             return {}
-        return {SET_2: contrast.Condition("in set 2", self._rows(model, self._second))}
+        return {SET_2: contrast.Condition("in set 2", self._rows(model, self._sets[1]))}
 
     @property
     def skipped(self) -> Sequence[Skipped]:
@@ -96,10 +67,6 @@ class Categories(contrast.Contrast):
         report = super().analyse(plan, results)
         return with_sentences(report, CategoryData(ContrastData.of(self.options, plan, results)))
 
-    @property
-    def _sets(self) -> list[LabelledSentences]:
-        return [self._first] if self._second is None else [self._first, self._second]
-
     def _rows(self, model: LanguageModel, sentences: LabelledSentences) -> Selection:
         """A row for each target in its sentence; a sentence with several targets is run once.
 
@@ -115,13 +82,6 @@ class Categories(contrast.Contrast):
         check_share(bad, sentences.count, self.options.bad_sentences, "experiment.bad_sentences", "lines")
         words = [sentences.examples[int(one)].word for one in rows.words]
         return each_text_once(replace(rows, words=words, tokens=replace(rows.tokens, skipped=tuple(skipped))))
-
-
-def _file(option: str, given: Any) -> Path:
-    if not isinstance(given, str) or not given.strip():
-        other = "false for none" if option == "replication" else "null for our own"
-        raise UserError(f"experiment.{option}={given}: give a file SENTENCES.jsonl, or {other}")
-    return Path(given).expanduser()
 
 
 def _stream_passes(plan: ContrastPlan) -> list[Pass]:

@@ -5,27 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurexp.experiments import base
 from neurexp.experiments.base import Plan, Results
 from neurexp.experiments.captured_rows import captured
+from neurexp.experiments.options.others import ContextOptions as Options
 
-FEWEST = 8  # items of a comparison, and types with several occurrences
 BINS = 8  # of positions, with equal numbers of the text's tokens
 NAMED = 5  # neurons at each end, and words that are left out, in the findings
 PARTS = ("type", "position", "context")
-
-
-@dataclass
-class Options(base.Options):
-    """The options of conf/experiment/context.yaml."""
-
-    tokens: int = 200
-    types: int = 300
-    occurrences: int = 4
-    neutral: str = "\n"
-    prompt: str | None = None
-    generated: int = 2000
-    permutations: int = 499
 
 
 @dataclass(frozen=True)

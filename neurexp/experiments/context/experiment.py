@@ -9,7 +9,6 @@ Chooses the tokens and plans the two passes. Knows no statistic and no figure.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -17,9 +16,10 @@ from neurexp.engine.plan import Pass
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
 from neurexp.experiments.captured_rows import rows_pass
-from neurexp.experiments.context.data import BINS, FEWEST, Comparison, ContextData, ContextPlan, Options
+from neurexp.experiments.context.data import BINS, Comparison, ContextData, ContextPlan, Options
 from neurexp.experiments.context.findings import about
 from neurexp.experiments.context.report import write
+from neurexp.experiments.options.others import FEWEST_ITEMS as FEWEST
 from neurexp.models.load import LanguageModel
 from neurexp.models.sampling import write_text
 from neurexp.report.report import Report
@@ -36,21 +36,8 @@ class Context(Experiment[ContextPlan]):
     """The experiment `context`."""
 
     Options = Options
-    controls = ("off", "random", "shuffled_text")
     distributed = False  # the rows are few: one process captures them
     without_text = "text that it wrote itself"
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(FEWEST, 100_000, "tokens", "types")
-        self.check_range(2, 10_000, "occurrences")
-        self.check_range(32, 1_000_000, "generated")
-        self.check_range(19, 1_000_000, "permutations")
-        if options.prompt is not None and options.control == "shuffled_text":
-            raise UserError(
-                "experiment.control=shuffled_text: it shuffles the dataset's text, and experiment.prompt lets the "
-                "model write its own; give experiment.control=random, or leave experiment.prompt out"
-            )
 
     @property
     def reads_text(self) -> bool:

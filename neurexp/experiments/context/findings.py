@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from neurexp.experiments.context.analysis import Analysis
-from neurexp.experiments.context.data import FEWEST, NAMED, PARTS, Comparison, ContextData, Options
+from neurexp.experiments.context.data import NAMED, PARTS, Comparison, ContextData, Options
+from neurexp.experiments.options.others import FEWEST_ITEMS as FEWEST
 from neurexp.report.report import Table
 from neurexp.report.words import name_of
 from neurexp.stats import summary

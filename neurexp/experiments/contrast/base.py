@@ -11,12 +11,10 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from neurexp.engine.plan import Pass
-from neurexp.engine.reducers.rows import Rows
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results, TokenGroup
 from neurexp.experiments.captured_rows import rows_pass
@@ -44,15 +42,6 @@ class Contrast(Experiment[ContrastPlan]):
     categories: Sequence[str]  # names, in the order of the labels
     by_word = False  # each word's rows are averaged first: several sentences with a word are not several words
     row_option = "experiment"  # the option that a user changes to get other rows; for error messages
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(100, 1_000_000, "permutations")
-        self.check_range(2, 10_000, "splits", "shuffles")
-        self.check_range(1, 1000, "occurrences")
-        self.check_range(8, 1000, "excerpt")
-        if options.pooling not in Rows.POOLINGS:
-            raise UserError(f"experiment.pooling={options.pooling}: give one of {', '.join(Rows.POOLINGS)}")
 
     @property
     def reads_text(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
 from neurexp.experiments.captured_rows import captured
+from neurexp.experiments.options.contrasts import ContrastOptions as Options
 from neurexp.text.characters import readable_tokens
 from neurexp.text.spans import Selection, excerpts, joined
 
@@ -19,20 +20,6 @@ FEWEST = 4  # rows of a category; a smaller category is not compared
 STRETCHES = 4  # of running text in an excerpt
 STRETCHES_SHOWN = 2  # by each neuron: those in which it is most active
 GAP = " […] "  # between two of them
-
-
-@dataclass
-class Options(base.Options):
-    """Options of every contrast."""
-
-    layer: Any = None  # the model's own default
-    pooling: str = "mean"
-    permutations: int = 10_000
-    splits: int = 50
-    shuffles: int = 20
-    text: bool = True
-    occurrences: int = 4
-    excerpt: int = 120
 
 
 @dataclass(frozen=True)

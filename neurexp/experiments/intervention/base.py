@@ -9,7 +9,6 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +31,6 @@ from neurexp.models.head import Head
 from neurexp.report.report import Report
 from neurexp.text.tokens import Tokens
 
-KINDS = ("mean", "zero", "peak", "resample")
 MOST_BLOCKS = 64  # of sequences, for intervals
 ROWS = 1024  # tokens of the text that `peak` and `resample` are measured on
 MOST = 16  # neurons of a set, if no number is given
@@ -42,24 +40,6 @@ class Intervention(Experiment[InterventionPlan]):
     """Base of interventions. A subclass implements `sets`, and may say on which tokens (`groups_of_tokens`)."""
 
     Options = Options
-    controls = ("off",)
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(20, 10_000, "draws")
-        self.check_range(0, 100_000, "sample")
-        self.check_range(100, 100_000, "bootstraps")
-        kinds = [options.kind] if isinstance(options.kind, str) else options.kind
-        if not isinstance(kinds, list) or not kinds or not all(kind in KINDS for kind in kinds):
-            raise UserError(f"{given('kind', kinds)}: give one of {', '.join(KINDS)}, or a list of them")
-        if len(set(kinds)) < len(kinds):
-            raise UserError(f"{given('kind', kinds)}: give each once")
-        self.kinds = tuple(kinds)
-        ks = options.ks
-        if ks is not None and not (isinstance(ks, list) and all(type(k) is int and k > 0 for k in ks) and ks):
-            raise UserError(f"{given('ks', ks)}: give a list of whole numbers of 1 or more, such as [1,2,4], or null")
-        if not isinstance(options.site, str):
-            raise UserError(f"{given('site', options.site)}: {options.name} edits one site; give one, such as NEURON")
 
     @abstractmethod
     def sets(self, inputs: Inputs) -> Mapping[str, FoundNeurons]:
@@ -85,7 +65,7 @@ class Intervention(Experiment[InterventionPlan]):
         own = {int(layer) for one in sets.values() for layer in one.layers}
         layers = tuple(sorted({*inputs.layers(options.layer), *own}))
         ks = {name: doses(len(one), options.ks, f"the set {name}") for name, one in pairs.items()}
-        trials = Trials(pairs, self.kinds, ks, options.draws, options.alone, options.sample)
+        trials = Trials(pairs, self.options.kinds, ks, options.draws, options.alone, options.sample)
         found = self.groups_of_tokens(inputs)
         groups, masks = _groups(tokens, found)
         if not bool(masks[0].any()):
@@ -94,7 +74,7 @@ class Intervention(Experiment[InterventionPlan]):
                 f"{len(tokens.valid)} sequences, and none is followed by another; give more text"
             )
         blocks = _blocks(len(tokens.valid))
-        measured = partial(Measured.of, layers=layers, kinds=self.kinds)
+        measured = partial(Measured.of, layers=layers, kinds=self.options.kinds)
 
         def variants(results: Results) -> Sequence[Sequence[Edit]]:
             known = measured(results)
@@ -121,7 +101,7 @@ class Intervention(Experiment[InterventionPlan]):
                 "sets": {name: one.tolist() for name, one in pairs.items()},
                 "ks": {name: list(one) for name, one in ks.items()},
                 "groups": hashlib.sha256(np.packbits(masks.numpy()).tobytes()).hexdigest(),
-                "kinds": list(self.kinds),
+                "kinds": list(self.options.kinds),
                 "seed": inputs.seed,
                 **{name: getattr(options, name) for name in ("draws", "alone", "sample")},
             },
@@ -172,7 +152,7 @@ class Intervention(Experiment[InterventionPlan]):
 
     def _rows(self, inputs: Inputs, layers: tuple[int, ...]) -> list[Pass]:
         """The pass that keeps activations at random tokens, if an edit needs them."""
-        if not {"peak", "resample"} & set(self.kinds):
+        if not {"peak", "resample"} & set(self.options.kinds):
             return []
         tokens = inputs.text
         places = np.argwhere(tokens.valid)

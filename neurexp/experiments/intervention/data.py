@@ -5,7 +5,6 @@ The analysis, the report, the figures and the column texts read `InterventionDat
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,27 +14,8 @@ from neurexp.experiments.intervention.direct import DirectPath, direct_path
 from neurexp.experiments.intervention.draws import Drawn, Measured, draw
 from neurexp.experiments.intervention.selection import FoundNeurons
 from neurexp.experiments.intervention.trials import Pairs, Trials
+from neurexp.experiments.options.interventions import InterventionOptions as Options
 from neurexp.models.direct import why_no_direct_path
-
-
-@dataclass
-class Options(base.Options):
-    """Options of every intervention."""
-
-    site: Any = "NEURON"
-    run: str | None = None
-    run_site: str | None = None
-    neurons: Any = None
-    by: str | None = None
-    count: int | None = None
-    direction: str = "auto"
-    significant: bool = True
-    kind: Any = "mean"
-    ks: Any = None
-    draws: int = 200
-    alone: bool = True
-    sample: int = 64
-    bootstraps: int = 2000
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,16 @@ from typing import Any, Self
 import numpy as np
 
 from neurexp.errors import UserError, closest, one_line
+from neurexp.experiments.options.base import given
+from neurexp.experiments.options.chosen_neurons import check_choice, check_named
 from neurexp.io.files import read_table
+from neurexp.models.numbering import number_alike
 from neurexp.report.finished import FinishedRun
 from neurexp.report.report import SITE, Table
 from neurexp.stats.association import LEVEL
 from neurexp.stats.rounding import varies
 
-DIRECTIONS = ("auto", "both", "positive", "negative", "largest")
 PLACES = ("layer", "neuron", "head", SITE)  # columns that say where a neuron is, and nothing about it
-_EXAMPLE = "experiment.neurons=[[15,276],[20,1394]] (layer and neuron of each)"
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,7 @@ def neurons_found(
     run = run.at_site(site)
     table, column = run.neurons, run.summary["statistic"] if by is None else by
     values = _values(run, column)
-    if direction not in DIRECTIONS:
-        raise UserError(f"experiment.direction={direction}: give one of {', '.join(DIRECTIONS)}")
-    if count is not None and count < 1:
-        raise UserError(f"experiment.count={count}: give a whole number of 1 or more, or null for all that were found")
+    check_choice(direction, count)
     centred = values - (0.5 if column.startswith("auroc") else 0.0)
     known, dead = np.isfinite(centred), _dead(table)
     criterion, passes = _test_of(run, column) if significant else ("", np.ones(len(values), dtype=bool))
@@ -145,37 +143,50 @@ def neurons_given(value: Any, layers: int, run: FinishedRun | None = None) -> Fo
     Raises:
         UserError: not such pairs, a neuron named twice, no such layer, or a dead neuron.
     """
+    check_named(value)
     shown = given("neurons", value)
-    if not _is_list(value) or not len(value):
-        raise UserError(f"{shown}: give {_EXAMPLE}")
-    pairs = []
-    for pair in value:
-        if not _is_list(pair) or len(pair) != 2 or not all(type(one) is int and one >= 0 for one in pair):
-            raise UserError(f"{shown}: {_shown(pair)} is no pair of whole numbers; give {_EXAMPLE}")
-        layer, neuron = pair
+    for layer, neuron in value:
         if layer >= layers:
             raise UserError(f"{shown}: there is no layer {layer}; the model has layers 0 to {layers - 1}")
-        if (layer, neuron) in pairs:
-            raise UserError(f"{shown}: neuron {neuron} of layer {layer} is named twice; give each once")
         if run is not None and _is_dead(run, layer, neuron):
             raise UserError(f"{shown}: neuron {neuron} of layer {layer} is dead, it never varies in {run.place}")
-        pairs.append((layer, neuron))
+    pairs = [tuple(pair) for pair in value]
     places = np.array(pairs, dtype=np.int64)
     scores = np.full(len(pairs), np.nan)
     return FoundNeurons(places[:, 0], places[:, 1], scores, "", "named in experiment.neurons", "", len(pairs))
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+def sites_alike(run: FinishedRun, site: str) -> list[str]:
+    """The run's sites whose units are numbered as those of `site`, that site itself first."""
+    return sorted((one for one in run.sites if number_alike(one, site)), key=lambda one: one != site)
 
 
-def given(name: str, value: Any) -> str:
-    """An option of the experiment as on the command line, for messages."""
-    return f"experiment.{name}={_shown(value)}"
+def site_of(run: FinishedRun, site: str, wanted: str | None) -> str | None:
+    """The site of the run whose units are those of `site`; None: the run does not say its sites.
 
+    Args:
+        run: a finished run.
+        site: `experiment.site`.
+        wanted: `experiment.run_site`.
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).replace(" ", "").replace("'", "")
+    Raises:
+        UserError: the run has no such site.
+    """
+    same = sites_alike(run, site)
+    if wanted is not None:
+        run.at_site(wanted)  # raises UserError if the run has no such site
+        if wanted not in same:
+            raise UserError(
+                f"experiment.run_site={wanted}: its units are not those of experiment.site={site}; give "
+                f"experiment.site={wanted}"
+            )
+        return wanted
+    if run.sites and not same:
+        raise UserError(
+            f"experiment.site={site}: {run.given} found units of {', '.join(run.sites)}; give "
+            f"experiment.site={run.sites[0]}"
+        )
+    return same[0] if same else None
 
 
 def _values(run: FinishedRun, column: str) -> np.ndarray:

@@ -37,7 +37,6 @@ from neurexp.text.tokenizer import first_tokens
 from neurexp.text.tokens import Tokens
 from neurexp.text.vocabulary import UNDEFINED, token_lengths, token_texts
 
-DECODED = 1000  # tokens of a unit at most: chance takes POOL random directions for each
 POOL = 20
 TOKENS_AT_ONCE = 1024  # of strings that run together, about
 
@@ -46,28 +45,6 @@ class Optimisation(Experiment[OptimisationPlan]):
     """Base of optimisations. A subclass implements `units`, and may say where to start (`starts`)."""
 
     Options = Options
-    controls = ("off",)
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(1, 64, "length")
-        self.check_range(2, 1000, "starts")
-        self.check_range(1, 1_000_000, "steps", "search_steps")
-        self.check_range(1, 1000, "search_starts", "windows")
-        self.check_range(1, 100_000, "top", "candidates")
-        self.check_range(19, 9999, "draws")
-        if options.starts * options.length > DECODED:
-            raise UserError(
-                f"experiment.starts={options.starts}: with experiment.length={options.length} it makes "
-                f"{options.starts * options.length:,} tokens to decode; give {DECODED // options.length} or fewer"
-            )
-        if not 0 < options.rate < float("inf"):
-            raise UserError(f"experiment.rate={options.rate}: give a number above 0, such as 0.001")
-        if not 0 <= options.penalty < float("inf"):
-            raise UserError(f"experiment.penalty={options.penalty}: give a number of 0 or more, such as 0.001")
-        if not isinstance(options.site, str):
-            shown = str(options.site).replace("'", "").replace(", ", ",").replace("None", "null")
-            raise UserError(f"experiment.site={shown}: {options.name} looks at one site; give one, such as NEURON")
 
     @abstractmethod
     def units(self, inputs: Inputs) -> Sequence[Unit]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,28 +16,9 @@ from neurexp.engine.reducers.windows import Windows
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
 from neurexp.experiments.optimisation.strings import Strings, is_text, text_of
+from neurexp.experiments.options.optimisations import OptimisationOptions as Options
 from neurexp.stats.moments import moments_of
 from neurexp.text.vocabulary import token_texts
-
-
-@dataclass
-class Options(base.Options):
-    """The options of conf/optimisation.yaml."""
-
-    site: Any = "NEURON"
-    length: int = 5
-    starts: int = 10
-    steps: int = 500
-    rate: float = 0.001
-    penalty: float = 0.001
-    search: bool = True
-    search_starts: int = 4
-    from_text: bool = True
-    search_steps: int = 50
-    top: int = 64
-    candidates: int = 64
-    windows: int = 20
-    draws: int = 99
 
 
 @dataclass(frozen=True, kw_only=True)

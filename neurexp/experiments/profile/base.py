@@ -32,18 +32,7 @@ class Profile(Experiment[ProfilePlan]):
     """Base of profiles. A subclass implements `covariate`."""
 
     Options = Options
-    controls = ("off", "random", "shuffled_text")
     cacheable = True  # the statistics of its pass stand for the same pass of later runs
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(8, 4096, "bins")
-        self.check_range(8, 1024, "permutations")
-        self.check_range(16, 64, "blocks")
-        if options.correction not in ("bh", "by"):
-            raise UserError(
-                f"experiment.correction={options.correction}: give bh (Benjamini-Hochberg) or by (Benjamini-Yekutieli)"
-            )
 
     @abstractmethod
     def covariate(self, inputs: Inputs) -> Covariate:

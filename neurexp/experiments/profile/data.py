@@ -12,23 +12,13 @@ import numpy as np
 from neurexp.engine.reducers.histogram import Histogram
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
+from neurexp.experiments.options.profiles import ProfileOptions as Options
 from neurexp.experiments.profile.covariate import Covariate
 from neurexp.experiments.profile.design import Design
 from neurexp.stats.groups import GroupSums, MedianSplit
 from neurexp.stats.profile import ProfileSums
 
 SPECIAL, SKIPPED = 3, 4  # the groups of tokens without a value, and of tokens at skipped positions
-
-
-@dataclass
-class Options(base.Options):
-    """Options of every profile."""
-
-    skip_positions: int = 0
-    permutations: int = 32
-    blocks: int = 32
-    correction: str = "bh"
-    bins: int = 96
 
 
 @dataclass(frozen=True, kw_only=True)

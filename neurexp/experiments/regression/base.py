@@ -7,22 +7,20 @@ tokens are captured in one pass, and those that several comparisons share once. 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from neurexp.engine.plan import Pass
-from neurexp.engine.reducers.rows import Rows
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
 from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.contrast.data import TextRows
+from neurexp.experiments.options.regressions import FEWEST
+from neurexp.experiments.options.regressions import RegressionOptions as Options
 from neurexp.experiments.regression.data import (
-    FEWEST,
     FEWEST_TYPES,
     Between,
     Comparison,
-    Options,
     RegressionData,
     RegressionPlan,
     Verdict,
@@ -62,17 +60,6 @@ class Regression(Experiment[RegressionPlan]):
     Options = Options
     distributed = False  # the rows are few: one process captures them
     verdict: Verdict  # its comparisons are required; others are left out if the text has too few rows
-
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(2 * FEWEST, 100_000, "rows")
-        self.check_range(1, 1000, "shuffles")
-        self.check_range(100, 1_000_000, "permutations")
-        self.check_range(8, 1000, "excerpt")
-        if options.pooling not in Rows.POOLINGS:
-            raise UserError(f"experiment.pooling={options.pooling}: give one of {', '.join(Rows.POOLINGS)}")
-        if not 0.1 <= options.heldout <= 0.9:
-            raise UserError(f"experiment.heldout={options.heldout:g}: give a share of the text from 0.1 to 0.9")
 
     @abstractmethod
     def choose(self, inputs: Inputs) -> Chosen:

@@ -15,22 +15,9 @@ from neurexp.experiments.captured_rows import captured
 from neurexp.experiments.contrast.data import TextRows
 from neurexp.text.spans import Selection
 
-FEWEST = 10  # rows of a category; a smaller one is not compared
 # Types of a category, where the test over types decides. Of one type and 31 others, a neuron of that word alone has
 # p = 1/32
 FEWEST_TYPES = 5
-
-
-@dataclass
-class Options(base.Options):
-    """Options of every regression."""
-
-    pooling: str = "mean"
-    rows: int = 500
-    shuffles: int = 5
-    permutations: int = 1000
-    heldout: float = 1 / 3
-    excerpt: int = 120
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from neurexp.engine.reducers.moments import Moments
 from neurexp.engine.reducers.sequence_maxima import SequenceMaxima
 from neurexp.experiments import base
 from neurexp.experiments.base import Results
+from neurexp.experiments.options.others import TopContextsOptions as Options
 from neurexp.experiments.top_contexts.design import Design
 from neurexp.experiments.top_contexts.explained import PropertySums
 from neurexp.experiments.top_contexts.winners import Draws, draw
@@ -21,26 +21,6 @@ from neurexp.text.vocabulary import token_texts
 ENDS = ("top", "bottom")
 LEAST_IN_HALF = 32  # counted tokens of each half of the sample; with fewer, nothing is explained
 ONLY = "text"
-
-
-@dataclass
-class Options(base.Options):
-    """The options of conf/experiment/top_contexts.yaml."""
-
-    k: int = 20
-    per_document: int = 0
-    before: int = 20
-    after: int = 8
-    skip_positions: int = 0
-    histogram: int = 0
-    bins: int = 64
-    permutations: int = 32
-    property_tokens: int = 65536
-    direct: int = 10
-    winners: Any = None
-    batches: int = 1000
-    batch_sequences: int = 32
-    pages: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from neurexp.engine.reducers.neuron_histogram import NeuronHistogram
 from neurexp.engine.reducers.sequence_maxima import SequenceMaxima
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
-from neurexp.experiments.named_neurons import check_neurons, is_pairs
+from neurexp.experiments.named_neurons import check_neurons
 from neurexp.experiments.top_contexts.data import ONLY, Options, TopContextsData, TopContextsPlan
 from neurexp.experiments.top_contexts.design import Design, values_of_types
 from neurexp.experiments.top_contexts.report import write
@@ -38,17 +38,11 @@ class TopContexts(Experiment[TopContextsPlan]):
     """The experiment `top_contexts`."""
 
     Options = Options
-    controls = ("off", "random", "shuffled_text")
 
-    def __init__(self, options: Any):
-        super().__init__(options)
-        self.check_range(1, 1000, "k")
-        self.check_range(0, 1000, "per_document", "before", "after", "direct")
-        self.check_range(0, 2**31 - 1, "skip_positions", "histogram")
-        self.check_range(8, 1024, "bins", "permutations")
-        self.check_range(1024, 2**31 - 1, "property_tokens")
-        self.check_range(1, 10_000_000, "batches", "batch_sequences")
-        self.winners = _pairs(options.winners)
+    @property
+    def winners(self) -> list[tuple[int, int]]:
+        """The option `winners`: layers and neurons, each once."""
+        return list(dict.fromkeys((layer, neuron) for layer, neuron in self.options.winners or ()))
 
     def prepare(self, inputs: Inputs) -> TopContextsPlan:
         model, tokens, options = inputs.model, inputs.text, self.options
@@ -140,13 +134,3 @@ class TopContexts(Experiment[TopContextsPlan]):
 
     def analyse(self, plan: TopContextsPlan, results: Results) -> Report:
         return write(TopContextsData.of(self.options, plan, results))
-
-
-def _pairs(given: Any) -> list[tuple[int, int]]:
-    """The option `winners`: layers and neurons. Raises UserError for anything else."""
-    pairs = [] if given is None else given
-    if not is_pairs(pairs):
-        raise UserError(
-            f"experiment.winners={given}: give pairs of a layer and a neuron, such as [[2,345],[6,5]], or null"
-        )
-    return list(dict.fromkeys((layer, neuron) for layer, neuron in pairs))
