@@ -76,7 +76,10 @@ def test_the_command_leaves_figures_tables_and_an_mlflow_run(pair, tmp_path, cap
     run = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(run_id)
     assert run.info.status == "FINISHED"
     assert "r_median_all_1" in run.data.metrics
-    assert "other on pydoc" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert all(line.removeprefix("- ") in told for line in run.data.tags["mlflow.note.content"].splitlines())
+    assert "lead" in run.data.tags["mlflow.note.content"]
+    assert "other on pydoc" in told
 
 
 def test_a_run_is_found_by_its_mlflow_id(finished: Finished):

@@ -4,13 +4,12 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from background import start, wait_for
+from background import process_of_rank, start, wait_for
 from filelock import FileLock
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
@@ -288,8 +287,14 @@ def test_processes_of_torchrun_go_on_likewise(tmp_path):
     assert process.returncode == 0, output
     process = start(tmp_path, *LONG, f"hydra.run.dir={tmp_path}/killed", command=command)
     wait_for(lambda: len({file.name[:20] for file in tmp_path.glob("killed/checkpoint_*.safetensors")}) == 2, process)
-    subprocess.run(["pkill", "-9", "-f", f"hydra.run.dir={tmp_path}/killed"], check=False)  # torchrun and its workers
-    process.communicate()
+    os.kill(process_of_rank(1, tmp_path), signal.SIGKILL)
+    output, _ = process.communicate(timeout=30)
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: torchrun: process 1 of 2, on ")
+    assert (
+        f"has ended without a word: it was killed, or its machine failed; add run.resume=true hydra.run.dir={tmp_path}"
+        in line
+    )
     process = start(tmp_path, *LONG, f"hydra.run.dir={tmp_path}/killed", "run.resume=true", command=command)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output

@@ -12,8 +12,6 @@ from mlflow import MlflowClient
 from pyarrow.parquet import read_table
 from safetensors.numpy import load_file
 
-from neurexp.engine import processes
-
 # Eleven sequences, the last one padded; one sequence a batch, so that both ways cut the text alike
 ARGUMENTS = (
     "model=mini", "dataset=pydoc", "device=cpu", "device.threads=1", "device.batch_size=1", "dataset.tokens=2700",
@@ -24,18 +22,6 @@ ARGUMENTS = (
 def torchrun(folder: Path, count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     torchrun = (sys.executable, "-m", "torch.distributed.run")  # what the script `torchrun` runs
     return run_in(folder, *torchrun, f"--nproc-per-node={count}", "--standalone", "-m", "neurexp", *arguments)
-
-
-def test_the_stretches_of_all_processes_are_the_whole(monkeypatch):
-    for sequences in (1, 2, 7, 16):
-        for count in (1, 2, 3, 8):
-            monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-            monkeypatch.setenv("WORLD_SIZE", str(count))
-            parts = []
-            for rank in range(count):
-                monkeypatch.setenv("RANK", str(rank))
-                parts += range(*processes.own_part(sequences).indices(sequences))
-            assert parts == list(range(sequences))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 
 from neurexp.errors import UserError, closest, one_line
 from neurexp.experiments.options.base import given
-from neurexp.experiments.options.interventions import check_choice, check_named
+from neurexp.experiments.options.chosen_neurons import check_choice, check_named
 from neurexp.io.files import read_table
 from neurexp.models.numbering import number_alike
 from neurexp.report.finished import FinishedRun

@@ -1,20 +1,20 @@
 """The options of interventions. Imports nothing heavy."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from neurexp.errors import UserError
 from neurexp.experiments.options import base
 from neurexp.experiments.options.base import given
+from neurexp.experiments.options.chosen_neurons import check_choice, check_named
 
 if TYPE_CHECKING:
     from neurexp.experiments.intervention.selection import FoundNeurons
     from neurexp.report.finished import FinishedRun
 
 KINDS = ("mean", "zero", "peak", "resample")
-DIRECTIONS = ("auto", "both", "positive", "negative", "largest")
 
 
 @dataclass
@@ -84,14 +84,6 @@ class AblationOptions(InterventionOptions):
                 _check_others(run.at_site(site), found, self.count)
 
 
-def check_choice(direction: str, count: int | None) -> None:
-    """Raises UserError for an `experiment.direction` or an `experiment.count` that there is not."""
-    if direction not in DIRECTIONS:
-        raise UserError(f"experiment.direction={direction}: give one of {', '.join(DIRECTIONS)}")
-    if count is not None and count < 1:
-        raise UserError(f"experiment.count={count}: give a whole number of 1 or more, or null for all that were found")
-
-
 def _check_others(run: "FinishedRun", found: "Mapping[str, FoundNeurons]", count: int) -> None:
     """Raises UserError if a layer has fewer other neurons than a set has there: each is matched with another one."""
     pairs = {name: {(int(a), int(b)) for a, b in one.pairs} for name, one in found.items()}
@@ -105,23 +97,3 @@ def _check_others(run: "FinishedRun", found: "Mapping[str, FoundNeurons]", count
                     f"experiment.count={count}: the set {name} has {targets} of the {in_layer[layer]} neurons of layer "
                     f"{layer}, and {others} are left to draw as many random ones from; give a smaller number"
                 )
-
-
-def check_named(value: Any) -> None:
-    """Raises UserError for an `experiment.neurons` that is no list of different pairs of whole numbers."""
-    example = "experiment.neurons=[[15,276],[20,1394]] (layer and neuron of each)"
-    if not _is_list(value) or not len(value):
-        raise UserError(f"{given('neurons', value)}: give {example}")
-    for place, pair in enumerate(value):
-        if not _is_list(pair) or not base.is_pairs([list(pair)]):
-            raise UserError(
-                f"{given('neurons', value)}: {base.shown(pair)} is no pair of whole numbers; give {example}"
-            )
-        if pair in value[:place]:
-            raise UserError(
-                f"{given('neurons', value)}: neuron {pair[1]} of layer {pair[0]} is named twice; give each once"
-            )
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
