@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,22 @@ class Entry:
             return None
         return found
 
-    def save(self, arrays: Mapping[str, np.ndarray], part: str = "") -> None:
-        """Stores the arrays of a part. Logs a warning if that fails: the run can go on without the copy."""
+    def save(self, arrays: Mapping[str, np.ndarray], part: str = "") -> bool:
+        """Stores the arrays of a part. Returns False and logs a warning if that fails: the run can go on without it."""
         try:
             make_folder(self._store.folder)
             write_tensors(self._file(part), dict(arrays))
             self._store.make_room(self.name)
         except (NotWritableError, OSError) as error:
             log.warning("The %s could not be kept for later runs (%s)", self._kind, one_line(error))
+            return False
+        return True
+
+    def remove(self, parts: Iterable[str]) -> None:
+        """Removes parts that are there."""
+        for part in parts:
+            with suppress(OSError):
+                self._file(part).unlink(missing_ok=True)
 
     @contextmanager
     def lock(self, work: str) -> Iterator[None]:
