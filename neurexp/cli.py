@@ -29,7 +29,7 @@ from neurexp.config.mistakes import explain
 from neurexp.config.schema import CONFIG_FOLDER, GROUPS, folder_of, register_schema
 from neurexp.console import terminal
 from neurexp.console.interrupts import hearing_signals
-from neurexp.engine import processes
+from neurexp.engine import processes, watch
 from neurexp.errors import UserError, one_line
 from neurexp.io.provenance import version_of
 from neurexp.report.folder import CHECKPOINTS, HYDRA, LOCK, LOG, NOTE, TRACEBACK
@@ -124,12 +124,15 @@ def _job(config: DictConfig) -> None:
         with terminal.warnings_in_the_log():
             run(config, folder, job)
     except KeyboardInterrupt:
-        _tell_how_to_go_on(folder)
+        _end_interrupted(folder)
         raise
     except Exception as error:
         if _heard:  # a library turned the interrupt into another error
-            _tell_how_to_go_on(folder)
+            _end_interrupted(folder)
             raise KeyboardInterrupt from error
+        if isinstance(error, processes.LostProcessError):
+            _end_lost(folder, str(error))
+            return
         message = mistake_of(error)
         if message is None:
             if processes.rank() > 0:
@@ -139,6 +142,7 @@ def _job(config: DictConfig) -> None:
             sweeps.note_failure(sweep, number, message)
         if _wants_traceback():
             raise
+        processes.leave(why=message)
         if processes.rank() > 0:
             time.sleep(HELPERS_WAIT)
         place = f" in process {processes.rank()}" if processes.rank() else ""
@@ -146,6 +150,35 @@ def _job(config: DictConfig) -> None:
         _failures.append(message)
         _tell_how_to_go_on(folder)
         discard_if_empty(folder)
+
+
+def _end_interrupted(folder: Path) -> None:
+    """Says how to go on; of a process of `torchrun` that ends because another one was lost, also which."""
+    if (lost := processes.lost()) is not None:
+        _end_lost(folder, lost)
+        return
+    processes.leave(watch.INTERRUPTED)
+    _tell_how_to_go_on(folder)
+
+
+def _end_lost(folder: Path, lost: str) -> None:
+    """Prints which process of `torchrun` was lost, and what to do, in one line."""
+    from neurexp.runs import resume
+
+    processes.leave(why=lost)
+    if processes.rank() > 0:
+        time.sleep(HELPERS_WAIT)
+        advice, place = "", f" in process {processes.rank()}"
+    else:
+        place, advice = "", "; run it again"
+        if can_go_on(folder):
+            advice = (
+                f"; add {resume.how(folder)} to go on from the last checkpoints, with this or another number of "
+                "processes"
+            )
+    print(f"error{place}: {lost}{advice}", file=sys.stderr)
+    _failures.append(lost)
+    discard_if_empty(folder)
 
 
 def mistake_of(error: Exception) -> str | None:
@@ -202,6 +235,8 @@ def main() -> None:
     os.environ["NEUREXP_TRACEBACK"] = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's SIGTERM has the effect of Ctrl-C
+    if processes.count() > 1:
+        signal.signal(watch.LOST, _interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # unless a shell ignores it in the background
         signal.signal(signal.SIGINT, _interrupt)
     status = None
@@ -240,6 +275,8 @@ def main() -> None:
             if NoteSweep.folder is not None and not _end_sweep(NoteSweep.folder, status):
                 _failures.append("the sweep")
     except KeyboardInterrupt:
+        if processes.count() > 1 and _failures:
+            _leave(1)
         print("error: interrupted", file=sys.stderr)
         _leave(INTERRUPTED)
     reason = terminal.flush()

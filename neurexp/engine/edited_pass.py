@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from neurexp.engine.changes import Change, check_tokens
 from neurexp.engine.checkpoint import Checkpoints
+from neurexp.engine.division import batches_of, ranges_of
 from neurexp.engine.edits import Edit, resolve
 from neurexp.engine.passes import as_tensor, make_batch
 from neurexp.engine.predictions import measures_of, next_tokens
@@ -27,6 +28,7 @@ from neurexp.engine.stream import Stream
 from neurexp.models.head import Head
 from neurexp.models.losses import Losses
 from neurexp.models.sites import blocks_of
+from neurexp.models.spread import device_of
 from neurexp.models.transfer import Outbox, to_device
 
 SIDE_BY_SIDE = 2048  # tokens in one forward of several variants, on a CPU
@@ -54,7 +56,7 @@ def run_edited_pass(
     batch_size: int = 4,
     progress: bool = False,
     forecast: Callable[[float, int], None] | None = None,
-    part: slice = slice(None),
+    part: slice | Sequence[range] = slice(None),
     checkpoints: Checkpoints | None = None,
 ) -> None:
     """Runs every sequence without edits and with the edits of each variant; `effects` adds up what they predict.
@@ -83,10 +85,9 @@ def run_edited_pass(
     """
     ids = as_tensor(input_ids).cpu()
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
-    sequences = range(*part.indices(len(ids)))
-    batches = [range(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
+    batches = batches_of(ranges_of(part, len(ids)), batch_size)
     _check(variants, effects, ids)
-    side_by_side = SIDE_BY_SIDE if network.device.type == "cpu" else ON_A_DEVICE
+    side_by_side = SIDE_BY_SIDE if device_of(network).type == "cpu" else ON_A_DEVICE
     steps = _steps(network, variants, max(1, side_by_side // max(1, batch_size * ids.shape[1])))
     check_tokens([change for step in steps for change in step.changes], ids.shape)
     starts = {step.start for step in steps} - {0, len(blocks_of(network))}
@@ -107,7 +108,7 @@ def run_edited_pass(
             began, first = time.perf_counter(), number * len(steps)
             chosen = batches[number]
             here = slice(chosen.start, chosen.stop)
-            batch = make_batch(ids[here], mask[here], chosen.start, network.device)
+            batch = make_batch(ids[here], mask[here], chosen.start, device_of(network))
             stream = Stream(network, batch, starts)
             if number == done // len(steps) and not stream.agrees():
                 starts = set()
@@ -129,7 +130,8 @@ def run_edited_pass(
                     forecast = None
                 began = time.perf_counter()
                 if checkpoints is not None and due:
-                    checkpoints.save([effects], index + 1)
+                    is_whole = index + 1 == first + len(steps)
+                    checkpoints.save([effects], index + 1, batches[: number + 1] if is_whole else None)
 
 
 def _check(variants: Sequence[Variant], effects: Effects, ids: torch.Tensor) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neurexp.engine.checkpoint import Checkpoints
+from neurexp.engine.division import batches_of, ranges_of
 from neurexp.engine.passes import CHECKED_EVERY, Covariates, as_tensor, inputs_of, make_batch
 from neurexp.engine.predictions import next_tokens
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer, predicting
@@ -24,6 +25,7 @@ from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.errors import UserError
 from neurexp.models.head import Head, token_losses
 from neurexp.models.sites import Site
+from neurexp.models.spread import device_of
 from neurexp.models.transfer import to_device
 
 
@@ -37,7 +39,7 @@ def run_gradient_pass(
     batch_size: int = 4,
     progress: bool = False,
     forecast: Callable[[float, int], None] | None = None,
-    part: slice = slice(None),
+    part: slice | Sequence[range] = slice(None),
     checkpoints: Checkpoints | None = None,
 ) -> None:
     """Runs every sequence once, forwards and backwards, and lets each reducer see each site's valid tokens.
@@ -63,13 +65,13 @@ def run_gradient_pass(
     """
     if not all(reducer.is_calibrated for reducer in reducers):
         raise ValueError("a gradient pass calibrates no reducer: give shifts and edges when you make it")
-    device = network.device
+    device = device_of(network)
     ids = as_tensor(input_ids).cpu()
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
     if not any(reducer.handles_not_finite for reducer in reducers):
         reducers = [*reducers, NotFinite(len(sites), device)]
-    sequences = range(*part.indices(len(ids)))
-    batches = [slice(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
+    own = batches_of(ranges_of(part, len(ids)), batch_size)
+    batches = [slice(one.start, one.stop) for one in own]
     done = checked = 0 if checkpoints is None else checkpoints.load(reducers)
     tokens_in = [int(mask[here].sum()) for here in batches]
 
@@ -99,7 +101,7 @@ def run_gradient_pass(
             if due or index % CHECKED_EVERY == 0 or index == len(batches) - 1:
                 check(index)
             if checkpoints is not None and due:
-                checkpoints.save(reducers, index + 1)
+                checkpoints.save(reducers, index + 1, own[: index + 1])
             bar.update(tokens_in[index])
             if forecast is not None and index == min(done + 1, len(batches) - 1) > done:
                 if device.type == "cuda":
@@ -181,7 +183,7 @@ class _Backward:
         both = []
         for values in (activations, gradient):
             values = self._sites[index].read(values)
-            values = values.flatten(0, -2)  # OPT's blocks join all sequences themselves
+            values = values.flatten(0, -2).to(batch.device)  # OPT's blocks join all sequences themselves
             both.append(values if rows is None else values[rows])
         self.widths[index] = both[0].shape[-1]
         for reducer in self._reducers:
@@ -197,7 +199,7 @@ class _Backward:
             self._now.batch = batch
             self._now.rows = None if batch.rows is None else to_device(batch.rows, batch.device)
             try:
-                hidden = self._network.base_model(use_cache=False, **inputs_of(batch))[0]
+                hidden = self._network.base_model(use_cache=False, **inputs_of(batch))[0].to(batch.device)
                 embedded = self._now.embedded
             finally:
                 self._now.batch = self._now.rows = self._now.embedded = None

@@ -19,11 +19,13 @@ from transformers import PreTrainedModel
 
 from neurexp.engine.changes import Change, Place, check_tokens
 from neurexp.engine.checkpoint import Checkpoints
+from neurexp.engine.division import batches_of, ranges_of
 from neurexp.engine.hooks import hooked
 from neurexp.engine.lanes import Lanes
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.models.sites import Site
+from neurexp.models.spread import device_of
 from neurexp.models.transfer import to_device
 
 Covariates = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, Any]]
@@ -41,7 +43,7 @@ def run_pass(
     batch_size: int = 4,
     progress: bool = False,
     forecast: Callable[[float, int], None] | None = None,
-    part: slice = slice(None),
+    part: slice | Sequence[range] = slice(None),
     checkpoints: Checkpoints | None = None,
     lanes: int = 1,
     changes: Sequence[Change] = (),
@@ -62,7 +64,8 @@ def run_pass(
         progress: whether to show tokens per second and the time left, if standard error is a terminal.
         forecast: called once, after the second batch (the first is slower than all others), with the estimated seconds
             of the pass and the number of neurons. It must not run the model, because the hooks are in place.
-        part: the sequences to reduce, if not all. The first sequence calibrates the reducers in any case.
+        part: the sequences to reduce, if not all; ranges are ascending. The first sequence calibrates the reducers in
+            any case.
         checkpoints: the pass resumes from them, and saves its progress in them.
         lanes: how many batches run at the same time, each in a thread (`engine.lanes`), if every reducer is
             `concurrent`. Other hooks on the network, and `covariates`, are then called in these threads, several at a
@@ -74,22 +77,27 @@ def run_pass(
         OtherPassError: the checkpoints belong to another pass.
         ValueError: a change's mask of tokens has another shape than `input_ids`.
     """
-    device = network.device
+    device = device_of(network)
     ids = as_tensor(input_ids).cpu()
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
     check_tokens(changes, ids.shape)
-    sequences = range(*part.indices(len(ids)))
+    own = ranges_of(part, len(ids))
     widths: dict[int, int] = {}
 
     if not any(reducer.handles_not_finite for reducer in reducers):
         reducers = [*reducers, NotFinite(len(sites), device)]
+    if checkpoints is not None:
+        checkpoints.calibrate(reducers)
     to_calibrate = [reducer for reducer in reducers if not reducer.is_calibrated]
-    batches = [range(start, min(start + batch_size, sequences.stop)) for start in sequences[::batch_size]]
+    batches = batches_of(own, batch_size)
     if to_calibrate and len(ids):
-        own = sequences[1:] if sequences and sequences[0] == 0 else sequences
-        batches = [range(1), *(range(start, min(start + batch_size, own.stop)) for start in own[::batch_size])]
+        others = [one[1:] if one[0] == 0 else one for one in own]
+        batches = [range(1), *batches_of(others, batch_size)]
+    is_own = [any(chosen[0] in one for one in own) for chosen in batches]  # the first may calibrate only
     done = checked = 0 if checkpoints is None else checkpoints.load(reducers)
-    tokens_in = [int(mask[chosen.start : chosen.stop].sum()) if chosen[0] in sequences else 0 for chosen in batches]
+    tokens_in = [
+        int(mask[chosen.start : chosen.stop].sum()) if mine else 0 for chosen, mine in zip(batches, is_own, strict=True)
+    ]
     count = lanes if len(batches) > 1 and all(reducer.concurrent for reducer in reducers) else 1
     workers = Lanes(count, 1 + len(sites), first=done)
 
@@ -99,7 +107,7 @@ def run_pass(
         try:
             yield
         except NotFiniteError as error:
-            only_calibrates = batches[0][0] not in sequences  # the first batch is of another process's part
+            only_calibrates = not is_own[0]  # the first batch is of another process's part
             first = last = 0
             if index > 0 or not only_calibrates:
                 last = workers.begun - 1  # it may have been in another lane's batch
@@ -118,7 +126,7 @@ def run_pass(
 
     def receive(site: int, activations: torch.Tensor) -> None:
         widths[site] = activations.shape[-1]
-        values = activations.flatten(0, 1)
+        values = activations.flatten(0, 1).to(device)  # of a model on several devices
         values = values if mine.rows is None else values[mine.rows]
         with workers.turn(mine.index, 1 + site):
             if mine.index == 0:  # a resumed pass was calibrated before its first checkpoint
@@ -133,7 +141,7 @@ def run_pass(
         with torch.inference_mode():
             with workers.turn(index, 0):
                 batch = make_batch(ids[here], mask[here], chosen.start, device, covariates)
-                updated = list(reducers) if chosen[0] in sequences else []
+                updated = list(reducers) if is_own[index] else []
                 for reducer in updated:
                     reducer.begin(batch)
             mine.index, mine.batch, mine.reducers = index, batch, updated
@@ -164,7 +172,8 @@ def run_pass(
             workers.run(run_batch, len(batches), pause=lambda: checkpoints is not None and checkpoints.due())
             check(workers.begun - 1)
             if checkpoints is not None and checkpoints.due():
-                checkpoints.save(reducers, workers.begun)
+                covered = [one for one, mine in zip(batches[: workers.begun], is_own, strict=False) if mine]
+                checkpoints.save(reducers, workers.begun, covered)
 
 
 def count_not_finite(
@@ -180,7 +189,7 @@ def count_not_finite(
     Returns:
         Those counts, and the numbers of all activations, one for each site.
     """
-    counted = NotFinite(len(sites), network.device, raises=False)
+    counted = NotFinite(len(sites), device_of(network), raises=False)
     run_pass(network, sites, input_ids, valid, [counted], batch_size=batch_size, part=part)
     return counted.counts.tolist(), counted.values.tolist()
 

@@ -18,6 +18,7 @@ import transformers
 from neurexp.engine import processes
 from neurexp.engine.ascent import Ascent, run_ascent
 from neurexp.engine.checkpoint import Checkpoints
+from neurexp.engine.division import Division
 from neurexp.engine.edited_pass import Variant, run_edited_pass
 from neurexp.engine.gradients import run_gradient_pass
 from neurexp.engine.lanes import lanes_on
@@ -32,6 +33,7 @@ from neurexp.io.provenance import hash_of_code, of_arithmetic
 from neurexp.models.fast import fast_forward
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, family_of, find_sites, sites_of
+from neurexp.models.spread import described, is_spread
 from neurexp.text.tokens import Tokens
 
 
@@ -192,6 +194,7 @@ def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict
         "arithmetic": of_arithmetic(model.device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        **({"spread": described(model.network)} if is_spread(model.network) else {}),
         **({} if type(planned) is Pass else {"kind": type(planned).__name__}),
     }
 
@@ -208,6 +211,7 @@ def run_together(
     checkpoints: Checkpoints | None = None,
     forecast: Callable[[float, int], None] | None = None,
     progress: bool = False,
+    division: Division | None = None,
 ) -> list[dict[str, Reducer]]:
     """Runs several passes over the same tokens as one; returns the reducers of each, which have seen every token.
 
@@ -221,6 +225,7 @@ def run_together(
         model: the model; it is left as it was.
         batch_size: sequences of running text in one forward.
         checkpoints, forecast, progress: as in `engine.passes.run_pass`.
+        division: which sequences each process runs of a distributed pass; contiguous parts if not given.
 
     Raises:
         UserError: no such site or layer, an id that the model does not have, or NaN or infinity among the activations.
@@ -231,6 +236,7 @@ def run_together(
     if len({(type(one), one.tokens.hash, json.dumps(one.key, sort_keys=True), one.distributed) for one in passes}) > 1:
         raise ValueError("passes that run together must be of one kind, with the same tokens and key")
     batch_size *= first.batch_factor
+    division = division or Division.of(len(tokens.valid), processes.count())
     climbs = isinstance(first, AscentPass | SearchPass)
     # On a CPU the fast forward does not help strings so short. Elsewhere transformers' own attention of GPT-Neo would
     # wait for the device in each layer
@@ -250,7 +256,7 @@ def run_together(
             options: dict[str, Any] = {
                 "progress": progress,
                 "forecast": forecast,
-                "part": processes.own_part(len(tokens.valid)) if first.distributed else slice(None),
+                "part": division.shares[processes.rank()] if first.distributed else slice(None),
                 "checkpoints": checkpoints,
             }
             if isinstance(first, EditedPass):
@@ -273,10 +279,12 @@ def run_together(
             elif isinstance(first, GradientPass):
                 run_gradient_pass(*inputs, **options)
             else:
-                run_pass(*inputs, **options, lanes=lanes_on(model.device))
+                run_pass(*inputs, **options, lanes=1 if is_spread(model.network) else lanes_on(model.device))
     if first.distributed:
         every = [reducer for one in results for reducer in one.values()]
         processes.merge(every)
+        if processes.rank() == 0 and checkpoints is not None:
+            checkpoints.add_finished(reducers)
         if first.shared:
             processes.share(every)
     return results

@@ -5,6 +5,7 @@ loopback. Messages are texts and safetensors: PyTorch's own functions for object
 `gather_object`) unpickle what arrives, and a pickle can carry code. Knows no experiment.
 """
 
+import atexit
 import copy
 import os
 from collections.abc import Iterator, Sequence
@@ -12,12 +13,19 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from neurexp.engine.watch import DONE, FAILED, INTERRUPTED, Watch, open_store
 from neurexp.errors import UserError
 
 if TYPE_CHECKING:
     from neurexp.engine.reducers.base import Reducer
 
-PATIENCE = timedelta(hours=6)  # for the slowest process
+PATIENCE = timedelta(hours=6)  # for the slowest process that is still at work
+
+_watch: Watch | None = None
+
+
+class LostProcessError(UserError):
+    """Another process has ended before its time. The text says which, and how as far as it is known."""
 
 
 def count() -> int:
@@ -30,11 +38,6 @@ def rank() -> int:
     return int(os.environ["RANK"]) if count() > 1 else 0
 
 
-def own_part(sequences: int) -> slice:
-    """The part of the sequences that this process runs. Parts are contiguous and in the order of ranks."""
-    return slice(sequences * rank() // count(), sequences * (rank() + 1) // count())
-
-
 def connect() -> None:
     """Connects to the other processes. Does nothing without `torchrun`, or if the connection exists."""
     if count() == 1:
@@ -45,7 +48,11 @@ def connect() -> None:
         return
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+    global _watch
+    store = open_store()
+    _watch = Watch(open_store(), rank(), count())
+    atexit.register(leave, INTERRUPTED)  # a thread in native code must not outlive the interpreter
+    torch.distributed.init_process_group("gloo", store=store, rank=rank(), world_size=count(), timeout=PATIENCE)
 
 
 def broadcast(text: str) -> str:
@@ -55,7 +62,7 @@ def broadcast(text: str) -> str:
         The text of process 0, in every process.
 
     Raises:
-        UserError: another process has ended.
+        LostProcessError: another process has ended.
     """
     if count() == 1:
         return text
@@ -69,18 +76,32 @@ def broadcast(text: str) -> str:
 
 @contextmanager
 def _explaining_lost_process() -> Iterator[None]:
-    """Replaces gloo's error about a process that has ended. That process has printed the cause."""
+    """Replaces gloo's error about a process that has ended."""
     try:
         yield
     except RuntimeError as error:
-        raise UserError("torchrun: another process has ended before this one; its own message says why") from error
+        unknown = "torchrun: another process has ended before this one; its own message says why"
+        raise LostProcessError(lost() or unknown) from error
+
+
+def lost() -> str | None:
+    """Which other process was lost, to a process that is being ended, perhaps because of that; None if none was."""
+    return None if _watch is None else _watch.why()
+
+
+def leave(how: str = FAILED, why: str = "") -> None:
+    """Tells the other processes that this one ends before its time. Only the first call counts."""
+    global _watch
+    if _watch is not None:
+        _watch.leave(how, why)
+        _watch = None
 
 
 def merge(reducers: "Sequence[Reducer]") -> None:
     """Merges the reducers of all processes into those of process 0, in the order of ranks.
 
     Raises:
-        UserError: another process ended before it had sent its states.
+        LostProcessError: another process ended before it had sent its states.
         ValueError: the processes were calibrated differently: they did not run the same model on the same text.
     """
     if count() == 1:
@@ -105,7 +126,7 @@ def share(reducers: "Sequence[Reducer]") -> None:
     """Gives the states of process 0 to all processes, after `merge`.
 
     Raises:
-        UserError: another process has ended.
+        LostProcessError: another process has ended.
     """
     if count() == 1:
         return
@@ -127,6 +148,7 @@ def shut_down() -> None:
         return
     import torch
 
+    leave(DONE)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -4,6 +4,7 @@ A signal interrupts each stage at once (`console.interrupts`), and the driver cl
 torch, transformers, datasets or mlflow is imported when a run starts.
 """
 
+import json
 import logging
 import os
 from contextlib import nullcontext, suppress
@@ -22,6 +23,7 @@ from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.experiments.options import known_options
 from neurexp.io import files
+from neurexp.models.spread import device_of
 from neurexp.report.clock import Stopwatch
 from neurexp.report.drawing import write_figures
 from neurexp.report.folder import (
@@ -112,15 +114,17 @@ def _run(
         other_layers = job is not None and job.varies("experiment.layer")
         hearing_signals(processes.connect)
         if processes.rank() > 0:
-            shared = hearing_signals(processes.broadcast, "")
+            shared, started = json.loads(hearing_signals(processes.broadcast, ""))
             if shared and plugin.distributed:
+                hearing_signals(resume.check_shared, Path(shared), started)
                 hearing_signals(measure, typed, experiment, names, Path(shared), clock, source=source)
             processes.shut_down()
             return
         with resume.at_work(folder, config) as progress:
             resume.redact(folder / HYDRA)
             is_whole = (folder / SUMMARY).exists()  # the process ended while it logged
-            hearing_signals(processes.broadcast, "" if is_whole else str(folder.resolve()))
+            shared = "" if is_whole else str(folder.resolve())
+            hearing_signals(processes.broadcast, json.dumps([shared, progress.note["started"]]))
             if is_whole:
                 processes.shut_down()
                 progress.results_are_whole()
@@ -144,7 +148,8 @@ def _run(
             except BaseException as error:
                 how, why = "FAILED", f"{type(error).__name__}: {error}"
                 if isinstance(error, KeyboardInterrupt):
-                    how, why = "KILLED", "interrupted"
+                    lost = processes.lost()
+                    how, why = ("KILLED", "interrupted") if lost is None else ("FAILED", lost)
                     files.remove_own(folder)  # of work that native code still does
                 with suppress(Exception):  # the user must see the first error, not this one
                     hearing_signals(tracker.finish, how, why)
@@ -250,7 +255,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
             "processes": processes.count(),
             "fast_forward": model.fast,
             "attention": model.attention,
-            **provenance.of_arithmetic(network.device),
+            **provenance.of_arithmetic(device_of(network)),
             "reused": list(run.measured.reused),
             "resumed": dict(run.measured.resumed),
             "skipped": len(plan.skipped),
@@ -260,7 +265,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
         "experiment": run.experiment.options.name,
         "model": model.name,
         "dataset": plan.inputs.dataset_name,
-        "device": str(network.device),
+        "device": str(device_of(network)),
         "dtype": dtype,
         "setting": plan.inputs.label,
         "run_name": run.name,

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -19,7 +19,8 @@ import torch
 from neurexp.config.schema import Config
 from neurexp.engine import plan as engine
 from neurexp.engine import processes
-from neurexp.engine.checkpoint import Checkpoints, OtherPassError
+from neurexp.engine.checkpoint import Checkpoints, OtherPassError, divide
+from neurexp.engine.division import Division
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.base import Reducer
 from neurexp.errors import UserError
@@ -120,6 +121,7 @@ class _Runner:
     reused: list[str] = field(default_factory=list)
     resumed: dict[str, int] = field(default_factory=dict)
     _logged: set[Skipped] = field(default_factory=set)
+    _taken_over: set[str] = field(default_factory=set)  # passes that another number of processes began
 
     def run(self, inputs: Inputs, prefix: str = "") -> tuple[Plan, dict[str, Report]]:
         """Plans, runs and analyses, for each site; the sites share their passes.
@@ -213,38 +215,50 @@ class _Runner:
         results = self._run(passes, model, keys, name)
         made = list(zip(stored, results, strict=True))
         with self.clock("track"):
-            for one, reducers in made:
+            for one, reducers in made if name not in self._taken_over else ():  # their sums have other last bits
                 one.save(reducers, passes[0].layers)
             return [one.kept_of(reducers, passes[0].layers) for one, reducers in made]
 
     def _run(
         self, passes: Sequence[Pass], model: LanguageModel, keys: Sequence[dict[str, Any]], name: str
     ) -> list[dict[str, Reducer]]:
-        part = f"-{processes.rank()}of{processes.count()}" if processes.count() > 1 else ""
-        short = re.sub(r"\W+", "-", name.lower()) + part
-        whole_key = keys[0] | {"layers": list(passes[0].layers)}
+        short, first = re.sub(r"\W+", "-", name.lower()), passes[0]
+        whole_key = keys[0] | {"layers": list(first.layers)}
         if len(passes) > 1:
             whole_key |= {name: [key[name] for key in keys] for name in ("site", "address")}
-        checkpoints = Checkpoints(self.folder, short, whole_key, self.config.run.checkpoint_every)
         try:
+            division = self._divide(first, short, whole_key) if first.distributed else None
+            every = self.config.run.checkpoint_every
+            checkpoints = Checkpoints(self.folder, short, whole_key, every, division, processes.rank())
             with self.clock("capture"):
                 results = engine.run_together(
                     passes,
                     model,
                     batch_size_of(self.config),
                     checkpoints,
-                    lambda seconds, neurons: _announce(seconds, neurons, passes[0]),
+                    lambda seconds, neurons: _announce(seconds, neurons, first),
                     progress=processes.rank() == 0,
+                    division=division,
                 )
         except OtherPassError as error:
-            changed = ", ".join(error.differing)
+            changed = ", ".join(map(_told(error), error.differing))
             raise UserError(
                 f"run.resume=true: {error.file} is of another pass, which differs in {changed}; "
                 "give what it was made with, or leave run.resume out"
             ) from error
+        if division is not None and division.finished:
+            self._taken_over.add(name)
+            self.resumed[name] = sum(int(file.rsplit("_", 2)[1]) for file in division.finished)
         if checkpoints.resumed_at:
-            self.resumed[name] = checkpoints.resumed_at
+            self.resumed[name] = self.resumed.get(name, 0) + checkpoints.resumed_at
         return results
+
+    def _divide(self, planned: Pass, name: str, key: dict[str, Any]) -> Division:
+        """Which sequences each process runs. Process 0 decides, because it may have to look at checkpoints."""
+        said = ""
+        if processes.rank() == 0:
+            said = divide(self.folder, name, key, len(planned.tokens.valid), processes.count()).as_json()
+        return Division.from_json(processes.broadcast(said))
 
 
 def _analyse(experiment: Experiment, site: str, plan: Plan, results: Results) -> Report:
@@ -256,6 +270,19 @@ def _analyse(experiment: Experiment, site: str, plan: Plan, results: Results) ->
         report.neurons = place | {"head": report.neurons["neuron"] // width} | report.neurons
         report.columns = report.columns | {"head": f"attention head of the neuron, from 0; each has {width} neurons"}
     return report
+
+
+def _told(error: OtherPassError) -> Callable[[str], str]:
+    """Names a part of the key that differs; of the arithmetic what differs in it, which an option or command sets."""
+
+    def told(name: str) -> str:
+        there, here = error.there.get(name), error.here.get(name)
+        if not (isinstance(there, dict) and isinstance(here, dict)):
+            return name
+        inner = [f"{one} {there.get(one)} there, {here.get(one)} here" for one in here if there.get(one) != here[one]]
+        return f"{name} ({'; '.join(inner)})"
+
+    return told
 
 
 def _announce(seconds: float, neurons: int, planned: Pass) -> None:
@@ -301,6 +328,12 @@ def prepare_device(config: Config) -> None:
         UserError: no such device, fewer GPUs than processes, or an option that the device does not know.
     """
     device = choose_device(config.device.name)
+    if config.model.device_map is not None:
+        given = f"model.device_map={config.model.device_map}"
+        if processes.count() > 1:
+            raise UserError(f"{given}: one process uses all devices; run it without torchrun")
+        if config.experiment.get("control") == "random":
+            raise UserError(f"{given}: cannot spread the random weights of experiment.control=random; give off")
     if processes.count() > 1 and device.type == "cuda":
         local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:
@@ -341,6 +374,8 @@ def _model_arguments(config: Config) -> dict[str, Any]:
         "bos": config.dataset.bos.wanted,
         "blocks": model.blocks,
         "sites": model.sites,
+        "device_map": model.device_map,
+        "max_memory": model.max_memory,
     }
 
 

@@ -8,6 +8,7 @@ nothing of the content of a checkpoint. Imports nothing heavy.
 import json
 import logging
 import shlex
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,9 @@ log = logging.getLogger(__name__)
 
 # Options that do not change a result
 FREE = ("run.resume", "run.checkpoint_every", "run.outputs", "run.reuse")  # and those of tracking
+PROCESSES = "--nproc-per-node"  # stands among the options for the number of all processes
 SHOWN = 3  # differences in a message
+SEEN_AFTER = 60  # seconds within which a shared file system shows another machine's new files
 PATIENCE = 2  # seconds to wait for a lock that another process only tests
 
 
@@ -37,12 +40,15 @@ def options_of(config: DictConfig) -> dict[str, str]:
     options = {
         name: value for name, value in flat(config).items() if name not in FREE and not name.startswith("tracking.")
     }
-    return options | {"--nproc-per-node": str(processes.count())}  # sums over parts differ in the last bits
+    return options | {PROCESSES: str(processes.count())}  # sums over parts differ in the last bits
 
 
 def differences(there: dict[str, str], here: dict[str, str]) -> str:
-    """How the options of two runs differ, in words; an empty text if they do not."""
-    names = [name for name in dict.fromkeys([*here, *there]) if there.get(name) != here.get(name)]
+    """How the options of two runs differ, in words; an empty text if they do not.
+
+    Another number of processes may go on with a run.
+    """
+    names = [name for name in dict.fromkeys([*here, *there]) if there.get(name) != here.get(name) and name != PROCESSES]
     told = [f"{name}={there.get(name, 'null')} there, {here.get(name, 'null')} here" for name in names[:SHOWN]]
     more = len(names) - SHOWN
     return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
@@ -116,6 +122,25 @@ class Progress:
         """Removes the checkpoints: the results are written."""
         for file in self.folder.glob(CHECKPOINTS):
             file.unlink(missing_ok=True)
+
+
+def check_shared(folder: Path, started: float) -> None:
+    """Checks, in another process of `torchrun` than the first, that it finds the run folder of process 0.
+
+    Raises:
+        UserError: it does not, or finds another folder of this name.
+    """
+    end = time.monotonic() + SEEN_AFTER
+    while True:
+        note = read_note(folder)
+        if note is not None and note["started"] == started:
+            return
+        if time.monotonic() > end:
+            raise UserError(
+                f"hydra.run.dir={folder}: the machine {socket.gethostname()} does not find this folder as process 0 "
+                "made it; give a folder that all machines share"
+            )
+        time.sleep(0.2)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def test_an_interrupted_ascent_goes_on_after_its_last_unit_to_the_same_bits(tmp_
             return True
 
     class Broken(Often):
-        def save(self, reducers, batches):
+        def save(self, reducers, batches, covered=None):
             super().save(reducers, batches)
             raise KeyboardInterrupt
 

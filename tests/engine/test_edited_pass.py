@@ -415,7 +415,7 @@ def test_a_pass_that_is_cut_in_the_middle_of_a_batch_goes_on(model, tmp_path, mo
     monkeypatch.setattr(checkpoint, "MIN_WAIT", 0)
     whole, save = run(model, VARIANTS_OF_CASES), Checkpoints.save
 
-    def cut(self, reducers, done):
+    def cut(self, reducers, done, covered=None):
         save(self, reducers, done)
         if done == steps:
             raise CutError

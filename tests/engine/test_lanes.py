@@ -347,7 +347,7 @@ class SomeTimes(Checkpoints):
         self.asked += 1
         return self.asked >= 3
 
-    def save(self, reducers, batches):
+    def save(self, reducers, batches, covered=None):
         super().save(reducers, batches)
         self.asked = 0
 

@@ -28,3 +28,15 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def process_of_rank(rank: int, folder: Path) -> int:
+    """The process id of one of the processes that torchrun has started in `folder`."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            set_there = (place / "environ").read_bytes().split(b"\0")
+            if b"RANK=%d" % rank in set_there and (place / "cwd").readlink() == folder:
+                return int(place.name)
+        except OSError:  # it has ended
+            continue
+    raise AssertionError(f"no process {rank} in {folder}")

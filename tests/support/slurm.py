@@ -12,7 +12,8 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ import pytest
 from conftest import environment
 from daemons import free_ports, start_daemon, wait_until
 
-PATH = f"{os.environ['PATH']}:/usr/sbin"
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
 DAEMONS = ("munged", "slurmctld", "slurmd", "srun", "sbatch")
 CONFIG = """\
 ClusterName=test
@@ -102,6 +103,17 @@ class Slurm:
             timeout=timeout,
             check=False,
         )
+
+    def submit(self, script: Path, *arguments: str, folder: Path, options: Sequence[str] = ()) -> int:
+        """Starts a batch script in `folder`, whose output goes to `slurm-JOB.out` there. Returns the job's number."""
+        process = self.run("sbatch", "--parsable", *options, script, *arguments, folder=folder)
+        assert process.returncode == 0, process.stderr
+        return int(process.stdout)
+
+    def wait(self, job: int, folder: Path, seconds: float = 180) -> str:
+        """Waits until a job has ended. Returns its output."""
+        wait_until(lambda: not self._ask("squeue", "-h", "-j", str(job)).strip(), self.folder, seconds)
+        return (folder / f"slurm-{job}.out").read_text()
 
     def logs(self) -> Mapping[str, str]:
         """What the daemons have said, for a test that fails."""

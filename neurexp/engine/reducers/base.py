@@ -147,6 +147,12 @@ class Reducer(ABC):
             setattr(self, name, state[name].to(self._device if present is None else present.device).clone())
         self.is_calibrated = True
 
+    def load_calibration(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes over shifts and edges from one of `state()`, and none of the tokens that it has seen."""
+        self.load(state)
+        for name in self.summed:
+            getattr(self, name).zero_()
+
     def merge(self, other: Self) -> None:
         """Adds the state of `other`, which saw other tokens. Raises ValueError if shifts, edges or groups differ."""
         for name in self.summed:

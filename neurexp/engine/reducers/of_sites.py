@@ -61,5 +61,8 @@ class OfSites(Reducer):
     def load(self, state: dict[str, torch.Tensor]) -> None:
         self._reducer.load(state)
 
+    def load_calibration(self, state: dict[str, torch.Tensor]) -> None:
+        self._reducer.load_calibration(state)
+
     def merge(self, other: "OfSites") -> None:
         self._reducer.merge(other._reducer)
