@@ -96,6 +96,11 @@ class ModelConfig:
     # NAME: PATH of a module in a block, for a site that neurexp does not know (PATH:input is what the module reads,
     # PATH[1/3] the second third of its output)
     sites: dict[str, str] = field(default_factory=dict)
+    # Spreads a model that is larger than one device over all GPUs, the CPU's memory and the disk: auto, balanced,
+    # balanced_low_0 or sequential, as accelerate has them (pip install accelerate)
+    device_map: str | None = None
+    # With `device_map`: how much each device may take, as {0: 70GiB, cpu: 100GiB}; what is not named is not used
+    max_memory: Any = None
     # What transformers' AutoConfig takes, for random weights
     architecture: dict[str, Any] | None = field(default_factory=dict)
 

@@ -28,6 +28,7 @@ from neurexp.engine.stream import Stream
 from neurexp.models.head import Head
 from neurexp.models.losses import Losses
 from neurexp.models.sites import blocks_of
+from neurexp.models.spread import device_of
 from neurexp.models.transfer import Outbox, to_device
 
 SIDE_BY_SIDE = 2048  # tokens in one forward of several variants, on a CPU
@@ -86,7 +87,7 @@ def run_edited_pass(
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
     batches = batches_of(ranges_of(part, len(ids)), batch_size)
     _check(variants, effects, ids)
-    side_by_side = SIDE_BY_SIDE if network.device.type == "cpu" else ON_A_DEVICE
+    side_by_side = SIDE_BY_SIDE if device_of(network).type == "cpu" else ON_A_DEVICE
     steps = _steps(network, variants, max(1, side_by_side // max(1, batch_size * ids.shape[1])))
     check_tokens([change for step in steps for change in step.changes], ids.shape)
     starts = {step.start for step in steps} - {0, len(blocks_of(network))}
@@ -107,7 +108,7 @@ def run_edited_pass(
             began, first = time.perf_counter(), number * len(steps)
             chosen = batches[number]
             here = slice(chosen.start, chosen.stop)
-            batch = make_batch(ids[here], mask[here], chosen.start, network.device)
+            batch = make_batch(ids[here], mask[here], chosen.start, device_of(network))
             stream = Stream(network, batch, starts)
             if number == done // len(steps) and not stream.agrees():
                 starts = set()

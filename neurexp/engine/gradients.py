@@ -25,6 +25,7 @@ from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.errors import UserError
 from neurexp.models.head import Head, token_losses
 from neurexp.models.sites import Site
+from neurexp.models.spread import device_of
 from neurexp.models.transfer import to_device
 
 
@@ -64,7 +65,7 @@ def run_gradient_pass(
     """
     if not all(reducer.is_calibrated for reducer in reducers):
         raise ValueError("a gradient pass calibrates no reducer: give shifts and edges when you make it")
-    device = network.device
+    device = device_of(network)
     ids = as_tensor(input_ids).cpu()
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
     if not any(reducer.handles_not_finite for reducer in reducers):
@@ -182,7 +183,7 @@ class _Backward:
         both = []
         for values in (activations, gradient):
             values = self._sites[index].read(values)
-            values = values.flatten(0, -2)  # OPT's blocks join all sequences themselves
+            values = values.flatten(0, -2).to(batch.device)  # OPT's blocks join all sequences themselves
             both.append(values if rows is None else values[rows])
         self.widths[index] = both[0].shape[-1]
         for reducer in self._reducers:
@@ -198,7 +199,7 @@ class _Backward:
             self._now.batch = batch
             self._now.rows = None if batch.rows is None else to_device(batch.rows, batch.device)
             try:
-                hidden = self._network.base_model(use_cache=False, **inputs_of(batch))[0]
+                hidden = self._network.base_model(use_cache=False, **inputs_of(batch))[0].to(batch.device)
                 embedded = self._now.embedded
             finally:
                 self._now.batch = self._now.rows = self._now.embedded = None

@@ -31,6 +31,7 @@ from neurexp.models.choices import parse_layers
 from neurexp.models.head import Head
 from neurexp.models.load import LanguageModel, positions_of
 from neurexp.models.sites import blocks_of, find_sites
+from neurexp.models.spread import device_of
 from neurexp.models.transfer import to_device
 
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
@@ -148,12 +149,12 @@ def predictions(
     with torch.inference_mode(), Head(network) as head:
         for start in range(0, len(ids), batch_size):
             here = slice(start, start + batch_size)
-            batch = make_batch(ids[here], every[here], start, network.device)
+            batch = make_batch(ids[here], every[here], start, device_of(network))
             place = Place((batch.valid.shape[0], batch.valid.shape[1]), start, batch.valid)
-            hidden = plain = network.base_model(**inputs_of(batch), use_cache=False)[0].flatten(0, 1)
+            hidden = plain = network.base_model(**inputs_of(batch), use_cache=False)[0].flatten(0, 1).to(batch.device)
             if changes:
                 with changing(network, changes, in_this_thread(place)):
-                    hidden = network.base_model(**inputs_of(batch), use_cache=False)[0].flatten(0, 1)
+                    hidden = network.base_model(**inputs_of(batch), use_cache=False)[0].flatten(0, 1).to(batch.device)
             rows, targets = batch.valid.flatten().nonzero().squeeze(1), next_tokens(batch.input_ids).flatten()
             for piece in head.pieces(len(rows)):
                 at, own = (to_device(one, hidden.device) for one in (rows[piece], targets[rows[piece]]))
@@ -176,7 +177,7 @@ def _ids_of_vocabulary(network: PreTrainedModel, tokens: Sequence[int]) -> torch
     size = network.config.get_text_config().vocab_size
     if len(given) and (given.dtype not in INTEGERS or int(given.min()) < 0 or int(given.max()) >= size):
         raise ValueError(f"tokens must be ids of the vocabulary, 0 to {size - 1}, not {given.tolist()}")
-    return given.long().to(network.device)
+    return given.long().to(device_of(network))
 
 
 def _changes(

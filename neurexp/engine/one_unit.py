@@ -22,6 +22,7 @@ from neurexp.engine.hooks import hooked
 from neurexp.engine.reducers.by_unit import ByUnit
 from neurexp.errors import UserError
 from neurexp.models.sites import Site
+from neurexp.models.spread import at_hand, device_of
 from neurexp.models.transfer import to_device
 
 SMALL = 2**15  # numbers in a hidden state
@@ -33,11 +34,12 @@ AfterStep = Callable[[int], None]  # is told the number of each step
 def embedding_table(network: PreTrainedModel) -> torch.Tensor:
     """What the model's input embedding puts out for every id, `[ids, width]`; of a plain embedding its own weights."""
     embedding: nn.Module = network.get_input_embeddings()  # type: ignore[assignment]
-    weight: torch.Tensor = embedding.weight  # type: ignore[assignment]
     if type(embedding) is nn.Embedding:
-        return weight.detach()
+        with at_hand(embedding):
+            return embedding.weight.detach().to(device_of(network))
+    weight: torch.Tensor = embedding.weight  # type: ignore[assignment]
     with torch.no_grad():  # some families scale within the module
-        return embedding(torch.arange(len(weight), device=network.device)).detach()
+        return embedding(torch.arange(len(weight), device=device_of(network))).detach().to(device_of(network))
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def few_threads(network: PreTrainedModel, tokens: int) -> Iterator[None]:
     threads = torch.get_num_threads()
     is_small = tokens * network.config.get_text_config().hidden_size < SMALL
     try:
-        if is_small and network.device.type == "cpu":
+        if is_small and device_of(network).type == "cpu":
             torch.set_num_threads(1)
         yield
     finally:
@@ -81,7 +83,7 @@ def unit_of_embeddings(
         if embedded is None or threading.get_ident() != own:
             return None
         state["embedded"] = None
-        return torch.cat([output[:, : len(prefix)], embedded.to(output.dtype)], 1)
+        return torch.cat([output[:, : len(prefix)], embedded.to(output)], 1)
 
     embedding: nn.Module = network.get_input_embeddings()  # type: ignore[assignment]
     handle = embedding.register_forward_hook(take_the_place)
@@ -97,14 +99,14 @@ def unit_of_embeddings(
                 ids[:, : len(prefix)] = torch.tensor(list(prefix), dtype=torch.long)
                 state["embedded"] = embedded
                 kept.clear()
-                forward(input_ids=to_device(ids, network.device), use_cache=False)
+                forward(input_ids=to_device(ids, device_of(network)), use_cache=False)
                 if state["embedded"] is not None:
                     state["embedded"] = None
                     raise UserError(
                         f"model.name: the forward of {type(network).__name__} does not call its input embeddings; give "
                         "a model of a known family"
                     )
-                values = kept.pop()[:, len(prefix) :, neuron].float()
+                values = kept.pop()[:, len(prefix) :, neuron].float().to(embedded.device)
                 if embedded.requires_grad and not values.requires_grad:
                     raise UserError(
                         f"experiment.site={site.name}: no gradient goes from {site.address} of layer {site.layer} to "

@@ -25,6 +25,7 @@ from neurexp.engine.lanes import Lanes
 from neurexp.engine.reducers.base import Batch, NotFiniteError, Reducer
 from neurexp.engine.reducers.not_finite import NotFinite
 from neurexp.models.sites import Site
+from neurexp.models.spread import device_of
 from neurexp.models.transfer import to_device
 
 Covariates = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], dict[str, Any]]
@@ -76,7 +77,7 @@ def run_pass(
         OtherPassError: the checkpoints belong to another pass.
         ValueError: a change's mask of tokens has another shape than `input_ids`.
     """
-    device = network.device
+    device = device_of(network)
     ids = as_tensor(input_ids).cpu()
     mask = torch.ones_like(ids, dtype=torch.bool) if valid is None else as_tensor(valid).cpu()
     check_tokens(changes, ids.shape)
@@ -125,7 +126,7 @@ def run_pass(
 
     def receive(site: int, activations: torch.Tensor) -> None:
         widths[site] = activations.shape[-1]
-        values = activations.flatten(0, 1)
+        values = activations.flatten(0, 1).to(device)  # of a model on several devices
         values = values if mine.rows is None else values[mine.rows]
         with workers.turn(mine.index, 1 + site):
             if mine.index == 0:  # a resumed pass was calibrated before its first checkpoint
@@ -188,7 +189,7 @@ def count_not_finite(
     Returns:
         Those counts, and the numbers of all activations, one for each site.
     """
-    counted = NotFinite(len(sites), network.device, raises=False)
+    counted = NotFinite(len(sites), device_of(network), raises=False)
     run_pass(network, sites, input_ids, valid, [counted], batch_size=batch_size, part=part)
     return counted.counts.tolist(), counted.values.tolist()
 

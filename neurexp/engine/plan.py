@@ -33,6 +33,7 @@ from neurexp.io.provenance import hash_of_code, of_arithmetic
 from neurexp.models.fast import fast_forward
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, family_of, find_sites, sites_of
+from neurexp.models.spread import described, is_spread
 from neurexp.text.tokens import Tokens
 
 
@@ -193,6 +194,7 @@ def activation_key(model: LanguageModel, planned: Pass, batch_size: int) -> dict
         "arithmetic": of_arithmetic(model.device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        **({"spread": described(model.network)} if is_spread(model.network) else {}),
         **({} if type(planned) is Pass else {"kind": type(planned).__name__}),
     }
 
@@ -277,7 +279,7 @@ def run_together(
             elif isinstance(first, GradientPass):
                 run_gradient_pass(*inputs, **options)
             else:
-                run_pass(*inputs, **options, lanes=lanes_on(model.device))
+                run_pass(*inputs, **options, lanes=1 if is_spread(model.network) else lanes_on(model.device))
     if first.distributed:
         every = [reducer for one in results for reducer in one.values()]
         processes.merge(every)

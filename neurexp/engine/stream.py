@@ -46,7 +46,7 @@ class Stream:
                 handle.remove()
 
     def _forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self._network.base_model(**inputs, use_cache=False)[0]
+        return self._network.base_model(**inputs, use_cache=False)[0].to(self._batch.device)
 
     def _keep(self, start: int) -> Any:
         def after(module: nn.Module, arguments: tuple, output: Any) -> None:

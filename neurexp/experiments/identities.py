@@ -21,6 +21,7 @@ from neurexp.models.direct import norm_after_blocks
 from neurexp.models.fast import fast_forward
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import sites_of
+from neurexp.models.spread import device_of
 from neurexp.report.report import Report, Table
 from neurexp.text.tokens import Tokens
 
@@ -122,7 +123,7 @@ class _Checked:
                 rows["stream_out"][index] = deviation(post[index], hidden[layer + 1])
             elif norm is not None:
                 with torch.inference_mode():
-                    normed = norm(post[index].to(network.device)).cpu()
+                    normed = norm(post[index].to(device_of(network))).cpu()
                 rows["last_with_norm"][index] = deviation(normed, hidden[-1])
                 without = deviation(post[index], hidden[-1])
             added = additions(network, layer, {name: captured.get(f"{name}_{layer}") for name in ("ATTN_OUT", "PROJ")})

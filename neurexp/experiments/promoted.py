@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from neurexp.console.progress import Progress
 from neurexp.models.direct import output_weights, path_to_logits
+from neurexp.models.spread import device_of
 from neurexp.report.report import Table
 
 RESIDUAL = ("RESID_PRE", "RESID_MID", "RESID_POST")  # a neuron of these is a dimension of the stream itself
@@ -54,7 +55,7 @@ def written_by(network: PreTrainedModel, site: str, layer: int) -> torch.Tensor 
         return output_weights(network, site, layer)
     embedding: Any = network.get_input_embeddings()
     width = getattr(network.config, "hidden_size", None) or embedding.weight.shape[1]
-    return torch.eye(int(width), device=network.device)
+    return torch.eye(int(width), device=device_of(network))
 
 
 def promoted_tokens(

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from neurexp.models.direct import NORM_AFTER, WITH_NORM_AFTER, stream_goes_through_norms
 from neurexp.models.sites import blocks_of, family_of
+from neurexp.models.spread import device_of
 
 _NORMS = {"ATTN_OUT": NORM_AFTER["Z"], "PROJ": NORM_AFTER["NEURON"]}
 
@@ -46,7 +47,7 @@ def additions(network: PreTrainedModel, layer: int, captured: Mapping[str, torch
         if config.model_type in WITH_NORM_AFTER:
             norm = blocks_of(network)[layer].get_submodule(_NORMS[site])
             with torch.inference_mode():
-                values = norm(values.to(network.device)).cpu()
+                values = norm(values.to(device_of(network))).cpu()
         return values * factor
 
     experts = family_of(network).experts

@@ -15,6 +15,7 @@ from transformers.utils.import_utils import (
 )
 
 from neurexp.errors import UserError, one_line
+from neurexp.models.spread import device_of
 
 # Name → the module that it needs, and whether transformers can use what is installed
 FLASH = {
@@ -52,7 +53,7 @@ def check_it_runs(attention: str, network: PreTrainedModel) -> None:
     if used == attention:
         try:
             with torch.inference_mode():
-                network.base_model(torch.zeros(1, 2, dtype=torch.long, device=network.device), use_cache=False)
+                network.base_model(torch.zeros(1, 2, dtype=torch.long, device=device_of(network)), use_cache=False)
             return
         except Exception as error:  # of a compiler or a kernel, each with its own
             why = f"its forward fails here ({one_line(error)})"

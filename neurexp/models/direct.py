@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from neurexp.models.choices import parse_layers
 from neurexp.models.numbering import SHARE_NEURONS
 from neurexp.models.sites import blocks_of, family_of, find_sites, sites_of
+from neurexp.models.spread import alone, at_hand, device_of
 
 # The norm between a site's projection and the residual stream, as a path in a block, of the families that have one
 NORM_AFTER = {"NEURON": "post_feedforward_layernorm", "Z": "post_attention_layernorm"}
@@ -53,19 +54,18 @@ def output_weights(network: PreTrainedModel, site: str, layer: int) -> torch.Ten
     (found,) = find_sites(network, reader, layers)
     if found.address.side != "input" or found.address.part is not None:
         return None
-    if isinstance(found.module, Conv1D):
-        weights = found.module.weight.detach().float()
-    elif isinstance(found.module, nn.Linear):
-        weights = found.module.weight.detach().float().T
-    else:
+    if not isinstance(found.module, Conv1D | nn.Linear):
         return None
+    with at_hand(found.module):
+        weights = found.module.weight.detach().float().to(device_of(network))
+    weights = weights if isinstance(found.module, Conv1D) else weights.T
     weights = weights * getattr(network.config, "residual_multiplier", 1.0)
     if network.config.model_type in WITH_NORM_AFTER:
         norm = blocks_of(network)[layer].get_submodule(NORM_AFTER[reader])
         probed = _probed(norm, weights.shape[1], weights.device)
         if probed is None:
             return None
-        weights = weights * probed[0]
+        weights = weights * probed[0].to(weights.device)
     return weights.contiguous()
 
 
@@ -95,12 +95,13 @@ def path_to_logits(network: PreTrainedModel) -> Callable[[torch.Tensor], torch.T
 
     def to_logits(weights: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            values = weights.to(network.device, torch.float32)
+            values = weights.to(path.scale.device, torch.float32)
             values = (values - values.mean(-1, keepdim=True) if path.centres else values) * path.scale
             for linear in path.linear:
-                values = values @ linear.weight.float().T
+                with at_hand(linear):
+                    values = values.to(linear.weight.device) @ linear.weight.float().T
             scale = _scale_of_logits(network)
-            return values if scale == 1 else values * scale
+            return (values if scale == 1 else values * scale).to(device_of(network))
 
     return to_logits
 
@@ -166,7 +167,7 @@ def _find_path(network: PreTrainedModel) -> _Path | str:
     norm, *linear = modules
     if not linear or not all(isinstance(one, nn.Linear) for one in linear):
         return "what stands between the blocks and the unembedding is no norm, or more than a norm"
-    probed = _probed(norm, calls[0][2].shape[-1], network.device)
+    probed = _probed(norm, calls[0][2].shape[-1], device_of(network))
     if probed is None:
         return f"what follows the blocks, {_named(network, [norm])}, is no LayerNorm and no RMSNorm"
     return _Path(*probed, linear)
@@ -176,7 +177,7 @@ def _calls(network: PreTrainedModel) -> list[tuple[nn.Module, torch.Tensor, torc
     """Modules from the last block on, each with what it read and put out in a short forward, in the order of calls."""
     within = f"{family_of(network).blocks}."
     inside = {module for name, module in network.base_model.named_modules() if name.startswith(within)}
-    last, calls, mine = blocks_of(network)[-1], [], threading.get_ident()
+    last, calls, mine, device = blocks_of(network)[-1], [], threading.get_ident(), device_of(network)
 
     def hook(module: nn.Module, given: tuple, named: dict[str, Any], output: Any) -> None:
         read = given[0] if given else next(iter(named.values()), None)
@@ -184,14 +185,14 @@ def _calls(network: PreTrainedModel) -> list[tuple[nn.Module, torch.Tensor, torc
         if threading.get_ident() != mine or not (calls or module is last):
             return
         if isinstance(read, torch.Tensor) and isinstance(written, torch.Tensor) and read.is_floating_point():
-            calls.append((module, read.detach().clone(), written.detach().clone()))
+            calls.append((module, *(one.detach().to(device, copy=True) for one in (read, written))))
 
     handles = []
     try:
         outside = [module for module in network.modules() if module is last or module not in inside]
         handles += [module.register_forward_hook(hook, with_kwargs=True) for module in outside]
         with torch.inference_mode():
-            network(input_ids=torch.arange(3, device=network.device)[None], use_cache=False)
+            network(input_ids=torch.arange(3, device=device_of(network))[None], use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -213,7 +214,9 @@ def _probed(norm: nn.Module, width: int, device: torch.device) -> tuple[torch.Te
     The norm itself is asked, with float32 copies of its weights, because some multiply by their weight and some by
     1 + weight: what it makes of x, of mean 0 and spread 1, less what it makes of −x, is 2 · weight · x.
     """
+    norm = alone(norm)
     weights = {name: value.detach().float() for name, value in norm.named_parameters()}
+    device = next(iter(weights.values())).device if weights else device
     x = torch.ones(width, device=device)
     x[1::2] = -1
     if width % 2:

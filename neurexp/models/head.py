@@ -19,6 +19,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from neurexp.errors import UserError
 from neurexp.models.fast.patches import replaced
 from neurexp.models.sites import family_of
+from neurexp.models.spread import device_of
 
 BUDGET = {"cpu": 64 * 2**20}  # bytes of float32 logits at once
 BUDGET_OF_OTHERS = 512 * 2**20  # on other devices, where small pieces cost time
@@ -144,7 +145,7 @@ class Head:
         The default is 64 MB on a CPU, and 512 MB on other devices.
         """
         if budget is None:
-            budget = BUDGET.get(self._network.device.type, BUDGET_OF_OTHERS)
+            budget = BUDGET.get(device_of(self._network).type, BUDGET_OF_OTHERS)
         step = max(LEAST, budget // (4 * self._vocabulary))
         return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
 

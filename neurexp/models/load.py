@@ -7,6 +7,7 @@ experiments.
 import hashlib
 import json
 import logging
+import operator
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from neurexp.models.locations import download, locate_parts
 from neurexp.models.own_tokenizer import embedding_rows, load_tokenizer, token_counts, warn_if_of_another_model
 from neurexp.models.reading import SAFE, guarded, source_of
 from neurexp.models.sites import blocks_of, family_of, family_with, unknown_architecture, use_family
+from neurexp.models.spread import at_hand, device_of, is_spread, loading_options
 from neurexp.models.weights import check_unexpected, load_weights
 from neurexp.text.tokenizer import added_tokens, first_tokens
 from neurexp.text.vocabulary import vocabulary_size
@@ -89,7 +91,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.network.device
+        return device_of(self.network)
 
     def check_ids(self, ids: np.ndarray) -> None:
         """Checks that the model has an embedding for each token id in `ids`, of any shape.
@@ -114,7 +116,9 @@ def hash_of_weights(network: PreTrainedModel) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        with at_hand(network.get_submodule(name.rpartition(".")[0])):
+            tensor = tensor if tensor.device.type != "meta" else operator.attrgetter(name)(network)
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -158,6 +162,8 @@ def load_model(
     attention: str | None = None,
     blocks: str | None = None,
     sites: Mapping[str, str] | None = None,
+    device_map: str | None = None,
+    max_memory: Mapping[Any, Any] | None = None,
 ) -> LanguageModel:
     """Loads a causal language model for measuring: evaluation mode, no gradients.
 
@@ -180,6 +186,10 @@ def load_model(
             fast forward; None: transformers' own choice.
         blocks: the path of the list of blocks in the model, for an architecture that neurexp does not know.
         sites: name → path of a module in a block, likewise, or beside the known ones (`models.sites.family_with`).
+        device_map: how a model that is larger than one device is spread over all GPUs, the CPU's memory and the disk:
+            `auto`, `balanced`, `balanced_low_0` or `sequential`, as accelerate has them; None: one device. Such a model
+            has no fast forward, and one thread at a time may use it.
+        max_memory: how much each device may take (`models.spread.loading_options`).
 
     Raises:
         UserError: the model does not exist, cannot be reached, is gated, damaged, or of an unknown family; or it is an
@@ -198,6 +208,8 @@ def load_model(
     for option, given in (("model.name", name), ("model.tokenizer", tokenizer or ""), ("model.revision", revision)):
         if not isinstance(given, str):
             raise UserError(f"{option}={given}: give text, as str(path) of a folder, and no {type(given).__name__}")
+    if max_memory is not None and device_map is None:
+        raise UserError(f"model.max_memory={max_memory}: is for a model that is spread; give model.device_map=auto too")
     with _one_at_a_time:
         return _load(
             name,
@@ -214,6 +226,7 @@ def load_model(
             attention,
             blocks,
             sites,
+            {} if device_map is None else loading_options(device_map, max_memory, target),
         )
 
 
@@ -232,6 +245,7 @@ def _load(
     attention: str | None,
     blocks: str | None,
     sites: Mapping[str, str] | None,
+    spread: dict[str, Any],
 ) -> LanguageModel:
     """`load_model` with checked arguments."""
     transformers_logging.disable_progress_bar()
@@ -264,6 +278,9 @@ def _load(
     _check_architecture(config.model_type, getattr(config, "is_decoder", False))
 
     options: dict[str, Any] = {"dtype": number_format}
+    if spread and (weights == "random" or (location is not None and location.is_gguf)):
+        what = "random weights" if weights == "random" else "a GGUF file"
+        raise UserError(f"model.device_map={spread['device_map']}: cannot spread {what}; leave it out")
     if attention is not None:
         check_attention(attention, config, target, number_format)
         options["attn_implementation"] = attention
@@ -277,7 +294,7 @@ def _load(
     else:
         assert location is not None
         identity = location.identity
-        network, unused = load_weights(name, location, config, options)
+        network, unused = load_weights(name, location, config, options | spread)
     network.eval()  # before a forward that may look for the sites
     if blocks is not None or sites:
         use_family(network, family_with(network, blocks, sites or {}))
@@ -289,10 +306,12 @@ def _load(
     begins_with_bos = bool(added_tokens(loaded)[0]) if bos is None else bos
     if begins_with_bos:
         first_tokens(loaded)
-    network.requires_grad_(False).to(target)  # type: ignore[arg-type]
+    network.requires_grad_(False)
+    if not spread:
+        network.to(target)  # type: ignore[arg-type]
     if attention is not None:
         check_it_runs(attention, network)
-    agrees = fast and attention is None and _fast_agrees(network)
+    agrees = fast and attention is None and not is_spread(network) and _fast_agrees(network)
     counts = token_counts(tokenizer_location, vocabulary_size(loaded))
     return LanguageModel(network, loaded, name, identity, weights, counts, agrees, begins_with_bos, tokenizer_name)
 

@@ -19,6 +19,7 @@ from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
 from neurexp.models.families import Address, Family, Part
+from neurexp.models.spread import device_of
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def _listen(network: PreTrainedModel, blocks: nn.ModuleList) -> list[_Seen]:
                     block.linear.append(path)
         generator = torch.Generator().manual_seed(0)
         rows = network.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr, index]
-        ids = torch.randint(int(rows), (SEQUENCES, LENGTH), generator=generator).to(network.device)
+        ids = torch.randint(int(rows), (SEQUENCES, LENGTH), generator=generator).to(device_of(network))
         with torch.inference_mode():
             network.base_model(input_ids=ids, use_cache=False)
     finally:

@@ -23,6 +23,7 @@ from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.experiments.options import known_options
 from neurexp.io import files
+from neurexp.models.spread import device_of
 from neurexp.report.clock import Stopwatch
 from neurexp.report.drawing import write_figures
 from neurexp.report.folder import (
@@ -254,7 +255,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
             "processes": processes.count(),
             "fast_forward": model.fast,
             "attention": model.attention,
-            **provenance.of_arithmetic(network.device),
+            **provenance.of_arithmetic(device_of(network)),
             "reused": list(run.measured.reused),
             "resumed": dict(run.measured.resumed),
             "skipped": len(plan.skipped),
@@ -264,7 +265,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
         "experiment": run.experiment.options.name,
         "model": model.name,
         "dataset": plan.inputs.dataset_name,
-        "device": str(network.device),
+        "device": str(device_of(network)),
         "dtype": dtype,
         "setting": plan.inputs.label,
         "run_name": run.name,

@@ -30,6 +30,7 @@ from neurexp.io.store import Store
 from neurexp.models.choices import site_names
 from neurexp.models.load import LanguageModel, choose_device, load_model, positions_of
 from neurexp.models.sites import find_sites, width_of_head
+from neurexp.models.spread import described, is_spread
 from neurexp.report.clock import Stopwatch
 from neurexp.report.finished import FinishedRun
 from neurexp.report.report import CONTROLS, Report, join_sites, with_control
@@ -90,7 +91,8 @@ def measure(
         if experiment.reads_text:
             _check_length(config, model)
         find_sites(model.network, options.site, original.layers(options.layer))
-    log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
+    where = described(model.network) if is_spread(model.network) else model.device
+    log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, where, model.network.dtype)
     runner = _Runner(config, experiment, folder, clock, other_layers)
     plan, reports = runner.run(original)
     if options.control != "off":
@@ -328,6 +330,12 @@ def prepare_device(config: Config) -> None:
         UserError: no such device, fewer GPUs than processes, or an option that the device does not know.
     """
     device = choose_device(config.device.name)
+    if config.model.device_map is not None:
+        given = f"model.device_map={config.model.device_map}"
+        if processes.count() > 1:
+            raise UserError(f"{given}: one process uses all devices; run it without torchrun")
+        if config.experiment.get("control") == "random":
+            raise UserError(f"{given}: cannot spread the random weights of experiment.control=random; give off")
     if processes.count() > 1 and device.type == "cuda":
         local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:
@@ -368,6 +376,8 @@ def _model_arguments(config: Config) -> dict[str, Any]:
         "bos": config.dataset.bos.wanted,
         "blocks": model.blocks,
         "sites": model.sites,
+        "device_map": model.device_map,
+        "max_memory": model.max_memory,
     }
 
 

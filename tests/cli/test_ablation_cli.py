@@ -182,17 +182,14 @@ def test_a_sweep_over_kinds_is_tabulated_and_its_jobs_compared(finished: Finishe
 
 
 @pytest.mark.slow
-def test_several_processes_give_the_result_of_one(cli, tmp_path):
+def test_several_processes_give_the_result_of_one(quick_cli, tmp_path):
     options = (
         *FEW, NEURONS, "dataset.tokens=300", "device.batch_size=1", "experiment.kind=[resample,peak]", "tracking=off",
         "run.reuse=false",
     )  # fmt: skip
-    process = cli(*options, "hydra.run.dir=one")
+    process = quick_cli(*options, "hydra.run.dir=one")
     assert process.returncode == 0, process.stderr
-    torchrun = Path(sys.executable).with_name("torchrun")
-    process = run_in(
-        tmp_path, torchrun, "--nproc-per-node=2", "--standalone", "-m", "neurexp", *options, "hydra.run.dir=two"
-    )
+    process = quick_cli(*options, "hydra.run.dir=two", processes=2)
     assert process.returncode == 0, process.stderr
     one, two = (read_table(tmp_path / name / "effects.parquet").to_pandas() for name in ("one", "two"))
     assert list(one["neurons"]) == list(two["neurons"])

@@ -1,11 +1,9 @@
 """`experiment=maximise` from the command line: a run is whole, is stored and repeated, and splits over processes."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
-from conftest import run_in
 from pyarrow.parquet import read_table
 
 MINI = (
@@ -75,9 +73,8 @@ def test_a_layer_that_there_is_not_is_one_line(folder, commands):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(folder, tmp_path):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "neurexp")
-    process = run_in(tmp_path, *torchrun, *FEW, f"hydra.run.dir={tmp_path}/two")
+def test_two_processes_find_what_one_finds(folder, quick_cli, tmp_path):
+    process = quick_cli(*FEW, f"hydra.run.dir={tmp_path}/two", processes=2)
     assert process.returncode == 0, process.stderr
     tables = {}
     for name in ("optima", "strings", "neurons"):

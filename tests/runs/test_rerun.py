@@ -3,12 +3,10 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import run_in
 from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
@@ -36,12 +34,14 @@ def once(commands, tmp_path_factory) -> Path:
     return folder
 
 
-def rerun(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_in(here, sys.executable, "-m", "neurexp.rerun", *arguments)
+@pytest.fixture
+def rerun(commands):
+    """`rerun(FOLDER, …)`: `python -m neurexp.rerun` there; the run itself is a process of its own."""
+    return lambda here, *arguments: commands.run(arguments, here, module="neurexp.rerun")
 
 
 @pytest.mark.slow
-def test_a_run_is_repeated_to_the_bit_from_anywhere(once, tmp_path):
+def test_a_run_is_repeated_to_the_bit_from_anywhere(once, tmp_path, rerun):
     process = rerun(tmp_path, str(once / "once"), f"--into={tmp_path / 'again'}")
     assert process.returncode == 0, process.stdout + process.stderr
     assert process.stdout.endswith("Circumstances are identical.\nResults are identical.\n")
@@ -94,7 +94,7 @@ def test_a_store_is_that_of_the_folder_where_its_address_was_typed(finished, tmp
 
 
 @pytest.mark.slow
-def test_a_run_of_mlflow_is_repeated_by_its_id_with_the_options_of_then(once, tmp_path):
+def test_a_run_of_mlflow_is_repeated_by_its_id_with_the_options_of_then(once, tmp_path, rerun):
     store = once / "outputs" / "mlflow.db"
     client = MlflowClient(tracking_uri=f"sqlite:///{store}")
     (run, *_) = client.search_runs(
@@ -108,7 +108,7 @@ def test_a_run_of_mlflow_is_repeated_by_its_id_with_the_options_of_then(once, tm
 
 
 @pytest.mark.slow
-def test_what_differs_is_named_metric_by_metric_and_column_by_column(once, tmp_path):
+def test_what_differs_is_named_metric_by_metric_and_column_by_column(once, tmp_path, rerun):
     """Another text in the file's place, other numbers in the old run, and defaults that have changed since."""
     old = tmp_path / "old"
     shutil.copytree(once / "once", old)
@@ -144,7 +144,7 @@ def test_what_differs_is_named_metric_by_metric_and_column_by_column(once, tmp_p
         ("sweep", "is no run of an experiment; give one of its runs"),
     ],
 )
-def test_what_cannot_be_repeated_is_one_line(tmp_path, run, answer):
+def test_what_cannot_be_repeated_is_one_line(rerun, tmp_path, run, answer):
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "summary.json").write_text('{"experiment": "sweep"}')

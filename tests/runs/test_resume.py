@@ -239,7 +239,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_half_file(threads, whole, quick_
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_random_points_has_the_same_bits(whole, tmp_path):
+def test_a_run_killed_at_eight_random_points_has_the_same_bits(whole, tmp_path):
     dice = random.Random(os.environ.get("NEUREXP_KILLS_SEED", "20261124"))
     arguments = [*LONG, "run.resume=true"]
     began = time.monotonic()
@@ -247,7 +247,7 @@ def test_a_run_killed_at_twenty_random_points_has_the_same_bits(whole, tmp_path)
     wait_for(lambda: list(tmp_path.glob("outputs/token_length/*/checkpoint_*.safetensors")), process)
     to_first = time.monotonic() - began
     kills = resumed = 0
-    while kills < 20:
+    while kills < 8:
         if kills:
             process = start(tmp_path, *arguments)
             # Anywhere from the interpreter's start to the middle of the pass, more often in the pass
@@ -267,7 +267,7 @@ def test_a_run_killed_at_twenty_random_points_has_the_same_bits(whole, tmp_path)
     assert process.returncode == 0, output
     assert len(left) <= 1
     assert ("Going on with the run of" in output) == bool(left), output
-    assert resumed >= 5
+    assert resumed >= 2
     runs = [file.parent for file in tmp_path.glob("outputs/token_length/*/summary.json")]
     assert any(summary_of(run)["provenance"]["resumed"] for run in runs)
     for other in set(tmp_path.glob("outputs/token_length/*")) - set(runs):  # killed before a run began in it

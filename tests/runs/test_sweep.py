@@ -80,16 +80,16 @@ def test_jobs_whose_process_was_killed_are_ended_with_the_sweep(finished, tmp_pa
 @pytest.mark.slow
 def test_jobs_in_parallel_processes_share_one_capture_and_one_parent(cli, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=4")
-    process = cli("-m", *launcher, *CHEAP, "experiment.layer=0,1,2,99", timeout=400)
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=3")
+    process = cli("-m", *launcher, *CHEAP, "experiment.layer=0,1,99", timeout=400)
     assert process.returncode == 1  # layer 99
     assert "experiment.layer=99" in process.stderr
-    assert runs_in(tmp_path / "outputs") == ("FAILED", ["FINISHED"] * 3)  # the other's mistake was seen before it began
+    assert runs_in(tmp_path / "outputs") == ("FAILED", ["FINISHED"] * 2)  # the other's mistake was seen before it began
     (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
-    logs = [(sweep / str(job) / "neurexp.log").read_text("utf-8") for job in range(3)]
+    logs = [(sweep / str(job) / "neurexp.log").read_text("utf-8") for job in range(2)]
     for name in ("Words", "Context", "Text"):
         lines = [[line for line in log.splitlines() if f"{name}: " in line and "rows" in line] for log in logs]
-        assert sum(any("taken from an earlier pass" in line for line in of_job) for of_job in lines) == 2
+        assert sum(any("taken from an earlier pass" in line for line in of_job) for of_job in lines) == 1
     stored = Counter(file.name.partition("_layer_")[0] for file in (tmp_path / "outputs" / "cache").glob("passes_*"))
     assert list(stored.values()) == [6, 6, 6]
 
@@ -115,20 +115,20 @@ def test_an_interrupted_sweep_leaves_its_runs_killed(tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_jobs_at_once_on_a_fresh_store_run_one_pass_and_all_are_logged(cli, tmp_path):
+def test_four_jobs_at_once_on_a_fresh_store_run_one_pass_and_all_are_logged(cli, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=8")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=4")
     text = ("model=mini", "dataset=pydoc", "dataset.tokens=4096", "device.threads=1")
-    grid = ("experiment.correction=bh,by", "model.default_layer=0,1,2,3")  # options that the pass does not depend on
+    grid = ("experiment.correction=bh,by", "model.default_layer=0,1")  # options that the pass does not depend on
     process = cli("-m", *launcher, *text, *grid, timeout=500)
     assert process.returncode == 0, process.stderr
-    assert runs_in(tmp_path / "outputs", "token_length") == ("FINISHED", ["FINISHED"] * 8)
+    assert runs_in(tmp_path / "outputs", "token_length") == ("FINISHED", ["FINISHED"] * 4)
     (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
     reused = [
-        json.loads((sweep / str(job) / "summary.json").read_text("utf-8"))["provenance"]["reused"] for job in range(8)
+        json.loads((sweep / str(job) / "summary.json").read_text("utf-8"))["provenance"]["reused"] for job in range(4)
     ]
-    assert sorted(reused) == [[]] + [["text"]] * 7
-    cache = [file.name for file in (tmp_path / "outputs" / "cache").iterdir()]
+    assert sorted(reused) == [[]] + [["text"]] * 3
+    cache = {file.stem.partition("_layer_")[0] for file in (tmp_path / "outputs" / "cache").iterdir()}
     assert sorted(name.split("_")[0] for name in cache) == ["passes", "tokens"]
     assert not [file for file in (tmp_path / "outputs").rglob("*") if ".tmp" in file.name or "checkpoint" in file.name]
 

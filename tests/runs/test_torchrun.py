@@ -26,10 +26,13 @@ def torchrun(folder: Path, count: int, *arguments: str) -> subprocess.CompletedP
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_several_processes_give_the_result_of_one(cli, tmp_path, count):
-    process = cli(*ARGUMENTS, "hydra.run.dir=one")
+def test_several_processes_give_the_result_of_one(quick_cli, tmp_path, count):
+    process = quick_cli(*ARGUMENTS, "hydra.run.dir=one")
     assert process.returncode == 0, process.stderr
-    process = torchrun(tmp_path, count, *ARGUMENTS, "hydra.run.dir=several")
+    if count == 2:
+        process = torchrun(tmp_path, count, *ARGUMENTS, "hydra.run.dir=several")
+    else:
+        process = quick_cli(*ARGUMENTS, "hydra.run.dir=several", processes=count)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("Run folder:") == 1
 
@@ -51,31 +54,31 @@ def test_several_processes_give_the_result_of_one(cli, tmp_path, count):
 
 
 @pytest.mark.slow
-def test_with_more_processes_than_sequences_the_result_stands(cli, tmp_path):
+def test_with_more_processes_than_sequences_the_result_stands(quick_cli, tmp_path):
     arguments = (*ARGUMENTS, "dataset.tokens=512", "tracking=off")
-    assert cli(*arguments, "hydra.run.dir=one").returncode == 0
-    assert torchrun(tmp_path, 3, *arguments, "hydra.run.dir=several").returncode == 0
+    assert quick_cli(*arguments, "hydra.run.dir=one").returncode == 0
+    assert quick_cli(*arguments, "hydra.run.dir=several", processes=3).returncode == 0
     one, several = (read_table(tmp_path / name / "neurons.parquet").to_pandas() for name in ("one", "several"))
     np.testing.assert_allclose(several["r_length"], one["r_length"], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow
-def test_a_contrast_runs_in_the_first_process_alone(tmp_path):
+def test_a_contrast_runs_in_the_first_process_alone(quick_cli, tmp_path):
     options = ("experiment=grammar_tuning", "experiment.text=false", "experiment.permutations=100")
     cheap = ("experiment.splits=4", "experiment.shuffles=2", "tracking=off", "hydra.run.dir=run")
-    process = torchrun(tmp_path, 2, *ARGUMENTS, *options, *cheap)
+    process = quick_cli(*ARGUMENTS, *options, *cheap, processes=2)
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.slow
-def test_an_ablation_has_the_effects_of_one_process(tmp_path):
+def test_an_ablation_has_the_effects_of_one_process(quick_cli, tmp_path):
     """Random neurons are drawn by what the first passes measured, whose sums differ in their last bits."""
     neurons = ("experiment=ablation", "experiment.neurons=[[2,5],[3,7]]", "experiment.kind=[mean,resample]")
     cheap = ("experiment.draws=20", "experiment.sample=0", "experiment.ks=[1]", "dataset.tokens=320")
     arguments = (*ARGUMENTS, *neurons, *cheap, "dataset.sequence_length=64", "tracking=off")
     for count in (1, 2):
-        process = torchrun(tmp_path, count, *arguments, f"hydra.run.dir={count}")
+        process = quick_cli(*arguments, f"hydra.run.dir={count}", processes=count)
         assert process.returncode == 0, process.stderr
     one, two = (read_table(tmp_path / name / "effects.parquet").to_pandas() for name in "12")
     assert len(one) > 0

@@ -14,6 +14,7 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -75,14 +76,17 @@ class Commands:
         draws: bool = False,
         largest_file: int = resource.RLIM_INFINITY,
         hurries: bool = False,
+        processes: int = 1,
+        module: str = "neurexp",
         **changes: str,
     ) -> subprocess.CompletedProcess[str]:
-        """`python -m neurexp ARGUMENTS` in `folder`; the exit code is -14 where it took longer than `timeout`.
+        """`python -m MODULE ARGUMENTS` in `folder`; the exit code is -14 where it took longer than `timeout`.
 
         Laying out and painting the figures takes most of a short run, so each is made, but painted only with `draws`;
         else its file is a dot. `largest_file`, in bytes, is the most that the system lets the command write into one.
         With `hurries` every sleep takes a tenth of its time: that between two tries of a request, for example.
-        `changes` are of the environment, for variables that are read when a command runs.
+        With several `processes` each is one of `torchrun`, which itself is not started. `changes` are of the
+        environment, for variables that are read when a command runs.
         """
         with TemporaryDirectory() as name:
             streams = [Path(name, stream) for stream in ("stdout", "stderr")]
@@ -94,6 +98,8 @@ class Commands:
                 "draws": draws,
                 "largest_file": largest_file,
                 "hurries": hurries,
+                "processes": processes,
+                "module": module,
                 "changes": changes,
             }
             assert self._server.stdin and self._server.stdout
@@ -132,6 +138,24 @@ def _hurry() -> None:
     time.sleep = lambda seconds: sleep(seconds / 10)
 
 
+def _become_one_of(count: int) -> None:
+    """Forks into as many processes as `torchrun` would start, with its environment. Returns in each of them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
+    os.environ.update(local | dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count)))
+    children = []
+    for rank in range(count):
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        child = os.fork()
+        if child == 0:
+            return
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    os._exit(next(filter(None, codes), 0))
+
+
 def serve() -> None:
     """Answers each request, a line of JSON, with the exit code of its command. A fork becomes the command."""
     for module in PRELOADED:
@@ -162,12 +186,16 @@ def serve() -> None:
             stores.make_by_mlflow()
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
         sys.argv = ["neurexp", *request["arguments"]]
+        if request["processes"] > 1:
+            _become_one_of(request["processes"])
         code = 1
         try:
-            runpy.run_module("neurexp", run_name="__main__", alter_sys=True)
+            runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
             code = 0
-        except SystemExit as end:
-            code = end.code
+        except SystemExit as end:  # with a code, None or a message, as the interpreter takes it
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import NO_HUB, environment, run_in
+from conftest import NO_HUB, environment
 from mlflow import MlflowClient
 
 ARGUMENTS = ("model=mini", "dataset=pydoc", "dataset.tokens=600", "dataset.sequence_length=64", "device=cpu")
@@ -29,8 +30,10 @@ class Breaking(TokenLength):
 """
 
 
-def log_later(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_in(folder, sys.executable, "-m", "neurexp.tracking", *arguments)
+@pytest.fixture
+def log_later(quick_cli):
+    """`python -m neurexp.tracking`."""
+    return partial(quick_cli, module="neurexp.tracking")
 
 
 def assert_logged(uri: str, run: Path) -> str:
@@ -51,9 +54,9 @@ def assert_logged(uri: str, run: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_store_that_breaks_after_the_pass_loses_nothing(cli, tmp_path):
+def test_a_store_that_breaks_after_the_pass_loses_nothing(quick_cli, log_later, tmp_path):
     (tmp_path / "breaking.py").write_text(BREAKING)
-    process = cli(*ARGUMENTS, "experiment.plugin=breaking.Breaking", "hydra.run.dir=run")
+    process = quick_cli(*ARGUMENTS, "experiment.plugin=breaking.Breaking", "hydra.run.dir=run")
     assert process.returncode == 1
     run = tmp_path / "run"
     (line,) = process.stderr.splitlines()
@@ -64,33 +67,33 @@ def test_a_store_that_breaks_after_the_pass_loses_nothing(cli, tmp_path):
     assert not list(run.rglob("*.tmp")) + list(run.glob("traceback.txt"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and "checkpoint" not in path.name}
 
-    process = log_later(tmp_path, "run")  # still broken
+    process = log_later("run")  # still broken
     assert process.returncode == 1
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: ")
 
     shutil.copy(tmp_path / "saved.db", tmp_path / "outputs" / "mlflow.db")
     for _ in range(2):  # a second time does no harm
-        process = log_later(tmp_path, "run")
+        process = log_later("run")
         assert process.returncode == 0, process.stderr
         assert_logged(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}", run)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
-    process = log_later(tmp_path, "run", "--uri=sqlite:///other.db")  # a store that knows nothing of it
+    process = log_later("run", "--uri=sqlite:///other.db")  # a store that knows nothing of it
     assert process.returncode == 0, process.stderr
     assert_logged(f"sqlite:///{tmp_path / 'other.db'}", run)
 
 
-def test_what_is_no_finished_run_is_refused(tmp_path):
+def test_what_is_no_finished_run_is_refused(log_later, tmp_path):
     (tmp_path / "unfinished").mkdir()
-    process = log_later(tmp_path, "unfinished")
+    process = log_later("unfinished")
     assert process.returncode == 1
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: unfinished: no summary.json there, so no finished run")
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_during_the_pass_gets_the_run_when_it_is_back(tmp_path):
+def test_a_server_that_dies_during_the_pass_gets_the_run_when_it_is_back(log_later, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -142,7 +145,7 @@ def test_a_server_that_dies_during_the_pass_gets_the_run_when_it_is_back(tmp_pat
         (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
         assert line.startswith("error: tracking: MLflow did not take the run (")
         serve()
-        process = log_later(tmp_path, "run")
+        process = log_later("run")
         assert process.returncode == 0, process.stderr
         summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
         client = MlflowClient(tracking_uri=uri)

@@ -22,6 +22,7 @@ from neurexp.engine.stream import Stream
 from neurexp.models.fast import fast_forward
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import Site, blocks_of, find_sites, sites_of
+from neurexp.models.spread import device_of
 from neurexp.text.tokens import Tokens
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Ablations:
         """The blocks of neurexp's edited forwards of all sets, without their predictions. What is done once for a batch
         is done here."""
         with torch.inference_mode(), self._fast():
-            batch = make_batch(self.ids.cpu(), self.valid, 0, self.network.device)
+            batch = make_batch(self.ids.cpu(), self.valid, 0, device_of(self.network))
             stream = Stream(self.network, batch, {layer} - {0})
         together = max(1, SIDE_BY_SIDE // self.ids.numel())
 

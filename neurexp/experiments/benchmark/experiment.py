@@ -31,6 +31,7 @@ from neurexp.experiments.options.others import BenchmarkOptions as Options
 from neurexp.models.fast import difference_from_eager, fast_forward
 from neurexp.models.load import AGREEMENT, LanguageModel
 from neurexp.models.sites import family_of, find_sites, use_family
+from neurexp.models.spread import device_of
 from neurexp.report.report import Report, Table
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ class _Benchmark:
         if not self.options.peers:
             return {}
         network = self._model.network
-        ids = torch.from_numpy(self.tokens.input_ids[:1].astype(np.int64)).to(network.device)
+        ids = torch.from_numpy(self.tokens.input_ids[:1].astype(np.int64)).to(device_of(network))
         found = find_peers(network, sites, ids, ours, AGREEMENT[network.dtype])
         self._peers = {case: label for case, (label, _, _) in found.items()}
         self._more |= {f"difference_{case}": difference for case, (_, _, difference) in found.items()}

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from neurexp.models import kernels
 from neurexp.models.sites import Site, blocks_of
+from neurexp.models.spread import device_of
 
 Shape = tuple[int, int]  # a linear layer's (inputs, outputs)
 PROCESS = Path("/proc/self")
@@ -181,7 +182,7 @@ def count_arithmetic(network: PreTrainedModel, length: int, sites: Sequence[Site
     handles += [site.listen(lambda activations, site=site: reached.append(site)) for site in sites]
     try:
         with torch.inference_mode():
-            network.base_model(torch.zeros(1, length, dtype=torch.long, device=network.device))
+            network.base_model(torch.zeros(1, length, dtype=torch.long, device=device_of(network)))
     finally:
         for handle in handles:
             handle.remove()

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from neurexp.models.fast import gated, gpt_neo
+from neurexp.models.spread import is_spread
 
 __all__ = ["difference_from_eager", "fast_forward"]
 
@@ -23,7 +24,10 @@ SHORT = 1024  # of longer sequences one is compared, not two
 
 @contextmanager
 def fast_forward(model: PreTrainedModel) -> Iterator[None]:
-    """Within the context, the blocks of `model` use faster kernels, if it is of a family that has them."""
+    """Within the context, the blocks of `model` use faster kernels, if it has them and is on one device."""
+    if is_spread(model):  # accelerate has its own `forward` in the modules, which fetches weights
+        yield
+        return
     with gpt_neo.fast_blocks(model), gated.fast_blocks(model):
         yield
 
