@@ -37,7 +37,7 @@ from neurexp.models.locations import download, locate_parts
 from neurexp.models.own_tokenizer import embedding_rows, load_tokenizer, token_counts, warn_if_of_another_model
 from neurexp.models.reading import SAFE, guarded, source_of
 from neurexp.models.sites import blocks_of, family_of, family_with, unknown_architecture, use_family
-from neurexp.models.spread import at_hand, described, device_of, is_spread, loading_options
+from neurexp.models.spread import at_hand, device_of, is_spread, loading_options
 from neurexp.models.weights import check_unexpected, load_weights
 from neurexp.text.tokenizer import added_tokens, first_tokens
 from neurexp.text.vocabulary import vocabulary_size
@@ -307,9 +307,7 @@ def _load(
     if begins_with_bos:
         first_tokens(loaded)
     network.requires_grad_(False)
-    if spread:
-        log.info("The model is spread: %s", described(network))
-    else:
+    if not spread:
         network.to(target)  # type: ignore[arg-type]
     if attention is not None:
         check_it_runs(attention, network)

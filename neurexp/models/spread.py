@@ -55,9 +55,9 @@ def alone(module: nn.Module) -> nn.Module:
 
 
 def described(network: nn.Module) -> str:
-    """How many parts lie where, in words."""
+    """Where the parts of a spread model lie, in words."""
     places = Counter(str(place) for place in network.hf_device_map.values())  # type: ignore[union-attr]
-    return ", ".join(f"{count} parts on {'GPU ' * place.isdigit()}{place}" for place, count in places.items())
+    return ", ".join(f"{'GPU ' * place.isdigit()}{place} ({count} parts)" for place, count in places.items())
 
 
 def loading_options(device_map: str, max_memory: Mapping[Any, Any] | None, target: torch.device) -> dict[str, Any]:

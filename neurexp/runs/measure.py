@@ -30,6 +30,7 @@ from neurexp.io.store import Store
 from neurexp.models.choices import site_names
 from neurexp.models.load import LanguageModel, choose_device, load_model, positions_of
 from neurexp.models.sites import find_sites, width_of_head
+from neurexp.models.spread import described, is_spread
 from neurexp.report.clock import Stopwatch
 from neurexp.report.finished import FinishedRun
 from neurexp.report.report import CONTROLS, Report, join_sites, with_control
@@ -90,7 +91,8 @@ def measure(
         if experiment.reads_text:
             _check_length(config, model)
         find_sites(model.network, options.site, original.layers(options.layer))
-    log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, model.device, model.network.dtype)
+    where = described(model.network) if is_spread(model.network) else model.device
+    log.info("Model: %s, %d layers, on %s, %s", model.name, model.layers, where, model.network.dtype)
     runner = _Runner(config, experiment, folder, clock, other_layers)
     plan, reports = runner.run(original)
     if options.control != "off":
@@ -304,7 +306,7 @@ def _inputs(config: Config, model: LanguageModel, names: tuple[str, str], source
     return Inputs(
         model,
         *names,
-        read_text=lambda: read_text(dataset, model.tokenizer, bos, cache_of(config)),
+        read_text=lambda: read_text(dataset, model.tokenizer, bos, cache_of(config), processes.count()),
         seed=config.run.seed,
         default_layer=config.model.default_layer,
         batch_size=batch_size_of(config),

@@ -175,6 +175,23 @@ def permutation_p(r: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.where(np.isfinite(p) & (spread > ROUNDING), p, 1.0), mean, spread
 
 
+def p_without_parts(r: np.ndarray, null: np.ndarray, parts: int = 8) -> np.ndarray:
+    """`permutation_p` without each of `parts` parts of the draws in turn, `[parts, neurons]`, for a jackknife.
+
+    Args:
+        r: `[neurons]`.
+        null: `[draws, neurons]`, with 8 draws or more.
+        parts: draw i is in part i modulo `parts`.
+    """
+    part = np.arange(len(null)) % parts
+    return np.stack([permutation_p(r, null[part != one])[0] for one in range(parts)])
+
+
+def jackknife_spread(values: np.ndarray) -> float:
+    """The standard error of a statistic, from its values without each of several equal parts of the data in turn."""
+    return float(np.sqrt((len(values) - 1) * values.var()))
+
+
 def interval_from_null(r: np.ndarray, spread: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
     """The ends of a 95 % interval of r whose standard error is the null's standard deviation, `[neurons]`.
 

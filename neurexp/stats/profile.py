@@ -120,6 +120,7 @@ class LayerProfile:
     r_with_skipped: np.ndarray
     eta2: np.ndarray
     p: np.ndarray
+    p_without_parts: np.ndarray  # [parts, neurons] p without each part of the null's draws
     null_mean: np.ndarray
     null_sd: np.ndarray
     r_halves: tuple[np.ndarray, np.ndarray]
@@ -177,6 +178,7 @@ def profile_layer(sums: ProfileSums, layer: int) -> LayerProfile:
         r_with_skipped=(whole + sums.by_indicator(layer, "skipped").total()).pearson(shift),
         eta2=association.eta_squared(counts, category_sums, whole.xx, shift),
         p=p,
+        p_without_parts=association.p_without_parts(r, draws),
         null_mean=null_mean,
         null_sd=null_sd,
         r_halves=r_halves,

@@ -26,7 +26,7 @@ LONGER = {"dataset.tokens": 16384, "dataset.sequence_length": 256, "device.batch
 # Experiment → options, and how often the engine waits for the device at most: in all passes, calibration and states
 # included. More tokens or layers change it little (tests/engine/test_pretend_device.py)
 EXPERIMENTS = {
-    "token_length": ({"experiment.control": "random"}, 64),
+    "token_length": ({"experiment.control": "random"}, 80),
     "grammar_tuning": ({"experiment.permutations": 100, "experiment.splits": 2, "experiment.shuffles": 2}, 8),
     "top_contexts": (
         {"experiment.layer": [0, 2], "experiment.k": 4, "experiment.pages": False, "experiment.direct": 2,
@@ -108,5 +108,5 @@ def test_an_experiment_with_blocks_on_the_disk_finds_what_it_finds_in_memory(exp
     options, _ = EXPERIMENTS[experiment]
     for name, more in (("whole", {}), ("spread", {"model.device_map": "auto", "model.max_memory": {"cpu": "9MB"}})):
         neurexp.run(experiment, **SMALL | options | more, **{"hydra.run.dir": name})
-    assert "on disk" in Path("spread/neurexp.log").read_text("utf-8")
+    assert "disk (" in Path("spread/neurexp.log").read_text("utf-8")
     assert_same_tables(Path("whole"), Path("spread"))

@@ -49,7 +49,7 @@ def test_a_class_of_ones_own_is_checked_later():
     ("name", "wrong", "line"),
     [
         ("token_length", "permutations=-1", "experiment.permutations=-1: give a whole number from 8 to 1024"),
-        ("token_length", "skip_positions=-1", "experiment.skip_positions=-1: give a whole number from 0 to"),
+        ("token_length", "skip_positions=-1", "experiment.skip_positions=-1: give a whole number of 0 or more"),
         ("token_length", "bins=x", "experiment.bins: Value 'x'"),
         ("token_length", "control=foo", "experiment.control=foo: give off, random or shuffled_text"),
         ("grammar_tuning", "control=shuffled_text", "experiment.control=shuffled_text: grammar_tuning has rows of its"),

@@ -337,7 +337,7 @@ def composed(*overrides):
         ("permutations=9.5", ""),
         ("blocks=15", "from 16 to 64"),
         ("blocks=65", "from 16 to 64"),
-        ("skip_positions=-1", "from 0 to 31"),
+        ("skip_positions=-1", "give a whole number of 0 or more"),
         ("skip_positions=32", "from 0 to 31"),
         ("bins=7", "from 8 to"),
         ("correction=fdr", "bh "),

@@ -294,9 +294,11 @@ def test_what_the_histograms_of_the_layers_say(run):
 
 def test_every_headline(run):
     expected = by_hand.metrics(run.text, run.report.neurons, run.report.layers)
-    assert set(run.report.metrics) == set(expected)
+    found = dict(run.report.metrics)
+    assert 0 < found.pop("share_significant_all_error") < 0.2  # it needs each draw: see tests/stats/test_association.py
+    assert set(found) == set(expected)
     for name, value in expected.items():
-        assert_close(run.report.metrics[name], value, 1e-9, name)
+        assert_close(found[name], value, 1e-9, name)
 
 
 def test_the_strongest_neurons_and_their_means(runs):

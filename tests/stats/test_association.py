@@ -11,7 +11,9 @@ from neurexp.stats.association import (
     eta_squared,
     interval,
     jackknife_error,
+    jackknife_spread,
     largest_by_chance,
+    p_without_parts,
     partial_correlation,
     permutation_p,
     q_values,
@@ -425,3 +427,20 @@ def test_peaks_of_many_histograms_at_once_whatever_their_size():
     assert found.shape == (2, 2)
     np.testing.assert_allclose(found[0], found[1], atol=1e-9)
     assert found[0, 0] < 0.01 < 0.9 < found[0, 1]
+
+
+def test_the_jackknife_over_parts_of_the_draws_says_how_a_share_varies_with_other_draws():
+    """All neurons share the draws, and half of them lie near the threshold: shares of many draws, and its estimate."""
+    random = np.random.default_rng(0)
+    mixing = random.normal(size=(6, 400)) / np.sqrt(6)  # neurons depend on each other
+    r = 2.2 * np.sqrt((mixing**2).sum(0)) * random.normal(1, 0.3, size=400)
+    shares, errors = [], []
+    for _ in range(200):
+        null = random.normal(size=(32, 6)) @ mixing
+        shares.append((permutation_p(r, null)[0] < 0.05).mean())
+        without = p_without_parts(r, null)
+        assert without.shape == (8, 400)
+        errors.append(jackknife_spread((without < 0.05).mean(1)))
+    assert 0.7 * np.std(shares) < np.mean(errors) < 1.5 * np.std(shares)
+    left = np.delete(np.arange(32), np.arange(3, 32, 8))
+    np.testing.assert_allclose(without[3], permutation_p(r, null[left])[0])

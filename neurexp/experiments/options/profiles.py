@@ -21,7 +21,8 @@ class ProfileOptions(base.Options):
 
     def check(self) -> None:
         super().check()
-        self.check_range(0, 2**31 - 1, "skip_positions")
+        if self.skip_positions < 0:
+            raise UserError(f"experiment.skip_positions={self.skip_positions}: give a whole number of 0 or more")
         self.check_range(8, 4096, "bins")
         self.check_range(8, 1024, "permutations")
         self.check_range(16, 64, "blocks")

@@ -35,7 +35,17 @@ def analyse(data: ProfileData) -> Analysis:
     neurons = _neuron_table(data, profiles)
     layers = _layer_table(data, profiles, neurons)
     curves = np.stack([one.curve for one in profiles])
-    return Analysis(neurons, layers, _metrics(data, layers, neurons), strongest(data, neurons), curves)
+    metrics = _metrics(data, layers, neurons) | _error_of_share(data, profiles)
+    return Analysis(neurons, layers, metrics, strongest(data, neurons), curves)
+
+
+def _error_of_share(data: ProfileData, profiles: list[LayerProfile]) -> dict[str, float]:
+    """How much the share of significant neurons would vary with other draws of the null: all neurons share the draws,
+    so their number does not make the share steadier."""
+    p = np.stack([profile.p_without_parts for profile in profiles], axis=1)  # [parts, layers, neurons]
+    by_yekutieli = data.options.correction == "by"
+    shares = [(association.q_values(one, by_yekutieli) < association.LEVEL).mean() for one in p]
+    return {"share_significant_all_error": association.jackknife_spread(np.array(shares))}
 
 
 def _neuron_table(data: ProfileData, profiles: list[LayerProfile]) -> Table:

@@ -147,6 +147,8 @@ def columns_of(covariate: Covariate) -> dict[str, str]:
         "r_given_context_abs_median": f"median of |r_{name}_given_context| over all neurons",
         "share_significant_given_context_all": f"share of all neurons with q_{name}_given_context_all < 0.05",
         "share_significant_all": f"share of all neurons with q_{name}_all < 0.05",
+        "share_significant_all_error": "standard error of share_significant_all over other draws of the null, from a "
+        "jackknife over eight parts of the draws; nothing else that may vary is in it",
         "share_significant_all_positive": f"share of all neurons with q_{name}_all < 0.05 and r_{name} > null_mean",
         "survival_overall": f"slope of r_{name}_partial on r_{name} through the origin over all neurons of all layers",
         "replication_r_overall": "replication_r over all neurons of all layers",

@@ -29,7 +29,9 @@ def findings_of(data: ProfileData, analysis: Analysis) -> list[str]:
         f"Correlation with {noun}: median r {metrics['r_median_all']:+.3f}, median |r| "
         f"{metrics['r_abs_median']:.3f}; {metrics['share_significant_all']:.1%} of the neurons differ from the null of "
         f"{NULLS[covariate.by_type]} "
-        f"(Benjamini-{'Hochberg' if data.options.correction == 'bh' else 'Yekutieli'} over all layers, q < 0.05)."
+        f"(Benjamini-{'Hochberg' if data.options.correction == 'bh' else 'Yekutieli'} over all layers, q < 0.05). "
+        f"With other draws of the null this share varies by ±{100 * metrics['share_significant_all_error']:.1f} points "
+        "(standard error)."
     )
     if "r_detectable_median" in metrics:
         detectable = metrics["r_detectable_median"]
