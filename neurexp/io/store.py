@@ -98,20 +98,16 @@ class Entry:
             return False
         return True
 
-    def remove(self, parts: Iterable[str]) -> None:
-        """Removes parts that are there."""
-        for part in parts:
-            with suppress(OSError):
-                self._file(part).unlink(missing_ok=True)
-
     def has(self, part: str = "") -> bool:
         """Whether a part is there. It may be damaged."""
         return self._file(part).exists()
 
-    def remove(self) -> None:
-        """Removes every part."""
-        for file in self._store.folder.glob(f"{self.name}*.safetensors"):
-            file.unlink(missing_ok=True)
+    def remove(self, parts: Iterable[str] | None = None) -> None:
+        """Removes these parts as far as they are there, or every part."""
+        every = self._store.folder.glob(f"{self.name}*.safetensors")
+        for file in every if parts is None else map(self._file, parts):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self, work: str) -> Iterator[None]:
