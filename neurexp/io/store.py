@@ -96,6 +96,15 @@ class Entry:
         except (NotWritableError, OSError) as error:
             log.warning("The %s could not be kept for later runs (%s)", self._kind, one_line(error))
 
+    def has(self, part: str = "") -> bool:
+        """Whether a part is there. It may be damaged."""
+        return self._file(part).exists()
+
+    def remove(self) -> None:
+        """Removes every part."""
+        for file in self._store.folder.glob(f"{self.name}*.safetensors"):
+            file.unlink(missing_ok=True)
+
     @contextmanager
     def lock(self, work: str) -> Iterator[None]:
         """Locks the entry while this process makes it. Other processes that need it wait, and then find it.

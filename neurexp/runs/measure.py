@@ -306,7 +306,7 @@ def _inputs(config: Config, model: LanguageModel, names: tuple[str, str], source
     return Inputs(
         model,
         *names,
-        read_text=lambda: read_text(dataset, model.tokenizer, bos, cache_of(config)),
+        read_text=lambda: read_text(dataset, model.tokenizer, bos, cache_of(config), processes.count()),
         seed=config.run.seed,
         default_layer=config.model.default_layer,
         batch_size=batch_size_of(config),

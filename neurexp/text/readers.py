@@ -45,18 +45,20 @@ def kind_of(name: str) -> str | None:
     return None if ending is None else f".{ending.split('.')[1]}"
 
 
-def read(file: Path, column: str) -> Rows:
+def read(file: Path, column: str, groups: range | None = None) -> Rows:
     """Yields the rows of a file whose name ends in one of `ENDINGS`, and a `BadRow` for each that cannot be read.
 
     Args:
         file: the file.
         column: the text column of a table, or the text key of an object.
+        groups: of a .parquet, the row groups to read, if not all.
     """
     number = 0
     try:
         if file.stat().st_size == 0 and kind_of(file.name) != ".parquet":  # an empty .parquet is damaged
             return
-        for row in _READERS[str(kind_of(file.name))](file, column):
+        rows = _READERS[str(kind_of(file.name))](file, column) if groups is None else _parquet(file, column, groups)
+        for row in rows:
             yield row
             number = row.number
     except UnicodeDecodeError as error:
@@ -218,18 +220,31 @@ def _csv_lines(stream: IO[str]) -> Iterator[str]:
         yield line
 
 
-def _parquet(file: Path, column: str) -> Rows:
+def row_groups(file: Path) -> list[int]:
+    """The bytes of each row group of a .parquet, as its footer gives them. Raises OSError or ValueError."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with file.open("rb") as stream:
+            metadata = parquet.ParquetFile(stream).metadata
+            return [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+    except pa.ArrowException as error:
+        raise ValueError(one_line(error)) from error
+
+
+def _parquet(file: Path, column: str, groups: range | None = None) -> Rows:
     import pyarrow as pa
     from pyarrow import parquet
 
     with file.open("rb") as stream:
         try:
-            yield from _parquet_rows(parquet.ParquetFile(stream), column)
+            yield from _parquet_rows(parquet.ParquetFile(stream), column, groups)
         except pa.ArrowException as error:
             raise ValueError(one_line(error)) from error
 
 
-def _parquet_rows(table: "ParquetFile", column: str) -> Rows:
+def _parquet_rows(table: "ParquetFile", column: str, groups: range | None) -> Rows:
     import pyarrow as pa
 
     names = table.schema_arrow.names
@@ -239,6 +254,9 @@ def _parquet_rows(table: "ParquetFile", column: str) -> Rows:
     number = 0
     for group in range(table.num_row_groups):
         stop = number + table.metadata.row_group(group).num_rows
+        if groups is not None and group not in groups:
+            number = stop
+            continue
         try:
             for batch in table.iter_batches(PARQUET_BATCH, [group], [column]):
                 for value in batch.column(0):

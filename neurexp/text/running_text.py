@@ -7,12 +7,16 @@ from transformers import PreTrainedTokenizerBase
 
 from neurexp.config.schema import DatasetConfig
 from neurexp.io.provenance import hash_of_tokenizer
+from neurexp.io.store import Store
 from neurexp.text import sources
+from neurexp.text.parts import tokenise_in_parts
 from neurexp.text.tokenizer import document_end, first_tokens
-from neurexp.text.tokens import Tokens, cached, pack
+from neurexp.text.tokens import Tokens, cached, is_kept, pack
 
 
-def read_text(dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, bos: bool, cache: Path) -> Tokens:
+def read_text(
+    dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, bos: bool, cache: Path, processes: int = 1
+) -> Tokens:
     """Tokenises and packs the first `dataset.tokens` tokens of the dataset.
 
     Args:
@@ -20,6 +24,7 @@ def read_text(dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, bos: b
         tokenizer: the model's.
         bos: whether every sequence begins with `first_tokens(tokenizer)`.
         cache: the store's folder; tokens that an earlier run kept there are reused.
+        processes: how many processes want this text now; a long one is tokenised by all of them (`text.parts`).
 
     Raises:
         UserError: the text cannot be read, or has too few tokens.
@@ -36,11 +41,28 @@ def read_text(dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, bos: b
         "document_end": document_end(tokenizer, eos),
     }
 
+    parts = None
+
     def tokenise() -> Tokens:
+        whole = parts.laid_out(dataset, tokenizer) if parts is not None else None
+        if whole is not None:
+            return whole
         reading = sources.Reading(dataset)
         texts = sources.documents(dataset, reading)
         tokens = pack(texts, tokenizer, dataset.tokens, dataset.sequence_length, bos, reading.skipped, eos)
         reading.check()
         return replace(tokens, bad_share=reading.needed)
 
-    return cached(cache, key, tokenise, dataset.bad_rows)
+    def is_done() -> bool:
+        return is_kept(cache, key, dataset.bad_rows)
+
+    if is_done():
+        return cached(cache, key, tokenise, dataset.bad_rows)
+    store = Store(cache)
+    of_parts = {name: value for name, value in key.items() if name not in ("sequence_length", "first_tokens")}
+    entry = store.entry("parts", of_parts)
+    parts = tokenise_in_parts(store, entry, dataset, tokenizer, bos, processes, is_done)
+    tokens = cached(cache, key, tokenise, dataset.bad_rows)
+    if is_done():
+        entry.remove()
+    return tokens

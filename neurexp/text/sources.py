@@ -154,7 +154,7 @@ def identity(config: DatasetConfig) -> dict[str, Any]:
     if config.source is Source.pydoc:
         return {"source": "pydoc", "resolved": f"CPython {sys.version.split()[0]}"}
     if config.source is Source.files:
-        files, _ = _listed(config)
+        files, _ = listed(config)
         states = [_state(file) for file in files]
         digest = hashlib.sha256(repr(states).encode()).hexdigest()[:16]
         path = str(Path(config.path or "").expanduser().resolve())
@@ -182,14 +182,15 @@ def check_reachable(config: DatasetConfig) -> str | None:
     """The commit of a dataset on the Hub; None for other sources. Raises UserError if the source does not exist."""
     if config.source is not Source.hub:
         if config.source is Source.files:
-            _listed(config)
+            listed(config)
         return None
     if not config.name:
         raise UserError("dataset.name is missing: give dataset.name=ORGANISATION/DATASET")
-    return _on_the_hub(config).commit
+    return on_the_hub(config).commit
 
 
-def _on_the_hub(config: DatasetConfig) -> hub.Repository:
+def on_the_hub(config: DatasetConfig) -> hub.Repository:
+    """The dataset's repository. Raises UserError if there is none."""
     return hub.resolve(str(config.name), config.revision, "dataset", "dataset.name", None, offline=OFFLINE)
 
 
@@ -214,7 +215,7 @@ def _pydoc(config: DatasetConfig, reading: Reading) -> Iterator[LocatedRow]:
         yield name, Row(number, topics[name])
 
 
-def _listed(config: DatasetConfig) -> tuple[list[Path], list[OSError]]:
+def listed(config: DatasetConfig) -> tuple[list[Path], list[OSError]]:
     """The files at a path, or of a pattern such as `books/*.txt`, and an error for each folder that cannot be read."""
     path = Path(config.path or "").expanduser()
     if path.is_file():
@@ -240,7 +241,7 @@ def _listed(config: DatasetConfig) -> tuple[list[Path], list[OSError]]:
 
 
 def _files(config: DatasetConfig, reading: Reading) -> Iterator[LocatedRow]:
-    files, errors = _listed(config)
+    files, errors = listed(config)
     reading.set_file_count(len(files) + len(errors))
     for error in errors:
         yield str(error.filename), BadRow(0, error.strerror or one_line(error))
@@ -249,15 +250,27 @@ def _files(config: DatasetConfig, reading: Reading) -> Iterator[LocatedRow]:
             yield str(file), row
 
 
-def _from_hub(config: DatasetConfig, reading: Reading) -> Iterator[LocatedRow]:
-    """Streams rows. After a failure `datasets` requests the same range of the file again, so no row comes twice."""
+def hub_stream(config: DatasetConfig, repository: hub.Repository) -> Any:
+    """The rows of a dataset of the Hub, as `datasets` streams them: an IterableDataset."""
     from datasets import config as settings
     from datasets import load_dataset_builder
     from datasets.utils.logging import CRITICAL, set_verbosity
 
     set_verbosity(CRITICAL)  # `datasets` logs the errors that it also raises
     settings.STREAMING_OPEN_MAX_RETRIES = settings.STREAMING_READ_MAX_RETRIES = TRIES
-    repository = _on_the_hub(config)
+    # The card says which files belong to a subset. Without it `datasets` would guess, or use a copy of another commit
+    hub.fetch(repository, f"dataset.name={config.name}")
+    builder = load_dataset_builder(str(config.name), config.subset, revision=repository.commit)
+    if ".cache." in type(builder).__module__:
+        raise ConnectionError("datasets would use an older copy")
+    if hasattr(builder.config, "batch_size"):  # the default is the size of a shard's first part, which may be 0
+        builder.config.batch_size = HUB_BATCH  # type: ignore[attr-defined]
+    return builder.as_streaming_dataset(split=config.split)
+
+
+def _from_hub(config: DatasetConfig, reading: Reading) -> Iterator[LocatedRow]:
+    """Streams rows. After a failure `datasets` requests the same range of the file again, so no row comes twice."""
+    repository = on_the_hub(config)
     if repository.unreachable:
         raise UserError(
             f"dataset.name={config.name}: no earlier run has kept these tokens (for this tokenizer, dataset.tokens and "
@@ -269,16 +282,9 @@ def _from_hub(config: DatasetConfig, reading: Reading) -> Iterator[LocatedRow]:
         f", {config.subset}" if config.subset else "",
         repository.commit[:12],
     )
-    # The card says which files belong to a subset. Without it `datasets` would guess, or use a copy of another commit
-    hub.fetch(repository, f"dataset.name={config.name}")
     count = 0
     try:
-        builder = load_dataset_builder(str(config.name), config.subset, revision=repository.commit)
-        if ".cache." in type(builder).__module__:
-            raise ConnectionError("datasets would use an older copy")
-        if hasattr(builder.config, "batch_size"):  # the default is the size of a shard's first part, which may be 0
-            builder.config.batch_size = HUB_BATCH  # type: ignore[attr-defined]
-        stream: Any = iter(builder.as_streaming_dataset(split=config.split))
+        stream: Any = iter(hub_stream(config, repository))
         with closing(stream) as rows:  # an open stream would print errors at exit
             for row in rows:
                 if config.text_column not in row:

@@ -92,6 +92,11 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens], bad_ro
     return found
 
 
+def is_kept(folder: Path, key: dict[str, Any], bad_rows: float = 1.0) -> bool:
+    """Whether `cached` would find the tokens in the store."""
+    return _load(Store(folder).entry("tokens", key), bad_rows) is not None
+
+
 def _save(entry: Entry, tokens: Tokens) -> None:
     skipped = json.dumps([(item.where, item.item, item.reason) for item in tokens.skipped])
     arrays = {
@@ -142,15 +147,8 @@ def pack(
         UserError: the documents have too few tokens, the tokenizer lacks a special token that is needed or cannot read
             the text, or a sequence has no room for text.
     """
-    sequences = -(-tokens // sequence_length)
     bos = first_tokens(tokenizer) if begin_with_bos else []
-    if len(bos) >= sequence_length:
-        raise UserError(
-            f"dataset.sequence_length={sequence_length}: each sequence begins with {len(bos)} special tokens; give "
-            f"{len(bos) + 1} or more, or dataset.bos=false"
-        )
-    last = tokens - (sequences - 1) * sequence_length
-    needed = tokens - (sequences - 1) * len(bos) - min(len(bos), last)
+    needed = tokens_of_text(tokens, sequence_length, len(bos))
     joint = document_end(tokenizer, eos)
     stream = np.empty(needed, dtype=np.int32)
     filled = begun = 0  # tokens, documents
@@ -165,7 +163,7 @@ def pack(
             filled += len(between)
         begun += 1
         starts.append(filled)
-        for piece in _pieces(text, tokenizer):
+        for piece in cut(text, tokenizer):
             if filled == needed:
                 break
             dropped.update(dropped_characters(tokenizer, piece))
@@ -181,6 +179,37 @@ def pack(
             f"dataset.tokens={tokens}: the text has only {available} tokens ({begun} documents{but}); give fewer, or "
             "more text"
         )
+    return in_sequences(stream, starts, tokenizer, tokens, sequence_length, bos, dropped, skipped)
+
+
+def tokens_of_text(tokens: int, sequence_length: int, bos: int) -> int:
+    """How many of `tokens` are not among the `bos` tokens that begin each sequence.
+
+    Raises:
+        UserError: a sequence has no room for text.
+    """
+    if bos >= sequence_length:
+        raise UserError(
+            f"dataset.sequence_length={sequence_length}: each sequence begins with {bos} special tokens; give "
+            f"{bos + 1} or more, or dataset.bos=false"
+        )
+    sequences = -(-tokens // sequence_length)
+    last = tokens - (sequences - 1) * sequence_length
+    return tokens - (sequences - 1) * bos - min(bos, last)
+
+
+def in_sequences(
+    stream: np.ndarray,
+    starts: Sequence[int] | np.ndarray,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: int,
+    sequence_length: int,
+    bos: Sequence[int],
+    dropped: Counter[str],
+    skipped: Sequence[Skipped] = (),
+) -> Tokens:
+    """Cuts a stream of `tokens_of_text` tokens into sequences; `starts` are the places of its documents in it."""
+    sequences = -(-tokens // sequence_length)
     pad = 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     input_ids = np.full((sequences, sequence_length), pad, dtype=np.int32)
     # Only now, when the text is known to be long enough: these arrays are as large as the tokens that were asked for
@@ -192,11 +221,11 @@ def pack(
     input_ids[is_text] = stream
     unreadable = _unreadable_parts(stream, dropped, tokenizer)
     return Tokens(
-        input_ids, valid, begun, (*unreadable, *skipped), starts=_in_sequences(starts, sequence_length, len(bos))
+        input_ids, valid, len(starts), (*unreadable, *skipped), starts=_in_sequences(starts, sequence_length, len(bos))
     )
 
 
-def _in_sequences(places: Sequence[int], length: int, bos: int) -> np.ndarray:
+def _in_sequences(places: Sequence[int] | np.ndarray, length: int, bos: int) -> np.ndarray:
     """Places in the stream as sequence · length + column; what begins a sequence's text begins before its BOS."""
     sequence, column = np.divmod(np.asarray(places, dtype=np.int64), length - bos)
     return sequence * length + np.where(column > 0, column + bos, 0)
@@ -215,7 +244,7 @@ def _unreadable_parts(stream: np.ndarray, dropped: Counter[str], tokenizer: PreT
     return [Skipped("the text", 0, reason) for reason in reasons]
 
 
-def _pieces(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+def cut(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """Cuts a long document into pieces that have the same tokens as the whole, to save memory.
 
     GPT-2's pre-tokenizer and similar ones end a word at every `_CUT`, so a cut there changes no token. A text without

@@ -26,7 +26,7 @@ LONGER = {"dataset.tokens": 16384, "dataset.sequence_length": 256, "device.batch
 # Experiment → options, and how often the engine waits for the device at most: in all passes, calibration and states
 # included. More tokens or layers change it little (tests/engine/test_pretend_device.py)
 EXPERIMENTS = {
-    "token_length": ({"experiment.control": "random"}, 64),
+    "token_length": ({"experiment.control": "random"}, 80),
     "grammar_tuning": ({"experiment.permutations": 100, "experiment.splits": 2, "experiment.shuffles": 2}, 8),
     "top_contexts": (
         {"experiment.layer": [0, 2], "experiment.k": 4, "experiment.pages": False, "experiment.direct": 2,

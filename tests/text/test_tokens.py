@@ -244,7 +244,7 @@ def test_a_long_document_in_pieces_has_the_tokens_of_the_whole(folder, data, mon
     tokenizer = AutoTokenizer.from_pretrained(MINI if folder == "mini" else data / folder)
     text = sorted((data / "books").glob("*.txt"))[0].read_text("utf-8")[:400_000]
     monkeypatch.setattr(tokens_module, "PIECE", 997)
-    pieces = list(tokens_module._pieces(text, tokenizer))
+    pieces = list(tokens_module.cut(text, tokenizer))
     assert len(pieces) > 300
     assert "".join(pieces) == text
     whole = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
@@ -254,4 +254,4 @@ def test_a_long_document_in_pieces_has_the_tokens_of_the_whole(folder, data, mon
 
 def test_a_tokenizer_of_another_kind_gets_the_document_whole(words):
     text = "word " * (tokens_module.PIECE // 4)
-    assert list(tokens_module._pieces(text, words)) == [text]
+    assert list(tokens_module.cut(text, words)) == [text]
