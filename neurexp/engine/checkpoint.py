@@ -96,7 +96,7 @@ class Checkpoints:
         began = time.monotonic()
         pending = self._folder / f".{self._prefix}{os.getpid()}.tmp"
         try:
-            save_file(joined_states(reducers), pending, facts)
+            save_file(joined_states(one.state() for one in reducers), pending, facts)
             with pending.open("rb") as file:
                 os.fsync(file.fileno())
             pending.rename(self._folder / f"{self._prefix}{batches:09d}_{_hash(pending)}.safetensors")

@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from neurexp.figures.style import GROUP_STYLES, bare, new_figure, set_title
+from neurexp.figures.style import GROUP_STYLES, WIDEST, bare, new_figure, set_title
 
-WIDEST = 13  # inches
 MOST_TICKS = 40  # layers with a label each
 # Neighbours differ in lightness or in their hatches: they are told apart in grey and by the colour-blind
 STYLES = (

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -87,23 +87,27 @@ class Entry:
             return None
         return found
 
-    def save(self, arrays: Mapping[str, np.ndarray], part: str = "") -> None:
-        """Stores the arrays of a part. Logs a warning if that fails: the run can go on without the copy."""
+    def save(self, arrays: Mapping[str, np.ndarray], part: str = "") -> bool:
+        """Stores the arrays of a part. Returns False and logs a warning if that fails: the run can go on without it."""
         try:
             make_folder(self._store.folder)
             write_tensors(self._file(part), dict(arrays))
             self._store.make_room(self.name)
         except (NotWritableError, OSError) as error:
             log.warning("The %s could not be kept for later runs (%s)", self._kind, one_line(error))
+            return False
+        return True
 
     def has(self, part: str = "") -> bool:
         """Whether a part is there. It may be damaged."""
         return self._file(part).exists()
 
-    def remove(self) -> None:
-        """Removes every part."""
-        for file in self._store.folder.glob(f"{self.name}*.safetensors"):
-            file.unlink(missing_ok=True)
+    def remove(self, parts: Iterable[str] | None = None) -> None:
+        """Removes these parts as far as they are there, or every part."""
+        every = self._store.folder.glob(f"{self.name}*.safetensors")
+        for file in every if parts is None else map(self._file, parts):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self, work: str) -> Iterator[None]:

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from neurexp.config.schema import Backend, Config, Source, Weights, checked, flat, plain, typed_options
-from neurexp.console import environment
+from neurexp.config.schema import Backend, Config, Source, flat, typed_options
 from neurexp.console.beside import Beside
 from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
-from neurexp.experiments.options import known_options
 from neurexp.io import files
 from neurexp.models.spread import device_of
 from neurexp.report.clock import Stopwatch
@@ -38,14 +36,14 @@ from neurexp.report.folder import (
 )
 from neurexp.runs import resume
 from neurexp.runs import sweep as sweeps
+from neurexp.runs.early import Early, checked_early
 from neurexp.runs.run_name import run_name
 from neurexp.runs.source import facts_of, opened
 from neurexp.runs.sweep_job import Membership
 from neurexp.tracking import beside
 
 if TYPE_CHECKING:
-    from neurexp.experiments.base import Experiment, Options
-    from neurexp.report.finished import FinishedRun
+    from neurexp.experiments.base import Experiment
     from neurexp.runs.measure import Measurement
     from neurexp.tracking.tracker import Tracker
 
@@ -63,41 +61,22 @@ def run(config: DictConfig, folder: Path, job: Membership | None = None) -> None
     Raises:
         UserError: a mistake of the user.
     """
-    environment.check()
-    clock, typed = Stopwatch(), checked(config)
-    known = hearing_signals(known_options, typed.experiment)
-    _check_weights(typed)
-    model_name, unreachable = hearing_signals(_check_reachable, typed)
-    with opened(getattr(known, "run", None), typed) as source:
-        if known is not None and source is not None:
-            hearing_signals(known.check_source, source)
-        is_one_run = job is None and processes.rank() == 0
-        with beside.prepared(typed.tracking, _outputs(typed)) if is_one_run else nullcontext() as mlflow:
-            _run(typed, config, folder, job, clock, model_name, unreachable, known, source, mlflow)
+    clock = Stopwatch()
+    with checked_early(config) as known:
+        outputs, is_one_run = _outputs(known.config), job is None and processes.rank() == 0
+        with beside.prepared(known.config.tracking, outputs) if is_one_run else nullcontext() as mlflow:
+            _run(known, config, folder, job, clock, mlflow)
 
 
 def _run(
-    typed: Config,
-    config: DictConfig,
-    folder: Path,
-    job: Membership | None,
-    clock: Stopwatch,
-    model_name: str,
-    unreachable: UserError | None,
-    known: "Options | None",
-    known_source: "FinishedRun | None",
-    mlflow: Beside | None,
+    known: Early, config: DictConfig, folder: Path, job: Membership | None, clock: Stopwatch, mlflow: Beside | None
 ) -> None:
-    """The run, from the imports on.
-
-    `unreachable` is the error of a dataset that the experiment may not need; `known` are the options of a built-in
-    experiment, and `known_source` is the run that it goes on from. `mlflow` is the process that does the tracking, if
-    it is not this one.
-    """
+    """The run, from the imports on. `mlflow` is the process that does the tracking, if it is not this one."""
+    typed = known.config
     log.info("Loading PyTorch and transformers for %s", typed.experiment.name)
     with clock("imports"):
         options, plugin = hearing_signals(typed_options, typed.experiment)
-        options = known or options  # the same, and its files are read already
+        options = known.options or options  # the same, and its files are read already
         hearing_signals(import_module, "neurexp.runs.measure")  # and with it all large libraries
     from neurexp.io import provenance
     from neurexp.runs.measure import measure, prepare_device
@@ -106,11 +85,11 @@ def _run(
 
     prepare_device(typed)
     experiment = plugin(options)
-    if unreachable and experiment.reads_text:
-        raise unreachable
-    with opened(experiment.source_run if known_source is None else None, typed) as own_source:
-        source = known_source or own_source
-        names = model_name, _dataset_name(typed, experiment)
+    if known.unreachable and experiment.reads_text:
+        raise known.unreachable
+    with opened(experiment.source_run if known.source is None else None, typed) as own_source:
+        source = known.source or own_source
+        names = known.model_name, _dataset_name(typed, experiment)
         other_layers = job is not None and job.varies("experiment.layer")
         hearing_signals(processes.connect)
         if processes.rank() > 0:
@@ -300,44 +279,6 @@ def _log(folder: Path, tracker: "Tracker", clock: Stopwatch) -> str | None:
             f"`{tracking.later(folder)}` logs it"
         )
     return None
-
-
-def _check_reachable(config: Config) -> tuple[str, UserError | None]:
-    """Refuses a model or a dataset that cannot be reached, before anything heavy is imported, loaded or written.
-
-    Returns:
-        What titles call the model, and the dataset's error of an experiment with an option `text`, which may not read
-        the dataset after all: only the experiment can say whether it does (`Experiment.reads_text`).
-    """
-    from neurexp.models.choices import check_early
-    from neurexp.models.label import label_of
-    from neurexp.models.locations import locate_parts
-    from neurexp.text import sources
-
-    model = config.model
-    drawn, has_architecture = model.weights is Weights.random, model.architecture is not None
-    arguments = model.name, model.revision, model.tokenizer, model.weights.value, has_architecture, model.fallback
-    location, _ = locate_parts(*arguments)
-    label = label_of(model.name, location, model.label) + (" with random weights" if drawn else "")
-    if model.blocks is None:
-        site, layer = (plain(config.experiment.get(name)) for name in ("site", "layer"))
-        check_early(location, "MLP" if site is None else site, layer, model.sites)
-    if config.experiment.get("text") is False or config.experiment.get("prompt"):
-        return label, None
-    try:
-        sources.check_reachable(config.dataset)
-    except UserError as error:
-        if "text" not in config.experiment:
-            raise
-        hinted = UserError(f"{error}; experiment.text=false does without a text")
-        hinted.__cause__ = error
-        return label, hinted
-    return label, None
-
-
-def _check_weights(config: Config) -> None:
-    if config.experiment.get("control") == "random" and config.model.weights is Weights.random:
-        raise UserError("experiment.control=random: model.weights=random is that already; give one of the two")
 
 
 def _dataset_name(config: Config, experiment: "Experiment") -> str:

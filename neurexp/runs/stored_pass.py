@@ -1,7 +1,8 @@
 """The stored results of a pass: what its reducers' states become in the store, and how they are taken from it.
 
-Where every reducer's state splits into those of single sites, each layer is stored on its own. Then a pass over all
-layers serves a later one over some of them, and the jobs of a sweep over layers. Knows no experiment.
+Where every reducer's state splits into those of single sites, each layer is stored on its own, and once what all layers
+share. Then a pass over all layers serves a later one over some of them, and the jobs of a sweep over layers. Knows no
+experiment.
 """
 
 from typing import Any
@@ -13,6 +14,12 @@ from neurexp.engine.reducers.base import Reducer, joined_states, states_in
 from neurexp.io.store import Entry, Store
 
 Reducers = dict[str, Reducer]
+State = dict[str, torch.Tensor]
+COMMON = "common"  # the part of the entry with what all layers share
+
+
+class _NotStoredError(Exception):
+    """A part of the entry is missing, damaged or another version's."""
 
 
 class StoredPass:
@@ -20,40 +27,59 @@ class StoredPass:
 
     def __init__(self, store: Store, planned: Pass, key: dict[str, Any]):
         """`key` holds everything that the reducers' states depend on, but the layers."""
-        self.planned = planned
-        self.by_layer = all(reducer.by_site for reducer in self._new().values())
+        self.planned, reducers = planned, planned.reducers(len(planned.layers))
+        self.by_layer = all(reducer.by_site for reducer in reducers.values())
+        self._has_common = any(reducer.common for reducer in reducers.values())
+        self._count = len(reducers)
         self.entry: Entry = store.entry("passes", key if self.by_layer else key | {"layers": list(planned.layers)})
-
-    def _new(self) -> Reducers:
-        return self.planned.reducers(len(self.planned.layers))
 
     def load(self) -> Reducers | None:
         """The pass's reducers with their stored states, or None unless all are stored and complete."""
         reducers = self._new()
-        parts = []
-        for name in map(_part, self.planned.layers) if self.by_layer else [""]:
-            stored = self.entry.load(name)
-            if stored is None:
-                return None
-            parts.append({own: torch.from_numpy(values) for own, values in stored.items()})
         try:
-            states = [states_in(part, len(reducers)) for part in parts]
-            for reducer, *own in zip(reducers.values(), *states, strict=True):
-                reducer.load(reducer.joined(own) if self.by_layer else own[0])
-        except (KeyError, ValueError, RuntimeError):  # stored by another version
+            for reducer, state in zip(reducers.values(), self._states(reducers), strict=True):
+                reducer.load(state)
+        except (_NotStoredError, KeyError, ValueError):
             return None
         return reducers
 
-    def save(self, reducers: Reducers, layers: tuple[int, ...]) -> None:
-        """Stores the states of a pass over `layers`."""
+    def _new(self) -> Reducers:
+        return self.planned.reducers(len(self.planned.layers))
+
+    def _states(self, reducers: Reducers) -> list[State]:
         if not self.by_layer:
-            states = joined_states(list(reducers.values()))
-            self.entry.save({name: values.numpy() for name, values in states.items()})
-            return
-        split = [reducer.split(len(layers)) for reducer in reducers.values()]
-        for site, layer in enumerate(layers):
-            own = {f"{place}.{name}": part for place, of in enumerate(split) for name, part in of[site].items()}
-            self.entry.save({name: values.numpy() for name, values in own.items()}, _part(layer))
+            return self._stored("")
+        common = self._stored(COMMON) if self._has_common else [{} for _ in reducers]
+        layers = [self._stored(_part(layer)) for layer in self.planned.layers]
+        return [
+            reducer.joined(common[place], [layer[place] for layer in layers])
+            for place, reducer in enumerate(reducers.values())
+        ]
+
+    def _stored(self, part: str) -> list[State]:
+        """Each reducer's tensors in a part of the entry."""
+        stored = self.entry.load(part)
+        if stored is None:
+            raise _NotStoredError
+        try:
+            return states_in({name: torch.from_numpy(values) for name, values in stored.items()}, self._count)
+        except (IndexError, ValueError) as error:
+            raise _NotStoredError from error
+
+    def save(self, reducers: Reducers, layers: tuple[int, ...]) -> None:
+        """Stores the states of a pass over `layers`, or nothing: on a full disk the results come first."""
+        parts: dict[str, list[State]] = {}
+        if self.by_layer:
+            split = [reducer.split(len(layers)) for reducer in reducers.values()]
+            if self._has_common:
+                parts[COMMON] = [common for common, _ in split]
+            parts |= {_part(layer): [sites[site] for _, sites in split] for site, layer in enumerate(layers)}
+        else:
+            parts[""] = [reducer.state() for reducer in reducers.values()]
+        for part, states in parts.items():
+            if not self.entry.save({name: values.numpy() for name, values in joined_states(states).items()}, part):
+                self.entry.remove(parts)
+                return
 
     def kept_of(self, reducers: Reducers, layers: tuple[int, ...]) -> Reducers:
         """The planned layers of a pass over `layers`, as mapped files, which take no memory, if they are stored."""
@@ -65,8 +91,8 @@ class StoredPass:
             return reducers
         chosen = self._new()
         for name, reducer in chosen.items():
-            split = reducers[name].split(len(layers))
-            reducer.load(reducer.joined([split[layers.index(layer)] for layer in self.planned.layers]))
+            common, sites = reducers[name].split(len(layers))
+            reducer.load(reducer.joined(common, [sites[layers.index(layer)] for layer in self.planned.layers]))
         return chosen
 
 

@@ -1,8 +1,9 @@
 """Labelled sentences: a JSONL file of texts, each with one target word and the category of that word.
 
 A line is `{"text": …, "target": …, "category": …}`. A text with several targets stands on several lines. The target
-must stand in the text exactly once, as a whole word; otherwise it would not be clear which place is meant. Lines that
-cannot be used are skipped and named. Knows nothing of models and tokens.
+must stand in the text exactly once, as a whole word; otherwise it would not be clear which place is meant. Where the
+reader allows it, a line may have no target: then the whole text is the row. Lines that cannot be used are skipped and
+named. Knows nothing of models and tokens.
 """
 
 import json
@@ -14,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from neurexp.errors import UserError, printable
+from neurexp.errors import UserError, printable, unseen
 from neurexp.text.examples import Example
 from neurexp.text.lines import lines_of
 from neurexp.text.rows import text_of
@@ -22,9 +23,10 @@ from neurexp.text.scripts import PARTS, fold_word, stands_alone
 from neurexp.text.skipped import Skipped, check_share
 
 OWN_SENTENCES = Path(__file__).resolve().parent / "sentence_sets"  # of `categories`: set_1.jsonl and set_2.jsonl
-KEYS = ("text", "target", "category")
 LONGEST_LINE = 10_000  # characters; a longer line is not a sentence
+SHOWN = 60  # characters of a text in an error line
 SHAPE = '{"text": …, "target": …, "category": …}'
+WHOLE_SHAPE = '{"text": …, "category": …}, with "target": … where one word of the text is the row'
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class LabelledSentences:
     Args:
         file: where they stand.
         categories: names, in the order of the labels.
-        examples: a target in its text each. A word in capitals and the same in small letters are one word.
+        examples: a target in its text each. A word in capitals and the same in small letters are one word. A text
+            without a target is its own word, with single spaces.
         lines: the line of each example, from 1.
         duplicates: number of lines that repeat text and target of another; dropped.
         skipped: lines that cannot be used.
@@ -51,7 +54,7 @@ class LabelledSentences:
 
 
 def read_sentences(
-    file: Path, option: str, bad_sentences: float = 0.0, categories: Sequence[str] | None = None
+    file: Path, option: str, bad_sentences: float = 0.0, categories: Sequence[str] | None = None, whole: bool = False
 ) -> LabelledSentences:
     """Reads a file of labelled sentences.
 
@@ -61,36 +64,38 @@ def read_sentences(
         bad_sentences: the largest share of lines that may be skipped because they cannot be used, 0 to 1.
         categories: those of another set: a line of another category cannot be used. None: those of the lines, in
             alphabetical order.
+        whole: whether a line may have no target, so that its whole text is the row.
 
     Raises:
         UserError: the file cannot be read, has no sentence, or has too many bad lines.
     """
-    good, skipped, count = list[tuple[int, dict[str, str]]](), list[Skipped](), 0
+    good, skipped, count = list[tuple[int, _Line]](), list[Skipped](), 0
+    shape = WHOLE_SHAPE if whole else SHAPE
     first_of_word: dict[str, tuple[str, int]] = {}  # word → its category, and the first line that says so
-    for number, line in _lines(file, option):
+    for number, content in _lines(file, option, shape):
         count += 1
         try:
-            parts = _parts(line)
-            if categories is not None and parts["category"] not in categories:
-                raise ValueError(f"“{parts['category']}” is none of the first set's categories, {_named(categories)}")
-            category, where = first_of_word.setdefault(_word(parts["target"]), (parts["category"], number))
-            if category != parts["category"]:
-                raise ValueError(f"“{parts['target']}” is of category “{category}” in line {where}")
+            line = _parsed(content, shape, whole)
+            if categories is not None and line.category not in categories:
+                raise ValueError(f"“{line.category}” is none of the first set's categories, {_named(categories)}")
+            category, where = first_of_word.setdefault(_word(line.word), (line.category, number))
+            if category != line.category:
+                raise ValueError(f"“{_short(line.word)}” is of category “{category}” in line {where}")
         except ValueError as error:
             skipped.append(Skipped(str(file), number, str(error)))
         else:
-            good.append((number, parts))
+            good.append((number, line))
     check_share(skipped, count, bad_sentences, "experiment.bad_sentences", "lines")
     if not good:
-        raise UserError(f"{option}={file}: it has no sentence; give a file with a line {SHAPE} for each target")
-    found = tuple(sorted({parts["category"] for _, parts in good})) if categories is None else tuple(categories)
-    spelled = _spellings([parts["target"] for _, parts in good])
+        raise UserError(f"{option}={file}: it has no sentence; give a file with a line {shape} for each row")
+    found = tuple(sorted({line.category for _, line in good})) if categories is None else tuple(categories)
+    spelled = _spellings([line.word for _, line in good if not line.is_whole])
     examples = dict[tuple[int, str, str, int], tuple[Example, int]]()
-    for number, parts in good:
-        text, target = parts["text"], parts["target"]
-        label, word, start = found.index(parts["category"]), spelled[_word(target)], _places(text, target)[0]
-        key = (label, word, text, start)
-        examples.setdefault(key, (Example(text, start, start + len(target), word, label), number))
+    for number, line in good:
+        word = line.word if line.is_whole else spelled[_word(line.word)]
+        label = found.index(line.category)
+        key = (label, word, line.text, line.start)
+        examples.setdefault(key, (Example(line.text, line.start, line.stop, word, label), number))
     ordered = [examples[key] for key in sorted(examples)]
     return LabelledSentences(
         file,
@@ -110,14 +115,24 @@ def spelled_as(sentences: LabelledSentences, others: LabelledSentences) -> Label
     return replace(sentences, examples=examples)
 
 
-def _lines(file: Path, option: str) -> Iterator[tuple[int, bytes]]:
+@dataclass(frozen=True)
+class _Line:
+    text: str
+    start: int  # of the target in the text
+    stop: int
+    word: str  # the target as it stands there; of a whole text the text with single spaces
+    category: str
+    is_whole: bool  # there is no target
+
+
+def _lines(file: Path, option: str, shape: str) -> Iterator[tuple[int, bytes]]:
     """The number and the content of each line that is not empty."""
     try:
         content = file.read_bytes()
     except IsADirectoryError as error:
-        raise UserError(f"{option}={file}: it is a folder; give a file with a line {SHAPE} for each target") from error
+        raise UserError(f"{option}={file}: it is a folder; give a file with a line {shape} for each row") from error
     except FileNotFoundError as error:
-        raise UserError(f"{option}={file}: no such file; give one with a line {SHAPE} for each target") from error
+        raise UserError(f"{option}={file}: no such file; give one with a line {shape} for each row") from error
     except OSError as error:
         raise UserError(
             f"{option}={file}: cannot be read ({error.strerror}); make it readable, or give another"
@@ -127,8 +142,8 @@ def _lines(file: Path, option: str) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _parts(line: bytes) -> dict[str, str]:
-    """The text, target and category of a line. Raises ValueError, whose message is the reason why it cannot be used."""
+def _parsed(line: bytes, shape: str, whole: bool) -> _Line:
+    """The parts of a line. Raises ValueError, whose message is the reason why it cannot be used."""
     try:
         value: Any = json.loads(line.decode())
     except UnicodeDecodeError:
@@ -136,28 +151,36 @@ def _parts(line: bytes) -> dict[str, str]:
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at character {error.colno}; a line is {SHAPE}") from None
+        raise ValueError(f"not JSON: {error.msg} at character {error.colno}; a line is {shape}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"not an object; a line is {SHAPE}")
-    parts = {}
-    for key in KEYS:
+        raise ValueError(f"not an object; a line is {shape}")
+    is_whole = whole and value.get("target") is None
+    keys = ("text", "category") if is_whole else ("text", "target", "category")
+    for key in keys:
         if key not in value:
-            raise ValueError(f"no key “{key}”; a line is {SHAPE}")
+            hint = "; experiment=grammar_tuning takes lines without it" if key == "target" else ""
+            raise ValueError(f"no key “{key}”; a line is {shape}{hint}")
         if not isinstance(value[key], str) or not value[key].strip():
-            raise ValueError(f"“{key}” is no text; a line is {SHAPE}")
-        parts[key] = text_of(value[key]) if key == "text" else text_of(value[key]).strip()
-    if len(parts["text"]) > LONGEST_LINE:
-        raise ValueError(f"a text of {len(parts['text'])} characters; a sentence has at most {LONGEST_LINE}")
-    if not parts["category"].isprintable() or not parts["target"].isprintable():
-        raise ValueError("its target or its category has an invisible character")
-    if (count := len(_places(parts["text"], parts["target"]))) != 1:
-        shown = printable(parts["target"])
+            raise ValueError(f"“{key}” is no text; a line is {shape}")
+    text, category = text_of(value["text"]), text_of(value["category"]).strip()
+    if len(text) > LONGEST_LINE:
+        raise ValueError(f"a text of {len(text)} characters; a sentence has at most {LONGEST_LINE}")
+    target = " ".join(text.split()) if is_whole else text_of(value["target"]).strip()
+    if unseen(target) if is_whole else not target.isprintable():
+        raise ValueError(f"its {'text' if is_whole else 'target'} has an invisible character")
+    if not category.isprintable():
+        raise ValueError("its category has an invisible character")
+    if is_whole:
+        return _Line(text.strip(), 0, len(text.strip()), target, category, True)
+    places = _places(text, target)
+    if len(places) != 1:
+        shown = printable(target)
         raise ValueError(
-            f"“{shown}” stands in the text {count} times as a whole word; a target must stand there once"
-            if count
+            f"“{shown}” stands in the text {len(places)} times as a whole word; a target must stand there once"
+            if places
             else f"“{shown}” does not stand in the text as a whole word, spelled so"
         )
-    return parts
+    return _Line(text, places[0], places[0] + len(target), target, category, False)
 
 
 def _places(text: str, target: str) -> list[int]:
@@ -182,6 +205,10 @@ def _spellings(targets: Sequence[str]) -> dict[str, str]:
     for target in targets:
         counts[_word(target)][fold_word(target)] += 1
     return {word: max(forms, key=lambda form: (forms[form], form)) for word, forms in counts.items()}
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= SHOWN else f"{word[:SHOWN]}…"
 
 
 def _named(categories: Sequence[str]) -> str:

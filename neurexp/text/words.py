@@ -1,7 +1,7 @@
 """Lists of labelled words: a folder with a file for each category, and a word on each line.
 
-A line may be a word, an expression of several words or a sentence. Lines that cannot be used are skipped and named.
-Knows nothing of models and tokens.
+A line may be a word or an expression of several words. Whole sentences belong in a file of `labelled_sentences`. Lines
+that cannot be used are skipped and named. Knows nothing of models and tokens.
 """
 
 import logging
@@ -9,6 +9,8 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import regex
 
 from neurexp.errors import UserError, printable, unseen
 from neurexp.io.files import data_files
@@ -24,6 +26,9 @@ FEWEST = 2  # words of a category; an analysis may need more
 NOTES = ("readme", "license", "licence", "copying", "notice", "changelog")  # files that describe the lists
 WHAT = "a folder with a CATEGORY.txt of words for each category"  # in error lines
 SHOWN = 5  # names of files in an error line
+
+# Three words or more, or a script that writes no spaces, and a mark that ends a sentence
+_SENTENCE = regex.compile(r"(?:\S+\s+\S+\s+.*\p{Sentence_Terminal}|.+[。！？])[\p{Pe}\p{Pf}\"']*")
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +94,15 @@ def read_lists(folder: Path, option: str = "experiment.words", bad_words: float 
         places=places,
         lines=lines,
     )
+
+
+def list_of_sentences(lists: WordLists) -> tuple[str, list[str]] | None:
+    """The first category most of whose lines are sentences by their form, and these lines; None if there is none."""
+    for name, words in lists.words.items():
+        sentences = [word for word in words if _SENTENCE.fullmatch(word)]
+        if 2 * len(sentences) > len(words):
+            return name, sentences
+    return None
 
 
 def _too_few(folder: Path, option: str, file: Path, left: int, has_words: bool) -> str:

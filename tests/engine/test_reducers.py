@@ -691,7 +691,8 @@ def test_the_state_of_a_site_is_that_of_a_reducer_of_the_site_alone():
     for site in range(SITES):
         for reducer, alone in zip(both, seen(every_kind(1), values[site : site + 1], group), strict=True):
             assert reducer.by_site
-            part, own = reducer.split(SITES)[site], alone.state()
+            (common, parts), own = reducer.split(SITES), alone.state()
+            part = common | parts[site]
             assert part.keys() == own.keys()
             assert all(torch.equal(part[name], own[name]) for name in own), type(reducer)
 
@@ -701,6 +702,7 @@ def test_states_of_sites_are_joined_in_any_order_and_from_several_passes():
     swapped = values.flip(0)
     whole = seen(every_kind(SITES), swapped, group)
     for reducer, again, expected in zip(seen(every_kind(SITES), values, group), every_kind(SITES), whole, strict=True):
-        again.load(again.joined(reducer.split(SITES)[::-1]))
+        common, parts = reducer.split(SITES)
+        again.load(again.joined(common, parts[::-1]))
         for name, state in expected.state().items():
             assert torch.equal(again.state()[name], state), (type(reducer), name)

@@ -550,13 +550,13 @@ def test_capitals_and_order_do_not_matter(tmp_path, model):
     assert ours.words == theirs.words
     np.testing.assert_array_equal(ours.tokens.input_ids, theirs.tokens.input_ids)
     spelled = [{"text": "Banjo players met.", "target": "Banjo", "category": "a"}, *GOOD]
-    examples = Categories(options(sentences=written(tmp_path, good=spelled)))._first.examples
+    examples = Categories(options(sentences=written(tmp_path, good=spelled)))._sets[0].examples
     assert [one.word for one in examples if one.word.lower() == "banjo"] == ["banjo", "banjo"]
     # The other set's only sentence of a word may begin with it
     second = tmp_path / "second.jsonl"
     second.write_text(json.dumps({"text": "Banjo players met.", "target": "Banjo", "category": "a"}), "utf-8")
-    both = Categories(options(sentences=written(tmp_path), replication=str(second)))._second
-    assert both is not None and [one.word for one in both.examples] == ["banjo"]
+    both = Categories(options(sentences=written(tmp_path), replication=str(second)))._sets[1]
+    assert [one.word for one in both.examples] == ["banjo"]
 
 
 # The command

@@ -57,6 +57,36 @@ def test_a_class_of_ones_own_is_checked_later():
         ("grammar_tuning", "words=/nowhere", "experiment.words=/nowhere: no such folder"),
         ("grammar_tuning", "words={empty}", "experiment.words={empty}: "),
         ("grammar_tuning", "words=''", "experiment.words is empty: "),
+        (
+            "grammar_tuning",
+            "words={file}",
+            "experiment.words={file}: is a file; give a folder with a CATEGORY.txt",
+        ),
+        (
+            "grammar_tuning",
+            "sentences={empty}",
+            "experiment.sentences={empty}: it is a folder; give a file with a line ",
+        ),
+        (
+            "grammar_tuning",
+            "sentences=''",
+            "experiment.sentences=: give a file SENTENCES.jsonl, or null for word lists",
+        ),
+        (
+            "grammar_tuning",
+            "sentences={file}",
+            "experiment.sentences={file}: its lines have one category (a); give two",
+        ),
+        (
+            "grammar_tuning",
+            "sentences={file} experiment.words={empty}",
+            "experiment.words and experiment.sentences are",
+        ),
+        (
+            "grammar_tuning",
+            "sentences={file} experiment.second_template='a {word}'",
+            "experiment.second_template=a {word}: experiment.sentences has",
+        ),
         ("grammar_tuning", "second_template=x", "experiment.second_template=x: give a text with one {word} in it"),
         ("categories", "sentences=/nowhere", "experiment.sentences=/nowhere: no such file"),
         ("categories", "replication=true", "experiment.replication=True: give a file SENTENCES.jsonl, or false"),
@@ -82,10 +112,39 @@ def test_a_class_of_ones_own_is_checked_later():
 )
 def test_a_value_that_can_never_work_is_told_from_the_options_alone(tmp_path, name, wrong, line):
     needed = [NEEDED[name]] if name in NEEDED and not wrong.startswith(NEEDED[name][11:16]) else []
-    override = f"experiment.{wrong}".replace("{empty}", str(tmp_path))
+    (file := tmp_path / "a.jsonl").write_text('{"text": "One.", "category": "a"}\n')
+    (folder := tmp_path / "empty").mkdir()
+
+    def filled(text: str) -> str:
+        return text.replace("{empty}", str(folder)).replace("{file}", str(file))
+
+    overrides = filled(f"experiment.{wrong}").replace(" experiment.", "\nexperiment.").split("\n")
     with pytest.raises(UserError) as caught:
-        known_options(composed(name, *needed, override))
-    assert (explain(caught.value) or "").startswith(line.replace("{empty}", str(tmp_path)))
+        known_options(composed(name, *needed, *overrides))
+    assert (explain(caught.value) or "").startswith(filled(line))
+
+
+@pytest.mark.parametrize(
+    ("lists", "category"),
+    [
+        ({"a": ["He runs away.", "“Do you see it?”", "Go there now!", "run"], "b": ["x", "y"]}, "a"),
+        ({"a": ["go", "run"], "b": ["他走了。", "你好吗？"]}, "b"),
+        ({"a": ["He runs away.", "He goes on.", "go", "run"], "b": ["x", "y"]}, None),  # half of them only
+        ({"a": ["etc.", "Dr. Smith", "New York City", "what?"], "b": ["x", "y"]}, None),
+    ],
+)
+def test_word_lists_of_sentences_are_told_what_to_give(tmp_path, lists, category):
+    for name, words in lists.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(words), "utf-8")
+    config = composed("grammar_tuning", f"experiment.words={tmp_path}")
+    if category is None:
+        assert known_options(config) is not None
+        return
+    with pytest.raises(
+        UserError, match=rf"lines of “{category}” are sentences .*give experiment\.sentences=FILE"
+    ) as told:
+        known_options(config)
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ groups mean.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -124,21 +124,16 @@ class Reducer(ABC):
         """The tensors of `state` for an analysis; on a CPU not a copy, which would be the peak of the whole pass."""
         return {name: getattr(self, name).detach().cpu().numpy() for name in self.summed + self.calibrated}
 
-    def split(self, sites: int) -> list[dict[str, torch.Tensor]]:
-        """For each of its sites the state that a reducer of this site alone would have. Only with `by_site`."""
+    def split(self, sites: int) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+        """The tensors of the state that all sites share, and the others of each of its sites. Only with `by_site`."""
         state = self.state()
-        return [
-            {name: value if name in self.common else value[site : site + 1] for name, value in state.items()}
-            for site in range(sites)
-        ]
+        common = {name: state.pop(name) for name in self.common}
+        return common, [{name: value[site : site + 1] for name, value in state.items()} for site in range(sites)]
 
-    @classmethod
-    def joined(cls, parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """The state of several sites, from the parts of `split`, which may come from several passes."""
-        first = parts[0]
-        return {
-            name: first[name] if name in cls.common else torch.cat([part[name] for part in parts]) for name in first
-        }
+    @staticmethod
+    def joined(common: dict[str, torch.Tensor], parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The state of several sites, from what `split` made, of several passes perhaps."""
+        return common | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Replaces the state by one of `state()`. Raises KeyError if a tensor is missing."""
@@ -174,10 +169,9 @@ def _copied(value: Any) -> Any:
     return copy.copy(value) if isinstance(value, Reducer) else value
 
 
-def joined_states(reducers: Sequence[Reducer]) -> dict[str, torch.Tensor]:
-    """The states of all reducers as one dictionary, for a file."""
-    states = enumerate(reducer.state() for reducer in reducers)
-    return {f"{index}.{name}": value for index, state in states for name, value in state.items()}
+def joined_states(states: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """States of reducers as one dictionary, for a file."""
+    return {f"{index}.{name}": value for index, state in enumerate(states) for name, value in state.items()}
 
 
 def states_in(joined: dict[str, torch.Tensor], count: int) -> list[dict[str, torch.Tensor]]:

@@ -93,12 +93,12 @@ class Rows(Reducer):
         self.check()
         return {str(site): rows for site, rows in self.kept.items()}
 
-    def split(self, sites: int) -> list[dict[str, torch.Tensor]]:
-        return [{"0": self.kept[site]} for site in range(sites)]
+    def split(self, sites: int) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+        return {}, [{"0": self.kept[site]} for site in range(sites)]
 
-    @classmethod
-    def joined(cls, parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        return {str(site): part["0"] for site, part in enumerate(parts)}
+    @staticmethod
+    def joined(common: dict[str, torch.Tensor], parts: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        return common | {str(site): part["0"] for site, part in enumerate(parts)}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Uses the given rows without a copy: those of a stored pass are mapped from a file."""

@@ -20,13 +20,14 @@ from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.categories.data import SET_2, STREAM, CategoryData
 from neurexp.experiments.categories.report import with_sentences
 from neurexp.experiments.contrast import ContrastData, ContrastPlan
+from neurexp.experiments.contrast.sentence_rows import sentence_rows
 from neurexp.experiments.options.contrasts import CategoriesOptions as Options
-from neurexp.models.load import LanguageModel, positions_of
+from neurexp.models.load import LanguageModel
 from neurexp.models.sites import sites_of
 from neurexp.report.report import Report
 from neurexp.text.labelled_sentences import LabelledSentences
-from neurexp.text.skipped import Skipped, check_share
-from neurexp.text.spans import Selection, align, drop_too_long, each_text_once, only_needed
+from neurexp.text.skipped import Skipped
+from neurexp.text.spans import Selection, only_needed
 
 
 class Categories(contrast.Contrast):
@@ -42,12 +43,13 @@ class Categories(contrast.Contrast):
         self.categories = self._sets[0].categories
 
     def select(self, model: LanguageModel) -> Selection:
-        return self._rows(model, self._sets[0])
+        return sentence_rows(model, self._sets[0], self.options.bad_sentences)
 
     def conditions(self, model: LanguageModel) -> Mapping[str, contrast.Condition]:
         if len(self._sets) == 1:
             return {}
-        return {SET_2: contrast.Condition("in set 2", self._rows(model, self._sets[1]))}
+        rows = sentence_rows(model, self._sets[1], self.options.bad_sentences)
+        return {SET_2: contrast.Condition("in set 2", rows)}
 
     @property
     def skipped(self) -> Sequence[Skipped]:
@@ -66,22 +68,6 @@ class Categories(contrast.Contrast):
     def analyse(self, plan: ContrastPlan, results: Results) -> Report:
         report = super().analyse(plan, results)
         return with_sentences(report, CategoryData(ContrastData.of(self.options, plan, results)))
-
-    def _rows(self, model: LanguageModel, sentences: LabelledSentences) -> Selection:
-        """A row for each target in its sentence; a sentence with several targets is run once.
-
-        Raises:
-            UserError: too many lines cannot be used.
-        """
-        numbered = [replace(one, word=str(index)) for index, one in enumerate(sentences.examples)]
-        positions = positions_of(model.network)
-        rows, too_long = drop_too_long(align(model.tokenizer, numbered, model.begins_with_bos), positions)
-        reason = f"its text has more tokens than {model.name} has positions, {positions}"
-        skipped = [Skipped(str(sentences.file), sentences.lines[int(one)], reason) for one in too_long]
-        bad = [*sentences.skipped, *skipped]
-        check_share(bad, sentences.count, self.options.bad_sentences, "experiment.bad_sentences", "lines")
-        words = [sentences.examples[int(one)].word for one in rows.words]
-        return each_text_once(replace(rows, words=words, tokens=replace(rows.tokens, skipped=tuple(skipped))))
 
 
 def _stream_passes(plan: ContrastPlan) -> list[Pass]:

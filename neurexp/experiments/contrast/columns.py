@@ -152,9 +152,10 @@ _COLUMNS = {
     "words": "number of words",
     "words_empty": "empty lines of the word lists; dropped",
     "words_duplicate": "lines of the word lists that repeat a word of the same list, in the same or in another Unicode "
-    "spelling; dropped",
+    "spelling, or lines of the sentences' file that repeat another; dropped",
     "words_shared": "words of more than one list; dropped from all lists",
-    "words_skipped": "lines of the word lists that cannot be used; skipped.parquet names each, and the reason",
+    "words_skipped": "lines of the word lists or of the sentences' file that cannot be used; skipped.parquet names "
+    "each, and the reason",
     "words_unaligned": "words that share a token with the template around them, or that the tokenizer does not know; "
     "dropped",
     "words_one_token": "number of words of a single token",

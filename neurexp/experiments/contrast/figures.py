@@ -98,7 +98,7 @@ class Figures:
             self.data.categories,
             self._of_layer("band"),
             f"{negative:.0%} of the neurons of layer {self._layer} have a mean below zero (over all: {offset:+.2f}); "
-            f"{self.layers['bands'][self.place]:g} are far out for all words",
+            f"far out for all words: {self.layers['bands'][self.place]:g}",
             f"{self.measured}; layer {self._layer}{left_out}; marks below: means beyond 3.5 robust SD of the others",
             "activation (model's own units)",
         )
@@ -115,7 +115,7 @@ class Figures:
         return volcano(
             effect, p, LEVEL / len(p), threshold, [f"{self._layer}.{neuron}" for neuron in self._of_layer("neuron")],
             f"{found} of {len(p)} neurons of layer {self._layer} pass Bonferroni; with shuffled labels "
-            f"{self.layers['share_bonferroni_shuffled'][self.place] * len(p):.1f}",
+            f"{self.layers['share_bonferroni_shuffled'][self.place] * len(p):.1f} on average",
             f"{self.measured}; {'Welch t' if self.data.two else 'F'}-test, {int((q < LEVEL).sum())} neurons with "
             "q < 0.05 (Benjamini-Hochberg)",
             xlabel,
