@@ -10,11 +10,11 @@ import signal
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from neurexp.console.forks import forked
 from neurexp.console.processors import processors
 from neurexp.errors import UserError, one_line
 
@@ -29,9 +29,7 @@ class Beside:
         dropped. `what` says what the process does, for messages."""
         self._what, self._asked, self._lock = what, 0, threading.Lock()
         self._connection, theirs = multiprocessing.Pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12's, of forks beside threads
-            self._process = os.fork()
+        self._process = forked()
         if self._process == 0:
             self._connection.close()  # or it would not see that the other end was closed
             _serve(theirs, prepare)
@@ -80,8 +78,6 @@ class Beside:
 def _serve(connection: Any, prepare: Callable[[], object]) -> NoReturn:
     """Answers calls until the other end is closed, or its process ends."""
     try:
-        for one in (signal.SIGINT, signal.SIGTERM):  # they are for the other process, which says what to do
-            signal.signal(one, signal.SIG_IGN)
         with suppress(Exception):
             prepare()
         while True:

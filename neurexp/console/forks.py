@@ -5,12 +5,14 @@ data are large and whose results are files. What a fork did not do, this process
 Knows nothing of the work; imports nothing heavy.
 """
 
+import ctypes
 import os
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn, TypeVar
 
 from neurexp.console.processors import processors
@@ -19,7 +21,10 @@ T = TypeVar("T")
 
 MOST = 4  # processes, this one included: more would wait for the disk
 PATIENCE = 10.0  # seconds that a fork gets beyond three times those of this process's own share
+GRACE = 0.3  # seconds that a fork gets to remove its unfinished files
 GLANCE = 0.005  # seconds between looks at a fork
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 
 
 def shared_out(work: Callable[[T], object], items: Sequence[T], processes: int | None = None) -> None:
@@ -46,27 +51,43 @@ def shared_out(work: Callable[[T], object], items: Sequence[T], processes: int |
         until = time.monotonic() + PATIENCE + 3 * (time.monotonic() - began)
         left = [item for process, share in forks if not _is_done(process, until) for item in share]
     except BaseException:
-        for process, _ in forks:
-            _kill(process)
+        _end([process for process, _ in forks])
         raise
     for item in left:
         work(item)
 
 
+def forked() -> int:
+    """`os.fork()`. The fork ignores SIGINT and SIGTERM from its first moment on.
+
+    They are for the process that it is of, whose handlers may raise: the fork would then run that process's cleanup.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12's, of forks beside threads
+            process = os.fork()
+        if process == 0:
+            for one in SIGNALS:
+                signal.signal(one, signal.SIG_IGN)
+        return process
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _fork(work: Callable[[T], object], share: Sequence[T]) -> int:
     """Starts a fork that does the share. Returns its process id."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12's, of forks beside threads
-        process = os.fork()
-    return process if process else _work_and_end(work, share)
+    parent = os.getpid()
+    process = forked()
+    return process if process else _work_and_end(work, share, parent)
 
 
-def _work_and_end(work: Callable[[T], object], share: Sequence[T]) -> NoReturn:
+def _work_and_end(work: Callable[[T], object], share: Sequence[T], parent: int) -> NoReturn:
     """What a fork does. It leaves the terminal, the exit's tasks and Python's buffers to the process it is of."""
     status = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that waits for this one
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _end_with_parent(parent)
+        signal.signal(signal.SIGTERM, _raise_exit)
         for item in share:
             work(item)
         status = 0
@@ -84,14 +105,33 @@ def _is_done(process: int, until: float) -> bool:
             time.sleep(GLANCE)
     except ChildProcessError:  # somebody else has waited for it
         return False
-    _kill(process)
+    _end([process])
     return False
 
 
-def _kill(process: int) -> None:
-    """Ends a fork at once."""
-    try:
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-    except (ProcessLookupError, ChildProcessError):
-        pass
+def _end_with_parent(parent: int) -> None:
+    """Lets the system kill this fork when its parent ends: a fork that hangs would keep the parent's locks for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
+
+
+def _raise_exit(*_: object) -> NoReturn:
+    raise SystemExit(1)
+
+
+def _end(processes: Sequence[int]) -> None:
+    """Ends forks: they remove their unfinished files, unless that takes longer than `GRACE`."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+    until = time.monotonic() + GRACE
+    for process in processes:
+        with suppress(ProcessLookupError, ChildProcessError):
+            while not os.waitpid(process, os.WNOHANG)[0]:
+                if time.monotonic() > until:
+                    os.kill(process, signal.SIGKILL)
+                    os.waitpid(process, 0)
+                    break
+                time.sleep(GLANCE)

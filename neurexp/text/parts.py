@@ -61,11 +61,8 @@ def tokenise_in_parts(
         return None
     lengths: list[int] = []  # tokens of the stored parts, from the first on
     while sum(lengths) - len(joint) < needed:  # nothing joins the first document
-        try:
-            if not known.has(len(lengths)):
-                return None  # too little text
-        except Exception:  # `pack` meets the same problem, and explains it
-            return None
+        if not known.has(len(lengths)):
+            return None  # too little text, or a part that cannot be read: `pack` explains it
         found = entry.load(f"part_{len(lengths)}")
         if found is not None:
             if not found["regular"][0]:
@@ -97,9 +94,12 @@ class _Lazily:
         self._parts, self.found = parts, list[tuple[Piece, ...]]()
 
     def has(self, number: int) -> bool:
-        """Whether there is a part of this number."""
+        """Whether there is a part of this number, and can be read, as those before it."""
         while len(self.found) <= number:
-            part = next(self._parts, None)
+            try:
+                part = next(self._parts, None)
+            except Exception:  # no part comes after it
+                part = None
             if part is None:
                 return False
             self.found.append(part)

@@ -72,6 +72,25 @@ def test_signals_are_for_its_maker(beside):
     assert beside.call(int, "3") == 3
 
 
+def test_a_signal_in_its_first_moment_runs_no_handler_of_its_maker_there(monkeypatch):
+    fork = os.fork
+
+    def interrupted() -> int:
+        process = fork()
+        if process == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(7))
+    try:
+        made = Beside(lambda: None, "adds numbers")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert made.call(int, "3") == 3
+    made.end()
+
+
 def test_a_call_after_it_was_killed_is_one_line(beside):
     os.kill(beside._process, signal.SIGKILL)
     for _ in range(2):

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -11,6 +13,7 @@ import pytest
 
 from neurexp.console import forks
 from neurexp.console.forks import shared_out
+from neurexp.io.files import whole_file
 
 
 def note(folder: Path, item: int) -> None:
@@ -103,3 +106,56 @@ def test_works_from_a_thread_and_prints_nothing_twice(tmp_path, capfd):
     print(flush=True)
     assert len(set(done(tmp_path).values())) == 2
     assert capfd.readouterr().out == "before\n"
+
+
+def test_a_signal_in_a_forks_first_moment_runs_no_handler_of_its_maker_there(tmp_path, monkeypatch):
+    fork = os.fork
+
+    def interrupted() -> int:
+        process = fork()
+        if process == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(7))
+    try:
+        shared_out(partial(note, tmp_path), range(2), 2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done(tmp_path)[1] != os.getpid()
+
+
+def test_a_fork_that_is_ended_leaves_no_unfinished_file(tmp_path, started):
+    parent, begun = os.getpid(), tmp_path / "begun"
+
+    def work(item: int) -> None:
+        if os.getpid() == parent:
+            while not begun.exists():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        with whole_file(tmp_path / "figure") as path:
+            path.write_text("half")
+            begun.touch()
+            time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        shared_out(work, range(2), 2)
+    assert list(tmp_path.iterdir()) == [begun]
+    assert started and not any(map(is_left, started))
+
+
+def test_a_fork_that_hangs_ends_when_its_maker_is_killed():
+    program = "import os, time\nfrom neurexp.console.forks import shared_out\n" + (
+        "def work(item):\n os.write(1, f'{os.getpid()}\\n'.encode())\n time.sleep(60)\nshared_out(work, range(2), 2)"
+    )
+    maker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert maker.stdout is not None
+    (fork,) = {int(maker.stdout.readline()) for _ in range(2)} - {maker.pid}
+    maker.kill()
+    maker.wait()
+    until = time.monotonic() + 20
+    while is_left(fork) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not is_left(fork)
+    maker.stdout.close()

@@ -1,6 +1,7 @@
 """A text that is tokenised in parts, by several processes, has the tokens of one that is read from end to end."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -149,3 +150,30 @@ def test_a_text_with_bad_rows_and_one_that_is_too_short_are_as_by_one_process(fo
         said.append(str(refused.value))
     assert said[0] == said[1]
     assert "the text has only" in said[0]
+
+
+def test_a_table_that_cannot_be_read_is_as_by_one_process_also_while_another_is_at_the_part_before_it(
+    tokenizer, tmp_path, monkeypatch
+):
+    where = tmp_path / "texts"
+    where.mkdir()
+    for name in ("a.txt", "c.txt"):
+        (where / name).write_text("the quick brown fox " * 30)
+    (where / "b.parquet").write_bytes(b"no table")
+    config = config_of(where, 300, bad_rows=1.0)
+    expected = read_text(config, tokenizer, False, tmp_path / "one")
+    locked, held = parts._locked, [True]
+
+    @contextmanager
+    def locked_at_first(store, entry, number):
+        if number == 0 and held and held.pop():
+            yield False
+            return
+        with locked(store, entry, number) as is_mine:
+            yield is_mine
+
+    monkeypatch.setattr(parts, "_locked", locked_at_first)
+    found = read_text(config, tokenizer, False, tmp_path / "two", processes=2)
+    assert not held
+    assert len(found.skipped) == 1
+    assert_same(found, expected)
