@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+from mmap import mmap
 
 import regex
 from matplotlib import font_manager
@@ -35,7 +36,7 @@ _PACKAGES = (  # of Debian and Ubuntu
     ("fonts-noto-core", regex.compile(r"\p{L}|\p{M}|\p{N}|\p{P}")),
 )
 _families: dict[str, tuple[str, ...]] = {}  # character → the families that have it, the best first
-_told: set[str] = set()  # packages that the log has named
+_told = mmap(-1, len(_PACKAGES))  # a byte for each package that the log has named, shared by forks that draw
 
 
 @cache
@@ -114,11 +115,11 @@ def _instead(character: str) -> str:
 def tell(characters: Iterable[str]) -> None:
     """Says in the log which of these no installed font has, and what brings one: once for each package."""
     lacking = {one for one in characters if _families.get(one) == () and _instead(one)}
-    for package, of in _PACKAGES:
+    for place, (package, of) in enumerate(_PACKAGES):
         these = sorted(one for one in lacking if of.match(one))
         lacking.difference_update(these)
-        if these and package not in _told:
-            _told.add(package)
+        if these and not _told[place]:
+            _told[place] = True
             named = " ".join(these[:SHOWN]) + (" …" if len(these) > SHOWN else "")
             log.warning(
                 "Figures: no installed font has %s: boxes stand there; on Debian: apt-get install %s", named, package

@@ -121,7 +121,7 @@ def test_too_few_occurrences_to_compare_are_said_so(model, tmp_path):
     (tmp_path / "other").mkdir()
     report = measured(model, tmp_path / "other", words, "在" + text, second_template=None).report
     assert (
-        "Too few of the words occur in the text to compare them there: 0 of verbs and 1 of nouns; give more text."
+        "Too few of the words occur in the text to compare them there: 0 of verbs, 1 of nouns; give more text."
         in report.findings
     )
 

@@ -19,7 +19,7 @@ from neurexp.figures.style import new_figure, set_title
 def fresh(monkeypatch):
     """Without what earlier tests have looked up and told, and without the fonts of this machine."""
     monkeypatch.setattr(fonts, "_families", {})
-    monkeypatch.setattr(fonts, "_told", set())
+    monkeypatch.setattr(fonts, "_told", bytearray(len(fonts._PACKAGES)))
     bundled = [entry for entry in font_manager.fontManager.ttflist if "mpl-data" in str(entry.fname)]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", bundled)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
