@@ -210,11 +210,17 @@ class _Runner:
     def _run_and_store(
         self, stored: "Sequence[StoredPass]", model: LanguageModel, keys: Sequence[dict[str, Any]], name: str
     ) -> list[dict[str, Reducer]]:
-        passes = [one.planned for one in stored]
+        passes = own = [one.planned for one in stored]
         if stored[0].by_layer and self.other_layers and self.config.run.reuse:
             every = tuple(range(model.layers))  # the sweep's other jobs find theirs
-            passes = [replace(planned, layers=every) for planned in passes]
-        results = self._run(passes, model, keys, name)
+            passes = [replace(planned, layers=every) for planned in own]
+        try:
+            results = self._run(passes, model, keys, name)
+        except UserError:  # perhaps of a layer that this job does not want: it has no such site, or puts out NaN
+            if passes is own:
+                raise
+            passes, name = own, f"{name}, own layers"
+            results = self._run(passes, model, keys, name)
         made = list(zip(stored, results, strict=True))
         with self.clock("track"):
             for one, reducers in made if name not in self._taken_over else ():  # their sums have other last bits
