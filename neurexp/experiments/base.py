@@ -80,6 +80,9 @@ class Inputs:
         return tuple(parse_layers(chosen, self.model.layers))
 
 
+BYTES_PER_NEURON = 200  # of neurons.parquet with some ten columns
+
+
 @dataclass(frozen=True)
 class TokenGroup:
     """The tokens of a running text that a finding is about.
@@ -105,6 +108,8 @@ class Plan:
     tokens: Tokens  # written into the run folder
     skipped: tuple[Skipped, ...] = ()  # parts of the inputs that could not be used
     provenance: Mapping[str, Any] = field(default_factory=dict)  # names the inputs, beside `tokens` and the dataset
+    bytes_per_neuron: float = BYTES_PER_NEURON  # that the run will write, roughly; tokens are counted beside them
+    afterwards: Mapping[str, float] = field(default_factory=dict)  # what follows the passes → about how many seconds
 
 
 P = TypeVar("P", bound=Plan)

@@ -3,6 +3,7 @@
 Knows no kind of experiment and no test.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from neurexp.models.spread import device_of
 from neurexp.report.report import Table
 
 RESIDUAL = ("RESID_PRE", "RESID_MID", "RESID_POST")  # a neuron of these is a dimension of the stream itself
+LITTLE = 2**33  # multiplications: so many take about a second
 NUMBERS = 2**22  # of effects in memory at a time: more would be new memory again and again
 
 COLUMNS = {
@@ -86,6 +88,24 @@ def promoted_tokens(
     if once:
         ids, effects = (np.repeat(part, len(layers), axis=0) for part in (ids, effects))
     return ids, effects
+
+
+def seconds_for(network: PreTrainedModel, site: str, layers: Sequence[int], count: int) -> float:
+    """About how many seconds `promoted_tokens` will take, by those of one block of neurons; 0 if it is little work."""
+    weights, vocabulary = written_by(network, site, layers[0]), _vocabulary(network)
+    if weights is None:
+        return 0.0
+    repeated = 1 if site in RESIDUAL else len(layers)
+    if repeated * weights.numel() * vocabulary < LITTLE:
+        return 0.0
+    to_logits = path_to_logits(network)
+    if to_logits is None:
+        return 0.0
+    some = weights[: max(1, NUMBERS // vocabulary)]
+    strongest(to_logits(some), count)  # the first one is slower than all others
+    began = time.perf_counter()
+    strongest(to_logits(some), count)
+    return (time.perf_counter() - began) * repeated * len(weights) / len(some)
 
 
 def _vocabulary(network: PreTrainedModel) -> int:

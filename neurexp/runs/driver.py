@@ -21,7 +21,6 @@ from neurexp.console.interrupts import hearing_signals
 from neurexp.engine import processes
 from neurexp.errors import UserError, one_line
 from neurexp.io import files
-from neurexp.models.spread import device_of
 from neurexp.report.clock import Stopwatch
 from neurexp.report.drawing import write_figures
 from neurexp.report.folder import (
@@ -191,6 +190,7 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
     `begun` describes the code, the text and the source run as they were before the pass.
     """
     from neurexp.io import provenance
+    from neurexp.models.spread import device_of
     from neurexp.runs.measure import MOST_TOKENS_WRITTEN, batch_size_of
     from neurexp.text.skipped import table
     from neurexp.text.tokenizer import document_end, first_tokens

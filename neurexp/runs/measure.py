@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -42,9 +43,9 @@ from neurexp.text.skipped import Skipped, tell
 
 log = logging.getLogger(__name__)
 
-ANNOUNCED = 10  # seconds: a longer pass is announced
+ANNOUNCED = 10  # seconds: what takes longer is announced
+LARGE = 100  # MB: a larger run folder is announced
 MODELS_KEPT = 2  # a model and its control
-BYTES_PER_NEURON = 200  # of neurons.parquet, roughly
 MOST_TOKENS_WRITTEN = 1_000_000  # longer inputs are identified by their hash only
 
 
@@ -138,6 +139,8 @@ class _Runner:
             plans = [experiment.prepare(inputs) for experiment in experiments.values()]
         plan = plans[0]
         self._log_skipped(plan)
+        if processes.rank() == 0:
+            _announce_afterwards(plans)
         results: list[dict[str, dict[str, Reducer]]] = [{} for _ in plans]
         for passes in zip(*(one.passes for one in plans), strict=True):
             passes = [one.after(own) for one, own in zip(passes, results, strict=True)]
@@ -148,7 +151,9 @@ class _Runner:
                 log.info("%s: %d tokens in %d sequences", first.label, first.tokens.count, len(first.tokens.valid))
                 # A site that every plan captures, beside its own, is captured once
                 once = {planned.site: planned for planned in passes}
-                reducers = self._run_or_reuse(list(once.values()), inputs.model, f"{prefix}{first.name}")
+                reducers = self._run_or_reuse(
+                    list(once.values()), inputs.model, f"{prefix}{first.name}", plan.bytes_per_neuron
+                )
                 of_site = dict(zip(once, reducers, strict=True))
                 for own, planned in zip(results, passes, strict=True):
                     own[first.name] = of_site[planned.site]
@@ -172,13 +177,15 @@ class _Runner:
         self._logged.update(new)
         tell(new)
 
-    def _run_or_reuse(self, passes: Sequence[Pass], model: LanguageModel, name: str) -> list[dict[str, Reducer]]:
+    def _run_or_reuse(
+        self, passes: Sequence[Pass], model: LanguageModel, name: str, bytes_per_neuron: float
+    ) -> list[dict[str, Reducer]]:
         """The reducers of each pass: stored ones, and those of one pass for the others."""
         with self.clock("load_model"):  # the hash of the weights is computed once
             keys = [self._key_of(planned, model) for planned in passes]
         first = passes[0]
         if not first.cacheable or (first.distributed and processes.count() > 1):
-            return self._run(passes, model, keys, name)
+            return self._run(passes, model, keys, name, bytes_per_neuron)
         store, reuse = Store(cache_of(self.config)), self.config.run.reuse
         stored = [StoredPass(store, planned, key) for planned, key in zip(passes, keys, strict=True)]
         with self.clock("track"):
@@ -195,7 +202,8 @@ class _Runner:
                     self.reused += [
                         f"{name}, {planned.site}" for planned, one in zip(passes, found, strict=True) if one is not None
                     ]
-                    made = self._run_and_store(absent, model, [keys[index] for index in missing], name)
+                    own = [keys[index] for index in missing]
+                    made = self._run_and_store(absent, model, own, name, bytes_per_neuron)
                     for index, reducers in zip(missing, made, strict=True):
                         found[index] = reducers
                     return [one for one in found if one is not None]
@@ -208,19 +216,24 @@ class _Runner:
         return key | {"plugin": hash_of_plugin(type(self.experiment)), **planned.key}
 
     def _run_and_store(
-        self, stored: "Sequence[StoredPass]", model: LanguageModel, keys: Sequence[dict[str, Any]], name: str
+        self,
+        stored: "Sequence[StoredPass]",
+        model: LanguageModel,
+        keys: Sequence[dict[str, Any]],
+        name: str,
+        bytes_per_neuron: float,
     ) -> list[dict[str, Reducer]]:
         passes = own = [one.planned for one in stored]
         if stored[0].by_layer and self.other_layers and self.config.run.reuse:
             every = tuple(range(model.layers))  # the sweep's other jobs find theirs
             passes = [replace(planned, layers=every) for planned in own]
         try:
-            results = self._run(passes, model, keys, name)
+            results = self._run(passes, model, keys, name, bytes_per_neuron)
         except UserError:  # perhaps of a layer that this job does not want: it has no such site, or puts out NaN
             if passes is own:
                 raise
             passes, name = own, f"{name}, own layers"
-            results = self._run(passes, model, keys, name)
+            results = self._run(passes, model, keys, name, bytes_per_neuron)
         made = list(zip(stored, results, strict=True))
         with self.clock("track"):
             for one, reducers in made if name not in self._taken_over else ():  # their sums have other last bits
@@ -228,7 +241,12 @@ class _Runner:
             return [one.kept_of(reducers, passes[0].layers) for one, reducers in made]
 
     def _run(
-        self, passes: Sequence[Pass], model: LanguageModel, keys: Sequence[dict[str, Any]], name: str
+        self,
+        passes: Sequence[Pass],
+        model: LanguageModel,
+        keys: Sequence[dict[str, Any]],
+        name: str,
+        bytes_per_neuron: float,
     ) -> list[dict[str, Reducer]]:
         short, first = re.sub(r"\W+", "-", name.lower()), passes[0]
         whole_key = keys[0] | {"layers": list(first.layers)}
@@ -244,7 +262,7 @@ class _Runner:
                     model,
                     batch_size_of(self.config),
                     checkpoints,
-                    lambda seconds, neurons: _announce(seconds, neurons, first),
+                    lambda seconds, neurons: _announce(seconds, neurons * bytes_per_neuron, first),
                     progress=processes.rank() == 0,
                     division=division,
                 )
@@ -293,13 +311,26 @@ def _told(error: OtherPassError) -> Callable[[str], str]:
     return told
 
 
-def _announce(seconds: float, neurons: int, planned: Pass) -> None:
-    if seconds > ANNOUNCED:
+def _announce(seconds: float, bytes_of_neurons: float, planned: Pass) -> None:
+    megabytes = (bytes_of_neurons + min(planned.tokens.count, MOST_TOKENS_WRITTEN) * 5) / 1e6 + 1
+    if seconds > ANNOUNCED or megabytes > LARGE:
         log.info(
-            "Pass: about %s to go by the pace so far; the run will write %.0f MB or more",
-            f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
-            (neurons * BYTES_PER_NEURON + min(planned.tokens.count, MOST_TOKENS_WRITTEN) * 5) / 1e6 + 1,
+            "Pass: about %s to go by the pace so far; the run will write about %.0f MB", _spelled(seconds), megabytes
         )
+
+
+def _announce_afterwards(plans: Sequence[Plan]) -> None:
+    """Says before the passes what will take long after them."""
+    seconds = Counter[str]()
+    for plan in plans:
+        seconds.update(plan.afterwards)
+    for what, its in seconds.items():
+        if its > ANNOUNCED:
+            log.info("After the pass: about %s for %s", _spelled(its), what)
+
+
+def _spelled(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def cache_of(config: Config) -> Path:

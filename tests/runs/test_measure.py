@@ -183,7 +183,7 @@ def test_a_layer_that_no_job_may_want_ends_none(tmp_path, monkeypatch, flaw):
     monkeypatch.setattr(module, "_loaded", {})
     monkeypatch.setattr(module, "load_model", flawed)
     _, (found,) = measured(tmp_path / "b", planned, other_layers=True, layer=0)
-    with pytest.raises(UserError, match="layer 4|MLP_4"):
+    with pytest.raises(UserError, match=r"layer 4|MLP_4"):
         measured(tmp_path / "c", replace(planned, layers=(4,)), other_layers=True, layer=4)
     assert list(found["rows"].kept) == [0]
     assert torch.equal(found["rows"].rows(0), expected["rows"].rows(0))

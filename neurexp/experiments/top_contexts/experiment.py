@@ -21,9 +21,12 @@ from neurexp.engine.reducers.sequence_maxima import SequenceMaxima
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
 from neurexp.experiments.named_neurons import check_neurons
+from neurexp.experiments.promoted import seconds_for
+from neurexp.experiments.top_contexts import size
 from neurexp.experiments.top_contexts.data import ONLY, Options, TopContextsData, TopContextsPlan
 from neurexp.experiments.top_contexts.design import Design, values_of_types
 from neurexp.experiments.top_contexts.report import write
+from neurexp.experiments.top_contexts.tables import direct_is_left_out
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.report.report import Report
 from neurexp.text.vocabulary import UNDEFINED, token_lengths
@@ -117,7 +120,16 @@ class TopContexts(Experiment[TopContextsPlan]):
             design=design,
             reference=f"the counts of {reference}",
             units=units,
+            bytes_per_neuron=size.bytes_per_neuron(options),
+            afterwards=self._afterwards(inputs, layers),
         )
+
+    def _afterwards(self, inputs: Inputs, layers: tuple[int, ...]) -> dict[str, float]:
+        model, count = inputs.model, self.options.direct
+        if not count or direct_is_left_out(self.options, model):
+            return {}
+        seconds = seconds_for(model.network, self.options.site, layers, count)
+        return {"the direct paths of all neurons to the logits (experiment.direct=0: none)": seconds}
 
     def _units(self, inputs: Inputs, layers: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """The neurons of `experiment.winners`, by layer. Raises UserError if there is no such neuron."""

@@ -4,8 +4,9 @@ import numpy as np
 
 from neurexp.engine.reducers.places import SCALE
 from neurexp.experiments.promoted import promoted_tokens, table_of
-from neurexp.experiments.top_contexts.data import ENDS, TopContextsData
+from neurexp.experiments.top_contexts.data import ENDS, Options, TopContextsData
 from neurexp.experiments.top_contexts.winners import table_of as table_of_winners
+from neurexp.models.load import LanguageModel
 from neurexp.report.report import Table
 from neurexp.text.characters import token_bytes
 
@@ -65,11 +66,15 @@ def notes_of(data: TopContextsData) -> dict[str, dict[str, str]]:
     }
 
 
+def direct_is_left_out(options: Options, model: LanguageModel) -> bool:
+    """Whether the model is the control with random weights, whose tables no one sees."""
+    return options.control == "random" and model.weights == "random"
+
+
 def direct_of(data: TopContextsData) -> Table:
     """The tokens that each neuron promotes and suppresses directly; empty where that cannot be read."""
     model = data.plan.inputs.model
-    is_control = data.options.control == "random" and model.weights == "random"  # no one sees its tables
-    if not data.options.direct or is_control:
+    if not data.options.direct or direct_is_left_out(data.options, model):
         return {}
     found = promoted_tokens(model.network, data.site, data.layers, data.options.direct)
     return {} if found is None else table_of(data.layers, *found, data.texts)
