@@ -112,7 +112,7 @@ class DeviceConfig:
     name: str = MISSING  # auto (CUDA where there is one), cpu, cuda, or cuda:N
     dtype: Dtype = Dtype.float32  # of weights and activations: float32, bfloat16 or float16
     tf32: bool = False  # CUDA: float32 products in TensorFloat-32, 10 bits of mantissa
-    threads: int | None = None  # PyTorch's CPU threads; its own choice if not given
+    threads: int | None = None  # on a CPU; OMP_NUM_THREADS, or the processors that it may use, if not given
     batch_size: int | None = None  # sequences in one forward; what suits the device if not given
 
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from neurexp.console.forks import forked
+from neurexp.console.processors import processors
 from neurexp.errors import UserError, one_line
 
 GLANCE = 0.1  # seconds between looks for an answer: an interrupt comes between two of them
@@ -37,7 +38,7 @@ class Beside:
     @staticmethod
     def is_of_use() -> bool:
         """Whether there is a second processor for it, on a system where libraries survive a fork."""
-        return sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1
+        return sys.platform == "linux" and processors() > 1
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(*arguments)` over there; function, arguments and result must be picklable.

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn, TypeVar
 
+from neurexp.console.processors import processors
+
 T = TypeVar("T")
 
 MOST = 4  # processes, this one included: more would wait for the disk
@@ -38,7 +40,7 @@ def shared_out(work: Callable[[T], object], items: Sequence[T], processes: int |
             given. One where the system is not Linux, because elsewhere libraries do not survive a fork.
     """
     if processes is None:
-        processes = min(MOST, len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
+        processes = min(MOST, processors()) if sys.platform == "linux" else 1
     processes = max(1, min(processes, len(items)))
     shares = [items[first::processes] for first in range(processes)]
     began = time.monotonic()

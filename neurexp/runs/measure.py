@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from neurexp.config.schema import Config
+from neurexp.console import environment
+from neurexp.console.processors import processors
 from neurexp.engine import plan as engine
 from neurexp.engine import processes
 from neurexp.engine.checkpoint import Checkpoints, OtherPassError, divide
@@ -392,8 +394,10 @@ def batch_size_of(config: Config) -> int:
 
 @cache
 def _default_threads() -> int:
-    """PyTorch's own choice at start: a job of a sweep must not inherit another's."""
-    return torch.get_num_threads()
+    """PyTorch's own choice at start: a job of a sweep must not inherit another's. Unless the environment says how many,
+    they are no more than the processors for this process."""
+    chosen = torch.get_num_threads()
+    return chosen if any(map(os.environ.get, environment.THREADS)) else min(chosen, processors())
 
 
 def _model_arguments(config: Config) -> dict[str, Any]:

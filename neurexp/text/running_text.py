@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from neurexp.config.schema import DatasetConfig
+from neurexp.errors import UserError
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.io.store import Store
 from neurexp.text import sources
@@ -61,8 +62,12 @@ def read_text(
     store = Store(cache)
     of_parts = {name: value for name, value in key.items() if name not in ("sequence_length", "first_tokens")}
     entry = store.entry("parts", of_parts)
-    parts = tokenise_in_parts(store, entry, dataset, tokenizer, bos, processes, is_done)
-    tokens = cached(cache, key, tokenise, dataset.bad_rows)
+    try:
+        parts = tokenise_in_parts(store, entry, dataset, tokenizer, bos, processes, is_done)
+        tokens = cached(cache, key, tokenise, dataset.bad_rows)
+    except UserError:  # another text is wanted, and this one's parts serve nobody
+        entry.remove()
+        raise
     if is_done():
         entry.remove()
     return tokens

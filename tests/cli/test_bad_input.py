@@ -44,7 +44,7 @@ WITH_MINI = [
     ("experiment.layer=", "experiment.layer=: this model has layers 0 to 5"),
     ("experiment.layer=1000000000000000", "experiment.layer=1000000000000000: this model has layers 0 to 5"),
     ("experiment.layer=null model.default_layer=99", "experiment.layer=99: this model has layers 0 to 5"),
-    ("experiment.skip_positions=-1", "experiment.skip_positions=-1: give a whole number from 0 to 511"),
+    ("experiment.skip_positions=-1", "experiment.skip_positions=-1: give a whole number of 0 or more"),
     ("experiment.skip_positions=512", "experiment.skip_positions=512: give a whole number from 0 to 511"),
     ("experiment.name=../../x", "experiment.name=../../x: it becomes a folder's"),
     ("experiment.site=", f"experiment.site=: gpt_neo has {GPT_NEO_SITES}; give one of them"),

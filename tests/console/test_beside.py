@@ -120,5 +120,5 @@ def test_it_ends_when_its_maker_is_killed(tmp_path):
 
 
 def test_one_processor_has_no_use_for_it(monkeypatch):
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(module, "processors", lambda: 1)
     assert not Beside.is_of_use()

@@ -37,7 +37,7 @@ def once(commands, tmp_path_factory) -> Path:
 @pytest.fixture
 def rerun(commands):
     """`rerun(FOLDER, …)`: `python -m neurexp.rerun` there; the run itself is a process of its own."""
-    return lambda here, *arguments: commands.run(arguments, here, module="neurexp.rerun")
+    return lambda here, *arguments: commands.run(arguments, here, module="neurexp.rerun", timeout=300)
 
 
 @pytest.mark.slow
