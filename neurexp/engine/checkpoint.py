@@ -28,6 +28,7 @@ from neurexp.errors import one_line
 log = logging.getLogger(__name__)
 
 KEPT = 2  # checkpoints of a pass: the second one serves if the newest is damaged
+_END = re.compile(r"\d{9}_[0-9a-f]+\.safetensors")  # of a name, after the pass and its process
 MIN_WAIT = 20  # a checkpoint waits at least this many times as long as the last one took to write
 
 
@@ -146,7 +147,8 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         """The existing checkpoints, newest first."""
-        return sorted(self._folder.glob(f"{self._prefix}*.safetensors"), reverse=True)
+        found = self._folder.glob(f"{self._prefix}*.safetensors")
+        return sorted((file for file in found if _END.fullmatch(file.name[len(self._prefix) :])), reverse=True)
 
 
 def divide(folder: Path, name: str, key: dict[str, Any], sequences: int, processes: int) -> Division:
@@ -175,7 +177,7 @@ def divide(folder: Path, name: str, key: dict[str, Any], sequences: int, process
 
 def _divided(folder: Path, name: str) -> Iterator[tuple[Path, Division, dict[str, str]]]:
     """The checkpoints of a pass that say how it was divided, and what they say."""
-    pattern = re.compile(rf"checkpoint_{re.escape(name)}(-\d+of\d+(-\d+)?)?_\d{{9}}_[0-9a-f]+\.safetensors")
+    pattern = re.compile(rf"checkpoint_{re.escape(name)}(-\d+of\d+(-\d+)?)?_{_END.pattern}")
     for file in folder.glob(f"checkpoint_{name}*.safetensors"):
         try:
             facts = _metadata(file)

@@ -225,11 +225,17 @@ class _Runner:
         name: str,
         bytes_per_neuron: float,
     ) -> list[dict[str, Reducer]]:
-        passes = [one.planned for one in stored]
+        passes = own = [one.planned for one in stored]
         if stored[0].by_layer and self.other_layers and self.config.run.reuse:
             every = tuple(range(model.layers))  # the sweep's other jobs find theirs
-            passes = [replace(planned, layers=every) for planned in passes]
-        results = self._run(passes, model, keys, name, bytes_per_neuron)
+            passes = [replace(planned, layers=every) for planned in own]
+        try:
+            results = self._run(passes, model, keys, name, bytes_per_neuron)
+        except UserError:  # perhaps of a layer that this job does not want: it has no such site, or puts out NaN
+            if passes is own:
+                raise
+            passes, name = own, f"{name}, own layers"
+            results = self._run(passes, model, keys, name, bytes_per_neuron)
         made = list(zip(stored, results, strict=True))
         with self.clock("track"):
             for one, reducers in made if name not in self._taken_over else ():  # their sums have other last bits

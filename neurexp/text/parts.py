@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -17,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from neurexp.config.schema import DatasetConfig
 from neurexp.io.files import make_folder
+from neurexp.io.provenance import version_of
 from neurexp.io.store import Entry, Store
-from neurexp.text.pieces import Piece, Pieces
+from neurexp.text.pieces import HUB_PIECE, Piece, Pieces
 from neurexp.text.sources import Reading
 from neurexp.text.tokenizer import document_end, dropped_characters, encode, first_tokens
 from neurexp.text.tokens import Tokens, cut, in_sequences, tokens_of_text
@@ -85,6 +87,11 @@ def tokenise_in_parts(
         if not worked:
             time.sleep(GLANCE)
     return Parts(entry, len(lengths), needed, bos, joint)
+
+
+def how_divided() -> dict[str, Any]:
+    """What decides which documents a part has: a number means another part where this differs."""
+    return {"part": PART, "hub_piece": HUB_PIECE, "datasets": version_of("datasets"), "pyarrow": version_of("pyarrow")}
 
 
 class _Lazily:

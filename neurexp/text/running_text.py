@@ -10,7 +10,7 @@ from neurexp.errors import UserError
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.io.store import Store
 from neurexp.text import sources
-from neurexp.text.parts import tokenise_in_parts
+from neurexp.text.parts import how_divided, tokenise_in_parts
 from neurexp.text.tokenizer import document_end, first_tokens
 from neurexp.text.tokens import Tokens, cached, is_kept, pack
 
@@ -61,7 +61,7 @@ def read_text(
         return cached(cache, key, tokenise, dataset.bad_rows)
     store = Store(cache)
     of_parts = {name: value for name, value in key.items() if name not in ("sequence_length", "first_tokens")}
-    entry = store.entry("parts", of_parts)
+    entry = store.entry("parts", of_parts | how_divided())
     try:
         parts = tokenise_in_parts(store, entry, dataset, tokenizer, bos, processes, is_done)
         tokens = cached(cache, key, tokenise, dataset.bad_rows)

@@ -112,6 +112,15 @@ def test_a_pass_that_was_cut_many_times_has_the_same_bits(text, tmp_path):
     assert_equal_to_the_bit(resumed, whole)
 
 
+def test_passes_whose_names_begin_alike_keep_their_own_checkpoints(text, tmp_path):
+    for name in ("text", "text_b"):
+        with pytest.raises(CutError):
+            text.run(text.reducers(), 3, Checkpoints(tmp_path, name, KEY | {"name": name}, OFTEN))
+    for name in ("text", "text_b"):
+        checkpoints = Checkpoints(tmp_path, name, KEY | {"name": name}, OFTEN)
+        assert checkpoints.load(text.reducers()) == 3
+
+
 def test_a_share_of_the_sequences_goes_on_likewise(text, tmp_path):
     part = slice(4, 9)  # of a process of torchrun that has not the first sequence
     whole = text.reducers()[:2]

@@ -21,6 +21,7 @@ from neurexp.io.provenance import of_arithmetic
 from neurexp.io.store import Entry
 from neurexp.report.clock import Stopwatch
 from neurexp.report.report import Report
+from neurexp.runs import measure as module
 from neurexp.runs.measure import measure
 from neurexp.text.skipped import Skipped
 from neurexp.text.tokens import Tokens
@@ -160,6 +161,32 @@ def test_rows_of_all_layers_serve_a_job_that_wants_another(tmp_path):
     assert list(one["rows"].kept) == list(two["rows"].kept) == [0]  # its own layers only
     np.testing.assert_allclose(two["rows"].rows(0), three["rows"].rows(0), rtol=1e-5)
     assert not torch.equal(one["rows"].rows(0), two["rows"].rows(0))
+
+
+@pytest.mark.parametrize("flaw", ["no such site", "NaN"])
+def test_a_layer_that_no_job_may_want_ends_none(tmp_path, monkeypatch, flaw):
+    """A model whose blocks differ, or one that overflows in its last layer."""
+    planned = replace(pass_at(0), cacheable=True)
+    _, (expected,) = measured(tmp_path / "a", planned)
+    load = module.load_model
+
+    def flawed(*arguments, **options):
+        model = load(*arguments, **options)
+        mlp = model.network.transformer.h[4].mlp
+        if flaw == "NaN":
+            mlp.c_fc.bias = torch.nn.Parameter(torch.full_like(mlp.c_fc.bias, torch.nan), requires_grad=False)
+        else:
+            mlp.c_fc_of_another_name = mlp.c_fc
+            del mlp.c_fc
+        return model
+
+    monkeypatch.setattr(module, "_loaded", {})
+    monkeypatch.setattr(module, "load_model", flawed)
+    _, (found,) = measured(tmp_path / "b", planned, other_layers=True, layer=0)
+    with pytest.raises(UserError, match=r"layer 4|MLP_4"):
+        measured(tmp_path / "c", replace(planned, layers=(4,)), other_layers=True, layer=4)
+    assert list(found["rows"].kept) == [0]
+    assert torch.equal(found["rows"].rows(0), expected["rows"].rows(0))
 
 
 def test_what_was_skipped_is_logged_once_though_a_control_reads_it_again(tmp_path, caplog):
