@@ -706,3 +706,13 @@ def test_states_of_sites_are_joined_in_any_order_and_from_several_passes():
         again.load(again.joined(common, parts[::-1]))
         for name, state in expected.state().items():
             assert torch.equal(again.state()[name], state), (type(reducer), name)
+
+
+def test_a_subclass_with_a_state_of_its_own_does_not_split_unless_it_says_so():
+    class More(Moments):
+        pass
+
+    class Splits(Moments):
+        by_site = True
+
+    assert (Moments(1).by_site, More(1).by_site, Splits(1).by_site) == (True, False, True)

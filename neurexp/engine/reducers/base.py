@@ -79,6 +79,12 @@ class Reducer(ABC):
     is_calibrated = True  # or there is nothing to calibrate
     _device = CPU
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A subclass of a reducer says itself that its state splits into sites: it may have added to that state."""
+        super().__init_subclass__(**options)
+        if "by_site" not in vars(cls):
+            cls.by_site = False
+
     def __copy__(self) -> Self:
         """A copy whose `load` leaves this reducer as it is: the reducers inside are copied, too, but no tensor."""
         other = object.__new__(type(self))
