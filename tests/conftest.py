@@ -34,13 +34,15 @@ def environment(home: Path, **changes: str) -> dict[str, str]:
 def cli(tmp_path: Path) -> Cli:
     """`cli("model=mini", …, HF_ENDPOINT=…)` runs `python -m neurexp` in `tmp_path`: its outputs lie there too."""
 
-    def run(*arguments: str, timeout: int = 240, **changes: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, timeout: int = 240, encoding: str = "utf-8", **changes: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "neurexp", *arguments],
             cwd=tmp_path,
             env=environment(tmp_path / "hf", **changes),
             capture_output=True,
-            text=True,
+            encoding=encoding,
             timeout=timeout,
             check=False,
         )

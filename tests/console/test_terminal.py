@@ -130,8 +130,10 @@ def test_after_the_run_warnings_are_shown_as_before(log):
 
 @pytest.mark.slow
 def test_a_whole_run_on_a_latin_1_terminal_tells_its_findings(cli, tmp_path):
-    process = cli(*SMALL, "experiment.layer=0", PYTHONIOENCODING="latin-1", LC_ALL="C", PYTHONUTF8="0")
+    latin = {"PYTHONIOENCODING": "latin-1", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    process = cli(*SMALL, "experiment.layer=0", encoding="latin-1", **latin)
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout.count("\n  * ") >= 2
+    assert "±" in process.stdout  # it has that one
     (log,) = tmp_path.glob("outputs/token_length/*/neurexp.log")
     assert "  • " in log.read_text("utf-8")
