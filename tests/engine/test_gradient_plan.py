@@ -36,7 +36,7 @@ def text(mini):
 
 
 def planned(tokens, site="NEURON", kind=GradientPass, **options):
-    return kind("attribution", tokens, site, LAYERS, lambda: {"sums": Attribution(len(LAYERS))}, **options)
+    return kind("attribution", tokens, site, LAYERS, lambda _: {"sums": Attribution(len(LAYERS))}, **options)
 
 
 def same(one, other):

@@ -348,7 +348,7 @@ def options(**changes):
     [
         ({"rounds": 2}, "experiment.rounds=2: give a whole number of 3 or more"),
         ({"batch_sizes": []}, "experiment.batch_sizes=[]: "),
-        ({"batch_sizes": [4, 0]}, "experiment.batch_sizes=[4, 0]: "),
+        ({"batch_sizes": [4, 0]}, "experiment.batch_sizes=[4,0]: "),
         ({"bf16": "yes"}, "experiment.bf16=yes: give true, false or auto"),
         ({"control": "random"}, "experiment.control=random: benchmark has no control"),
         ({"permutations": 1}, "experiment.permutations=1: "),

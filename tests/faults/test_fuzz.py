@@ -198,7 +198,7 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(mini, words):
 @pytest.mark.parametrize("piece", ["x", "字", "字字字字。", "word\n", "1,", "\n", "a b "])
 def test_pieces_of_a_long_line_are_bounded_and_lose_nothing(mini, piece):
     text = piece * (1_000_000 // len(piece))
-    pieces = list(tokens._pieces(text, mini))
+    pieces = list(tokens.cut(text, mini))
     assert "".join(pieces) == text
     assert max(map(len, pieces)) <= tokens.LONGEST_PIECE
     assert all(pieces)
