@@ -64,7 +64,9 @@ def test_one_run_over_two_nodes_and_a_lost_one_that_a_single_process_takes_over(
     wait_until(lambda: {file.name[:20] for file in lost.glob("checkpoint_*.safetensors")} == names, tmp_path)
     os.kill(process_of_rank(1, tmp_path), signal.SIGKILL)
     said = slurm.wait(job, tmp_path, 60)
-    (line,) = [line for line in said.splitlines() if line.startswith("error: torchrun")]
+    lines = [line for line in said.splitlines() if line.startswith("error: torchrun")]
+    assert len(lines) == 1, said
+    (line,) = lines
     assert line.startswith("error: torchrun: process 1 of 2, on ")
     assert f"add run.resume=true hydra.run.dir={lost} to go on from the last checkpoints" in line
 
