@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from background import is_left
 
 from neurexp.console import beside as module
 from neurexp.console.beside import Beside
@@ -18,14 +19,6 @@ def beside():
     made = Beside(lambda: 1 / 0, "adds numbers")  # an error there is dropped
     yield made
     made.end()
-
-
-def is_left(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def mistake(text: str) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from background import is_left
 
 from neurexp.console import forks
 from neurexp.console.forks import shared_out
@@ -31,15 +32,6 @@ def started(monkeypatch) -> list[int]:
     found, fork = [], forks._fork
     monkeypatch.setattr(forks, "_fork", lambda *given: found.append(fork(*given)) or found[-1])
     return found
-
-
-def is_left(process: int) -> bool:
-    """Whether a child of this process runs, or has ended and nobody waited for it."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 9])

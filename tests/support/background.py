@@ -1,5 +1,6 @@
 """Commands that run in the background, to be killed or waited for."""
 
+import os
 import subprocess
 import sys
 import time
@@ -40,3 +41,12 @@ def process_of_rank(rank: int, folder: Path) -> int:
         except OSError:  # it has ended
             continue
     raise AssertionError(f"no process {rank} in {folder}")
+
+
+def is_left(process: int) -> bool:
+    """Whether a process runs, or has ended and its maker has not waited for it."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
