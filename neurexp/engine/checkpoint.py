@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 KEPT = 2  # checkpoints of a pass: the second one serves if the newest is damaged
 _END = re.compile(r"\d{9}_[0-9a-f]+\.safetensors")  # of a name, after the pass and its process
-MIN_WAIT = 20  # a checkpoint waits at least this many times as long as the last one took to write
+MIN_WAIT = 100  # a checkpoint waits at least this many times as long as the last one took to write
 
 
 class OtherPassError(Exception):
@@ -62,6 +62,7 @@ class Checkpoints:
         self._key, self._division = _as_json(key), division
         self._last, self._cost = time.monotonic(), 0.0
         self.resumed_at = 0  # batches that are already done
+        self.seconds = 0.0  # spent on writing
 
     def load(self, reducers: Sequence[Reducer]) -> int:
         """Loads the newest complete checkpoint into the reducers. Returns how many batches it covers.
@@ -109,6 +110,7 @@ class Checkpoints:
             pending.unlink(missing_ok=True)
         self._last = time.monotonic()
         self._cost = self._last - began
+        self.seconds += self._cost
 
     def add_finished(self, reducers: Sequence[Reducer]) -> None:
         """Adds the states of the division's finished checkpoints, which other processes wrote, to the reducers.

@@ -20,6 +20,12 @@ class Stopwatch:
         finally:
             self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - start
 
+    def move(self, seconds: float, stage: str, other: str) -> None:
+        """Counts seconds of `stage` as those of another stage, which is a part of it."""
+        if seconds:
+            self.stages[stage] -= seconds
+            self.stages[other] = self.stages.get(other, 0.0) + seconds
+
     def seconds(self) -> dict[str, float]:
         """Every stage so far, and `total`, to the millisecond."""
         return {name: round(value, 3) for name, value in self.stages.items()} | {

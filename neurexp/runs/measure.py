@@ -268,6 +268,7 @@ class _Runner:
                     progress=processes.rank() == 0,
                     division=division,
                 )
+            self.clock.move(checkpoints.seconds, "capture", "checkpoints")
         except OtherPassError as error:
             changed = ", ".join(map(_told(error), error.differing))
             raise UserError(
