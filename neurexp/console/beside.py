@@ -18,7 +18,7 @@ from neurexp.console.forks import forked
 from neurexp.console.processors import processors
 from neurexp.errors import UserError, one_line
 
-GLANCE = 0.1  # seconds between looks for an answer: an interrupt comes between two of them
+GLANCE = 0.1  # seconds between looks for an answer: a signal just before the main thread sleeps does not wake it
 
 
 class Beside:
@@ -27,7 +27,7 @@ class Beside:
     def __init__(self, prepare: Callable[[], object], what: str):
         """`prepare` is called first, without waiting for it; calls may rely on nothing of it, because its errors are
         dropped. `what` says what the process does, for messages."""
-        self._what, self._asked, self._lock = what, 0, threading.Lock()
+        self._what, self._lock = what, threading.Lock()
         self._connection, theirs = multiprocessing.Pipe()
         self._process = forked()
         if self._process == 0:
@@ -47,17 +47,15 @@ class Beside:
             UserError: what the function raised, or the process has ended.
             RuntimeError: with the text of another exception that the function raised, and its traceback as a note.
         """
-        with self._lock:
-            self._asked += 1
-            try:
-                self._connection.send((self._asked, function, arguments))
-                answered = 0
-                while answered != self._asked:  # the answer to an interrupted call may come first
-                    while not self._connection.poll(GLANCE):
-                        pass
-                    answered, result, error, trace = self._connection.recv()
-            except (EOFError, OSError) as ended:
-                raise UserError(f"the process that {self._what} has ended, as if it were killed") from ended
+        call = _Call(function, arguments)
+        threading.Thread(target=self._do, args=(call,), name="beside", daemon=True).start()
+        while not call.ended.wait(GLANCE):
+            pass
+        if isinstance(call.error, EOFError | OSError):
+            raise UserError(f"the process that {self._what} has ended, as if it were killed") from call.error
+        if call.error is not None:
+            raise call.error
+        result, error, trace = call.answer
         if isinstance(error, UserError):
             raise error
         if error is not None:
@@ -66,13 +64,35 @@ class Beside:
             raise told
         return result
 
+    def _do(self, call: "_Call") -> None:
+        """Sends a call and receives its answer. It runs in a thread, which no interrupt reaches: half a message, or an
+        answer that nobody took, would spoil the next call."""
+        try:
+            with self._lock:
+                self._connection.send((call.function, call.arguments))
+                call.answer = self._connection.recv()
+        except Exception as error:
+            call.error = error
+        finally:
+            call.ended.set()
+
     def end(self) -> None:
         """Ends the process. All calls that were answered are done."""
-        with suppress(OSError):
-            self._connection.close()
         with suppress(ProcessLookupError, ChildProcessError):
             os.kill(self._process, signal.SIGKILL)  # it has nothing left to do, and its exit would take long
             os.waitpid(self._process, 0)
+        with self._lock:  # an interrupted call sees now that the process has ended
+            self._connection.close()
+
+
+class _Call:
+    """A call on its way to the process, and what came of it."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]):
+        self.function, self.arguments = function, arguments
+        self.ended = threading.Event()
+        self.answer: tuple[Any, UserError | str | None, Any] = None, None, None
+        self.error: Exception | None = None  # of the connection
 
 
 def _serve(connection: Any, prepare: Callable[[], object]) -> NoReturn:
@@ -81,7 +101,7 @@ def _serve(connection: Any, prepare: Callable[[], object]) -> NoReturn:
         with suppress(Exception):
             prepare()
         while True:
-            number, function, arguments = connection.recv()
+            function, arguments = connection.recv()
             result = error = trace = None
             try:
                 result = function(*arguments)
@@ -89,7 +109,7 @@ def _serve(connection: Any, prepare: Callable[[], object]) -> NoReturn:
                 error = mistake
             except BaseException as other:
                 error, trace = one_line(other), "".join(traceback.format_exception(other))
-            connection.send((number, result, error, trace))
+            connection.send((result, error, trace))
     except (EOFError, OSError):
         pass
     finally:

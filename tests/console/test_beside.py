@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 from background import is_left
@@ -41,22 +42,52 @@ def test_a_mistake_rises_as_it_is_and_another_error_with_its_traceback(beside):
     assert beside.call(int, "3") == 3
 
 
-def test_the_answer_to_an_interrupted_call_is_not_taken_for_the_next(beside, monkeypatch):
-    connection = beside._connection
-    waits = iter([False])
+@contextmanager
+def interrupted_after(seconds):
+    """Raises a KeyboardInterrupt within the block, as Ctrl-C does; expects that it rises from there at once."""
 
-    class Interrupted:
-        send, recv = connection.send, connection.recv
+    def interrupt(*_):
+        raise KeyboardInterrupt
 
-        def poll(self, seconds):
-            if next(waits, None) is not None:
-                raise KeyboardInterrupt
-            return connection.poll(seconds)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < seconds + 5
 
-    monkeypatch.setattr(beside, "_connection", Interrupted())
-    with pytest.raises(KeyboardInterrupt):
-        beside.call(int, "1")
+
+def test_the_answer_to_an_interrupted_call_is_not_taken_for_the_next(beside):
+    with interrupted_after(0.3):
+        beside.call(time.sleep, 1)
     assert beside.call(int, "2") == 2
+
+
+@pytest.mark.parametrize("answer", [len, bytes])
+def test_an_interrupt_in_the_middle_of_a_large_message_leaves_the_next_call_whole(beside, answer):
+    assert beside.call(int, "1") == 1
+    if answer is len:
+        os.kill(beside._process, signal.SIGSTOP)  # the pipe is full, and half the message is in it
+        with interrupted_after(0.3):
+            beside.call(len, b"x" * 20_000_000)
+        os.kill(beside._process, signal.SIGCONT)
+    else:
+        with interrupted_after(0.05):
+            beside.call(bytes, 500_000_000)
+    assert beside.call(int, "2") == 2
+
+
+def test_a_call_that_hangs_is_interrupted_and_the_process_ended(beside):
+    with interrupted_after(0.3):
+        beside.call(time.sleep, 600)
+    beside.end()
+    assert not is_left(beside._process)
+    with pytest.raises(UserError, match="has ended"):
+        beside.call(int, "3")
 
 
 def test_signals_are_for_its_maker(beside):
