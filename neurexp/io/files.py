@@ -221,15 +221,52 @@ def write_table(path: Path, table: dict[str, np.ndarray]) -> None:
     from pyarrow import parquet
 
     with whole_file(path) as temporary:
-        parquet.write_table(pa.table({name: pa.array(values) for name, values in table.items()}), temporary)
+        parquet.write_table(pa.table({name: _column(values) for name, values in table.items()}), temporary)
+
+
+def _column(values: np.ndarray) -> Any:
+    """The values as pyarrow's array, from their bytes: `pyarrow.array` would import pandas, to see whether they are its.
+
+    Raises:
+        TypeError: they are neither numbers nor truth values nor texts; a text may be None.
+    """
+    import pyarrow as pa
+
+    if values.dtype.kind in "iuf":
+        data = pa.py_buffer(np.ascontiguousarray(values))
+        return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, data])
+    if values.dtype.kind == "b":
+        return pa.Array.from_buffers(pa.bool_(), len(values), [None, _bits(values)])
+    texts = values.tolist()
+    if not all(isinstance(text, str | None) for text in texts):
+        raise TypeError(f"a column of {values.dtype} is no column of texts")
+    encoded = [b"" if text is None else text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    known = _bits(np.array([text is not None for text in texts], dtype=bool)) if None in texts else None
+    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)), known)
+
+
+def _bits(values: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    return pa.py_buffer(np.packbits(values, bitorder="little"))
 
 
 def read_table(path: Path) -> dict[str, np.ndarray]:
     """Reads a table of `write_table`."""
     from pyarrow import parquet
 
-    table = parquet.read_table(path)
-    return {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
+    with parquet.ParquetFile(path) as file:  # `parquet.read_table` would import pandas
+        table = file.read()
+    return {name: _values(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+
+
+def _values(column: Any) -> np.ndarray:
+    """The values of pyarrow's column. Its `to_numpy` imports pandas, so numbers go without it."""
+    from pyarrow import types
+
+    is_number = types.is_integer(column.type) or types.is_floating(column.type)
+    return column.to_numpy() if column.null_count or not is_number else np.from_dlpack(column.combine_chunks())
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:

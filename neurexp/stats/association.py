@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from neurexp.stats.rounding import varies
 
@@ -147,7 +147,7 @@ def interval(r: np.ndarray, error: np.ndarray, degrees: int) -> tuple[np.ndarray
         error: the standard error of its Fisher z, `[neurons]`.
         degrees: of freedom.
     """
-    half = stats.t.ppf(1 - LEVEL / 2, degrees) * error
+    half = special.stdtrit(degrees, 1 - LEVEL / 2) * error
     z = _fisher_z(r)
     return np.tanh(z - half), np.tanh(z + half)
 
@@ -170,7 +170,7 @@ def permutation_p(r: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarr
     mean, spread = null.mean(-2), null.std(-2, ddof=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         t = (r - mean) / (spread * np.sqrt(1 + 1 / draws))
-        p = 2 * stats.t.sf(np.abs(t), draws - 1)
+        p = 2 * special.stdtr(draws - 1, -np.abs(t))
     # If the draws differ by rounding only, the shuffles changed nothing, and r is no evidence
     return np.where(np.isfinite(p) & (spread > ROUNDING), p, 1.0), mean, spread
 
@@ -226,7 +226,12 @@ def q_values(p: np.ndarray, dependent: bool = False) -> np.ndarray:
         p: the p-values.
         dependent: use Benjamini and Yekutieli's, which is valid under any dependence.
     """
-    return stats.false_discovery_control(p.ravel(), method="by" if dependent else "bh").reshape(p.shape)
+    order = np.argsort(p, axis=None)
+    rank = np.arange(1, p.size + 1)
+    factor = p.size * (np.sum(1 / rank) if dependent else 1.0)
+    q = np.empty(p.size)
+    q[order] = np.minimum.accumulate((p.ravel()[order] * (factor / rank))[::-1])[::-1]
+    return np.minimum(q, 1.0).reshape(p.shape)
 
 
 def smallest_detectable(spread: np.ndarray, draws: int, level: float = LEVEL) -> np.ndarray:
@@ -237,7 +242,7 @@ def smallest_detectable(spread: np.ndarray, draws: int, level: float = LEVEL) ->
         draws: the number of draws that gave it.
         level: of the test.
     """
-    return spread * (stats.t.ppf(1 - level / 2, draws - 1) + stats.t.ppf(POWER, draws - 1))
+    return spread * (special.stdtrit(draws - 1, 1 - level / 2) + special.stdtrit(draws - 1, POWER))
 
 
 def second_peak(counts: np.ndarray) -> np.ndarray:
@@ -252,15 +257,31 @@ def second_peak(counts: np.ndarray) -> np.ndarray:
         counts: `[…, bins]`.
     """
     from scipy.ndimage import gaussian_filter1d
-    from scipy.signal import find_peaks
 
     flat = counts.reshape(-1, counts.shape[-1]).astype(float)
     result = np.zeros(len(flat))
     for index, row in enumerate(flat):
         smooth = np.pad(gaussian_filter1d(row, 1.0), 1)
         smooth *= 1 + 1e-9 * np.arange(len(smooth)) / len(smooth)  # no two peaks of equal height
-        peaks, facts = find_peaks(smooth, prominence=0.0)
-        if len(peaks) > 1:
-            prominences = np.sort(facts["prominences"])
-            result[index] = prominences[-2] / smooth.max()
+        prominences = _prominences(smooth)
+        if len(prominences) > 1:
+            result[index] = np.sort(prominences)[-2] / smooth.max()
     return result.reshape(counts.shape[:-1])
+
+
+def _prominences(heights: np.ndarray) -> np.ndarray:
+    """The prominence of each peak of `heights` `[bins]`, which begins and ends with 0 and has no two equal neighbours
+    but zeros.
+
+    It is the peak's height above the higher of two valleys: those between it and the next higher bin on either side, or
+    the end. `scipy.signal` has the same function, but its import takes longer than the analysis of a short run.
+    """
+    inner = heights[1:-1]
+    peaks = 1 + np.flatnonzero((inner > heights[:-2]) & (inner > heights[2:]))
+    found = []
+    for peak in peaks:
+        higher = np.flatnonzero(heights > heights[peak])
+        first = higher[higher < peak].max(initial=-1) + 1
+        last = higher[higher > peak].min(initial=len(heights))
+        found.append(heights[peak] - max(heights[first : peak + 1].min(), heights[peak:last].min()))
+    return np.array(found)

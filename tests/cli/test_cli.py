@@ -111,6 +111,20 @@ def test_the_module_that_runs_is_the_same_program_too(tmp_path):
     assert process.stderr.startswith("error: model=min: no such choice")
 
 
+@pytest.mark.slow
+def test_a_run_of_a_profile_imports_no_large_library_that_it_does_not_need(tmp_path):
+    code = """
+import sys
+from neurexp.cli import main
+sys.argv += ["experiment=token_length", "model=mini", "dataset=pydoc", "dataset.tokens=1024"]
+main()
+print({"datasets", "mlflow", "pandas", "scipy.signal", "scipy.stats"} & sys.modules.keys())
+"""
+    process = run_python(tmp_path, "-c", code)
+    assert process.returncode == 0
+    assert process.stdout.splitlines()[-1] == "set()"
+
+
 def test_importing_neurexp_imports_nothing_heavy_and_offers_its_public_names(tmp_path):
     code = "import neurexp, sys; print(neurexp.__all__); neurexp.UserError; sys.exit('torch' in sys.modules)"
     process = run_python(tmp_path, "-c", code)

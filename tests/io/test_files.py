@@ -3,9 +3,19 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from neurexp.io.files import NotWritableError, data_files, is_hidden, remove_old, remove_own, whole_folder
+from neurexp.io.files import (
+    NotWritableError,
+    data_files,
+    is_hidden,
+    read_table,
+    remove_old,
+    remove_own,
+    whole_folder,
+    write_table,
+)
 
 
 def make(folder: Path, *names: str) -> None:
@@ -128,3 +138,35 @@ def test_unfinished_folders_of_dead_processes_and_of_this_one_are_removed(tmp_pa
     os.utime(tmp_path / ".pages.17.tmp", (0, 0))
     remove_old(tmp_path)
     assert not (tmp_path / ".pages.17.tmp").exists()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_a_table_comes_back_and_pandas_reads_the_same(tmp_path, rows):
+    from pandas import read_parquet
+
+    generator = np.random.default_rng(0)
+    words = np.array([["wörter", "", "\N{GRINNING FACE}", "a\nb"][index % 4] for index in range(rows)], dtype=object)
+    table = {
+        "whole": np.arange(rows) - 4,
+        "small": np.arange(rows, dtype=np.int16)[::-1],
+        "real": np.where(np.arange(rows) % 3 == 1, np.nan, generator.normal(size=rows)),
+        "single": generator.normal(size=rows).astype(np.float32),
+        "truth": generator.random(rows) < 0.5,
+        "fixed": words.astype("<U6"),
+        "texts": words,
+        "some": np.where(np.arange(rows) % 2 == 0, words, None),
+    }
+    write_table(tmp_path / "a.parquet", table)
+    found, theirs = read_table(tmp_path / "a.parquet"), read_parquet(tmp_path / "a.parquet")
+    assert list(found) == list(table) == list(theirs.columns)
+    for name, values in table.items():
+        assert found[name].dtype == (object if values.dtype.kind in "UO" else values.dtype)
+        np.testing.assert_array_equal(found[name], values)
+        told = [None if value != value and values.dtype == object else value for value in theirs[name]]
+        np.testing.assert_array_equal(np.array(told, dtype=values.dtype), values)
+
+
+def test_a_column_of_anything_else_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="no column of texts"):
+        write_table(tmp_path / "a.parquet", {"things": np.array([object(), "a"])})
+    assert not list(tmp_path.iterdir())

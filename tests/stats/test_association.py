@@ -421,6 +421,21 @@ def test_noise_in_single_bins_is_small():
     assert second_peak(noisy) < 0.05
 
 
+def test_the_prominence_of_peaks_is_scipys():
+    from scipy.ndimage import gaussian_filter1d
+    from scipy.signal import find_peaks
+
+    generator = np.random.default_rng(15)
+    for width in (3, 10, 80):
+        counts = generator.poisson(generator.uniform(0, 30, (40, width)))
+        counts[::4, width // 3 : width // 2] = 0
+        for row, found in zip(counts, second_peak(counts), strict=True):
+            smooth = np.pad(gaussian_filter1d(row.astype(float), 1.0), 1)
+            prominences = np.sort(find_peaks(smooth, prominence=0.0)[1]["prominences"])
+            expected = prominences[-2] / smooth.max() if len(prominences) > 1 else 0.0
+            assert found == pytest.approx(expected, abs=1e-6)
+
+
 def test_peaks_of_many_histograms_at_once_whatever_their_size():
     table = np.stack([gaussian(40), gaussian(20) + gaussian(60)])
     found = second_peak(np.stack([table, 7 * table]))

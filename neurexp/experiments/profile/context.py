@@ -82,7 +82,8 @@ class Context:
 
 def _decaying(features: np.ndarray) -> np.ndarray:
     """Averages over tokens up to each one, with weights that halve every `HALF_LIFE` tokens, `[rows, length, …]`."""
-    from scipy.signal import lfilter
-
     decay = 0.5 ** (1 / HALF_LIFE)
-    return np.asarray(lfilter([1 - decay], [1, -decay], features, axis=1))
+    averages = (1 - decay) * features.astype(float)
+    for token in range(1, features.shape[1]):
+        averages[:, token] += decay * averages[:, token - 1]
+    return averages
