@@ -48,8 +48,7 @@ def shared_out(work: Callable[[T], object], items: Sequence[T], processes: int |
         left.put(number)
     forks, finished, began = [], set[int](), time.monotonic()
     try:
-        for _ in range(1, min(processes, len(items))):
-            forks.append(_fork(work, items, left, done))
+        forks.extend(_fork(work, items, left, done) for _ in range(1, min(processes, len(items))))
         for number in left:
             work(items[number])
             finished.add(number)

@@ -337,7 +337,15 @@ def test_an_installed_peer_gives_our_activations_and_leaves_the_network_as_it_wa
 def options(**changes):
     return Options(
         **(
-            {"name": "benchmark", "plugin": "", "rounds": 3, "batch_sizes": [1, 2], "peers": False, "edits": 2, "commands": 0}
+            {
+                "name": "benchmark",
+                "plugin": "",
+                "rounds": 3,
+                "batch_sizes": [1, 2],
+                "peers": False,
+                "edits": 2,
+                "commands": 0,
+            }
             | changes
         )
     )

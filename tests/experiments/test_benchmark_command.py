@@ -60,5 +60,5 @@ def test_the_ratio_leaves_the_pass_out_and_is_of_the_same_round():
 
 def test_a_process_that_fails_is_told_with_its_last_line():
     assert command_costs._seconds(("-c", "import neurexp")) > 0
-    with pytest.raises(UserError, match="failed .*model=no: no such choice"):
+    with pytest.raises(UserError, match=r"failed .*model=no: no such choice"):
         command_costs._seconds((*DEMO, "model=no"))
