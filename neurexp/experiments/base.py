@@ -14,6 +14,7 @@ import numpy as np
 
 from neurexp.engine.plan import Pass
 from neurexp.engine.reducers.base import Reducer
+from neurexp.errors import UserError
 from neurexp.experiments.options.base import Options
 from neurexp.io.provenance import hash_of_tokenizer
 from neurexp.models.choices import parse_layers
@@ -123,7 +124,13 @@ class Experiment(ABC, Generic[P]):
     without_text: ClassVar[str] = "words alone"  # in titles, what it measures if it reads no dataset
 
     def __init__(self, options: Any):
-        """Raises UserError for an option that cannot be used."""
+        """Raises UserError for an option that cannot be used, or a class that sets `controls`, as it once did."""
+        name, moved = type(self).__name__, getattr(type(self), "controls", None)
+        if moved is not None:
+            raise UserError(
+                f"{name}.controls: the options say now which values experiment.control may have; move it to the "
+                f"dataclass that {name}.Options is (docs/your_own_experiment.md), as controls = {moved!r}"
+            )
         self.options = options
         options.check()
 

@@ -65,7 +65,8 @@ class Entry:
         self._store, self._kind = store, kind
         self.name = f"{kind}_{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
 
-    def _file(self, part: str) -> Path:
+    def file(self, part: str = "") -> Path:
+        """Where a part is, if it is there."""
         return self._store.folder / f"{self.name}{part and '_'}{part}.safetensors"
 
     def load(self, part: str = "") -> dict[str, np.ndarray] | None:
@@ -75,7 +76,7 @@ class Entry:
         """
         from safetensors.torch import load_file
 
-        file = self._file(part)
+        file = self.file(part)
         try:
             found = {name: values.numpy() for name, values in load_file(file).items()}
             os.utime(file)  # for `make_room`
@@ -91,7 +92,7 @@ class Entry:
         """Stores the arrays of a part. Returns False and logs a warning if that fails: the run can go on without it."""
         try:
             make_folder(self._store.folder)
-            write_tensors(self._file(part), dict(arrays))
+            write_tensors(self.file(part), dict(arrays))
             self._store.make_room(self.name)
         except (NotWritableError, OSError) as error:
             log.warning("The %s could not be kept for later runs (%s)", self._kind, one_line(error))
@@ -100,12 +101,12 @@ class Entry:
 
     def has(self, part: str = "") -> bool:
         """Whether a part is there. It may be damaged."""
-        return self._file(part).exists()
+        return self.file(part).exists()
 
     def remove(self, parts: Iterable[str] | None = None) -> None:
         """Removes these parts as far as they are there, or every part."""
         every = self._store.folder.glob(f"{self.name}*.safetensors")
-        for file in every if parts is None else map(self._file, parts):
+        for file in every if parts is None else map(self.file, parts):
             with suppress(OSError):
                 file.unlink(missing_ok=True)
 
@@ -117,21 +118,27 @@ class Entry:
             work: what the process does, for the log line of waiting processes.
 
         Raises:
-            NotWritableError: the store's folder cannot be made.
+            NotWritableError: the store's folder cannot be made, or the lock's file not be opened.
         """
         made = not self._store.folder.exists()
         make_folder(self._store.folder)
         file = self._store.lock_file(self.name)
         lock = FileLock(file)
         try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            log.info("Another run is at %s: waiting for it (%s)", work, file)
-            lock.acquire()
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                log.info("Another run is at %s: waiting for it (%s)", work, file)
+                lock.acquire()
+        except OSError as error:  # another user's file
+            raise NotWritableError(
+                f"run.outputs: {file} cannot be locked ({one_line(error)}); choose another folder"
+            ) from error
         try:
             yield
         finally:
-            file.unlink(missing_ok=True)  # while it is held: a waiting process notices, and makes a new one
+            with suppress(OSError):
+                file.unlink()  # while it is held: a waiting process notices, and makes a new one
             lock.release()
             if made:
                 with suppress(OSError):  # the folder is not empty
@@ -150,5 +157,5 @@ def _is_locked(file: Path) -> bool:
     try:
         with FileLock(file, timeout=0):
             return False
-    except Timeout:
+    except OSError:  # it is held, or another user's
         return True

@@ -67,7 +67,7 @@ class StoredPass:
             raise _NotStoredError from error
 
     def save(self, reducers: Reducers, layers: tuple[int, ...]) -> None:
-        """Stores the states of a pass over `layers`, or nothing: on a full disk the results come first."""
+        """Stores the states of a pass over `layers`, or nothing more: on a full disk the results come first."""
         parts: dict[str, list[State]] = {}
         if self.by_layer:
             split = [reducer.split(len(layers)) for reducer in reducers.values()]
@@ -76,10 +76,14 @@ class StoredPass:
             parts |= {_part(layer): [sites[site] for _, sites in split] for site, layer in enumerate(layers)}
         else:
             parts[""] = [reducer.state() for reducer in reducers.values()]
+        added: list[str] = []  # what an earlier run has stored stays
         for part, states in parts.items():
+            is_new = not self.entry.has(part)
             if not self.entry.save({name: values.numpy() for name, values in joined_states(states).items()}, part):
-                self.entry.remove(parts)
+                self.entry.remove(added)
                 return
+            if is_new:
+                added.append(part)
 
     def kept_of(self, reducers: Reducers, layers: tuple[int, ...]) -> Reducers:
         """The planned layers of a pass over `layers`, as mapped files, which take no memory, if they are stored."""

@@ -6,10 +6,11 @@ other. One of them lays the parts end to end. A text with something that cannot 
 what to say of it.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,12 @@ from neurexp.text.sources import Reading
 from neurexp.text.tokenizer import document_end, dropped_characters, encode, first_tokens
 from neurexp.text.tokens import Tokens, cut, in_sequences, tokens_of_text
 
+log = logging.getLogger(__name__)
+
 LONG = 2_000_000  # tokens: a shorter text is tokenised in parts only where several processes wait for it
 PART = 16 * 2**20  # bytes of a part, about
 GLANCE = 0.2  # seconds between two looks for what other processes have done
+PATIENCE = 600.0  # seconds for a part that another process is at: it may hang, or its machine may have failed
 
 
 def tokenise_in_parts(
@@ -49,7 +53,8 @@ def tokenise_in_parts(
         is_done: whether another process has laid the parts out, and may have removed them.
 
     Returns:
-        The stored parts; None if the text is short, is done, or `pack` must read it.
+        The stored parts; None if the text is short, is done, or `pack` must read it. It never waits longer than
+        `PATIENCE` for another process's part: it makes that part, too.
     """
     if processes == 1 and dataset.tokens <= LONG:
         return None
@@ -62,27 +67,36 @@ def tokenise_in_parts(
     if not needed:
         return None
     lengths: list[int] = []  # tokens of the stored parts, from the first on
+    since = time.monotonic()  # when there was something new
     while sum(lengths) - len(joint) < needed:  # nothing joins the first document
         if not known.has(len(lengths)):
             return None  # too little text, or a part that cannot be read: `pack` explains it
-        found = entry.load(f"part_{len(lengths)}")
+        missing = f"part_{len(lengths)}"
+        found = entry.load(missing)
         if found is not None:
             if not found["regular"][0]:
                 return None
             lengths.append(len(found["ids"]))
+            since = time.monotonic()
             continue
         if is_done():
             return None
+        if entry.has(missing) and entry.load(missing) is None:  # it may not be read, nor removed
+            log.warning("A stored part of the text cannot be read (%s): reading the whole text", entry.file(missing))
+            return None
+        is_late = time.monotonic() - since > PATIENCE
         worked = False
         for number in range(len(lengths), len(lengths) + processes):
             if known.has(number) and not entry.has(f"part_{number}"):
                 with _locked(store, entry, number) as is_mine:
+                    is_mine = is_mine or (is_late and number == len(lengths))
                     worked = is_mine and not entry.has(f"part_{number}")
                     if worked:
                         entry.save(_tokenised(source, known.found[number], dataset, tokenizer), f"part_{number}")
             if worked and not entry.has(f"part_{number}"):
                 return None  # the store takes nothing; it has said so
             if worked:
+                since = time.monotonic()
                 break
         if not worked:
             time.sleep(GLANCE)
@@ -127,7 +141,10 @@ def _grouped(found: Iterable[Piece]) -> Iterator[tuple[Piece, ...]]:
 
 @contextmanager
 def _locked(store: Store, entry: Entry, number: int) -> Iterator[bool]:
-    """Whether the part is locked for this process: another one may be at work at it."""
+    """Whether the part is locked for this process: another one may be at work at it.
+
+    Where it cannot be locked at all, it counts as locked: a part that two processes make is the same twice.
+    """
     file = store.lock_file(f"{entry.name}_part_{number}")
     lock = FileLock(file)
     try:
@@ -135,10 +152,14 @@ def _locked(store: Store, entry: Entry, number: int) -> Iterator[bool]:
     except Timeout:
         yield False
         return
+    except OSError:  # another user's file
+        yield True
+        return
     try:
         yield True
     finally:
-        file.unlink(missing_ok=True)
+        with suppress(OSError):
+            file.unlink()
         lock.release()
 
 

@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+import neurexp
 from neurexp.config.mistakes import explain
 from neurexp.config.schema import CONFIG_FOLDER, checked, register_schema
 from neurexp.errors import UserError
@@ -164,3 +165,32 @@ def test_the_command_tells_it_before_pytorch_and_leaves_nothing(tmp_path, argume
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr.startswith(line)
     assert not [path for path in Path(tmp_path).rglob("*") if path.is_file()]
+
+
+class Moved(neurexp.Profile):
+    """As it was written before the options said which controls there are."""
+
+    controls = ("off",)
+
+    def covariate(self, inputs):
+        raise NotImplementedError
+
+
+class MovedOptions(neurexp.ProfileOptions):
+    controls = ("off",)
+
+
+class AsNow(neurexp.Profile):
+    Options = MovedOptions
+
+    def covariate(self, inputs):
+        raise NotImplementedError
+
+
+def test_controls_of_the_class_are_refused_in_a_line_and_those_of_its_options_hold():
+    line = r"Moved.controls: the options say now .*; move it to the dataclass that Moved.Options is .*= \('off',\)"
+    with pytest.raises(UserError, match=line):
+        Moved(neurexp.ProfileOptions("moved", "test_options.Moved"))
+    AsNow(MovedOptions("as_now", "test_options.AsNow"))
+    with pytest.raises(UserError, match=r"experiment.control=random: as_now has no control; give off"):
+        AsNow(MovedOptions("as_now", "test_options.AsNow", control="random"))

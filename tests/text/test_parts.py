@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from filelock import FileLock
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
@@ -179,3 +180,67 @@ def test_a_table_that_cannot_be_read_is_as_by_one_process_also_while_another_is_
     assert not held
     assert len(found.skipped) == 1
     assert_same(found, expected)
+
+
+def ended_soon(folder, tokenizer, cache):
+    """The tokens by one of two processes, within seconds."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(read_text, config_of(folder, 300), tokenizer, False, cache, 2).result(timeout=30)
+
+
+def stored_part(folder, tokenizer, tmp_path, monkeypatch):
+    """The store after an interruption that came with its first part, and the part."""
+
+    class Ended(BaseException):
+        """Of a process."""
+
+    tokenised = iter([parts._tokenised])
+
+    def one_only(*arguments):
+        if (first := next(tokenised, None)) is None:
+            raise Ended
+        return first(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Ended):
+        patch.setattr(parts, "_tokenised", one_only)
+        read_text(config_of(folder, 300), tokenizer, False, tmp_path / "cache", 2)
+    (file,) = (tmp_path / "cache").glob("parts_*_part_0.safetensors")
+    return file
+
+
+def test_a_stored_part_that_may_not_be_read_is_not_waited_for(folder, tokenizer, tmp_path, monkeypatch, caplog):
+    file = stored_part(folder, tokenizer, tmp_path, monkeypatch)
+    file.unlink()
+    file.mkdir()  # it is there, and cannot be read
+    found = ended_soon(folder, tokenizer, tmp_path / "cache")
+    assert f"A stored part of the text cannot be read ({file})" in caplog.text
+    assert_same(found, read_text(config_of(folder, 300), tokenizer, False, tmp_path / "one"))
+
+
+def test_a_part_that_another_process_never_ends_is_made_here(folder, tokenizer, tmp_path, monkeypatch):
+    file = stored_part(folder, tokenizer, tmp_path, monkeypatch)
+    monkeypatch.setattr(parts, "PATIENCE", 0.3)
+    with FileLock(file.parent / f".{file.stem.removesuffix('0')}1.lock", thread_local=False):
+        found = ended_soon(folder, tokenizer, tmp_path / "cache")
+    assert_same(found, read_text(config_of(folder, 300), tokenizer, False, tmp_path / "one"))
+
+
+def test_a_lock_of_another_user_keeps_nobody_from_the_parts(folder, tokenizer, tmp_path, monkeypatch):
+    def forbidden(self, *_, **__):
+        if "_part_" in str(self.lock_file):
+            raise PermissionError(13, "Permission denied", self.lock_file)
+        return acquire(self, *_, **__)
+
+    acquire = FileLock.acquire
+    monkeypatch.setattr(FileLock, "acquire", forbidden)
+    found = ended_soon(folder, tokenizer, tmp_path / "cache")
+    assert_same(found, read_text(config_of(folder, 300), tokenizer, False, tmp_path / "one"))
+
+
+def test_a_text_whose_lock_may_not_be_opened_is_one_line(folder, tokenizer, tmp_path, monkeypatch):
+    def forbidden(self, *_, **__):
+        raise PermissionError(13, "Permission denied", self.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", forbidden)
+    with pytest.raises(UserError, match=r"run.outputs: .*lock cannot be locked \(.*Permission denied.*choose another"):
+        read_text(config_of(folder, 300), tokenizer, False, tmp_path / "cache")
