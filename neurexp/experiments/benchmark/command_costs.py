@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-import neurexp
 from neurexp.errors import UserError, one_line
 from neurexp.report.folder import SUMMARY
 from neurexp.report.report import Table
@@ -115,8 +114,8 @@ def measure(device: str, rounds: int) -> CommandCosts:
 
 def _seconds(arguments: Sequence[str]) -> float:
     """The wall seconds of a process of this Python."""
-    package = Path(neurexp.__file__).parent.parent  # a checkout need not be installed
-    path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
+    checkout = Path(__file__).parents[3]  # it need not be installed
+    path = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")]))
     began = time.perf_counter()
     process = subprocess.run(
         [sys.executable, *arguments], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
