@@ -53,12 +53,11 @@ class Categories(contrast.Contrast):
         if len(self._sets) == 1:
             return {}
         rows = sentence_rows(model, self._sets[1], self.options.bad_sentences)
-        for category, name in enumerate(self.categories):
-            words = {word for word, label in zip(rows.words, rows.category, strict=True) if label == category}
-            if len(words) < FEWEST:
+        for size, name in zip(self._sizes(rows), self.categories, strict=True):
+            if size < FEWEST:
                 raise UserError(
-                    f"experiment.replication: only {number_of(len(words), 'word')} of {name} can be used; give "
-                    f"sentences with {FEWEST} or more, or false for no second set"
+                    f"experiment.replication: only {number_of(size, 'word')} of {name} can be used; give sentences "
+                    f"with {FEWEST} or more, or false for no second set"
                 )
         return {SET_2: contrast.Condition("in set 2", rows)}
 
