@@ -93,7 +93,8 @@ def test_activations_that_are_no_numbers_add_up_to_nothing():
         next(blocks_of(network)[layer].parameters()).data[0] = torch.nan
         report = check(network)
         report.check()
-        assert failed(report) == set(IDENTITIES) - {"fast"}
+        # The final norm is found by what it reads, which is never equal here
+        assert failed(report) == set(IDENTITIES) - {"fast", "last_with_norm"}
         report.figures["deviations"]()
 
 

@@ -452,7 +452,7 @@ def test_colours_of_constant_and_extreme_activations_are_colours(values):
 
 def test_what_stands_between_two_stretches_has_no_activation():
     written, parsed = page(passage(["a", " […] ", "b"], [1, np.nan, 2]))
-    assert [text for _, text in parsed.spans] == ["a", "b"]
+    assert [attributes["title"] for attributes, _ in parsed.spans] == ["+1.000", "+2.000"]
     assert "nan" not in written
 
 
