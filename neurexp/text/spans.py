@@ -6,6 +6,7 @@ nothing of models.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -102,8 +103,9 @@ def align(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], begin
         kept.append((example, len(bos) + first, len(bos) + last + 1))
     if not kept:
         raise UserError("experiment: no word has tokens of its own in its text; separate it by spaces")
+    pad: Any = 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     return Selection(
-        padded(sequences, 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id),
+        padded(sequences, pad),
         np.arange(len(sequences)),
         np.array([start for _, start, _ in kept]),
         np.array([stop for _, _, stop in kept]),
