@@ -456,9 +456,9 @@ def test_on_its_own_it_is_offline_and_every_choice_can_be_overridden(quick_cli, 
 @pytest.mark.slow
 def test_the_command_leaves_its_files_metrics_and_figure(quick_cli, tmp_path):
     process = quick_cli(
-        "experiment=benchmark", "model=mini", "dataset.tokens=700", "dataset.sequence_length=256",
-        "experiment.rounds=3", "experiment.batch_sizes=[1]", "experiment.peers=false", "experiment.edits=2",
-        "hydra.run.dir=run", draws=True,
+        "experiment=benchmark", "model=mini", "dataset.tokens=300", "dataset.sequence_length=128",
+        "device.threads=1", "experiment.rounds=3", "experiment.batch_sizes=[1]", "experiment.peers=false",
+        "experiment.edits=2", "hydra.run.dir=run", draws=True,
     )  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
     folder = tmp_path / "run"

@@ -158,7 +158,8 @@ def test_an_interrupted_sweep_of_parallel_processes_leaves_its_runs_killed_and_g
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     arguments = (
         "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=mini", "dataset=pydoc", "device.threads=1",
-        "dataset.tokens=33000", "run.checkpoint_every=0.05", "run.reuse=false", "experiment.permutations=8,16",
+        "dataset.tokens=33000", "dataset.sequence_length=64", "experiment.layer=[0,5]",
+        "run.checkpoint_every=0.05", "run.reuse=false", "experiment.permutations=8,16",
     )  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "neurexp", *arguments],

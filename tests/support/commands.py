@@ -6,7 +6,8 @@
 
 A command starts at once in place of after five seconds, and shares nothing with another. HF_HOME and HF_ENDPOINT are
 those of `Commands`, because huggingface_hub reads them when it is imported. What the interpreter does as it ends is
-left out, and so are MLflow's migrations of a new store (`stores.py`) but where a file's size is limited.
+left out, and so are MLflow's migrations of a new store (`stores.py`) but where a file's size is limited. A command that
+starts processes which live on until it ends, as Hydra's joblib launcher does, has to be a real one: `cli`.
 """
 
 import gc
