@@ -8,10 +8,11 @@ Knows nothing of the work; imports nothing heavy.
 import ctypes
 import os
 import signal
+import struct
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NoReturn, TypeVar
 
@@ -31,30 +32,63 @@ def shared_out(work: Callable[[T], object], items: Sequence[T], processes: int |
     """Calls `work` with every item, some of them in forks of this process.
 
     A fork takes no locks and no threads of ours along, so `work` must use nothing but Python, numpy and files: no
-    PyTorch, no MLflow. Where a fork fails, is killed or hangs, its items are done here, and their errors rise here.
+    PyTorch, no MLflow. Whoever has finished an item takes the next one. Where a fork fails, is killed or hangs, the
+    item that it had is done here, and its error rises here.
 
     Args:
         work: leaves its result in files. It may be called twice with an item.
-        items: are independent of each other.
+        items: are independent of each other; some thousands at most. The longest should come first.
         processes: how many share the items; as many as there are processors for this process, up to `MOST`, unless
             given. One where the system is not Linux, because elsewhere libraries do not survive a fork.
     """
     if processes is None:
         processes = min(MOST, processors()) if sys.platform == "linux" else 1
-    processes = max(1, min(processes, len(items)))
-    shares = [items[first::processes] for first in range(processes)]
-    began = time.monotonic()
-    forks = [(_fork(work, share), share) for share in shares[1:]]
+    left, done = _Numbers(), _Numbers()
+    for number in range(len(items)):
+        left.put(number)
+    forks, finished, began = [], set[int](), time.monotonic()
     try:
-        for item in shares[0]:
-            work(item)
+        forks.extend(_fork(work, items, left, done) for _ in range(1, min(processes, len(items))))
+        for number in left:
+            work(items[number])
+            finished.add(number)
         until = time.monotonic() + PATIENCE + 3 * (time.monotonic() - began)
-        left = [item for process, share in forks if not _is_done(process, until) for item in share]
+        for process in forks:
+            _wait(process, until)
+        finished.update(done)
     except BaseException:
-        _end([process for process, _ in forks])
+        _end(forks)
         raise
-    for item in left:
-        work(item)
+    finally:
+        left.close()
+        done.close()
+    for number, item in enumerate(items):
+        if number not in finished:
+            work(item)
+
+
+class _Numbers:
+    """Whole numbers that this process and its forks put and take; each number is taken once. It never waits."""
+
+    _FORMAT = struct.Struct("i")
+
+    def __init__(self) -> None:
+        self._taken, self._put = os.pipe()  # a read or a write of few bytes is never divided
+        for end in (self._taken, self._put):
+            os.set_blocking(end, False)
+
+    def put(self, number: int) -> None:
+        os.write(self._put, self._FORMAT.pack(number))
+
+    def __iter__(self) -> Iterator[int]:
+        """Takes number after number until there is none."""
+        with suppress(BlockingIOError):
+            while taken := os.read(self._taken, self._FORMAT.size):
+                yield self._FORMAT.unpack(taken)[0]
+
+    def close(self) -> None:
+        os.close(self._taken)
+        os.close(self._put)
 
 
 def forked() -> int:
@@ -75,38 +109,37 @@ def forked() -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _fork(work: Callable[[T], object], share: Sequence[T]) -> int:
-    """Starts a fork that does the share. Returns its process id."""
+def _fork(work: Callable[[T], object], items: Sequence[T], left: _Numbers, done: _Numbers) -> int:
+    """Starts a fork that does what is left, with the others. Returns its process id."""
     parent = os.getpid()
     process = forked()
-    return process if process else _work_and_end(work, share, parent)
+    return process if process else _work_and_end(work, items, left, done, parent)
 
 
-def _work_and_end(work: Callable[[T], object], share: Sequence[T], parent: int) -> NoReturn:
+def _work_and_end(
+    work: Callable[[T], object], items: Sequence[T], left: _Numbers, done: _Numbers, parent: int
+) -> NoReturn:
     """What a fork does. It leaves the terminal, the exit's tasks and Python's buffers to the process it is of."""
-    status = 1
     try:
         _end_with_parent(parent)
         signal.signal(signal.SIGTERM, _raise_exit)
-        for item in share:
-            work(item)
-        status = 0
+        for number in left:
+            work(items[number])
+            done.put(number)
     finally:
-        os._exit(status)
+        os._exit(0)
 
 
-def _is_done(process: int, until: float) -> bool:
-    """Waits for a fork. Returns whether it did all its work before `until`; it has ended then in any case."""
+def _wait(process: int, until: float) -> None:
+    """Waits for a fork, which has ended then in any case: after `until` it is ended."""
     try:
         while time.monotonic() < until:
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended:
-                return status == 0
+            if os.waitpid(process, os.WNOHANG)[0]:
+                return
             time.sleep(GLANCE)
     except ChildProcessError:  # somebody else has waited for it
-        return False
+        return
     _end([process])
-    return False
 
 
 def _end_with_parent(parent: int) -> None:

@@ -61,6 +61,7 @@ class Checkpoints:
         self._folder, self._prefix, self._every = folder, f"checkpoint_{name}{suffix}_", every
         self._key, self._division = _as_json(key), division
         self._last, self._cost = time.monotonic(), 0.0
+        self._is_whole = True  # whether another number of processes can go on from the last one written
         self.resumed_at = 0  # batches that are already done
         self.seconds = 0.0  # spent on writing
 
@@ -81,14 +82,16 @@ class Checkpoints:
             break
         return self.resumed_at
 
-    def due(self) -> bool:
-        """Whether it is time for the next checkpoint."""
-        return self._every > 0 and time.monotonic() - self._last >= max(self._every, MIN_WAIT * self._cost)
+    def due(self, at_whole: bool = False) -> bool:
+        """Whether it is time for the next checkpoint; sooner `at_whole` sequences, if the last covers none such."""
+        wait = 0.0 if at_whole and not self._is_whole else self._every
+        return self._every > 0 and time.monotonic() - self._last >= max(wait, MIN_WAIT * self._cost)
 
     def save(self, reducers: Sequence[Reducer], batches: int, covered: Iterable[range] | None = None) -> None:
         """Writes a checkpoint after `batches` batches. Logs a warning if that fails, and the pass continues.
 
-        `covered` are the sequences that the states cover; without them, no other number of processes can go on from it.
+        `covered` are the sequences that the states cover; without them, no other number of processes can go on from it:
+        for those the newest one that has them is kept beside the newest ones.
         """
         facts = {"key": json.dumps(self._key, sort_keys=True)}
         if self._division is not None:
@@ -102,12 +105,15 @@ class Checkpoints:
             with pending.open("rb") as file:
                 os.fsync(file.fileno())
             pending.rename(self._folder / f"{self._prefix}{batches:09d}_{_hash(pending)}.safetensors")
-            for file in self._files()[KEPT:]:
+            files = self._files()
+            whole = [file for file in files if _covers(file)]
+            for file in set(files) - {*files[:KEPT], *whole[:1]}:
                 file.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             log.warning("No checkpoint could be written (%s): the pass goes on without", one_line(error))
         finally:
             pending.unlink(missing_ok=True)
+        self._is_whole = covered is not None
         self._last = time.monotonic()
         self._cost = self._last - began
         self.seconds += self._cost
@@ -174,7 +180,24 @@ def divide(folder: Path, name: str, key: dict[str, Any], sequences: int, process
         if usable and _hash(file) == file.stem.rsplit("_", 1)[1]:
             _check_key(file, *(_without_arithmetic(one) for one in (json.loads(facts["key"]), _as_json(key))))
             kept[process] = file.name, from_pairs(json.loads(facts["covered"]))
-    return latest.anew(processes, kept.values())
+    anew = latest.anew(processes, kept.values())
+    left = sum(len(one) for share in anew.shares for one in share)
+    log.info(
+        "Resuming by another number of processes: %d of %d sequences are done, and their sums taken over; the other %d "
+        "are run, also where they were half done",
+        sequences - left,
+        sequences,
+        left,
+    )
+    return anew
+
+
+def _covers(file: Path) -> bool:
+    """Whether a checkpoint says which sequences it covers."""
+    try:
+        return "covered" in _metadata(file)
+    except (OSError, SafetensorError):  # damaged
+        return False
 
 
 def _divided(folder: Path, name: str) -> Iterator[tuple[Path, Division, dict[str, str]]]:

@@ -115,11 +115,11 @@ def run_edited_pass(
                 stream = Stream(network, batch, starts)
             predictions = _Predictions(head, losses, batch, stream.hidden, effects)
             for index in range(max(done, first), first + len(steps)):
-                step = steps[index - first]
-                due = checkpoints is not None and checkpoints.due()
+                step, is_last = steps[index - first], index + 1 == first + len(steps)
+                due = checkpoints is not None and checkpoints.due(at_whole=is_last)
                 try:
                     predictions.add(step, stream)
-                    if due or forecast is not None or index == first + len(steps) - 1:
+                    if due or forecast is not None or is_last:
                         predictions.take_in()
                 except NotFiniteError as error:
                     _explain(error, variants, here)
@@ -130,8 +130,7 @@ def run_edited_pass(
                     forecast = None
                 began = time.perf_counter()
                 if checkpoints is not None and due:
-                    is_whole = index + 1 == first + len(steps)
-                    checkpoints.save([effects], index + 1, batches[: number + 1] if is_whole else None)
+                    checkpoints.save([effects], index + 1, batches[: number + 1] if is_last else None)
 
 
 def _check(variants: Sequence[Variant], effects: Effects, ids: torch.Tensor) -> None:

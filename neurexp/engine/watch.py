@@ -2,7 +2,8 @@
 
 PyTorch would notice a lost process only when it waits for its message, and torchrun on another machine never. The words
 go through the store that torchrun keeps for its processes, so nothing of ours listens. Process 0 hears all others, and
-they hear process 0. Knows nothing of the work.
+they hear process 0. A process says nothing either while native code keeps Python's lock, as functions of scipy.linalg
+do; so on the same machine it is lost only if it is not there any more. Knows nothing of the work.
 """
 
 import _thread
@@ -14,13 +15,16 @@ import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 BEAT = 1.0  # seconds between two words of a process
-SILENCE = 20.0  # seconds without a word, after which a process counts as lost
+SILENCE = 20.0  # seconds without a word, after which a process that is not there any more counts as lost
+ELSEWHERE = 60.0  # the same for a process on another machine, where nobody can look whether it is there
+STUCK = 600.0  # the same for one that is there
 FIRST = 600.0  # seconds for the first word: processes import PyTorch, perhaps from a slow disk
 GRACE = 3.0  # seconds after another's failure, in which this process may report the same mistake first
 SOON = 3.5  # seconds without a word, while this process is being ended, too
@@ -39,11 +43,24 @@ def open_store() -> "Store":
     return PrefixStore(f"neurexp/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
+def is_there(process: int) -> bool:
+    """Whether a process of this machine is still there, also if it does nothing. One that was killed is not."""
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return state not in "ZX"  # dead, and its maker has not looked yet
+
+
 class Watch:
     """The words of this process, and what it hears of others. `lost` says which process was lost, once one is."""
 
     def __init__(self, store: "Store", rank: int, count: int):
         self.lost: str | None = None
+        self._here = socket.gethostname(), os.getpid()
         self._store, self._rank, self._count = store, rank, count
         self._others = range(1, count) if rank == 0 else range(1)
         self._heard: dict[int, tuple[str, float]] = {}  # process → its last word, and when that was new
@@ -57,7 +74,7 @@ class Watch:
         while not self._ended.wait(BEAT if number else 0):
             number += 1
             self._exchange(number)
-            found = self._loss(SILENCE, GRACE)
+            found = self._loss()
             if found is not None:
                 self.lost = found
                 _thread.interrupt_main(LOST)
@@ -65,7 +82,7 @@ class Watch:
 
     def _exchange(self, number: int, word: str = "", text: str = "") -> None:
         with suppress(RuntimeError):  # the store has ended
-            self._store.set(f"watch/{self._rank}", json.dumps([number, socket.gethostname(), word, text]))
+            self._store.set(f"watch/{self._rank}", json.dumps([number, *self._here, word, text]))
             for other in self._others:
                 if self._store.check([f"watch/{other}"]):
                     said = self._store.get(f"watch/{other}").decode()
@@ -73,9 +90,10 @@ class Watch:
                         self._heard[other] = said, time.monotonic()
             self._answered = time.monotonic()
 
-    def _loss(self, silence: float, grace: float) -> str | None:
+    def _loss(self, soon: bool = False) -> str | None:
         """The first of the others that has ended, and how; None if none has, as far as is known."""
         now = time.monotonic()
+        silence, elsewhere, grace = (SOON, SOON, 0.0) if soon else (SILENCE, ELSEWHERE, GRACE)
         if now - self._answered > silence:
             return "torchrun: its own process that the others were connected through has ended"
         for other in self._others:
@@ -85,12 +103,15 @@ class Watch:
                     return f"{who} has not started within {FIRST:.0f} seconds"
                 continue
             said, since = self._heard[other]
-            _, host, word, text = json.loads(said)
+            _, host, process, word, text = json.loads(said)
             if word == FAILED and now - since > grace:
                 return f"{who}, on {host}: {text}"
             if word == INTERRUPTED and now - since > silence:  # this process gets a signal of its own
                 return f"{who}, on {host}, was interrupted"
-            if not word and now - since > silence:
+            least = silence if host == self._here[0] else elsewhere
+            if not word and now - since > least:
+                if host == self._here[0] and is_there(process) and now - since <= STUCK:
+                    continue
                 return f"{who}, on {host}, has ended without a word: it was killed, or its machine failed"
         return None
 
@@ -101,8 +122,8 @@ class Watch:
         """
         end = time.monotonic() + SOON + 2 * BEAT
         while self.lost is None and time.monotonic() < end and self._thread.is_alive():
-            self.lost = self._loss(SOON, 0.0)
-            words = [json.loads(self._heard[other][0])[2] for other in self._others if other in self._heard]
+            self.lost = self._loss(soon=True)
+            words = [json.loads(self._heard[other][0])[3] for other in self._others if other in self._heard]
             if len(words) == len(self._others) and all(word in (DONE, INTERRUPTED) for word in words):
                 break
             time.sleep(BEAT / 10)

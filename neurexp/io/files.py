@@ -225,7 +225,7 @@ def write_table(path: Path, table: dict[str, np.ndarray]) -> None:
 
 
 def _column(values: np.ndarray) -> Any:
-    """The values as pyarrow's array, from their bytes: `pyarrow.array` would import pandas, to see if they are its.
+    """The values as pyarrow's array, from their bytes: `pyarrow.array` would import pandas to look at them.
 
     Raises:
         TypeError: they are neither numbers nor truth values nor texts; a text may be None.

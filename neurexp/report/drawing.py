@@ -23,7 +23,8 @@ def write_figures(folder: Path, report: Report, formats: Sequence[str] = ("png",
     if len(report.figures) > 1:
         import matplotlib.backends.backend_agg
         import matplotlib.figure  # noqa: F401 (once here, and not in each fork)
-    shared_out(partial(_write_figure, folder / FIGURES, report, formats), list(report.figures))
+    longest_first = list(reversed(report.figures))  # the later ones tend to have more panels
+    shared_out(partial(_write_figure, folder / FIGURES, report, formats), longest_first)
     for name, write in report.pages.items():
         with whole_file(folder / FIGURES / f"{name}.html") as path:
             path.write_text(write(), "utf-8")

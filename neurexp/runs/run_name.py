@@ -4,6 +4,7 @@ Knows no experiment: the defaults are those of the experiment's own config.
 """
 
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,15 @@ def _defaults(options: Any) -> dict[str, str]:
             hydra = HydraConfig.get()
             searched = [text for text in hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
             chosen = f"experiment={hydra.runtime.choices['experiment']}"
-            return _told(compose("config", [*searched, chosen]))
+            return _of_file(GlobalHydra.instance().hydra, *searched, chosen)
     usual = OmegaConf.structured(type(options)(name=options.name, plugin=options.plugin))
     return _told(OmegaConf.create({"experiment": usual, "run": {"seed": 0}}))
+
+
+@lru_cache(maxsize=1)  # for the jobs of a sweep
+def _of_file(hydra: object, *overrides: str) -> dict[str, str]:
+    """What the command's Hydra composes with only these overrides."""
+    return _told(compose("config", list(overrides)))
 
 
 def _told(config: DictConfig) -> dict[str, str]:

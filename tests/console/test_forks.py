@@ -22,9 +22,19 @@ def note(folder: Path, item: int) -> None:
     (folder / str(item)).write_text(str(os.getpid()))
 
 
+def note_together(folder: Path, processes: int, item: int) -> None:
+    """Notes an item, but not before so many processes have begun one."""
+    begun = folder / "begun"
+    begun.mkdir(exist_ok=True)
+    (begun / str(os.getpid())).touch()
+    while len(list(begun.iterdir())) < processes:
+        time.sleep(0.005)
+    note(folder, item)
+
+
 def done(folder: Path) -> dict[int, int]:
     """Item → the process that did it last."""
-    return {int(file.name): int(file.read_text()) for file in folder.iterdir()}
+    return {int(file.name): int(file.read_text()) for file in folder.iterdir() if file.is_file()}
 
 
 @pytest.fixture
@@ -37,11 +47,25 @@ def started(monkeypatch) -> list[int]:
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 9])
 def test_every_item_is_done_once_in_as_many_processes(tmp_path, processes):
-    shared_out(partial(note, tmp_path), range(7), processes)
+    shared_out(partial(note_together, tmp_path, min(processes, 7)), range(7), processes)
     found = done(tmp_path)
     assert set(found) == set(range(7))
     assert len(set(found.values())) == min(processes, 7)
-    assert found[0] == os.getpid()
+    assert os.getpid() in found.values()
+
+
+def test_whoever_has_finished_an_item_takes_the_next(tmp_path):
+    def work(item: int) -> None:
+        if item == 0:  # takes as long as all the others
+            while len(done(tmp_path)) < 6:
+                time.sleep(0.005)
+        note(tmp_path, item)
+
+    shared_out(work, range(7), 2)
+    found = done(tmp_path)
+    alone = found.pop(0)
+    assert len(found) == 6
+    assert alone not in found.values()
 
 
 def test_no_item_needs_no_fork():
@@ -54,7 +78,11 @@ def test_what_a_fork_did_not_do_is_done_here(tmp_path, monkeypatch, started, end
     parent = os.getpid()
 
     def work(item: int) -> None:
+        begun = tmp_path / "begun"
+        while os.getpid() == parent and not begun.exists():
+            time.sleep(0.005)
         if os.getpid() != parent:
+            begun.mkdir()
             if end == "raises":
                 raise ValueError("in the fork only")
             if end == "hangs":
@@ -93,7 +121,7 @@ def test_an_error_here_ends_the_forks(started):
 
 def test_works_from_a_thread_and_prints_nothing_twice(tmp_path, capfd):
     print("before", end="", flush=False)
-    thread = threading.Thread(target=shared_out, args=(partial(note, tmp_path), range(4), 2))
+    thread = threading.Thread(target=shared_out, args=(partial(note_together, tmp_path, 2), range(4), 2))
     thread.start()
     thread.join()
     print(flush=True)
@@ -103,8 +131,8 @@ def test_works_from_a_thread_and_prints_nothing_twice(tmp_path, capfd):
 
 def test_a_signal_in_a_forks_first_moment_runs_no_handler_of_its_maker_there(tmp_path):
     with signalled_forks():
-        shared_out(partial(note, tmp_path), range(2), 2)
-    assert done(tmp_path)[1] != os.getpid()
+        shared_out(partial(note_together, tmp_path, 2), range(2), 2)
+    assert len(set(done(tmp_path).values())) == 2
 
 
 def test_a_fork_that_is_ended_leaves_no_unfinished_file(tmp_path, started):

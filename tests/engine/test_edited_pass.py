@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import neurexp
 from neurexp.engine import checkpoint, edited_pass
 from neurexp.engine.changes import Change
-from neurexp.engine.checkpoint import Checkpoints
+from neurexp.engine.checkpoint import Checkpoints, divide
 from neurexp.engine.edited_pass import run_edited_pass
 from neurexp.engine.reducers.base import NotFiniteError
 from neurexp.engine.reducers.effects import Effects
@@ -411,7 +411,7 @@ class CutError(Exception):
 
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_a_pass_that_is_cut_in_the_middle_of_a_batch_goes_on(model, tmp_path, monkeypatch, steps):
-    """Four steps a batch: the unedited model, and variants from each of the three blocks; then those without edits."""
+    """Five steps a batch: the unedited model, and variants from each of the three blocks; then those without edits."""
     monkeypatch.setattr(checkpoint, "MIN_WAIT", 0)
     whole, save = run(model, VARIANTS_OF_CASES), Checkpoints.save
 
@@ -430,6 +430,74 @@ def test_a_pass_that_is_cut_in_the_middle_of_a_batch_goes_on(model, tmp_path, mo
     again = effects_of(len(CASES))  # a whole pass is not run again
     run(model, VARIANTS_OF_CASES, effects=again, checkpoints=Checkpoints(tmp_path, "edits", {}, 1e-9))
     assert same(again, whole)
+
+
+def by_processes(model, folder, count, cuts=()):
+    """What so many processes leave behind, each cut after so many steps; merged, if none is cut."""
+    division, states = divide(folder, "edits", {}, SEQUENCES, count), []
+    for process in range(count):
+        checkpoints = Checkpoints(folder, "edits", {}, 1e-9, division, process)
+        options: dict = {"part": division.shares[process], "checkpoints": checkpoints, "batch_size": 1}
+        effects = effects_of(len(CASES))
+        states.append((effects, checkpoints))
+        if not cuts:
+            run(model, VARIANTS_OF_CASES, effects=effects, **options)
+            continue
+        options["checkpoints"] = Cut(checkpoints, cuts[process])
+        with pytest.raises(CutError):
+            run(model, VARIANTS_OF_CASES, effects=effects, **options)
+    (merged, checkpoints), *others = states
+    for other, _ in others:
+        merged.merge(other)
+    checkpoints.add_finished([merged])
+    return merged, division
+
+
+class Cut:
+    """Checkpoints of a pass that ends after so many steps."""
+
+    def __init__(self, checkpoints, after):
+        self._checkpoints, self._after, self._steps = checkpoints, after, 0
+        self.load, self.due = checkpoints.load, checkpoints.due
+
+    def save(self, reducers, done, covered=None):
+        self._checkpoints.save(reducers, done, covered)
+        self._steps += 1
+        if self._steps == self._after:
+            raise CutError
+
+
+STEPS = 5  # of a batch: the unedited model, variants from each of three blocks, and one without edits
+
+
+@pytest.mark.parametrize(
+    ("cuts", "done"),
+    [((STEPS - 1, 1), 0), ((2 * STEPS - 1, STEPS), 2), ((2 * STEPS + 3, STEPS + 3), 3), ((STEPS, 2), 1)],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_number_of_processes_goes_on_from_the_last_whole_batch(
+    model, tmp_path, monkeypatch, caplog, cuts, done, count
+):
+    """One sequence a batch; three and four sequences in the first two processes."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(checkpoint, "MIN_WAIT", 0)
+    by_processes(model, tmp_path, 2, cuts)
+    found, division = by_processes(model, tmp_path, count)
+    assert SEQUENCES - sum(len(one) for share in division.shares for one in share) == done
+    assert f"another number of processes: {done} of {SEQUENCES} sequences are done" in caplog.text
+    assert_close(found, run(model, VARIANTS_OF_CASES))
+
+
+def test_after_a_checkpoint_in_the_middle_of_a_batch_one_of_the_whole_batch_comes_soon(model, tmp_path, monkeypatch):
+    """The batches are shorter than the time between checkpoints."""
+    monkeypatch.setattr(checkpoint, "MIN_WAIT", 0)
+    checkpoints, saved = Checkpoints(tmp_path, "edits", {}, 3600.0), []
+    due, save = checkpoints.due, checkpoints.save
+    first = iter([True])
+    monkeypatch.setattr(checkpoints, "due", lambda at_whole=False: next(first, False) or due(at_whole))
+    monkeypatch.setattr(checkpoints, "save", lambda *one: (saved.append(one[1:]), save(*one)))
+    run(model, VARIANTS_OF_CASES, checkpoints=checkpoints)
+    assert saved == [(1, None), (STEPS, [range(3)])]
 
 
 @pytest.mark.parametrize("variants", [VARIANTS_OF_CASES, []])

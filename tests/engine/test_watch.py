@@ -1,18 +1,28 @@
 """Processes hear within seconds who of the others has ended, and how."""
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import HashStore, TCPStore
 
 from neurexp.engine import watch
-from neurexp.engine.watch import Watch
+from neurexp.engine.watch import Watch, is_there
 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    for name, seconds in {"BEAT": 0.02, "SILENCE": 0.5, "FIRST": 0.6, "GRACE": 0.1, "SOON": 0.2}.items():
+    for name, seconds in {"BEAT": 0.02, "SILENCE": 0.5, "ELSEWHERE": 0.5, "STUCK": 2.0, "GRACE": 0.1}.items():
         monkeypatch.setattr(watch, name, seconds)
+    monkeypatch.setattr(watch, "FIRST", 0.6)
+    monkeypatch.setattr(watch, "SOON", 0.2)
+    monkeypatch.setattr(watch, "is_there", lambda process: process in there)
+    there.clear()
+
+
+there: set[int] = set()  # processes that are taken to be there
 
 
 @pytest.fixture
@@ -80,3 +90,55 @@ def test_where_all_are_interrupted_nobody_is_lost(three):
     began = time.monotonic()
     assert three[0].why() is None
     assert time.monotonic() - began < 0.2
+
+
+def test_a_process_of_this_machine_that_is_there_but_says_nothing_is_not_lost_soon(three):
+    there.add(os.getpid())
+    kill(three[2])
+    time.sleep(1.0)
+    assert three[0].lost is None
+    assert "process 2 of 3" in lost_within(three[0], 5)
+
+
+def test_a_process_of_another_machine_that_says_nothing_is_lost(three):
+    there.add(os.getpid())
+    kill(three[2])
+    three[2]._here = "elsewhere", os.getpid()
+    three[2]._exchange(-1)
+    assert lost_within(three[0], 1.5).startswith("torchrun: process 2 of 3, on elsewhere, has ended without a word")
+
+
+KEEPS_THE_LOCK = """
+import ctypes, sys, time
+from datetime import timedelta
+from torch.distributed import TCPStore
+from neurexp.engine import watch
+watch.BEAT = 0.02
+one = watch.Watch(TCPStore("localhost", int(sys.argv[1]), is_master=False, timeout=timedelta(seconds=60)), 1, 2)
+time.sleep(0.2)
+ctypes.PyDLL(None).usleep(1_500_000)  # a call that does not let go of the lock
+one.leave(watch.DONE)
+"""
+
+
+def test_a_process_whose_native_code_keeps_the_lock_is_not_lost(monkeypatch):
+    monkeypatch.setattr(watch, "is_there", is_there)
+    monkeypatch.setattr(watch, "STUCK", 60)
+    monkeypatch.setattr(watch, "FIRST", 60)
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    one = Watch(store, 0, 2)
+    other = subprocess.Popen([sys.executable, "-c", KEEPS_THE_LOCK, str(store.port)])
+    assert other.wait(60) == 0
+    one.leave(watch.DONE)
+    assert one.lost is None
+
+
+def test_a_process_is_there_until_it_is_killed_also_before_anybody_looks():
+    one = subprocess.Popen(["sleep", "60"])
+    assert is_there(one.pid)
+    one.kill()
+    end = time.monotonic() + 10
+    while is_there(one.pid):
+        assert time.monotonic() < end
+    one.wait()
+    assert not is_there(one.pid)

@@ -337,7 +337,15 @@ def test_an_installed_peer_gives_our_activations_and_leaves_the_network_as_it_wa
 def options(**changes):
     return Options(
         **(
-            {"name": "benchmark", "plugin": "", "rounds": 3, "batch_sizes": [1, 2], "peers": False, "edits": 2}
+            {
+                "name": "benchmark",
+                "plugin": "",
+                "rounds": 3,
+                "batch_sizes": [1, 2],
+                "peers": False,
+                "edits": 2,
+                "commands": 0,
+            }
             | changes
         )
     )
@@ -354,6 +362,7 @@ def options(**changes):
         ({"permutations": 1}, "experiment.permutations=1: "),
         ({"edits": 1}, "experiment.edits=1: give a whole number of 2 or more, or 0 for none"),
         ({"edits": -1}, "experiment.edits=-1: "),
+        ({"commands": -1}, "experiment.commands=-1: "),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(changes, said):
@@ -454,11 +463,11 @@ def test_on_its_own_it_is_offline_and_every_choice_can_be_overridden(quick_cli, 
 
 
 @pytest.mark.slow
-def test_the_command_leaves_its_files_metrics_and_figure(quick_cli, tmp_path):
-    process = quick_cli(
+def test_the_command_leaves_its_files_metrics_and_figure(cli, tmp_path):
+    process = cli(
         "experiment=benchmark", "model=mini", "dataset.tokens=300", "dataset.sequence_length=128",
         "device.threads=1", "experiment.rounds=3", "experiment.batch_sizes=[1]", "experiment.peers=false",
-        "experiment.edits=2", "hydra.run.dir=run", draws=True,
+        "experiment.edits=2", "experiment.commands=1", "hydra.run.dir=run",
     )  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
     folder = tmp_path / "run"
@@ -472,7 +481,7 @@ def test_the_command_leaves_its_files_metrics_and_figure(quick_cli, tmp_path):
     assert ("memory_mb" in metrics) == (sys.platform == "linux")
     for line in summary["findings"]:
         assert line in process.stdout
-    for name in ("benchmark", "rounds", "batch_sizes", "profile", "ablations"):
+    for name in ("benchmark", "rounds", "batch_sizes", "profile", "ablations", "command_costs"):
         assert parquet.read_table(folder / f"{name}.parquet").num_rows > 0
     assert not (folder / "layers.parquet").exists()
     assert not (folder / "neurons.parquet").exists()

@@ -56,6 +56,6 @@ def test_shares_are_of_the_pass_of_the_same_round():
     metrics = costs.metrics(table)
     assert set(metrics) <= set(COLUMNS)
     assert {f"context_costs.{name}" for name in table} <= set(COLUMNS)
-    (finding,) = costs.findings(table)
+    (finding,) = costs.findings(metrics)
     assert "over 1,000 tokens, Extremes and Moments add 30.0% to a pass that reduces nothing" in finding
     assert "Extremes 10.0%, Moments 10.0%. With a NeuronHistogram of every 8th sequence it is 40.0%" in finding

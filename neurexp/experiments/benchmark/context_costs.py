@@ -48,6 +48,8 @@ COLUMNS = {
     "context_costs.share_min": "smallest of these",
     "context_costs.share_max": "largest of these",
     **{f"context_share_{name}": f"context_costs.share of {name}" for name in CASES if name != NONE},
+    f"context_share_{BOTH}_min": f"context_costs.share_min of {BOTH}",
+    f"context_share_{BOTH}_max": f"context_costs.share_max of {BOTH}",
 }
 
 
@@ -70,23 +72,27 @@ class ContextCosts:
 
     def metrics(self, table: Table) -> dict[str, float]:
         """Flat metrics of the table."""
-        pairs = zip(table["case"].tolist(), table["share"].tolist(), strict=True)
-        return {f"context_share_{name}": share for name, share in pairs if name != NONE}
+        metrics = {f"context_share_{name}": share for name, share in _by_case(table, "share") if name != NONE}
+        for end in ("min", "max"):
+            metrics[f"context_share_{BOTH}_{end}"] = dict(_by_case(table, f"share_{end}"))[BOTH]
+        return metrics
 
-    def findings(self, table: Table) -> list[str]:
+    def findings(self, metrics: dict[str, float]) -> list[str]:
         """A sentence: what Extremes and Moments add to a pass."""
-        row = {name: index for index, name in enumerate(table["case"].tolist())}
 
         def share(name: str) -> str:
-            return f"{table['share'][row[name]]:.1%}"
+            return f"{metrics[f'context_share_{name}']:.1%}"
 
-        at = row[BOTH]
         return [
             f"Top contexts: over {self.tokens:,} tokens, Extremes and Moments add {share(BOTH)} to a pass that reduces "
-            f"nothing ({table['share_min'][at]:.1%} to {table['share_max'][at]:.1%}; the aim is {AIM:.0%}): Extremes "
+            f"nothing ({share(f'{BOTH}_min')} to {share(f'{BOTH}_max')}; the aim is {AIM:.0%}): Extremes "
             f"{share('extremes')}, Moments {share('moments')}. With a NeuronHistogram of every {EVERY}th sequence it "
             f"is {share('extremes_moments_histogram')}. The share of Extremes falls with the number of tokens."
         ]
+
+
+def _by_case(table: Table, column: str) -> list[tuple[str, float]]:
+    return list(zip(table["case"].tolist(), table[column].tolist(), strict=True))
 
 
 def reducers_of(case: str, sites: int, length: int, device: torch.device) -> list[Reducer]:

@@ -22,7 +22,7 @@ from neurexp.engine.plan import Pass
 from neurexp.errors import UserError
 from neurexp.experiments import token_length
 from neurexp.experiments.base import Experiment, Inputs, Plan, Results
-from neurexp.experiments.benchmark import cases, context_costs, edit_costs, machine
+from neurexp.experiments.benchmark import cases, command_costs, context_costs, edit_costs, machine
 from neurexp.experiments.benchmark.ablations import Ablations
 from neurexp.experiments.benchmark.cases import Case
 from neurexp.experiments.benchmark.columns import COLUMNS
@@ -93,30 +93,31 @@ class _Benchmark:
         profile = self._profile(whole)
         table = self._table(measured)
         metrics = self._metrics(measured, table, floor)
-        edits = self._edits()
-        ablations = edits.table() if edits else {}
-        in_edits = edits.metrics(ablations) if edits else {}
-        metrics |= in_edits
-        contexts = self._contexts()
-        context_table = contexts.table() if contexts else {}
-        metrics |= contexts.metrics(context_table) if contexts else {}
+        findings = self._findings(measured, metrics, profile)
+        tables = {
+            "benchmark": table,
+            "rounds": _rounds_table(measured),
+            "batch_sizes": _batch_sizes_table(measured),
+            "profile": profile,
+        }
+        edits, contexts, commands = self._edits(), self._contexts(), self._commands()
+        for name, costs in (("ablations", edits), ("context_costs", contexts), ("command_costs", commands)):
+            if costs is not None:
+                tables[name] = costs.table()
+                of_them = costs.metrics(tables[name])
+                metrics |= of_them
+                findings += costs.findings(of_them)
         return Report(
-            findings=self._findings(measured, metrics, profile)
-            + (edits.findings(in_edits) if edits else [])
-            + (contexts.findings(context_table) if contexts else []),
+            findings=findings,
             metrics={name: value for name, value in metrics.items() if np.isfinite(value)},
             layers={},
             neurons={},
-            columns=COLUMNS | edit_costs.columns(edits.layers if edits else []) | context_costs.COLUMNS,
+            columns=COLUMNS
+            | edit_costs.columns(edits.layers if edits else [])
+            | context_costs.COLUMNS
+            | command_costs.COLUMNS,
             statistic="",
-            tables={
-                "benchmark": table,
-                "rounds": _rounds_table(measured),
-                "batch_sizes": _batch_sizes_table(measured),
-                "profile": profile,
-                **({"ablations": ablations} if edits else {}),
-                **({"context_costs": context_table} if contexts else {}),
-            },
+            tables=tables,
             figures={"benchmark": lambda: self._draw(measured, table, metrics)},
             step_column=None,
             provenance={"peers": sorted({*self._peers.values(), *(edits.peers.values() if edits else ())})},
@@ -278,6 +279,16 @@ class _Benchmark:
             self.options.rounds,
             self._seconds_of,
         )
+
+    def _commands(self) -> command_costs.CommandCosts | None:
+        """What the whole command costs beside its pass; None if not wanted."""
+        if not self.options.commands:
+            return None
+        try:
+            return command_costs.measure(self._model.device.type, self.options.commands)
+        except UserError as error:  # what was measured before must not be lost
+            log.warning("The command is left out: %s", error)
+            return None
 
     # -- what came out ---------------------------------------------------------------------------------------------
 

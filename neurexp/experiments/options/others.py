@@ -107,6 +107,7 @@ class BenchmarkOptions(TokenLengthOptions):
     bf16: Any = "auto"  # true, false or auto
     edits: int = 8  # sets of neurons that are edited in turn; 0: none
     contexts: bool = False  # also what top contexts cost
+    commands: int = 5  # starts of the whole command; 0: none
 
     def check(self) -> None:
         super().check()
@@ -117,5 +118,6 @@ class BenchmarkOptions(TokenLengthOptions):
             raise UserError(f"{base.given('batch_sizes', self.batch_sizes)}: give a list of whole numbers of 1 or more")
         if self.bf16 not in (True, False, "auto"):
             raise UserError(f"experiment.bf16={self.bf16}: give true, false or auto")
+        self.check_range(0, 1000, "commands")
         if self.edits < 0 or self.edits == 1:
             raise UserError(f"experiment.edits={self.edits}: give a whole number of 2 or more, or 0 for none")
