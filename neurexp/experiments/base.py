@@ -81,7 +81,7 @@ class Inputs:
         return tuple(parse_layers(chosen, self.model.layers))
 
 
-BYTES_PER_NEURON = 200  # of neurons.parquet with some ten columns
+BYTES_PER_NEURON = 230  # of neurons.parquet with some thirty columns, after compression
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Plan:
     tokens: Tokens  # written into the run folder
     skipped: tuple[Skipped, ...] = ()  # parts of the inputs that could not be used
     provenance: Mapping[str, Any] = field(default_factory=dict)  # names the inputs, beside `tokens` and the dataset
-    bytes_per_neuron: float = BYTES_PER_NEURON  # that the run will write, roughly; tokens are counted beside them
+    bytes_per_neuron: float = BYTES_PER_NEURON  # that the run will write, roughly; nothing for tokens
     afterwards: Mapping[str, float] = field(default_factory=dict)  # what follows the passes → about how many seconds
 
 

@@ -191,7 +191,8 @@ def _write(run: _Written, options: dict[str, str], begun: dict[str, Any]) -> Non
     """
     from neurexp.io import provenance
     from neurexp.models.spread import device_of
-    from neurexp.runs.measure import MOST_TOKENS_WRITTEN, batch_size_of
+    from neurexp.runs.announcing import MOST_TOKENS_WRITTEN
+    from neurexp.runs.measure import batch_size_of
     from neurexp.text.skipped import table
     from neurexp.text.tokenizer import document_end, first_tokens
 

@@ -7,11 +7,10 @@ import logging
 import os
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from neurexp.models.spread import described, is_spread
 from neurexp.report.clock import Stopwatch
 from neurexp.report.finished import FinishedRun
 from neurexp.report.report import CONTROLS, Report, join_sites, with_control
+from neurexp.runs.announcing import Announcer
 from neurexp.runs.control_figure import with_figure
 from neurexp.runs.stored_pass import StoredPass
 from neurexp.text.running_text import read_text
@@ -45,10 +45,7 @@ from neurexp.text.skipped import Skipped, tell
 
 log = logging.getLogger(__name__)
 
-ANNOUNCED = 10  # seconds: what takes longer is announced
-LARGE = 100  # MB: a larger run folder is announced
 MODELS_KEPT = 2  # a model and its control
-MOST_TOKENS_WRITTEN = 1_000_000  # longer inputs are identified by their hash only
 
 
 @dataclass(frozen=True)
@@ -127,6 +124,7 @@ class _Runner:
     resumed: dict[str, int] = field(default_factory=dict)
     _logged: set[Skipped] = field(default_factory=set)
     _taken_over: set[str] = field(default_factory=set)  # passes that another number of processes began
+    _announcer: Announcer = field(init=False)
 
     def run(self, inputs: Inputs, prefix: str = "") -> tuple[Plan, dict[str, Report]]:
         """Plans, runs and analyses, for each site; the sites share their passes.
@@ -141,8 +139,9 @@ class _Runner:
             plans = [experiment.prepare(inputs) for experiment in experiments.values()]
         plan = plans[0]
         self._log_skipped(plan)
+        self._announcer = Announcer(plans)
         if processes.rank() == 0:
-            _announce_afterwards(plans)
+            self._announcer.before()
         results: list[dict[str, dict[str, Reducer]]] = [{} for _ in plans]
         for passes in zip(*(one.passes for one in plans), strict=True):
             passes = [one.after(own) for one, own in zip(passes, results, strict=True)]
@@ -153,9 +152,7 @@ class _Runner:
                 log.info("%s: %d tokens in %d sequences", first.label, first.tokens.count, len(first.tokens.valid))
                 # A site that every plan captures, beside its own, is captured once
                 once = {planned.site: planned for planned in passes}
-                reducers = self._run_or_reuse(
-                    list(once.values()), inputs.model, f"{prefix}{first.name}", plan.bytes_per_neuron
-                )
+                reducers = self._run_or_reuse(list(once.values()), inputs.model, f"{prefix}{first.name}")
                 of_site = dict(zip(once, reducers, strict=True))
                 for own, planned in zip(results, passes, strict=True):
                     own[first.name] = of_site[planned.site]
@@ -179,15 +176,13 @@ class _Runner:
         self._logged.update(new)
         tell(new)
 
-    def _run_or_reuse(
-        self, passes: Sequence[Pass], model: LanguageModel, name: str, bytes_per_neuron: float
-    ) -> list[dict[str, Reducer]]:
+    def _run_or_reuse(self, passes: Sequence[Pass], model: LanguageModel, name: str) -> list[dict[str, Reducer]]:
         """The reducers of each pass: stored ones, and those of one pass for the others."""
         with self.clock("load_model"):  # the hash of the weights is computed once
             keys = [self._key_of(planned, model) for planned in passes]
         first = passes[0]
         if not first.cacheable or (first.distributed and processes.count() > 1):
-            return self._run(passes, model, keys, name, bytes_per_neuron)
+            return self._run(passes, model, keys, name)
         store, reuse = Store(cache_of(self.config)), self.config.run.reuse
         stored = [StoredPass(store, planned, key) for planned, key in zip(passes, keys, strict=True)]
         with self.clock("track"):
@@ -205,7 +200,7 @@ class _Runner:
                         f"{name}, {planned.site}" for planned, one in zip(passes, found, strict=True) if one is not None
                     ]
                     own = [keys[index] for index in missing]
-                    made = self._run_and_store(absent, model, own, name, bytes_per_neuron)
+                    made = self._run_and_store(absent, model, own, name)
                     for index, reducers in zip(missing, made, strict=True):
                         found[index] = reducers
                     return [one for one in found if one is not None]
@@ -223,19 +218,18 @@ class _Runner:
         model: LanguageModel,
         keys: Sequence[dict[str, Any]],
         name: str,
-        bytes_per_neuron: float,
     ) -> list[dict[str, Reducer]]:
         passes = own = [one.planned for one in stored]
         if stored[0].by_layer and self.other_layers and self.config.run.reuse:
             every = tuple(range(model.layers))  # the sweep's other jobs find theirs
             passes = [replace(planned, layers=every) for planned in own]
         try:
-            results = self._run(passes, model, keys, name, bytes_per_neuron)
+            results = self._run(passes, model, keys, name)
         except UserError:  # perhaps of a layer that this job does not want: it has no such site, or puts out NaN
             if passes is own:
                 raise
             passes, name = own, f"{name}, own layers"
-            results = self._run(passes, model, keys, name, bytes_per_neuron)
+            results = self._run(passes, model, keys, name)
         made = list(zip(stored, results, strict=True))
         with self.clock("track"):
             for one, reducers in made if name not in self._taken_over else ():  # their sums have other last bits
@@ -248,7 +242,6 @@ class _Runner:
         model: LanguageModel,
         keys: Sequence[dict[str, Any]],
         name: str,
-        bytes_per_neuron: float,
     ) -> list[dict[str, Reducer]]:
         short, first = re.sub(r"\W+", "-", name.lower()), passes[0]
         whole_key = keys[0] | {"layers": list(first.layers)}
@@ -264,7 +257,7 @@ class _Runner:
                     model,
                     batch_size_of(self.config),
                     checkpoints,
-                    lambda seconds, neurons: _announce(seconds, neurons * bytes_per_neuron, first),
+                    partial(self._announcer.during, first),
                     progress=processes.rank() == 0,
                     division=division,
                 )
@@ -312,28 +305,6 @@ def _told(error: OtherPassError) -> Callable[[str], str]:
         return f"{name} ({'; '.join(inner)})"
 
     return told
-
-
-def _announce(seconds: float, bytes_of_neurons: float, planned: Pass) -> None:
-    megabytes = (bytes_of_neurons + min(planned.tokens.count, MOST_TOKENS_WRITTEN) * 5) / 1e6 + 1
-    if seconds > ANNOUNCED or megabytes > LARGE:
-        log.info(
-            "Pass: about %s to go by the pace so far; the run will write about %.0f MB", _spelled(seconds), megabytes
-        )
-
-
-def _announce_afterwards(plans: Sequence[Plan]) -> None:
-    """Says before the passes what will take long after them."""
-    seconds = Counter[str]()
-    for plan in plans:
-        seconds.update(plan.afterwards)
-    for what, its in seconds.items():
-        if its > ANNOUNCED:
-            log.info("After the pass: about %s for %s", _spelled(its), what)
-
-
-def _spelled(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def cache_of(config: Config) -> Path:

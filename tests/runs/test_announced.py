@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,15 +11,15 @@ import neurexp
 from neurexp.experiments import promoted
 from neurexp.experiments.top_contexts import experiment as top_contexts
 from neurexp.models.load import load_model
-from neurexp.runs import measure
+from neurexp.runs import announcing
 
 LAYERS = "experiment.layer=[0,1]"
 
 
-def announced(folder, *overrides):
+def announced(folder, *overrides, experiment="top_contexts", layers=LAYERS):
     """The run's log, and the bytes of its folder."""
-    given = [f"hydra.run.dir={folder}", "tracking=off", "dataset.tokens=2048", LAYERS, *overrides]
-    neurexp.run("top_contexts", model="mini", dataset="pydoc", overrides=given)
+    given = [f"hydra.run.dir={folder}", "tracking=off", "dataset.tokens=2048", layers, *overrides]
+    neurexp.run(experiment, model="mini", dataset="pydoc", overrides=given)
     written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return (folder / "neurexp.log").read_text("utf-8"), written
 
@@ -30,10 +31,26 @@ def announced(folder, *overrides):
 )
 def test_the_announced_size_is_that_of_the_run_folder_within_a_factor_of_two(tmp_path, monkeypatch, options):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measure, "ANNOUNCED", -1)
+    monkeypatch.setattr(announcing, "ANNOUNCED", -1)
     log, written = announced(tmp_path / "run", *options)
     (megabytes,) = re.findall(r"Pass: .*; the run will write about (\d+) MB", log)
     assert 0.5 < int(megabytes) * 1e6 / written < 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", ["[0]", "all"])
+@pytest.mark.parametrize(
+    "experiment", ["grammar_tuning", "categories", "context", "negation", "proper_nouns", "token_length"]
+)
+def test_each_experiment_announces_its_size(tmp_path, monkeypatch, experiment, layers):
+    """To the byte, because tiny runs write few megabytes; figures, `THE_REST`, are much of that."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(announcing, "ANNOUNCED", -1)
+    monkeypatch.setattr(announcing, "log", log := Mock())
+    tokens = "dataset.tokens=20_000" if experiment == "negation" else "dataset.tokens=4096"
+    _, written = announced(tmp_path / "run", tokens, experiment=experiment, layers=f"experiment.layer={layers}")
+    megabytes = log.info.call_args_list[-1].args[2]
+    assert 0.5 < megabytes * 1e6 / written < 2
 
 
 def test_what_takes_long_after_the_pass_is_said_before_it(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import numpy as np
 
 from neurexp.engine.plan import Pass
 from neurexp.errors import UserError
-from neurexp.experiments.base import Experiment, Inputs, Results, TokenGroup
+from neurexp.experiments.base import BYTES_PER_NEURON, Experiment, Inputs, Results, TokenGroup
 from neurexp.experiments.captured_rows import rows_pass
 from neurexp.experiments.contrast.data import FEWEST, Condition, ContrastData, ContrastPlan, Options, TextRows
 from neurexp.experiments.contrast.report import write
@@ -107,6 +107,7 @@ class Contrast(Experiment[ContrastPlan]):
             text=text,
             reads_text=self.reads_text,
             counts=counts | _occurrence_counts(found),
+            bytes_per_neuron=BYTES_PER_NEURON + self._bytes_of_rows(rows),
         )
 
     def token_groups(self, inputs: Inputs) -> dict[str, TokenGroup]:
@@ -137,12 +138,21 @@ class Contrast(Experiment[ContrastPlan]):
         return write(data.by_word() if self.by_word else data)
 
     def _check_sizes(self, rows: Selection) -> None:
-        keys = list(zip(rows.words, rows.category.tolist(), strict=True))
-        counted, what = (set(keys), "words") if self.by_word else (keys, "rows")
-        for category, name in enumerate(self.categories):
-            size = sum(label == category for _, label in counted)
+        what = "words" if self.by_word else "rows"
+        for size, name in zip(self._sizes(rows), self.categories, strict=True):
             if size < FEWEST:
                 raise UserError(f"{self.row_option}: only {size} {what} of {name} can be used; give {FEWEST} or more")
+
+    def _sizes(self, rows: Selection) -> list[int]:
+        """How many rows each category has in the analysis."""
+        keys = list(zip(rows.words, rows.category.tolist(), strict=True))
+        counted = set(keys) if self.by_word else keys
+        return [sum(label == category for _, label in counted) for category in range(len(self.categories))]
+
+    def _bytes_of_rows(self, rows: Selection) -> int:
+        """What a neuron's activations take in `activations.safetensors`: twice, where categories have one size."""
+        sizes = self._sizes(rows)
+        return 4 * sum(sizes) * (2 if len(set(sizes)) == 1 else 1)
 
     def _pass(self, name: str, selection: Selection, inputs: Inputs, layers: tuple[int, ...]) -> Pass:
         """The pass that captures a selection's rows."""

@@ -54,6 +54,9 @@ class Chosen:
     between: Mapping[str, Between] = field(default_factory=dict)
 
 
+BYTES_PER_COMPARISON = 140  # of a neuron in neurons.parquet: some twenty columns
+
+
 class Regression(Experiment[RegressionPlan]):
     """Base of regressions. A subclass gives `verdict` and implements `choose`."""
 
@@ -99,6 +102,7 @@ class Regression(Experiment[RegressionPlan]):
             counts=chosen.counts,
             about=chosen.about,
             between=chosen.between,
+            bytes_per_neuron=BYTES_PER_COMPARISON * len(kept),
         )
 
     def analyse(self, plan: RegressionPlan, results: Results) -> Report:
