@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from background import is_left
+from first_moment import signalled_forks
 
 from neurexp.console import forks
 from neurexp.console.forks import shared_out
@@ -128,21 +129,9 @@ def test_works_from_a_thread_and_prints_nothing_twice(tmp_path, capfd):
     assert capfd.readouterr().out == "before\n"
 
 
-def test_a_signal_in_a_forks_first_moment_runs_no_handler_of_its_maker_there(tmp_path, monkeypatch):
-    fork = os.fork
-
-    def interrupted() -> int:
-        process = fork()
-        if process == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-        return process
-
-    monkeypatch.setattr(os, "fork", interrupted)
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(7))
-    try:
+def test_a_signal_in_a_forks_first_moment_runs_no_handler_of_its_maker_there(tmp_path):
+    with signalled_forks():
         shared_out(partial(note_together, tmp_path, 2), range(2), 2)
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert len(set(done(tmp_path).values())) == 2
 
 
