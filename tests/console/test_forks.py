@@ -19,7 +19,8 @@ from neurexp.io.files import whole_file
 
 
 def note(folder: Path, item: int) -> None:
-    (folder / str(item)).write_text(str(os.getpid()))
+    with (folder / str(item)).open("a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def note_together(folder: Path, processes: int, item: int) -> None:
@@ -34,7 +35,7 @@ def note_together(folder: Path, processes: int, item: int) -> None:
 
 def done(folder: Path) -> dict[int, int]:
     """Item → the process that did it last."""
-    return {int(file.name): int(file.read_text()) for file in folder.iterdir() if file.is_file()}
+    return {int(file.name): int(file.read_text().split()[-1]) for file in folder.iterdir() if file.is_file()}
 
 
 @pytest.fixture
@@ -52,6 +53,7 @@ def test_every_item_is_done_once_in_as_many_processes(tmp_path, processes):
     assert set(found) == set(range(7))
     assert len(set(found.values())) == min(processes, 7)
     assert os.getpid() in found.values()
+    assert all(len((tmp_path / str(item)).read_text().split()) == 1 for item in range(7))
 
 
 def test_whoever_has_finished_an_item_takes_the_next(tmp_path):
