@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from commands import Commands
+from commands import Commands, Running
 from hub import kept_port
 from threadpoolctl import threadpool_limits
 
@@ -91,6 +91,23 @@ def quick_cli(commands: Commands, tmp_path: Path) -> Cli:
     Figures are painted only with `draws=True`.
     """
     return lambda *arguments, **options: commands.run(arguments, tmp_path, **options)
+
+
+@pytest.fixture
+def quick_start(commands: Commands, tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """`quick_start("model=mini", …)` starts a command as `quick_cli` does, and returns while it runs.
+
+    It is killed at the test's end, if it runs still.
+    """
+    started: list[Running] = []
+
+    def start(*arguments: str, **options) -> Running:
+        started.append(commands.start(arguments, tmp_path, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.kill()
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 from matplotlib.ticker import MaxNLocator
 
 from neurexp.figures.style import GROUP_STYLES, WIDEST, bare, legend_above, new_figure, set_title
@@ -64,6 +67,16 @@ def split_counts(
     return figure
 
 
+def _stairs(axes: Axes, values: np.ndarray, edges: np.ndarray, label: str, **style: Any) -> None:
+    """Draws what `axes.stairs` does. That takes ten times as long: it looks for the extrema of each straight line."""
+    style = {"ec" if name == "color" else name: value for name, value in style.items()}
+    patch = StepPatch(values, edges, baseline=0, fill=False, label=label, **style)
+    axes.add_artist(patch)
+    patch.sticky_edges.y.append(0)
+    axes.update_datalim([(edges[0], 0), (edges[-1], values.max())])
+    axes.autoscale_view()
+
+
 def group_histograms(
     edges: np.ndarray,
     counts: np.ndarray,
@@ -99,7 +112,7 @@ def group_histograms(
         for group, label in enumerate(labels):
             total = counts[panel, group].sum()
             if total:
-                axes.stairs(counts[panel, group] / total / width, edges[panel], label=label, **GROUP_STYLES[group])
+                _stairs(axes, counts[panel, group] / total / width, edges[panel], label=label, **GROUP_STYLES[group])
         if len(occupied):
             # The view is the bulk: the far tails are counted in the file, but would squeeze the shapes
             cumulative = np.cumsum(counts[panel].sum(0)) / counts[panel].sum()

@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from background import start, wait_for
-from conftest import Finished, run_in
+from background import wait_for
+from conftest import Finished
 from mlflow import MlflowClient
 from pyarrow.parquet import read_table
 
@@ -136,14 +135,14 @@ def test_folders_that_are_no_run(finished: Finished, mistake, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_in_its_edits_goes_on_to_the_same_bits(quick_cli, tmp_path):
+def test_a_run_that_is_killed_in_its_edits_goes_on_to_the_same_bits(quick_cli, quick_start, tmp_path):
     arguments = (
         *FEW, NEURONS, "dataset.tokens=1024", "experiment.ks=[2]", "run.reuse=false", "run.checkpoint_every=0.01",
         "experiment.kind=[mean,resample]",
     )  # fmt: skip
     process = quick_cli(*arguments, "tracking=off", "hydra.run.dir=whole")
     assert process.returncode == 0, process.stderr
-    running = start(tmp_path, *arguments, "tracking=off")
+    running = quick_start(*arguments, "tracking=off")
     wait_for(lambda: list(tmp_path.glob("outputs/ablation/*/checkpoint_edits*.safetensors")), running)
     os.kill(running.pid, signal.SIGKILL)
     running.communicate()
@@ -155,25 +154,23 @@ def test_a_run_that_is_killed_in_its_edits_goes_on_to_the_same_bits(quick_cli, t
 
 
 @pytest.mark.slow
-def test_a_run_is_repeated_to_the_bit(folder, tmp_path):
-    again = run_in(
-        tmp_path, sys.executable, "-m", "neurexp.rerun", str(folder / "first"), f"--into={tmp_path / 'again'}"
-    )
+def test_a_run_is_repeated_to_the_bit(folder, quick_cli, tmp_path):
+    again = quick_cli(str(folder / "first"), f"--into={tmp_path / 'again'}", module="neurexp.rerun")
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.endswith("Results are identical.\n")
     assert_same_bits(tmp_path / "again", folder / "first")
 
 
 @pytest.mark.slow
-def test_a_sweep_over_kinds_is_tabulated_and_its_jobs_compared(finished: Finished, cli, tmp_path):
-    process = cli("-m", *FEW, NEURONS, "experiment.kind=mean,zero")
+def test_a_sweep_over_kinds_is_tabulated_and_its_jobs_compared(quick_cli, tmp_path):
+    process = quick_cli("-m", *FEW, NEURONS, "experiment.kind=mean,zero")
     assert process.returncode == 0, process.stderr
     (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
     assert summary_of(sweep)["experiment"] == "sweep"
     jobs = sorted(path.parent for path in sweep.glob("*/summary.json"))
     kinds = [read_table(job / "effects.parquet").to_pandas()["kind"].unique().tolist() for job in jobs]
     assert sorted(kinds) == [["mean"], ["zero"]]
-    compared = run_in(tmp_path, sys.executable, "-m", "neurexp.compare", *map(str, jobs))
+    compared = quick_cli(*map(str, jobs), module="neurexp.compare")
     assert compared.returncode == 0, compared.stdout + compared.stderr
     assert "delta_loss_chosen" in compared.stdout
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")

@@ -4,13 +4,11 @@ import json
 import os
 import re
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from background import start, wait_for
-from conftest import run_in
+from background import wait_for
 from mistakes import mistake
 from pyarrow.parquet import read_table
 from safetensors import safe_open
@@ -153,11 +151,11 @@ def test_a_mistake_that_only_the_model_or_the_text_shows_is_one_line(quick_cli, 
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_in_its_pass_goes_on_to_the_same_numbers(quick_cli, tmp_path):
+def test_a_run_that_is_killed_in_its_pass_goes_on_to_the_same_numbers(quick_cli, quick_start, tmp_path):
     arguments = (*FEW, "dataset.tokens=3000", "run.reuse=false", "run.checkpoint_every=0.01", "experiment.histogram=2")
     process = quick_cli(*arguments, "hydra.run.dir=whole")
     assert process.returncode == 0, process.stderr
-    running = start(tmp_path, *arguments)
+    running = quick_start(*arguments)
     wait_for(lambda: list(tmp_path.glob("outputs/top_contexts/*/checkpoint_text*.safetensors")), running)
     os.kill(running.pid, signal.SIGKILL)
     running.communicate()
@@ -187,11 +185,11 @@ def test_torchrun_gives_the_result_of_one_process(quick_cli, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_repeated_resumed_swept_and_compared(cli, quick_cli, tmp_path):
+def test_a_run_is_repeated_resumed_swept_and_compared(quick_cli, tmp_path):
     """With the files and numbers of the first."""
     process = quick_cli(*FEW, "hydra.run.dir=first")
     assert process.returncode == 0, process.stderr
-    process = run_in(tmp_path, sys.executable, "-m", "neurexp.rerun", "first")
+    process = quick_cli("first", module="neurexp.rerun")
     assert process.returncode == 0, process.stdout + process.stderr
     assert "identical" in process.stdout
     process = quick_cli("-m", *FEW, "run.seed=0,1", "hydra.sweep.dir=sweep")
@@ -202,6 +200,6 @@ def test_a_run_is_repeated_resumed_swept_and_compared(cli, quick_cli, tmp_path):
     assert not one["ev_token"].equals(other["ev_token"])  # other signs
     assert np.corrcoef(one["ev_token"], other["ev_token"])[0, 1] > 0.6
     runs = [str(tmp_path / "sweep" / job) for job in ("0", "1")]
-    process = run_in(tmp_path, sys.executable, "-m", "neurexp.compare", *runs, "--no-mlflow")
+    process = quick_cli(*runs, "--no-mlflow", module="neurexp.compare")
     assert process.returncode == 0, process.stderr
     assert "share_token" in process.stdout

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from background import is_left
+from first_moment import signalled_forks
 
 from neurexp.console import beside as module
 from neurexp.console.beside import Beside
@@ -96,21 +97,9 @@ def test_signals_are_for_its_maker(beside):
     assert beside.call(int, "3") == 3
 
 
-def test_a_signal_in_its_first_moment_runs_no_handler_of_its_maker_there(monkeypatch):
-    fork = os.fork
-
-    def interrupted() -> int:
-        process = fork()
-        if process == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-        return process
-
-    monkeypatch.setattr(os, "fork", interrupted)
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(7))
-    try:
+def test_a_signal_in_its_first_moment_runs_no_handler_of_its_maker_there():
+    with signalled_forks():
         made = Beside(lambda: None, "adds numbers")
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert made.call(int, "3") == 3
     made.end()
 

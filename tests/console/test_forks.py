@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from background import is_left
+from first_moment import signalled_forks
 
 from neurexp.console import forks
 from neurexp.console.forks import shared_out
@@ -18,7 +19,8 @@ from neurexp.io.files import whole_file
 
 
 def note(folder: Path, item: int) -> None:
-    (folder / str(item)).write_text(str(os.getpid()))
+    with (folder / str(item)).open("a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def note_together(folder: Path, processes: int, item: int) -> None:
@@ -33,7 +35,7 @@ def note_together(folder: Path, processes: int, item: int) -> None:
 
 def done(folder: Path) -> dict[int, int]:
     """Item → the process that did it last."""
-    return {int(file.name): int(file.read_text()) for file in folder.iterdir() if file.is_file()}
+    return {int(file.name): int(file.read_text().split()[-1]) for file in folder.iterdir() if file.is_file()}
 
 
 @pytest.fixture
@@ -51,6 +53,7 @@ def test_every_item_is_done_once_in_as_many_processes(tmp_path, processes):
     assert set(found) == set(range(7))
     assert len(set(found.values())) == min(processes, 7)
     assert os.getpid() in found.values()
+    assert all(len((tmp_path / str(item)).read_text().split()) == 1 for item in range(7))
 
 
 def test_whoever_has_finished_an_item_takes_the_next(tmp_path):
@@ -128,21 +131,9 @@ def test_works_from_a_thread_and_prints_nothing_twice(tmp_path, capfd):
     assert capfd.readouterr().out == "before\n"
 
 
-def test_a_signal_in_a_forks_first_moment_runs_no_handler_of_its_maker_there(tmp_path, monkeypatch):
-    fork = os.fork
-
-    def interrupted() -> int:
-        process = fork()
-        if process == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-        return process
-
-    monkeypatch.setattr(os, "fork", interrupted)
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(7))
-    try:
+def test_a_signal_in_a_forks_first_moment_runs_no_handler_of_its_maker_there(tmp_path):
+    with signalled_forks():
         shared_out(partial(note_together, tmp_path, 2), range(2), 2)
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert len(set(done(tmp_path).values())) == 2
 
 

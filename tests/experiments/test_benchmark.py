@@ -440,9 +440,9 @@ def test_what_would_not_fit_into_memory_is_left_out_and_that_is_said(tokenizer, 
     assert "keep-everything recipe and the peers are left out" in warning
 
 
-def test_on_its_own_it_is_offline_and_every_choice_can_be_overridden(cli, tmp_path):
+def test_on_its_own_it_is_offline_and_every_choice_can_be_overridden(quick_cli, tmp_path):
     def composed(*overrides):
-        process = cli("experiment=benchmark", *overrides, "--cfg", "job")
+        process = quick_cli("experiment=benchmark", *overrides, "--cfg", "job")
         assert (process.returncode, process.stderr) == (0, "")
         return process.stdout.splitlines()
 
@@ -465,9 +465,9 @@ def test_on_its_own_it_is_offline_and_every_choice_can_be_overridden(cli, tmp_pa
 @pytest.mark.slow
 def test_the_command_leaves_its_files_metrics_and_figure(cli, tmp_path):
     process = cli(
-        "experiment=benchmark", "model=mini", "dataset.tokens=700", "dataset.sequence_length=256",
-        "experiment.rounds=3", "experiment.batch_sizes=[1]", "experiment.peers=false", "experiment.edits=2",
-        "experiment.commands=1", "hydra.run.dir=run",
+        "experiment=benchmark", "model=mini", "dataset.tokens=300", "dataset.sequence_length=128",
+        "device.threads=1", "experiment.rounds=3", "experiment.batch_sizes=[1]", "experiment.peers=false",
+        "experiment.edits=2", "experiment.commands=1", "hydra.run.dir=run",
     )  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
     folder = tmp_path / "run"

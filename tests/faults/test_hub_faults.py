@@ -24,7 +24,10 @@ PICKLE, TORN, SHARDED = "some/pickle", "some/torn", "some/sharded"
 DOCUMENTS = [" ".join(SENTENCES[number % 6 :] * 2) + f"\n\nPage {number}." for number in range(36)]
 TOKENS = 7168  # all of the shards 000 and 001, and some of 002
 ALWAYS = 10_000
-QUICK = ("device=cpu", "tracking=off", f"dataset.tokens={TOKENS}", "dataset.sequence_length=256")
+QUICK = (
+    "device=cpu", "device.threads=1", "tracking=off", f"dataset.tokens={TOKENS}", "dataset.sequence_length=256",
+    "experiment.layer=[0]", "experiment.permutations=8",  # what comes after the text is not what is tested
+)  # fmt: skip
 WEIGHTS, FIRST, SECOND, THIRD = "model.safetensors", "000_00000.parquet", "001_00000.parquet", "002_00000.parquet"
 MODEL_INFO, DATASET_INFO, LIST = f"/api/models/{MODEL}", f"/api/datasets/{DATASET}/rev", f"/api/datasets/{DATASET}/tree"
 

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -236,67 +234,69 @@ def test_the_lock_is_released_however_its_block_ends(tmp_path):
     assert entry.load() is not None
 
 
-CAPTURE = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from neurexp.io.store import Entry, Store
-folder, who = Path(sys.argv[1]), sys.argv[2]
-store = Store(folder / "cache").entry("passes", {"what": "the same"})
-(folder / f"ready{who}").touch()
-while not (folder / "go").exists():
-    time.sleep(0.01)
-found = store.load()
-if found is None:
-    with store.lock("the same pass"):
-        found = store.load()
-        if found is None:
-            with (folder / "captured").open("a") as file:
-                file.write(who)
-            time.sleep(0.5)
-            if "killed" in sys.argv:
-                import os
-                os._exit(9)
-            rows = np.full((2000, 500), float(who), dtype=np.float32)
-            found = {"rows": rows}
-            store.save(found)
-print(found["rows"].shape, found["rows"].min(), found["rows"].max())
-"""
+def capture(folder: Path, who: int, is_killed: bool) -> None:
+    """Waits until it may go, then takes the rows that are stored, or captures and stores them; tells what it has."""
+    store = Store(folder / "cache").entry("passes", {"what": "the same"})
+    (folder / f"ready{who}").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+    found = store.load()
+    if found is None:
+        with store.lock("the same pass"):
+            found = store.load()
+            if found is None:
+                with (folder / "captured").open("a") as file:
+                    file.write(str(who))
+                time.sleep(0.5)
+                if is_killed:
+                    os._exit(9)
+                found = {"rows": np.full((2000, 500), float(who), dtype=np.float32)}
+                store.save(found)
+    told = f"{found['rows'].shape} {found['rows'].min()} {found['rows'].max()}"
+    (folder / f"told{who}").write_text(told)
 
 
-def captures(tmp_path: Path, count: int, *more: str) -> list[subprocess.Popen]:
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", CAPTURE, str(tmp_path), str(who), *more],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-        for who in range(count)
-    ]
+def captures(folder: Path, count: int, is_killed: bool = False) -> list[int]:
+    """Processes that capture, all of them ready: forks, which are there at once."""
+    started = []
+    for who in range(count):
+        started.append(os.fork())
+        if started[-1] == 0:
+            code = 1
+            try:
+                capture(folder, who, is_killed)
+                code = 0
+            finally:
+                os._exit(code)
     limit = time.monotonic() + 60
-    while len(list(tmp_path.glob("ready*"))) < count and time.monotonic() < limit:
+    while len(list(folder.glob("ready*"))) < count and time.monotonic() < limit:
         time.sleep(0.01)
     return started
+
+
+def codes_of(processes: list[int]) -> list[int]:
+    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
 
 
 def test_of_processes_that_start_at_once_one_captures_and_the_others_read_it(tmp_path):
     started = captures(tmp_path, 3)
     (tmp_path / "go").touch()
-    told = [process.communicate(timeout=60)[0] for process in started]
+    assert codes_of(started) == [0, 0, 0]
     captured = (tmp_path / "captured").read_text()
     assert len(captured) == 1
-    assert told == [f"(2000, 500) {captured}.0 {captured}.0\n"] * 3
-    assert [process.returncode for process in started] == [0, 0, 0]
+    assert {file.name: file.read_text() for file in tmp_path.glob("told*")} == {
+        f"told{who}": f"(2000, 500) {captured}.0 {captured}.0" for who in range(3)
+    }
 
 
 def test_a_process_that_dies_while_it_captures_holds_nobody_up(tmp_path):
-    (first,) = captures(tmp_path, 1, "killed")
+    first = captures(tmp_path, 1, is_killed=True)
     (tmp_path / "go").touch()
-    first.communicate(timeout=60)
-    assert first.returncode == 9
-    (second,) = captures(tmp_path, 1)
-    assert second.communicate(timeout=60)[0] == "(2000, 500) 0.0 0.0\n"
+    assert codes_of(first) == [9]
+    assert not (tmp_path / "told0").exists()
+    second = captures(tmp_path, 1)
+    assert codes_of(second) == [0]
+    assert (tmp_path / "told0").read_text() == "(2000, 500) 0.0 0.0"
     assert (tmp_path / "captured").read_text() == "00"
 
 

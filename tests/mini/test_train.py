@@ -93,15 +93,9 @@ train.main()
 
 
 @pytest.mark.slow
-def test_the_command_explains_itself(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-m", "neurexp.mini.train", "--help"],
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+def test_the_command_explains_itself(quick_cli):
+    process = quick_cli("--help", module="neurexp.mini.train")
+    assert process.returncode == 0, process.stderr
     assert "--corpus" in process.stdout
 
 

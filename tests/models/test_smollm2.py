@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import environment
 from pyarrow.parquet import read_table
 from tiny import difference
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -36,25 +35,15 @@ def packages(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def run(packages, tmp_path_factory):
-    """Runs `python -m neurexp` with the package in reach and no Hub."""
-    where = tmp_path_factory.mktemp("runs")
+@pytest.fixture
+def run(packages, commands, tmp_path):
+    """Runs neurexp with the package in reach, as the working folder is that of the package, and no Hub."""
 
     def command(*arguments: str) -> tuple[str, Path]:
-        done = subprocess.run(
-            [sys.executable, "-m", "neurexp", "model=smollm2", "tracking=off", *arguments, "hydra.run.dir=run"],
-            cwd=where,
-            env=environment(where / "hf", HF_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=str(packages)),
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        where = (f"run.outputs={tmp_path / 'outputs'}", f"hydra.run.dir={tmp_path / 'run'}")
+        done = commands.run(("model=smollm2", "tracking=off", *arguments, *where), packages, timeout=900)
         assert done.returncode == 0, done.stderr
-        folder = where / arguments[0].rpartition("=")[2]
-        (where / "run").rename(folder)
-        return done.stdout, folder
+        return done.stdout, tmp_path / "run"
 
     return command
 

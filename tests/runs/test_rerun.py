@@ -18,7 +18,7 @@ from neurexp.runs.rerun import arguments_of, repeat
 
 ARGUMENTS = (
     "model=mini", "dataset=text", "dataset.path=prose.txt", "dataset.tokens=300", "dataset.sequence_length=64",
-    "device=cpu", "device.threads=1", "experiment.permutations=8",
+    "device=cpu", "device.threads=1", "experiment.permutations=8", "experiment.layer=[0,3]",
 )  # fmt: skip
 
 

@@ -36,9 +36,9 @@ FILES = (
 )
 
 
-def kill_in_the_pass(folder: Path, *arguments: str) -> Path:
+def kill_in_the_pass(start_command, folder: Path, *arguments: str) -> Path:
     """Kills a run after its first checkpoint; the run folder."""
-    process = start(folder, *arguments)
+    process = start_command(*arguments)
     wait_for(lambda: list(folder.glob("outputs/token_length/*/checkpoint_*.safetensors")), process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -71,8 +71,8 @@ def whole(commands, tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def test_a_killed_run_goes_on_in_its_folder_and_its_mlflow_run(whole, quick_cli, tmp_path):
-    run = kill_in_the_pass(tmp_path, *LONG)
+def test_a_killed_run_goes_on_in_its_folder_and_its_mlflow_run(whole, quick_cli, quick_start, tmp_path):
+    run = kill_in_the_pass(quick_start, tmp_path, *LONG)
     (before,) = runs_in(tmp_path)
     assert before.info.status == "RUNNING"
     (run / "figures").mkdir()
@@ -95,8 +95,8 @@ def test_a_killed_run_goes_on_in_its_folder_and_its_mlflow_run(whole, quick_cli,
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_named_goes_on_and_other_options_are_refused_by_name(whole, quick_cli, tmp_path):
-    run = kill_in_the_pass(tmp_path, *LONG)
+def test_a_folder_that_is_named_goes_on_and_other_options_are_refused_by_name(whole, quick_cli, quick_start, tmp_path):
+    run = kill_in_the_pass(quick_start, tmp_path, *LONG)
     (tmp_path / "outputs" / "token_length" / "newer").mkdir()  # an unfinished run of other options
     note = {"options": {"run.seed": "7"}, "started": time.time()}
     (tmp_path / "outputs" / "token_length" / "newer" / "checkpoint.json").write_text(json.dumps(note))
@@ -128,8 +128,8 @@ def test_a_folder_that_is_named_goes_on_and_other_options_are_refused_by_name(wh
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_other_weights_is_refused(quick_cli, tmp_path):
-    run = kill_in_the_pass(tmp_path, *LONG)
+def test_a_checkpoint_of_other_weights_is_refused(quick_cli, quick_start, tmp_path):
+    run = kill_in_the_pass(quick_start, tmp_path, *LONG)
     newest = sorted(run.glob("checkpoint_*.safetensors"))[-1]
     # As it would be if the code had changed since: the key stands in the file's metadata
 
@@ -166,8 +166,8 @@ def test_without_an_unfinished_run_a_fresh_one_starts_and_says_so(quick_cli, tmp
 
 
 @pytest.mark.slow
-def test_a_run_that_is_under_way_is_not_joined(quick_cli, tmp_path):
-    process = start(tmp_path, *LONG)
+def test_a_run_that_is_under_way_is_not_joined(quick_cli, quick_start, tmp_path):
+    process = quick_start(*LONG)
     wait_for(lambda: list(tmp_path.glob("outputs/token_length/*/checkpoint_*.safetensors")), process)
     os.kill(process.pid, signal.SIGSTOP)  # a laptop that sleeps
     try:
@@ -214,14 +214,16 @@ def test_a_run_that_only_began_is_not_taken_from_the_process_at_work_in_it(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])  # two: batches side by side
-def test_ctrl_c_says_how_to_go_on_and_leaves_no_half_file(threads, whole, quick_cli, tmp_path, tmp_path_factory):
+def test_ctrl_c_says_how_to_go_on_and_leaves_no_half_file(
+    threads, whole, quick_cli, quick_start, tmp_path, tmp_path_factory
+):
     options = [*LONG, f"device.threads={threads}"]
     if threads > 1:
         whole = tmp_path_factory.mktemp("threads") / "whole"
         process = quick_cli(*options, f"hydra.run.dir={whole}")
         assert process.returncode == 0, process.stderr
         (tmp_path / "outputs").rename(tmp_path / "of_the_whole")
-    process = start(tmp_path, *options)
+    process = quick_start(*options)
     wait_for(lambda: list(tmp_path.glob("outputs/token_length/*/checkpoint_*.safetensors")), process)
     os.kill(process.pid, signal.SIGTERM)  # as Ctrl-C, which a shell's background job would ignore
     output, _ = process.communicate()
@@ -239,18 +241,18 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_half_file(threads, whole, quick_
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_eight_random_points_has_the_same_bits(whole, tmp_path):
+def test_a_run_killed_at_eight_random_points_has_the_same_bits(whole, quick_start, tmp_path):
     dice = random.Random(os.environ.get("NEUREXP_KILLS_SEED", "20261124"))
     arguments = [*LONG, "run.resume=true"]
     began = time.monotonic()
-    process = start(tmp_path, *arguments)  # how long a start takes here, and a whole run
+    process = quick_start(*arguments)  # how long a start takes here, and a whole run
     wait_for(lambda: list(tmp_path.glob("outputs/token_length/*/checkpoint_*.safetensors")), process)
     to_first = time.monotonic() - began
     kills = resumed = 0
     while kills < 8:
         if kills:
-            process = start(tmp_path, *arguments)
-            # Anywhere from the interpreter's start to the middle of the pass, more often in the pass
+            process = quick_start(*arguments)
+            # Anywhere from the command's start to the middle of the pass, more often in the pass
             time.sleep(dice.uniform(0.0, 0.5 * to_first) if dice.random() < 0.3 else dice.uniform(0.6, 1.2) * to_first)
         running = process.poll() is None
         process.kill()
@@ -262,7 +264,7 @@ def test_a_run_killed_at_eight_random_points_has_the_same_bits(whole, tmp_path):
         kills += 1
     # The last kill may have come a moment after a run's end, or before the next had begun: then a fresh one starts
     left = [file.parent for file in tmp_path.glob("outputs/token_length/*/checkpoint.json")]
-    process = start(tmp_path, *arguments)
+    process = quick_start(*arguments)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert len(left) <= 1

@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import sys
 
 import pytest
-from conftest import run_in
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
@@ -132,10 +130,10 @@ def test_a_damaged_fallback_is_reported_under_its_own_name(commands, tmp_path, c
 
 
 @pytest.mark.slow
-def test_a_fallbacks_run_is_repeated_to_the_bit(here):
+def test_a_fallbacks_run_is_repeated_to_the_bit(commands, here):
     arguments = ("model=hub", "model.name=nobody/nothing", "model.fallback=zoo/my_model", "tracking=off")
-    process = run_in(here, sys.executable, "-m", "neurexp", *SMALL, *arguments, "hydra.run.dir=first")
+    process = commands.run([*SMALL, *arguments, "hydra.run.dir=first"], here)
     assert process.returncode == 0, process.stderr
-    again = run_in(here, sys.executable, "-m", "neurexp.rerun", "first", "--into=second")
+    again = commands.run(["first", "--into=second"], here, module="neurexp.rerun")
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.endswith("Circumstances are identical.\nResults are identical.\n")

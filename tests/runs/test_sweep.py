@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from background import wait_for
 from conftest import environment
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
@@ -95,21 +96,12 @@ def test_jobs_in_parallel_processes_share_one_capture_and_one_parent(cli, tmp_pa
 
 
 @pytest.mark.slow
-def test_an_interrupted_sweep_leaves_its_runs_killed(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "neurexp", "-m", *CHEAP, "experiment.layer=0,1,2,3"],
-        cwd=tmp_path,
-        env=environment(tmp_path / "hf", PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
-    )
-    assert process.stdout is not None
-    assert any("taken from an earlier pass" in line for line in process.stdout)  # in the second job
+def test_an_interrupted_sweep_leaves_its_runs_killed(quick_start, tmp_path):
+    process = quick_start("-m", *CHEAP, "experiment.layer=0,1,2,3")
+    wait_for(lambda: "taken from an earlier pass" in process.said(), process)  # in the second job
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors.splitlines()[-1]) == (130, "error: interrupted")
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said.splitlines()[-1]) == (130, "error: interrupted")
     assert runs_in(tmp_path / "outputs") == ("KILLED", ["FINISHED", "KILLED"])
     assert not list((tmp_path / "outputs").rglob("*.tmp*"))
 
@@ -166,7 +158,8 @@ def test_an_interrupted_sweep_of_parallel_processes_leaves_its_runs_killed_and_g
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     arguments = (
         "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=mini", "dataset=pydoc", "device.threads=1",
-        "dataset.tokens=33000", "run.checkpoint_every=0.05", "run.reuse=false", "experiment.permutations=8,16",
+        "dataset.tokens=33000", "dataset.sequence_length=64", "experiment.layer=[0,5]",
+        "run.checkpoint_every=0.05", "run.reuse=false", "experiment.permutations=8,16",
     )  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "neurexp", *arguments],
@@ -500,7 +493,7 @@ def test_a_store_that_does_not_take_the_sweep_leaves_its_table_and_says_what_to_
 
 
 @pytest.mark.slow
-def test_presets_pair_options_and_each_job_can_be_done_again(cli, tmp_path):
+def test_presets_pair_options_and_each_job_can_be_done_again(quick_cli, tmp_path):
     """A sweep over pairs: a folder of presets of the user's own, each of which sets several options."""
     pairs = tmp_path / "presets" / "pair"
     pairs.mkdir(parents=True)
@@ -517,17 +510,10 @@ def test_presets_pair_options_and_each_job_can_be_done_again(cli, tmp_path):
         "tracking=off",
         "hydra.sweep.dir=sweep",
     )
-    process = cli("-m", "--config-dir", "presets", "+pair=a,b", *options)
+    process = quick_cli("-m", "--config-dir", "presets", "+pair=a,b", *options)
     assert process.returncode == 0, process.stderr
     table = {name: values.tolist() for name, values in read_table(tmp_path / "sweep" / "layers.parquet").items()}
     assert (table["job"], table["pair"], table["layer"]) == ([0, 1], ["a", "b"], [1, 4])
     assert table["dataset.source"] == ["files", "pydoc"]
-    again = subprocess.run(
-        [sys.executable, "-m", "neurexp.rerun", "sweep/0"],
-        cwd=tmp_path,
-        env=environment(tmp_path / "hf"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    again = quick_cli("sweep/0", module="neurexp.rerun")
     assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "Results are identical."), again.stderr

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import NO_HUB, environment
+from background import wait_for
+from conftest import environment
 from mlflow import MlflowClient
 
 ARGUMENTS = ("model=mini", "dataset=pydoc", "dataset.tokens=600", "dataset.sequence_length=64", "device=cpu")
@@ -93,7 +94,7 @@ def test_what_is_no_finished_run_is_refused(log_later, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_during_the_pass_gets_the_run_when_it_is_back(log_later, tmp_path):
+def test_a_server_that_dies_during_the_pass_gets_the_run_when_it_is_back(log_later, quick_start, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -126,23 +127,14 @@ def test_a_server_that_dies_during_the_pass_gets_the_run_when_it_is_back(log_lat
     try:
         serve()
         long = (*ARGUMENTS[:2], "dataset.tokens=33000", *ARGUMENTS[3:], "device.threads=1", "run.checkpoint_every=0.05")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "neurexp", *long, f"tracking.uri={uri}", "hydra.run.dir=run"],
-            cwd=tmp_path,
-            env=environment(tmp_path / "hf", HF_ENDPOINT=NO_HUB),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        while not list(tmp_path.glob("run/checkpoint_*.safetensors")):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
+        process = quick_start(*long, f"tracking.uri={uri}", "hydra.run.dir=run")
+        wait_for(lambda: list(tmp_path.glob("run/checkpoint_*.safetensors")), process)
         stop()
         began = time.monotonic()
-        _, errors = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=300)
         assert process.returncode == 1
         assert time.monotonic() - began < 120
-        (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+        (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
         assert line.startswith("error: tracking: MLflow did not take the run (")
         serve()
         process = log_later("run")

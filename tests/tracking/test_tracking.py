@@ -2,15 +2,15 @@
 
 import importlib
 import json
+import os
 import signal
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import environment
+from background import wait_for
 from pyarrow import parquet
 
 from neurexp.config.schema import Backend, TrackingConfig
@@ -172,21 +172,11 @@ def test_a_sweep_logs_a_run_per_job_and_earlier_failures_spoil_nothing(several):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_is_marked_so_and_is_no_result(tmp_path, sent):
+def test_an_interrupted_run_is_marked_so_and_is_no_result(quick_start, tmp_path, sent):
     arguments = ("model=mini", "dataset=pydoc", "dataset.tokens=100000", "hydra.run.dir=run")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "neurexp", *arguments],
-        cwd=tmp_path,
-        env=environment(tmp_path / "hf", PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        # A shell's background ignores SIGINT, and so would the command
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
-    )
-    assert process.stdout is not None
-    assert any(line.startswith("Text: ") for line in process.stdout)
-    process.send_signal(sent)
+    process = quick_start(*arguments)
+    wait_for(lambda: "\nText: " in process.said(), process)
+    os.kill(process.pid, sent)
     process.communicate(timeout=60)
     assert process.returncode != 0
     (run,) = runs_in(tmp_path / "outputs")

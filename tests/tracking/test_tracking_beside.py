@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -32,12 +33,11 @@ def child_of(process: int) -> int:
     """The process that a command has started, once there is one."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-        others = [
-            one for task in Path(f"/proc/{process}/task").iterdir() for one in (task / "children").read_text().split()
-        ]
-        if found := children or others:
-            return int(found[0])
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended
+                parent = (place / "stat").read_text().rpartition(")")[2].split()[1]
+                if int(parent) == process:
+                    return int(place.name)
         time.sleep(0.02)
     raise AssertionError("no process beside it")
 
