@@ -85,7 +85,7 @@ def test_a_run_of_one_site_needs_no_choice(finished: Finished):
     ("damage", "answer"),
     [
         (lambda folder: (folder / "summary.json").unlink(), "not the folder of a finished run (summary.json missing)"),
-        (lambda folder: (folder / "neurons.parquet").write_text("x"), "cannot be read (Could not open Parquet"),
+        (lambda folder: (folder / "neurons.parquet").write_text("x"), "cannot be read (Parquet file size is 1 bytes"),
         (lambda folder: (folder / "summary.json").write_text("[]"), "its summary.json is not that of one finished run"),
         (
             lambda folder: (
