@@ -15,6 +15,7 @@ from torch import nn
 from neurexp.engine.notebook import capture
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Plan, Results
+from neurexp.experiments.options.others import SITES
 from neurexp.experiments.options.others import IdentitiesOptions as Options
 from neurexp.models.additions import additions
 from neurexp.models.direct import norm_after_blocks
@@ -27,7 +28,6 @@ from neurexp.text.tokens import Tokens
 
 # What passes, relative to the norm: rounding of the number format, with room for sums over a block
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-SITES = ("RESID_PRE", "RESID_MID", "RESID_POST", "ATTN_OUT", "PROJ")
 HUGE = 20  # a dimension is huge at the first token if it exceeds the median magnitude there so many times
 
 IDENTITIES = {
@@ -90,28 +90,30 @@ class _Checked:
     rest: np.ndarray
     why_no_sum: str
 
+    @property
+    def known(self) -> dict[str, np.ndarray]:
+        """The deviations of the identities that say something in some layer."""
+        return {name: row for name, row in self.deviations.items() if not np.isnan(row).all()}
+
     @classmethod
     def of(
         cls, model: LanguageModel, ids: torch.Tensor, layers: tuple[int, ...], hidden: Sequence[torch.Tensor]
     ) -> "_Checked":
         """Checks a model on `ids` `[sequences, length]`; `hidden` are transformers' own hidden states there."""
         network, last = model.network, model.layers - 1
-        sites = [
-            one for one in ("RESID_PRE", "RESID_MID", "RESID_POST", "ATTN_OUT", "PROJ") if one in sites_of(network)
-        ]
-        captured = capture(network, ids, sites, list(layers))
+        captured = capture(network, ids, [one for one in SITES if one in sites_of(network)], list(layers))
 
-        def stream(site: str, which: torch.Tensor, chosen: tuple[int, ...] = layers) -> list[torch.Tensor]:
-            return list(capture(network, which, site, list(chosen)).values())
+        def after_blocks(which: torch.Tensor) -> list[torch.Tensor]:
+            return list(capture(network, which, "RESID_POST", list(layers)).values())
 
         pre, post = ([captured[f"{site}_{layer}"] for layer in layers] for site in ("RESID_PRE", "RESID_POST"))
         rows = {name: np.full(len(layers), np.nan) for name in IDENTITIES}
         half = ids.shape[1] // 2
-        prefix, alone = stream("RESID_POST", ids[:, :half]), stream("RESID_POST", ids[:1])
+        prefix, alone = after_blocks(ids[:, :half]), after_blocks(ids[:1])
         fast = []
         if model.fast:
             with fast_forward(network):
-                fast = stream("RESID_POST", ids)
+                fast = after_blocks(ids)
         norm, without = norm_after_blocks(network), np.nan
         for index, layer in enumerate(layers):
             rows["stream_in"][index] = deviation(pre[index], hidden[layer])
@@ -146,10 +148,14 @@ class _Checked:
 
 
 def deviation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest ‖a − b‖ / ‖b‖ over the tokens of `[sequences, length, width]`, in float64; 0 where both are zero."""
+    """The largest ‖a − b‖ / ‖b‖ over the tokens of `[sequences, length, width]`, in float64; 0 where both are zero.
+
+    Infinite where a token of one of them is not finite: nothing adds up there.
+    """
     a, b = a.double(), b.double()
     apart, size = (a - b).norm(dim=-1), b.norm(dim=-1)
-    return float(torch.where(apart == 0, 0.0, apart / size).max())
+    relative = torch.where(apart == 0, 0.0, apart / size)
+    return float(relative.nan_to_num(torch.inf, torch.inf).max())
 
 
 def _hooks(network: nn.Module) -> int:
@@ -160,9 +166,8 @@ def _hooks(network: nn.Module) -> int:
 
 def _report(checked: _Checked, plan: Plan, hooks_left: int, tolerance: float) -> Report:
     layers, width = np.array(checked.layers), checked.first.shape[1]
-    known = {name: row for name, row in checked.deviations.items() if np.isfinite(row).any()}
-    worst = {name: float(np.nanmax(row)) for name, row in known.items()}
-    failed = {name: value for name, value in worst.items() if not value <= tolerance}
+    worst = {name: float(np.nanmax(row)) for name, row in checked.known.items()}
+    failed = {name: value for name, value in worst.items() if value > tolerance}
     passed = not failed and hooks_left == 0
     typical = np.median(checked.first, axis=1, keepdims=True)
     huge = checked.first > HUGE * np.maximum(typical, 1e-30)
@@ -273,7 +278,7 @@ def _draw(checked: _Checked, plan: Plan, tolerance: float, passed: bool):
     count, length = plan.tokens.valid.shape
     return deviations_by_layer(
         checked.layers,
-        {name.replace("_", " "): row for name, row in checked.deviations.items() if np.isfinite(row).any()},
+        {name.replace("_", " "): row for name, row in checked.known.items()},
         tolerance,
         checked.first.max(1),
         checked.rest.max(1),

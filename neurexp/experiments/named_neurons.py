@@ -19,15 +19,15 @@ def check_neurons(network: PreTrainedModel, site: str, pairs: Iterable[tuple[int
         given: the option, as messages begin with it.
 
     Raises:
-        UserError: the site has fewer neurons in one of the layers.
+        UserError: the site has no such neuron in one of the layers.
     """
-    highest: dict[int, int] = {}
+    widths: dict[int, int] = {}
     for layer, neuron in pairs:
-        highest[int(layer)] = max(int(neuron), highest.get(int(layer), 0))
-    for layer, neuron in highest.items():
-        (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), site, layer).values()
-        if neuron >= values.shape[-1]:
+        if layer not in widths:
+            (values,) = capture(network, torch.zeros(1, 1, dtype=torch.long), site, int(layer)).values()
+            widths[layer] = values.shape[-1]
+        if not 0 <= neuron < widths[layer]:
             raise UserError(
                 f"{given}: there is no neuron {neuron} in layer {layer}; {site} has neurons 0 to "
-                f"{values.shape[-1] - 1} there"
+                f"{widths[layer] - 1} there"
             )

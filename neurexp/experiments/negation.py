@@ -6,7 +6,7 @@ it.
 
 - `lecture`: negated words against affirmative auxiliaries, as they come in running text.
 - `words`: negative against positive words of several kinds, at most some of each.
-- `pairs`: verbs behind negated frames against the same verbs behind affirmative ones, at the same position.
+- `pairs`: verbs after negated frames against the same verbs after affirmative ones, at the same position.
 - `graded_words`, `graded_pairs`: words and frames that negate in part; they do not decide.
 
 The words and frames are in `text.negations`. A target in running text stands in a window of its own. Knows no test and
@@ -60,7 +60,7 @@ class Negation(regression.Regression):
                 f"The text has {counts['targets_negated'][0]} negated words and {counts['targets_affirmative'][0]} "
                 "affirmative auxiliaries as whole words; the lectures' rule (a space must come next) would drop "
                 f"{counts['targets_before_punctuation'][0]:.0%} of them, those before punctuation.",
-                f"At the verb: {self.options.verbs} verbs behind {len(frames)} pairs of frames with "
+                f"At the verb: {self.options.verbs} verbs after {len(frames)} pairs of frames with "
                 f"{len(set(map(negations.negation_of, frames)))} different negations. "
                 f"Left out, because they differ in number of tokens: {dropped}.",
             ),
@@ -122,7 +122,7 @@ class Negation(regression.Regression):
         return comparisons, passages.only(late), _counts(found, affirmative, negated, room, inputs)
 
     def _at_verbs(self, inputs: Inputs, random: np.random.Generator) -> tuple[dict[str, Comparison], int]:
-        """The comparisons of verbs behind frames, and the number of pairs of frames that were left out.
+        """The comparisons of verbs after frames, and the number of pairs of frames that were left out.
 
         The block of a frame is its negation, and that of its affirmative partner is the same.
         """
@@ -145,7 +145,7 @@ class Negation(regression.Regression):
             return Comparison(
                 made.rows.only(rows),
                 one,
-                "verbs behind affirmative frames",
+                "verbs after affirmative frames",
                 name,
                 block[rows],
                 "negations",
@@ -153,9 +153,9 @@ class Negation(regression.Regression):
             )
 
         return {
-            "pairs": compared(decides, "verbs behind negated frames", "at the verb behind"),
+            "pairs": compared(decides, "verbs after negated frames", "at the verb"),
             "graded_pairs": compared(
-                ~decides, "verbs behind frames that negate in part", "at the verb behind frames that negate in part"
+                ~decides, "verbs after frames that negate in part", "at the verb after frames that negate in part"
             ),
         }, len(made.dropped)
 

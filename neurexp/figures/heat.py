@@ -202,9 +202,9 @@ def heat_page(passages: Sequence[Passage], categories: Sequence[str], title: str
         parts.append('<p dir="auto" lang="">')
         for token, value, colour, category in zip(tokens, values, _colours(values), listed, strict=True):
             line = f";text-decoration:{LINES[int(category) % len(LINES)]};font-weight:bold" if category >= 0 else ""
+            shown = f'title="{value:+.3f}" ' if np.isfinite(value) else ""  # none between two stretches
             parts.append(
-                f'<span title="{value:+.3f}" style="background:{_css(colour)}{line}">'
-                f"{escape_markup(on_one_line(token))}</span>"
+                f'<span {shown}style="background:{_css(colour)}{line}">{escape_markup(on_one_line(token))}</span>'
             )
         parts.append("</p>")
     parts.append(f'<footer dir="auto">{escape(detail)}</footer></div></body></html>')

@@ -20,7 +20,7 @@ GROUP_STYLES = (
 
 
 WIDEST = 10.0  # inches: a page, turned
-# A hyphen before a number, at the start of a text or behind a space, a bracket or an equals sign
+# A hyphen before a number, at the start of a text or after a space, a bracket or an equals sign
 _HYPHEN = re.compile(r"(?<![^\s(=≈])-(?=[\d.])")
 
 

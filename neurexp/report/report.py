@@ -3,7 +3,7 @@
 Knows neither where a report is written nor which experiment made it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,23 @@ Table = dict[str, np.ndarray]  # column → values, all of one length
 CONTROL_NEURONS = "neurons_control"  # the table of a control's neurons
 CONTROL_RULE = "NAME_control"  # in the data dictionary: how the names of a control's numbers are made
 SITE = "site"  # the first column of tables with rows of several sites
+
+
+def by_neuron(layers: Sequence[int], tables: Sequence[Table]) -> Table:
+    """The layers' tables one below the other, a row for each neuron, with the columns `layer` and `neuron` first.
+
+    Args:
+        layers: block indices.
+        tables: of each layer, with the same columns `[neurons]`.
+    """
+    count = len(next(iter(tables[0].values())))
+    places = {"layer": np.repeat(layers, count), "neuron": np.tile(np.arange(count), len(layers))}
+    return places | {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
+
+
+def by_layer(layers: Sequence[int], rows: Sequence[Mapping[str, float]]) -> Table:
+    """A table with a row for each layer, and the column `layer` first."""
+    return {"layer": np.array(layers)} | {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 @dataclass

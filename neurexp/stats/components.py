@@ -15,6 +15,8 @@ import numpy as np
 from neurexp.stats.chunks import in_neuron_chunks
 from neurexp.stats.rounding import centred
 
+RANK = 1e-9  # of the rows: a smaller eigenvalue of the normal equations is taken as 0
+
 
 @dataclass(frozen=True)
 class Components:
@@ -42,26 +44,34 @@ def variance_components(x: np.ndarray, types: np.ndarray, positions: np.ndarray)
         positions: `[rows]` integers from 0, such as numbers of bins.
 
     Raises:
-        ValueError: no degrees of freedom are left for the rest: no type has rows enough.
+        ValueError: no degrees of freedom are left for the rest (`degrees_left`): no type has rows enough.
     """
     return Components(*_components(x, types, positions))
+
+
+def degrees_left(types: np.ndarray, positions: np.ndarray) -> int:
+    """The degrees of freedom that types and positions leave for the rest, of which it needs one or more.
+
+    Args:
+        types, positions: as in `variance_components`.
+    """
+    table = _table(types, positions)
+    return len(types) - len(table) - int((np.linalg.eigvalsh(_within_types(table)) > RANK * len(types)).sum())
 
 
 @in_neuron_chunks
 def _components(x: np.ndarray, types: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows, (x, defined) = len(x), centred(x)
-    table = np.zeros((types.max() + 1, positions.max() + 1))  # rows of each type at each position
-    np.add.at(table, (types, positions), 1)
-    table = table[table.sum(1) > 0][:, table.sum(0) > 0]
+    table = _table(types, positions)
     types, positions = (np.unique(one, return_inverse=True)[1] for one in (types, positions))
     of_type, of_position = table.sum(1), table.sum(0)
     type_sums, position_sums = (_sums(x, groups) for groups in (types, positions))
 
     # What positions explain once types are fitted: normal equations of the positions within types
-    within = np.diag(of_position) - table.T @ (table / of_type[:, None])
+    within = _within_types(table)
     right = position_sums - table.T @ (type_sums / of_type[:, None])
     values, vectors = np.linalg.eigh(within)
-    kept = values > 1e-9 * rows
+    kept = values > RANK * rows
     position_rank = int(kept.sum())
     projected = vectors[:, kept].T @ right
     position_given_type = (projected**2 / values[kept][:, None]).sum(0)
@@ -82,6 +92,18 @@ def _components(x: np.ndarray, types: np.ndarray, positions: np.ndarray) -> tupl
     else:
         position_variance = np.zeros_like(rest)
     return tuple(np.where(defined, one, np.nan) for one in (type_variance, position_variance, rest))  # type: ignore[return-value]
+
+
+def _table(types: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The number of rows of each type at each position, of those that occur, `[types, positions]`."""
+    table = np.zeros((types.max() + 1, positions.max() + 1))
+    np.add.at(table, (types, positions), 1)
+    return table[table.sum(1) > 0][:, table.sum(0) > 0]
+
+
+def _within_types(table: np.ndarray) -> np.ndarray:
+    """The normal equations' matrix of the positions once types are fitted, `[positions, positions]`."""
+    return np.diag(table.sum(0)) - table.T @ (table / table.sum(1, keepdims=True))
 
 
 def _sums(x: np.ndarray, groups: np.ndarray) -> np.ndarray:

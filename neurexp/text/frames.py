@@ -1,4 +1,4 @@
-"""Frames: the same words behind different beginnings of a sentence, in pairs with equally many tokens before the word.
+"""Frames: the same words after different beginnings of a sentence, in pairs with equally many tokens before the word.
 
 Knows no model and no language.
 """
@@ -32,12 +32,12 @@ class Framed:
 def framed(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], words: Sequence[str], begin_with_bos: bool
 ) -> Framed:
-    """Puts each word behind each frame and a space.
+    """Puts each word after each frame and a space.
 
     Args:
         tokenizer: a fast tokenizer.
         pairs: frames in pairs.
-        words: the words. One that has no tokens of its own behind some frame is left out.
+        words: the words. One that has no tokens of its own after some frame is left out.
         begin_with_bos: as in `align`.
     """
     frames = [frame for pair in pairs for frame in pair]
@@ -48,7 +48,7 @@ def framed(
     found = align(tokenizer, examples, begin_with_bos)
     start = np.full((len(words), len(frames)), -1)
     start.reshape(-1)[found.category] = found.start
-    whole = np.all(start >= 0, axis=1)  # the words that are found behind every frame
+    whole = np.all(start >= 0, axis=1)  # the words that are found after every frame
     level = np.all(start[whole, 0::2] == start[whole, 1::2], axis=0)  # [pairs]
     word, frame = np.divmod(found.category, len(frames))
     kept = whole[word] & level[frame // 2]

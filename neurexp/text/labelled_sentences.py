@@ -17,13 +17,12 @@ from typing import Any
 
 from neurexp.errors import UserError, printable, unseen
 from neurexp.text.examples import Example
-from neurexp.text.lines import lines_of
+from neurexp.text.lines import LONGEST_LINE, lines_of
 from neurexp.text.rows import text_of
 from neurexp.text.scripts import PARTS, fold_word, stands_alone
 from neurexp.text.skipped import Skipped, check_share
 
 OWN_SENTENCES = Path(__file__).resolve().parent / "sentence_sets"  # of `categories`: set_1.jsonl and set_2.jsonl
-LONGEST_LINE = 10_000  # characters; a longer line is not a sentence
 SHOWN = 60  # characters of a text in an error line
 SHAPE = '{"text": …, "target": …, "category": …}'
 WHOLE_SHAPE = '{"text": …, "category": …}, with "target": … where one word of the text is the row'
@@ -187,7 +186,7 @@ def _places(text: str, target: str) -> list[int]:
     """Where the target begins in the text as a whole word."""
     padded = f" {text} "  # the edges of a text end a word
     ends = {0, *accumulate(map(len, PARTS.findall(padded)))}
-    starts = [match.start() for match in re.finditer(re.escape(target), padded)]
+    starts = [match.start() for match in re.finditer(f"(?={re.escape(target)})", padded)]  # they may overlap
     return [
         start - 1
         for start in starts

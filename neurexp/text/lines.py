@@ -4,6 +4,7 @@ import codecs
 
 from neurexp.errors import UserError
 
+LONGEST_LINE = 10_000  # characters; a longer line is neither a word nor a sentence
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins the same way
 
 

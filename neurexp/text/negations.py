@@ -89,7 +89,7 @@ GRADED_PAIRS = (
 def negation_of(frame: str) -> str:
     """The negation in the first frame of a pair: “not” of “They will not”, “n't” of “They won't”, “No one” of itself.
 
-    Frames with the same negation are a single piece of evidence for it, however many auxiliaries it stands behind.
+    Frames with the same negation are a single piece of evidence for it, however many auxiliaries it follows.
     """
     subject, *rest = frame.split(" ")
     if subject != "They":

@@ -85,12 +85,3 @@ def single_tokens(
         else:
             found[word] = ids[f" {word}"], ids[word]
     return found, left_out
-
-
-def padded(sequences: Sequence[Sequence[int]]) -> Tokens:
-    """Token sequences of any lengths, padded on the right, each a document of its own."""
-    lengths = np.array([len(one) for one in sequences], dtype=np.int64)
-    valid = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
-    ids = np.zeros(valid.shape, dtype=np.int32)
-    ids[valid] = [token_id for one in sequences for token_id in one]
-    return Tokens(ids, valid, len(sequences))

@@ -6,6 +6,7 @@ nothing of models.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +15,7 @@ from neurexp.errors import UserError
 from neurexp.text.characters import readable_tokens
 from neurexp.text.examples import Example
 from neurexp.text.tokenizer import dropped_characters, encode, first_tokens, unknown_token
-from neurexp.text.tokens import Tokens
+from neurexp.text.tokens import Tokens, padded
 from neurexp.text.whole_sentences import whole_sentences
 
 
@@ -63,9 +64,7 @@ def place(word: str, category: int, template: str) -> Example:
     return Example(before + word + after, len(before), len(before) + len(word), word, category)
 
 
-def align(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], begin_with_bos: bool = False, required: bool = True
-) -> Selection:
+def align(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], begin_with_bos: bool = False) -> Selection:
     """Tokenises each example as a separate sequence, padded on the right, and finds the tokens of its word.
 
     A token belongs to the word if it covers any of its characters; it may include the space before the word. A word is
@@ -76,10 +75,9 @@ def align(
         tokenizer: a fast tokenizer, because only those give character offsets.
         examples: the texts and their words.
         begin_with_bos: whether every sequence begins with `first_tokens(tokenizer)`.
-        required: whether it is an error if no word is left.
 
     Raises:
-        UserError: the tokenizer gives no offsets, or no word is left and one is `required`.
+        UserError: the tokenizer gives no offsets, or no word is left.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -91,7 +89,6 @@ def align(
     unknown = unknown_token(tokenizer)
     sequences, kept = [], []
     for example, ids, offsets in zip(examples, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        text = example.text
         inside = [i for i, (start, stop) in enumerate(offsets) if start < example.stop and stop > example.start]
         if not inside:
             continue
@@ -100,20 +97,15 @@ def align(
             example.text[offsets[first][0] : example.start] + example.text[example.stop : offsets[last][1]]
         )
         is_unknown = unknown in [ids[i] for i in inside]
-        if other_characters.strip() or is_unknown or dropped_characters(tokenizer, text):
+        if other_characters.strip() or is_unknown or dropped_characters(tokenizer, example.text):
             continue
         sequences.append([*bos, *ids])
         kept.append((example, len(bos) + first, len(bos) + last + 1))
-    if not kept and required:
+    if not kept:
         raise UserError("experiment: no word has tokens of its own in its text; separate it by spaces")
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-    longest = int(lengths.max(initial=0))
-    pad = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
-    ids = np.full((len(sequences), longest), pad, dtype=np.int32)
-    valid = np.arange(longest) < lengths[:, None]
-    ids[valid] = [token_id for sequence in sequences for token_id in sequence]
+    pad: Any = 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     return Selection(
-        Tokens(ids, valid, len(sequences)),
+        padded(sequences, pad),
         np.arange(len(sequences)),
         np.array([start for _, start, _ in kept]),
         np.array([stop for _, _, stop in kept]),
@@ -161,7 +153,7 @@ def only_needed(selection: Selection) -> Selection:
 
 
 def joined(selections: Sequence[Selection]) -> Selection:
-    """The rows of several selections of the same tokens, one selection behind the other."""
+    """The rows of several selections of the same tokens, one selection after the other."""
     names = ("sequence", "start", "stop", "category")
     spans = {name: np.concatenate([getattr(one, name) for one in selections]) for name in names}
     return replace(selections[0], **spans, words=[word for one in selections for word in one.words])
@@ -209,18 +201,21 @@ def excerpt(
     tokens = selection.tokens
     length = min(length, tokens.valid.shape[1])
     category = np.full(tokens.valid.shape, -1)
-    counts = []  # words of each category in each window, [categories, sequences, first position of the window]
+    # Words in each window, and of the rarest category there, [sequences, first position of the window]
+    every = np.zeros((len(tokens.valid), tokens.valid.shape[1] - length + 1), dtype=np.int64)
+    fewest = np.full(every.shape, length)
     for label in np.unique(selection.category):
         rows = selection.category == label
         begins = np.zeros(tokens.valid.shape, dtype=np.int64)
         begins[selection.sequence[rows], selection.start[rows]] = 1
         running = np.pad(begins.cumsum(1), ((0, 0), (1, 0)))
-        counts.append(running[:, length:] - running[:, :-length])
+        count = running[:, length:] - running[:, :-length]
+        every, fewest = every + count, np.minimum(fewest, count)
     for sequence, start, stop, label in zip(
         selection.sequence, selection.start, selection.stop, selection.category, strict=True
     ):
         category[sequence, start:stop] = label
-    score = np.sum(counts, axis=0) + 2 * np.min(counts, axis=0)
+    score = every + 2 * fewest
     if taken is not None:
         inside = np.pad(taken.cumsum(1), ((0, 0), (1, 0)))
         score = np.where(inside[:, length:] > inside[:, :-length], -1, score)

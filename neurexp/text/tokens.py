@@ -74,6 +74,15 @@ class Tokens:
         return digest.hexdigest()
 
 
+def padded(sequences: Sequence[Sequence[int]], pad: int = 0) -> Tokens:
+    """Token sequences of any lengths, padded on the right with the id `pad`, each a document of its own."""
+    lengths = np.array([len(one) for one in sequences], dtype=np.int64)
+    valid = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
+    ids = np.full(valid.shape, pad, dtype=np.int32)
+    ids[valid] = [token_id for one in sequences for token_id in one]
+    return Tokens(ids, valid, len(sequences))
+
+
 def cached(folder: Path, key: dict[str, Any], make: Callable[[], Tokens], bad_rows: float = 1.0) -> Tokens:
     """The tokens that `make` makes, from the store in `folder` if they were made before under the same `key`.
 

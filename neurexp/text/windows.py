@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from neurexp.text.samples import padded
 from neurexp.text.spans import Selection
+from neurexp.text.tokens import padded
 
 
 def has_room(rows: Selection, before: int, first: Sequence[int] = ()) -> np.ndarray:

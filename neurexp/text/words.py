@@ -14,14 +14,13 @@ import regex
 
 from neurexp.errors import UserError, printable, unseen
 from neurexp.io.files import data_files
-from neurexp.text.lines import lines_of
+from neurexp.text.lines import LONGEST_LINE, lines_of
 from neurexp.text.scripts import fold_word
 from neurexp.text.skipped import Skipped, check_share
 
 OWN_LISTS = Path(__file__).resolve().parent / "word_lists"  # of `grammar_tuning`
 FIRST = ("verbs", "nouns")  # the first two labels; other categories follow in alphabetical order
 ENDING = ".txt"
-LONGEST_LINE = 10_000  # characters; a longer line is not a sentence
 FEWEST = 2  # words of a category; an analysis may need more
 NOTES = ("readme", "license", "licence", "copying", "notice", "changelog")  # files that describe the lists
 WHAT = "a folder with a CATEGORY.txt of words for each category"  # in error lines

@@ -492,6 +492,7 @@ def written(tmp_path, *extra, good=GOOD):
         ({"text": "A cat.", "target": "dog", "category": "a"}, "“dog” does not stand in the text as a whole word"),
         ({"text": "Concatenate it.", "target": "cat", "category": "a"}, "“cat” does not stand in the text"),
         ({"text": "A cat saw a cat.", "target": "cat", "category": "a"}, "“cat” stands in the text 2 times"),
+        ({"text": "Oh ha ha ha.", "target": "ha ha", "category": "a"}, "“ha ha” stands in the text 2 times"),
         ({"text": "The banjo rang.", "target": "Banjo", "category": "a"}, "“Banjo” does not stand .*, spelled so"),
         ({"text": "The banjo rang.", "target": "banjo", "category": "b"}, "“banjo” is of category “a” in line 1"),
     ],
@@ -532,6 +533,16 @@ def test_set_2_must_have_the_categories_of_set_1(tmp_path):
     file = written(tmp_path)
     with pytest.raises(UserError, match=r"8 of 8 lines .*“a” is none of the first set's categories, “instruments” and"):
         Categories(options(replication=file))
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 words"), (1, "1 word")])
+def test_set_2_must_have_two_words_of_each_category(tmp_path, model, count, words):
+    second = tmp_path / "second.jsonl"
+    chosen = [one for one in GOOD if one["category"] == "a"] + [one for one in GOOD if one["category"] == "b"][:count]
+    second.write_text("\n".join(map(json.dumps, chosen)), "utf-8")
+    experiment = Categories(options(sentences=written(tmp_path), replication=str(second)))
+    with pytest.raises(UserError, match=rf"^experiment.replication: only {words} of b can be used; give sentences"):
+        experiment.prepare(inputs_of(model))
 
 
 def test_too_few_words_are_one_line(tmp_path, model):

@@ -262,6 +262,7 @@ def test_the_models_own_text_is_fixed_by_the_seed_and_the_prompt_is_not_counted(
     [
         ({"tokens": 2}, "experiment.tokens=2: give a whole number from 8"),
         ({"types": 7}, "experiment.types=7: give a whole number from 8"),
+        ({"types": 8, "occurrences": 2}, "experiment.types=8: 16 occurrences of 8 types are too few to tell context"),
         ({"occurrences": 1}, "experiment.occurrences=1: give a whole number from 2"),
         ({"permutations": 5}, "experiment.permutations=5: give a whole number from 19"),
         ({"generated": 1}, "experiment.generated=1: give a whole number from 32"),

@@ -243,3 +243,12 @@ def test_what_the_model_does_not_have_is_one_line(model, options, line):
     with pytest.raises(UserError) as error:
         maximise(**options).prepare(inputs_of(model, text()))
     assert str(error.value).startswith(line)
+
+
+def test_a_unit_below_the_first_is_none_of_the_models(model):
+    experiment = maximise(units=[[0, 1]])
+    experiment.units = lambda inputs: [(0, -1)]
+    with pytest.raises(
+        UserError, match=r"^experiment\.units: there is no neuron -1 in layer 0; NEURON has neurons 0 to 7"
+    ):
+        experiment.prepare(inputs_of(model, text()))

@@ -450,6 +450,12 @@ def test_colours_of_constant_and_extreme_activations_are_colours(values):
         assert all(0 <= int(part) <= 255 for part in match.groups())
 
 
+def test_what_stands_between_two_stretches_has_no_activation():
+    written, parsed = page(passage(["a", " […] ", "b"], [1, np.nan, 2]))
+    assert [attributes["title"] for attributes, _ in parsed.spans] == ["+1.000", "+2.000"]
+    assert "nan" not in written
+
+
 def test_more_categories_than_kinds_of_lines_still_make_a_page():
     categories = ["a", "b", "c", "d", "e"]
     written, parsed = page(passage(list("xyzuv"), listed=range(5)), categories=categories)

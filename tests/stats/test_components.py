@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neurexp.stats.components import variance_components
+from neurexp.stats.components import degrees_left, variance_components
 
 
 def design(random, types=30, positions=5):
@@ -79,6 +79,21 @@ def test_what_one_factor_decides_alone_is_its_own():
     np.testing.assert_allclose(shares[:, 0], [1, 0, 0], atol=1e-9)
     np.testing.assert_allclose(shares[:, 1], [0, 1, 0], atol=1e-9)
     assert np.isnan(shares[:, 2]).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_degrees_of_freedom_are_left_where_the_fit_of_both_factors_has_fewer_parameters_than_rows(seed):
+    random = np.random.default_rng(seed)
+    types, positions = random.integers(0, 5, 12), random.integers(3, 8, 12)
+    design = np.concatenate([one[:, None] == np.unique(one) for one in (types, positions)], axis=1)
+    left = degrees_left(types, positions)
+    assert left == 12 - np.linalg.matrix_rank(design.astype(float))
+    x = random.normal(size=(12, 2))
+    if left:
+        variance_components(x, types, positions)
+    else:
+        with pytest.raises(ValueError, match="no type has rows enough"):
+            variance_components(x, types, positions)
 
 
 def test_types_that_occur_once_each_say_nothing():

@@ -6,7 +6,7 @@ import numpy as np
 from made_tokenizers import sentencepiece_like
 
 from neurexp.models.load import load_model
-from neurexp.text.samples import as_many, padded, sample_occurrences, sample_types, single_tokens
+from neurexp.text.samples import as_many, sample_occurrences, sample_types, single_tokens
 from neurexp.text.tokenizer import encode
 from neurexp.text.tokens import Tokens
 
@@ -72,9 +72,3 @@ def test_pieces_of_sentencepiece_keep_their_space():
     vocabulary = tokenizer.get_vocab()
     assert found == {one: (vocabulary[f"▁{one}"], vocabulary[one]) for one in ("door", "house")}
     assert left_out == {"the": "no single token without its space"}
-
-
-def test_padded_sequences():
-    tokens = padded([[3], [4, 5], [6]])
-    assert tokens.input_ids[tokens.valid].tolist() == [3, 4, 5, 6]
-    assert tokens.valid.tolist() == [[True, False], [True, True], [True, False]]

@@ -15,7 +15,7 @@ import neurexp.text.tokens as tokens_module
 from neurexp.errors import UserError
 from neurexp.models.locations import MINI
 from neurexp.text.skipped import Skipped
-from neurexp.text.tokens import Tokens, pack
+from neurexp.text.tokens import Tokens, pack, padded
 from neurexp.text.vocabulary import UNDEFINED, token_lengths
 
 EOS, BOS = 0, 1
@@ -250,6 +250,14 @@ def test_a_long_document_in_pieces_has_the_tokens_of_the_whole(folder, data, mon
     whole = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     found = pack([text], tokenizer, len(whole), 512)
     assert found.input_ids[found.valid].tolist() == whole
+
+
+@pytest.mark.parametrize("pad", [0, 9])
+def test_padded_sequences(pad):
+    tokens = padded([[3], [4, 5], [6]], pad)
+    assert tokens.input_ids.tolist() == [[3, pad], [4, 5], [6, pad]]
+    assert tokens.valid.tolist() == [[True, False], [True, True], [True, False]]
+    assert padded([]).input_ids.shape == (0, 0)
 
 
 def test_a_tokenizer_of_another_kind_gets_the_document_whole(words):

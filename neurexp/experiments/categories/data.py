@@ -85,7 +85,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class EveryTarget:
-    """The targets of all sets, one set behind the other. A word that is in several sets has one number.
+    """The targets of all sets, one set after the other. A word that is in several sets has one number.
 
     Args:
         label: `[words]`, each word's category.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from neurexp.engine.plan import Pass
+from neurexp.errors import UserError
 from neurexp.experiments import contrast
 from neurexp.experiments.base import Inputs, Results
 from neurexp.experiments.captured_rows import rows_pass
@@ -25,9 +26,12 @@ from neurexp.experiments.options.contrasts import CategoriesOptions as Options
 from neurexp.models.load import LanguageModel
 from neurexp.models.sites import sites_of
 from neurexp.report.report import Report
+from neurexp.report.words import number_of
 from neurexp.text.labelled_sentences import LabelledSentences
 from neurexp.text.skipped import Skipped
 from neurexp.text.spans import Selection, only_needed
+
+FEWEST = 2  # words of each category in set 2: fewer have no variance
 
 
 class Categories(contrast.Contrast):
@@ -49,6 +53,12 @@ class Categories(contrast.Contrast):
         if len(self._sets) == 1:
             return {}
         rows = sentence_rows(model, self._sets[1], self.options.bad_sentences)
+        for size, name in zip(self._sizes(rows), self.categories, strict=True):
+            if size < FEWEST:
+                raise UserError(
+                    f"experiment.replication: only {number_of(size, 'word')} of {name} can be used; give sentences "
+                    f"with {FEWEST} or more, or false for no second set"
+                )
         return {SET_2: contrast.Condition("in set 2", rows)}
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from neurexp.experiments.categories.data import SET_2, CategoryData
-from neurexp.report.report import Report, Table
+from neurexp.report.report import Table
 
 SHOWN = 6  # neurons whose values are drawn sentence by sentence
 MANY_WORDS = 16  # with more, the values are not drawn word by word
@@ -15,7 +15,7 @@ MANY_WORDS = 16  # with more, the values are not drawn word by word
 class Figures:
     """The figures. Each is drawn when its function is called."""
 
-    def __init__(self, data: CategoryData, report: Report, layers: Table, neurons: Table, metrics: Mapping[str, float]):
+    def __init__(self, data: CategoryData, layers: Table, neurons: Table, metrics: Mapping[str, float]):
         self.data, self.layers, self.neurons, self.metrics = data, layers, neurons, metrics
         contrast, words = data.contrast, data.sets["words"]
         self.indices = list(contrast.layers)

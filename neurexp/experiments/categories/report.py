@@ -9,8 +9,9 @@ from neurexp.experiments.categories.columns import columns_of
 from neurexp.experiments.categories.data import CategoryData
 from neurexp.experiments.categories.figures import Figures
 from neurexp.experiments.categories.findings import findings_of
-from neurexp.report.report import Report, Table
+from neurexp.report.report import Report, Table, by_layer, by_neuron
 from neurexp.stats import summary
+from neurexp.stats.association import LEVEL
 
 OF_THE_SENTENCES = frozenset(
     ("sentences", "sentences_set_2", "sentences_duplicate", "sentences_skipped", "rows_leak_all", "words_leak_all")
@@ -22,13 +23,10 @@ def with_sentences(report: Report, data: CategoryData) -> Report:
     """The report of the contrast over words, with columns, metrics, findings and figures of the sentences added."""
     analyst = Analyst(data)
     analyses = [analyst.layer(layer) for layer in data.contrast.layers]
-    neurons, layers = dict(report.neurons), dict(report.layers)
-    for name in analyses[0].neurons:
-        neurons[name] = np.concatenate([one.neurons[name] for one in analyses])
-    for name in analyses[0].row:
-        layers[name] = np.array([one.row[name] for one in analyses])
+    neurons = report.neurons | by_neuron(data.contrast.layers, [one.neurons for one in analyses])
+    layers = report.layers | by_layer(data.contrast.layers, [one.row for one in analyses])
     metrics = report.metrics | _metrics(data, layers, analyses)
-    drawn = Figures(data, report, layers, neurons, metrics)
+    drawn = Figures(data, layers, neurons, metrics)
     return replace(
         report,
         neurons=neurons,
@@ -63,7 +61,7 @@ def _metrics(data: CategoryData, layers: Table, analyses: list[LayerAnalysis]) -
     if "leak_share" in layers:
         metrics |= {
             "leak_share_all": summary.mean(layers["leak_share"]),
-            "leak_layers": int((layers["leak_share_p"] < 0.05).sum()),
+            "leak_layers": int((layers["leak_share_p"] < LEVEL).sum()),
             "rows_leak_all": int(layers["rows_leak"][0]),
             "words_leak_all": int(layers["words_leak"][0]),
         }

@@ -3,14 +3,14 @@
 The arithmetic is in `stats`, the meaning of each column in `columns`. Knows no sentence and no figure.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from neurexp.console import progress
-from neurexp.experiments.context.data import NAMED, PARTS, ContextData, ContextPlan
-from neurexp.report.report import Table
+from neurexp.experiments.context.data import NAMED, PARTS, ContextData, ContextPlan, halves_of
+from neurexp.report.report import Table, by_layer, by_neuron
 from neurexp.stats import summary
 from neurexp.stats.association import LEVEL, q_values
 from neurexp.stats.components import variance_components
@@ -40,7 +40,7 @@ def analyse(data: ContextData) -> Analysis:
             table, line = table | columns, line | numbers
         tables.append(table)
         lines.append(line)
-    neurons, layers = _joined(plan.layers, tables), _layers(plan.layers, lines)
+    neurons, layers = by_neuron(plan.layers, tables), by_layer(plan.layers, lines)
     ends = _ends(neurons)
     return Analysis(neurons, layers, _metrics(plan, neurons, layers, ends), ends)
 
@@ -53,8 +53,7 @@ def _components(plan: ContextPlan, text: np.ndarray) -> tuple[Table, dict[str, f
     table |= {"mean": mean, "std": std}
     for part, share in zip(PARTS, variance_components(x, types, bins).shares, strict=True):
         table[f"share_{part}"] = share
-    for half, name in enumerate(("first", "second")):
-        mine = types % 2 == half
+    for name, mine in zip(("first", "second"), halves_of(types), strict=True):
         table[f"share_context_{name}_half"] = variance_components(x[mine], types[mine], bins[mine]).shares[2]
     line = {f"share_{part}_mean": summary.mean(table[f"share_{part}"]) for part in PARTS}
     for part in PARTS:
@@ -93,16 +92,6 @@ def _quartiles(name: str, values: np.ndarray) -> dict[str, float]:
         f"{name}_{end}": summary.quantile(values, share)
         for end, share in (("median", 0.5), ("q25", 0.25), ("q75", 0.75))
     }
-
-
-def _joined(layers: Sequence[int], tables: Sequence[Table]) -> Table:
-    count = len(tables[0]["mean"])
-    place = {"layer": np.repeat(layers, count), "neuron": np.tile(np.arange(count), len(layers))}
-    return place | {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
-
-
-def _layers(layers: Sequence[int], lines: Sequence[Mapping[str, float]]) -> Table:
-    return {"layer": np.array(layers)} | {name: np.array([one[name] for one in lines]) for name in lines[0]}
 
 
 def _metrics(plan: ContextPlan, neurons: Table, layers: Table, ends: Mapping[str, np.ndarray]) -> dict[str, float]:

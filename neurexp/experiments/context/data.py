@@ -41,6 +41,11 @@ class ContextPlan(Plan):
     about: str  # the first finding
 
 
+def halves_of(types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of every other type, and those of the others, `[repeated]` bool each."""
+    return types % 2 == 0, types % 2 == 1
+
+
 @dataclass(frozen=True)
 class ContextData:
     """Everything that the analysis needs: the options, the plan, and the captured rows of both passes."""

@@ -2,10 +2,10 @@
 
 The same tokens are run twice, in two places, and each neuron's two values are compared over tokens: nouns with and
 without their leading space, and tokens of running text in their place and alone. Alone is a context too, and the first
-position of a sequence an unusual one: so a token is also put behind a neutral one. Over the occurrences of repeated
+position of a sequence an unusual one: so a token is also put after a neutral one. Over the occurrences of repeated
 token types, variance components say how much of a neuron's variance type, position and context explain.
 
-Chooses the tokens and plans the two passes. Knows no statistic and no figure.
+Chooses the tokens and plans the two passes. Knows no figure.
 """
 
 from dataclasses import replace
@@ -16,16 +16,17 @@ from neurexp.engine.plan import Pass
 from neurexp.errors import UserError
 from neurexp.experiments.base import Experiment, Inputs, Results
 from neurexp.experiments.captured_rows import rows_pass
-from neurexp.experiments.context.data import BINS, Comparison, ContextData, ContextPlan, Options
+from neurexp.experiments.context.data import BINS, Comparison, ContextData, ContextPlan, Options, halves_of
 from neurexp.experiments.context.findings import about
 from neurexp.experiments.context.report import write
 from neurexp.experiments.options.others import FEWEST_ITEMS as FEWEST
 from neurexp.models.load import LanguageModel
 from neurexp.models.sampling import write_text
 from neurexp.report.report import Report
-from neurexp.text.samples import padded, sample_types, single_tokens
+from neurexp.stats.components import degrees_left
+from neurexp.text.samples import sample_types, single_tokens
 from neurexp.text.tokenizer import document_end, encode, first_tokens, special_ids
-from neurexp.text.tokens import Tokens
+from neurexp.text.tokens import Tokens, padded
 from neurexp.text.vocabulary import token_texts
 from neurexp.text.words import OWN_LISTS
 
@@ -50,10 +51,10 @@ class Context(Experiment[ContextPlan]):
         tokens = sample_types(text, counted, options.tokens, 1, 1, random)
         repeated = sample_types(text, counted, options.types, options.occurrences, 2, random)
         ids, repeated_ids = text.input_ids[tokens], text.input_ids[repeated]
+        what = "dataset.tokens" if options.prompt is None else "experiment.generated"
         if len(ids) < FEWEST or len(np.unique(repeated_ids)) < FEWEST:
-            what = "dataset.tokens" if options.prompt is None else "experiment.generated"
             raise UserError(
-                f"{what}: the text has {len(np.unique(repeated_ids))} token types that occur twice behind the first "
+                f"{what}: the text has {len(np.unique(repeated_ids))} token types that occur twice after the first "
                 f"position; give a larger {what}, so that there are {FEWEST}"
             )
         first = np.flatnonzero(text.valid[:, 0])[:FIRST]
@@ -71,11 +72,16 @@ class Context(Experiment[ContextPlan]):
             self._pass("text", run, row, column, inputs, layers),
         )
         edges = np.quantile(np.nonzero(counted)[1], np.linspace(0, 1, BINS + 1)[1:-1])
+        types, bins = np.unique(repeated_ids, return_inverse=True)[1], np.searchsorted(edges, repeated[1], side="right")
+        if any(degrees_left(types[half], bins[half]) < 1 for half in halves_of(types)):
+            raise UserError(
+                f"experiment.types={options.types}: {len(types)} occurrences of {types.max() + 1} types are too few to "
+                "tell context from type and position in each half of the types; give more types, a larger "
+                f"experiment.occurrences or a larger {what}"
+            )
         return ContextPlan(
             inputs=inputs, passes=passes, tokens=text, skipped=text.skipped, layers=layers, comparisons=comparisons,
-            chosen=chosen, place=(sequence, column), words=words,
-            types=np.unique(repeated_ids, return_inverse=True)[1],
-            bins=np.searchsorted(edges, repeated[1], side="right"),
+            chosen=chosen, place=(sequence, column), words=words, types=types, bins=bins,
             about=about(options, int(counted.sum()), words, chosen, repeated_ids, where),
         )  # fmt: skip
 

@@ -69,11 +69,11 @@ def _variance(numbers: Sequence[int], analysis: Analysis) -> str:
     """On the shares of the variance, and on position 0; `numbers` are the block indices."""
     layers = analysis.layers
     shares = {part: analysis.metrics[f"share_{part}_overall"] for part in PARTS}
-    quartiles = np.nanquantile(analysis.neurons["share_context"], (0.25, 0.75))
-    by_layer = f"; by layer: {_range(numbers, layers['share_context_median'], '%')}" if len(numbers) > 1 else ""
+    low, high = (summary.quantile(analysis.neurons["share_context"], share) for share in (0.25, 0.75))
+    by_layer = f"; by layer: {_range(numbers, layers['share_context_median'], '.0%')}" if len(numbers) > 1 else ""
     return (
-        f"In running text behind position 0, context explains {shares['context']:.0%} of the median neuron's variance "
-        f"(middle half {quartiles[0]:.0%} to {quartiles[1]:.0%}{by_layer}), the token's type {shares['type']:.0%} and "
+        f"In running text after position 0, context explains {shares['context']:.0%} of the median neuron's variance "
+        f"(middle half {low:.0%} to {high:.0%}{by_layer}), the token's type {shares['type']:.0%} and "
         f"its position {shares['position']:.0%}. Position 0 is apart: there a neuron's mean is off by "
         f"{summary.median(layers['first_distance']):.1f} standard deviations (root mean square, median layer)."
     )
@@ -94,12 +94,12 @@ def _named(neurons: Table, rows: np.ndarray) -> str:
     return ", ".join(f"{name_of(neurons, row)} ({neurons['share_context_second_half'][row]:.0%})" for row in rows)
 
 
-def _range(numbers: Sequence[int], values: np.ndarray, unit: str = "") -> str:
-    """The smallest and the largest value, each with its layer, in words."""
+def _range(numbers: Sequence[int], values: np.ndarray, form: str = ".2f") -> str:
+    """The smallest and the largest value, each with its layer, in words; `form` is how a value is written."""
     if not np.isfinite(values).any():
-        return "not defined, not defined"
+        return "not defined in any layer"
     low, high = (
-        f"{word} {values[index]:{'.0%' if unit else '.2f'}} in layer {numbers[index]}"
+        f"{word} {values[index]:{form}} in layer {numbers[index]}"
         for word, index in (("lowest", int(np.nanargmin(values))), ("highest", int(np.nanargmax(values))))
     )
     return f"{low}, {high}"

@@ -52,7 +52,7 @@ class Analyst:
 
     def steps(self) -> dict[str, float]:
         """The steps of a layer and the time of each, relative to a product over the rows of one neuron; rough."""
-        rows, categories = len(self.labels), 1 if self.two else len(self.data.categories)
+        rows, categories = len(self.labels), 1 if self.two else self.categories
         several = min(categories, FEW_CATEGORIES)
         options, in_conditions = self.options, sum(len(one.rows.words) for one in self.data.conditions.values())
         unequal = len(set(np.bincount(self.labels))) > 1
@@ -122,7 +122,7 @@ class Analyst:
 
     def _against_the_rest(self, x: np.ndarray) -> Iterator[np.ndarray]:
         """Welch's t of each category against all other rows, `[neurons]` each."""
-        member = self.labels == np.arange(len(self.data.categories))[:, None]
+        member = self.labels == np.arange(self.categories)[:, None]
         for part in labelling_chunks(len(member), max(x.shape)):
             yield from welch(x, ~member[part], member[part]).statistic
 
@@ -150,7 +150,7 @@ class Analyst:
         """
         random = np.random.default_rng(self.seed)
         strata = self.groups if is_paired(self.labels, self.groups) else strata
-        small = self.labels.astype(np.min_scalar_type(len(self.data.categories)))
+        small = self.labels.astype(np.min_scalar_type(self.categories))
         return np.stack([shuffle_within(small, strata, random) for _ in range(self.options.shuffles)])
 
     @property
@@ -261,7 +261,7 @@ class Analyst:
         labels, test = rows.category, "t_welch" if self.two else "f"
         agreement = (f"d_r_{name}", f"d_r_{name}_shuffled_q95", f"d_r_{name}_shuffled_undefined")
         row: dict[str, float] = {f"rows_{name}": len(labels)}
-        if np.bincount(labels, minlength=len(self.data.categories)).min() < FEWEST:
+        if np.bincount(labels, minlength=self.categories).min() < FEWEST:
             missing = np.full(x.shape[1], np.nan)
             neurons |= {f"{test}_{name}": missing, f"q_{name}": missing}
             row |= dict.fromkeys((f"share_significant_{name}", f"share_bonferroni_{name}"), np.nan)

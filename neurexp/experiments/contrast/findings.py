@@ -12,7 +12,7 @@ from neurexp.experiments.contrast.figures import MANY, describe_sizes
 from neurexp.report.report import Table
 from neurexp.report.words import name_of
 
-FOLLOWING = 4  # neurons that are named behind the strongest
+FOLLOWING = 4  # neurons that are named after the strongest
 SENTENCE = 100  # characters; a longer row is not a word
 Metrics = Mapping[str, float]
 

@@ -14,7 +14,7 @@ from neurexp.experiments.contrast.data import ContrastData
 from neurexp.experiments.contrast.figures import Figures, extremes
 from neurexp.experiments.contrast.findings import findings_of
 from neurexp.experiments.contrast.leading import leading, text_interval
-from neurexp.report.report import Report, Table
+from neurexp.report.report import Report, Table, by_layer
 from neurexp.stats import summary
 from neurexp.stats.association import LEVEL, q_values
 from neurexp.stats.nulls import p_of_largest
@@ -115,27 +115,26 @@ def _p_over_layers(data: ContrastData, analyses: list[LayerAnalysis]) -> np.ndar
 
 def _layers(data: ContrastData, analyses: list[LayerAnalysis], neurons: Table) -> Table:
     rows = len(data.layers)
-    table: Table = {"layer": np.array(data.layers)}
-    for name in analyses[0].row:
-        table[name] = np.array([one.row[name] for one in analyses])
+    table = by_layer(data.layers, [one.row for one in analyses])
 
-    def by_layer(name: str) -> np.ndarray:
+    def of_layers(name: str) -> np.ndarray:
         return neurons[name].reshape(rows, -1)
 
-    bonferroni = by_layer("significant_bonferroni")
-    table["share_significant"] = (by_layer(f"q_{data.test}") < LEVEL).mean(1)
+    bonferroni = of_layers("significant_bonferroni")
+    table["share_significant"] = (of_layers(f"q_{data.test}") < LEVEL).mean(1)
     table["share_bonferroni"] = bonferroni.mean(1)
-    table["share_maxt"] = (by_layer("p_maxt") < LEVEL).mean(1)
+    table["share_maxt"] = (of_layers("p_maxt") < LEVEL).mean(1)
     if data.two:
-        paired = by_layer("p_paired")
+        paired = of_layers("p_paired")
         share = (paired < LEVEL / paired.shape[1]).mean(1)
         table["share_paired_bonferroni"] = np.where(np.isnan(paired).all(1), np.nan, share)
-        positive = by_layer("t_welch") > 0
+        positive = of_layers("t_welch") > 0
         table["share_bonferroni_positive"] = (bonferroni & positive).mean(1)
         table["share_bonferroni_negative"] = (bonferroni & ~positive).mean(1)
-        table["d_abs_median"] = np.array([summary.median(np.abs(row)) for row in by_layer("cohens_d")])
-        best = np.nanargmax(np.abs(np.nan_to_num(by_layer("auroc"), nan=0.5) - 0.5), axis=1)
-        table["auroc_best"] = by_layer("auroc")[np.arange(rows), best]
+        table["d_abs_median"] = np.array([summary.median(np.abs(row)) for row in of_layers("cohens_d")])
+        auroc = of_layers("auroc")
+        best = np.abs(np.nan_to_num(auroc, nan=0.5) - 0.5).argmax(1)
+        table["auroc_best"] = auroc[np.arange(rows), best]
     return table
 
 

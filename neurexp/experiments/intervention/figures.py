@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNIT = "change of the loss, nats per prediction"
-OF_DIRECT = 3  # neurons of each set, at most, of six in all
+DRAWN = 6  # neurons whose direct paths are drawn, of all sets together
 
 
 class Figures:
@@ -155,9 +155,9 @@ class Figures:
 
         direct, shown = self._data.direct, []
         assert direct is not None
-        each = max(1, 6 // len(self._data.sets)) if len(self._data.sets) > 1 else 6
+        each = max(1, DRAWN // len(self._data.sets))
         for name, pairs in self._data.trials.sets.items():
-            for index, pair in enumerate(pairs[: min(each, 6)]):
+            for index, pair in enumerate(pairs[:each]):
                 up, down = (
                     [(direct.texts[one], float(value)) for one, value in zip(ids[:5].tolist(), values[:5], strict=True)]
                     for ids, values in zip(
@@ -168,9 +168,8 @@ class Figures:
                 )
                 shown.append(DirectPath(f"{name}: {name_of(pair)}", up, down))
         detail = self._detail(
-            "Through the final norm's weight and the unembedding, per unit of activation; what later blocks "
-            "make of it is "
-            "left out."
+            "Through the final norm's weight and the unembedding, per unit of activation; what later blocks make of it "
+            "is left out."
         )
         return direct_path(
             shown,

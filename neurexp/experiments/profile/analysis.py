@@ -11,7 +11,7 @@ import numpy as np
 from neurexp.console.progress import over
 from neurexp.experiments.profile.data import SKIPPED, SPECIAL, ProfileData
 from neurexp.experiments.profile.strongest import Strongest, strongest
-from neurexp.report.report import Table
+from neurexp.report.report import Table, by_layer
 from neurexp.stats import association, summary
 from neurexp.stats.groups import EQUAL, HIGH, LOW, Summary, overlap
 from neurexp.stats.profile import LayerProfile, profile_layer
@@ -123,18 +123,17 @@ def _layer_table(data: ProfileData, profiles: list[LayerProfile], neurons: Table
         of_first = np.stack([sums.shift[index] + one.x / one.n for index, one in enumerate(first)])
     table["first_distance"] = _distance(of_first, everything)
 
-    rows = [_summarise(profile) for profile in profiles]
-    table |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    table |= by_layer(data.layers, [_summarise(profile) for profile in profiles])
     if data.options.skip_positions:
         table["r_median_with_skipped"] = np.array([summary.median(profile.r_with_skipped) for profile in profiles])
-    by_layer = neurons[f"q_{data.covariate.name}"].reshape(len(data.layers), -1) < association.LEVEL
+    significant = neurons[f"q_{data.covariate.name}"].reshape(len(data.layers), -1) < association.LEVEL
     # The test is about the null's mean, and so is the direction of what it found
     above = _above_null(data, neurons).reshape(len(data.layers), -1)
-    table["share_significant"] = by_layer.mean(1)
+    table["share_significant"] = significant.mean(1)
     in_context = neurons[f"q_{data.covariate.name}_given_context"].reshape(len(data.layers), -1)
     table["share_significant_given_context"] = (in_context < association.LEVEL).mean(1)
-    table["share_significant_positive"] = (by_layer & above).mean(1)
-    table["share_significant_negative"] = (by_layer & ~above).mean(1)
+    table["share_significant_positive"] = (significant & above).mean(1)
+    table["share_significant_negative"] = (significant & ~above).mean(1)
     table["r_detectable"] = np.array(
         [summary.median(association.smallest_detectable(one.null_sd, data.options.permutations)) for one in profiles]
     )
@@ -143,9 +142,8 @@ def _layer_table(data: ProfileData, profiles: list[LayerProfile], neurons: Table
 
 def _metrics(data: ProfileData, layers: Table, neurons: Table) -> dict[str, float]:
     name, split, counts = data.covariate.name, data.plan.split, data.plan.design.counts
-    q, r = neurons[f"q_{name}_all"], neurons[f"r_{name}"]
-    significant = q < association.LEVEL
-    spread = layers["r_std"]
+    r, in_context = neurons[f"r_{name}"], neurons[f"q_{name}_given_context_all"]
+    significant = neurons[f"q_{name}_all"] < association.LEVEL
     metrics = {
         "tokens": int(data.groups.count.sum()),
         "tokens_special": data.plan.special,
@@ -160,15 +158,13 @@ def _metrics(data: ProfileData, layers: Table, neurons: Table) -> dict[str, floa
         "r_partial_abs_median": summary.median(np.abs(neurons[f"r_{name}_partial"])),
         "r_given_context_abs_median": summary.median(np.abs(neurons[f"r_{name}_given_context"])),
         "share_significant_all": float(significant.mean()),
-        "share_significant_given_context_all": float(
-            (neurons[f"q_{name}_given_context_all"] < association.LEVEL).mean()
-        ),
+        "share_significant_given_context_all": float((in_context < association.LEVEL).mean()),
         "share_significant_all_positive": float((significant & _above_null(data, neurons)).mean()),
         "survival_overall": summary.slope(r, neurons[f"r_{name}_partial"]),
         "replication_r_overall": summary.correlation(neurons[f"r_{name}_first_half"], neurons[f"r_{name}_second_half"]),
         "r_detectable_median": summary.median(layers["r_detectable"]),
         "first_layer_above_others": summary.median(layers["r_median"][:1]) - summary.median(layers["r_median"][1:]),
-        "last_layers_contraction": _contraction(spread),
+        "last_layers_contraction": _contraction(layers["r_std"]),
     }
     for column in (data.covariate.difference, "r_median"):
         strongest = summary.largest(layers[column])
@@ -186,7 +182,7 @@ def _distance(means: np.ndarray, everything: Summary) -> np.ndarray:
     """How far `means` lie from the mean of all tokens, in each neuron's standard deviations: their RMS, `[layers]`."""
     with np.errstate(invalid="ignore", divide="ignore"):
         z = (means - everything.mean) / everything.std
-    return np.array([np.sqrt(np.mean(row[np.isfinite(row)] ** 2)) if np.isfinite(row).any() else np.nan for row in z])
+    return np.array([np.sqrt(summary.mean(row**2)) for row in z])
 
 
 def _summarise(profile: LayerProfile) -> dict[str, float]:
@@ -200,7 +196,7 @@ def _summarise(profile: LayerProfile) -> dict[str, float]:
     kept = found & (p_late < association.LEVEL) & (np.sign(excess_early) == np.sign(excess_late))
     both = np.isfinite(early) & np.isfinite(late)
     return {
-        "r_mean": float(r[defined].mean()) if defined.any() else np.nan,
+        "r_mean": summary.mean(r),
         "r_std": float(r[defined].std()) if defined.any() else np.nan,
         **dict(zip(("r_q05", "r_q25", "r_median", "r_q75", "r_q95"), map(float, quantiles), strict=True)),
         "share_positive": float((r > 0).mean()),

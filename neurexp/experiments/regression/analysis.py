@@ -10,7 +10,7 @@ import numpy as np
 
 from neurexp.console.progress import Progress
 from neurexp.experiments.regression.data import Comparison, RegressionData
-from neurexp.report.report import Table
+from neurexp.report.report import Table, by_layer, by_neuron
 from neurexp.stats import summary
 from neurexp.stats.association import LEVEL, q_values
 from neurexp.stats.chunks import ProgressCallback
@@ -31,7 +31,7 @@ def analyse(data: RegressionData) -> Analysis:
     """Every statistic of every neuron. Columns end in the comparison's name."""
     comparisons, layers = data.plan.comparisons, data.plan.layers
     steps = 4 + 2 * data.options.shuffles
-    by_layer: list[Table] = []
+    tables: list[Table] = []
     rows: list[dict[str, float]] = []
     with Progress("Analysis", len(layers) * len(comparisons) * steps, f"{len(layers)} layers") as progress:
         for layer in layers:
@@ -42,13 +42,9 @@ def analyse(data: RegressionData) -> Analysis:
                 found, summed = _compare(data, comparison, data.rows(name, layer), tick)
                 neurons |= {f"{column}_{name}": values for column, values in found.items()}
                 row |= {f"{column}_{name}": value for column, value in summed.items()}
-            by_layer.append(neurons)
+            tables.append(neurons)
             rows.append(row)
-    count = len(next(iter(by_layer[0].values())))
-    table: Table = {"layer": np.repeat(layers, count), "neuron": np.tile(np.arange(count), len(layers))}
-    table |= {name: np.concatenate([one[name] for one in by_layer]) for name in by_layer[0]}
-    summed = {name: np.array([one[name] for one in rows]) for name in rows[0]}
-    return Analysis(table, {"layer": np.array(layers), **summed})
+    return Analysis(by_neuron(layers, tables), by_layer(layers, rows))
 
 
 def _compare(
@@ -113,9 +109,17 @@ def _compare(
 
 
 def _over_units(x: np.ndarray, labels: np.ndarray, units: np.ndarray) -> TestResult:
-    """The paired t-test of each unit's mean over its rows of category 1 and over those of category 0."""
+    """The paired t-test of each unit's mean over its rows of category 1 and over those of category 0.
+
+    A unit without rows of one category is left out.
+    """
     count = int(units.max()) + 1
     place = units + count * labels
+    sizes = np.bincount(place, minlength=2 * count)
     members = np.zeros((2 * count, len(x)), dtype=np.float64)
-    members[place, np.arange(len(x))] = 1 / np.bincount(place, minlength=2 * count)[place]
-    return paired_t(members @ x, np.arange(count), np.arange(count) + count)
+    members[place, np.arange(len(x))] = 1 / sizes[place]
+    both = np.flatnonzero(sizes.reshape(2, count).all(0))
+    if len(both) < 2:
+        missing = np.full(x.shape[1], np.nan)
+        return TestResult(missing, missing)
+    return paired_t(members @ x, both, both + count)

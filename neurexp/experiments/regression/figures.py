@@ -150,9 +150,8 @@ class Figures:
         labels = [
             f"[{kind}: all]" if word == ALL else word for kind, word in zip(table["kind"], table["word"], strict=True)
         ]
-        names = [one.name for name, one in self.plan.comparisons.items() if name in table["comparison"]]
         return positions(
-            {**table, "label": np.array(labels)}, names,
+            {**table, "label": np.array(labels)}, {name: one.name for name, one in self.plan.comparisons.items()},
             f"Between the categories (0 and 1) lie {middles}",
             f"{self.measured}; median over the {self.verdict.what} ({count}), with its 95 % bootstrap interval over "
             "words and rows; a word of the categories stands between all others",

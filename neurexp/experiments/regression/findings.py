@@ -1,6 +1,6 @@
 """A regression's findings: the sentences that a person reads first, made from the report's numbers.
 
-Computes no statistic.
+Computes nothing but two medians over layers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from neurexp.experiments.regression.data import RegressionData
 from neurexp.report.report import Table
 from neurexp.report.words import name_of, number_of, percent
+from neurexp.stats import summary
 
 NAMED = 5  # strongest neurons of each sign
 Metrics = Mapping[str, float]
@@ -42,13 +43,12 @@ def where(data: RegressionData) -> str:
 
 def _left(data: RegressionData, layers: Table, metrics: Metrics) -> list[str]:
     """How much of the naive comparison's share is left, by layer."""
-    naive, what = data.plan.verdict.naive, data.plan.verdict.what
+    verdict, naive, what = data.plan.verdict, data.plan.verdict.naive, data.plan.verdict.what
     if "naive_survive" not in metrics:
         return []
     share, left, accuracy = (
         layers[name] for name in (f"share_significant_{naive}", "share_left", f"accuracy_positive_{naive}")
     )
-    verdict = data.plan.verdict
     survive = percent(metrics["naive_survive"], 1)
     kept = f"{survive} of these are {what} in the same direction{_by_layer(left, layers)}"
     if verdict.over_types:
@@ -170,8 +170,7 @@ def _wald(data: RegressionData, layers: Table, metrics: Metrics) -> str:
     missed = sum(metrics[f"number_wald_misses_{name}"] for name in names)
     near = sum(metrics[f"number_near_separation_{name}"] for name in names)
     main = data.plan.verdict.decisive[0]
-    r, r_p = (np.nanmedian(layers[f"{name}_{main}"]) if np.isfinite(layers[f"{name}_{main}"]).any() else np.nan
-              for name in ("r_beta_t", "r_log_p"))  # fmt: skip
+    r, r_p = (summary.median(layers[f"{name}_{main}"]) for name in ("r_beta_t", "r_log_p"))
     line = (
         f"Regression and t-test: over the neurons of a layer, β and Student's t correlate with r = {r:.3f}, and their "
         f"−log10 p with r = {r_p:.3f} (median over layers)."

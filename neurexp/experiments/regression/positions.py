@@ -35,7 +35,7 @@ def positions_of(data: RegressionData, neurons: Table) -> tuple[Table, dict[str,
     rows: list[_Row] = []
     metrics: dict[str, float] = {}
     for name, between in data.plan.between.items():
-        if not len(found) or between.comparison not in data.plan.comparisons:
+        if not len(found) or not {name, between.comparison} <= data.plan.comparisons.keys():
             continue
         x = _gathered(data, name, found, neurons)
         sides = [_by_type(data, name, x, label) for label in (0, 1)]
@@ -82,11 +82,14 @@ def _means(types: _Types) -> np.ndarray:
 
 
 def _listed(data: RegressionData, name: str, sides: list[_Types]) -> list[_Row]:
-    """Each type of the comparison's categories, which are the two `sides`, between all others."""
+    """Each type of the comparison's categories, which are the two `sides`, between all others.
+
+    The only type of a category has no place between others, and is left out.
+    """
     one, seed = data.plan.comparisons[name], data.plan.inputs.seed
     rows = []
     for label, kind in enumerate((one.zero, one.one)):
-        for word, own in sides[label].items():
+        for word, own in sides[label].items() if len(sides[label]) > 1 else ():
             zero, other = (
                 _means({key: value for key, value in side.items() if side is not sides[label] or key != word})
                 for side in sides

@@ -23,16 +23,19 @@ def write(data: RegressionData) -> Report:
     """Analyses every layer, and reports what was found."""
     analysed, plan = analyse(data), data.plan
     neurons, layers = analysed.neurons, analysed.layers
+    main, naive = plan.verdict.decisive[0], plan.verdict.naive
     _judge(data, neurons)
-    by_layer = {name: neurons[name].reshape(len(plan.layers), -1).mean(1) for name in ("survives", "survives_types")}
-    naive = neurons[f"significant_{plan.verdict.naive}"].reshape(len(plan.layers), -1)
-    held = (neurons["survives"] & _as_naive(data, neurons)).reshape(naive.shape)
-    left = (naive & held).sum(1) / np.maximum(naive.sum(1), 1)
-    layers |= {"share_left": np.where(naive.any(1), left, np.nan)}
-    layers |= {"share_survives": by_layer["survives"], "share_survives_types": by_layer["survives_types"]}
+    significant, survives, survives_types = (
+        neurons[name].reshape(len(plan.layers), -1) for name in (f"significant_{naive}", "survives", "survives_types")
+    )
+    left = significant & survives & _as_naive(data, neurons).reshape(significant.shape)
+    layers |= {
+        "share_left": np.array([summary.ratio(*one) for one in zip(left, significant, strict=True)]),
+        "share_survives": survives.mean(1),
+        "share_survives_types": survives_types.mean(1),
+    }
     positions, medians = positions_of(data, neurons)
     metrics = _metrics(data, neurons, layers) | medians
-    main, naive = plan.verdict.decisive[0], plan.verdict.naive
     report = Report(
         findings=findings_of(data, neurons, layers, metrics),
         metrics=metrics,
@@ -102,9 +105,9 @@ def _metrics(data: RegressionData, neurons: Table, layers: Table) -> dict[str, f
         "naive_only": int((first & ~second).sum()),
         "main_only": int((second & ~first).sum()),
         "opposite_signs": int((first & second & (betas[0] * betas[1] < 0)).sum()),
-        "naive_in_all": summary.ratio((held & neurons["in_all"]).astype(float), first.astype(float)),
-        "naive_survive": summary.ratio((held & survives).astype(float), first.astype(float)),
-        "main_survive": summary.ratio(survives.astype(float), second.astype(float)),
+        "naive_in_all": summary.ratio(held & neurons["in_all"], first),
+        "naive_survive": summary.ratio(held & survives, first),
+        "main_survive": summary.ratio(survives, second),
         "r_beta_rules": summary.correlation(*betas),
         "survivors": float(survives.mean()),
         "number_survivors": int(survives.sum()),
@@ -113,7 +116,7 @@ def _metrics(data: RegressionData, neurons: Table, layers: Table) -> dict[str, f
     }
     for name in plan.verdict.others(plan.comparisons):
         holds = (neurons[f"p_lr_{name}"] < LEVEL) & (np.sign(neurons[f"beta_{name}"]) == np.sign(neurons["beta_least"]))
-        metrics[f"survivors_hold_{name}"] = summary.ratio((survives & holds).astype(float), survives.astype(float))
+        metrics[f"survivors_hold_{name}"] = summary.ratio(survives & holds, survives)
     for end, side in (("top", 1), ("bottom", -1)):
         for index in strongest(neurons, side)[:1]:
             metrics |= {
