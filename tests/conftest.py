@@ -194,10 +194,11 @@ def pytest_sessionfinish() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Keeps this process from the Hub and from the user's cache of it, and all to one thread.
 
-    This comes before torch is imported. On a busy machine two threads wait for each other most of the time.
+    This comes before torch is imported. On a busy machine two threads wait for each other most of the time, and where
+    a test wants several, those that wait sleep: they would keep a processor busy that the others need.
     """
     home = TemporaryDirectory(prefix="neurexp-hf-")
     config.add_cleanup(home.cleanup)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    os.environ.update(HF_HOME=home.name, HF_ENDPOINT=NO_HUB, **threads)
+    os.environ.update(HF_HOME=home.name, HF_ENDPOINT=NO_HUB, OMP_WAIT_POLICY="passive", **threads)
     threadpool_limits(1)  # of numpy's BLAS: pytest-randomly has imported it already

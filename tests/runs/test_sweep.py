@@ -110,7 +110,7 @@ def test_an_interrupted_sweep_leaves_its_runs_killed(quick_start, tmp_path):
 def test_four_jobs_at_once_on_a_fresh_store_run_one_pass_and_all_are_logged(cli, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=4")
-    text = ("model=mini", "dataset=pydoc", "dataset.tokens=4096", "device.threads=1")
+    text = ("model=mini", "dataset=pydoc", "dataset.tokens=4096", "device.threads=1", "experiment.layer=[0,5]")
     grid = ("experiment.correction=bh,by", "model.default_layer=0,1")  # options that the pass does not depend on
     process = cli("-m", *launcher, *text, *grid, timeout=500)
     assert process.returncode == 0, process.stderr
