@@ -10,6 +10,7 @@ help: ## list these verbs
 
 demo: .venv/run.stamp ## set up, and run token_length with the embedded model on the embedded text
 	$(BIN)/python -m neurexp experiment=token_length model=mini dataset=pydoc
+	@echo "To look at it in MLflow's pages: make ui. To go on: source $(BIN)/activate"
 
 test: .venv/dev.stamp ## set up, and run the fast tests
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -20,6 +20,8 @@ GROUP_STYLES = (
 
 
 WIDEST = 10.0  # inches: a page, turned
+BESIDE = 0.8  # inches of a panel's place that its numbers and their label take
+HANDLE, LETTER = 0.45, 0.062  # inches in a legend: a line with the space about it, and a letter of 8 points
 # A hyphen before a number, at the start of a text or after a space, a bracket or an equals sign
 _HYPHEN = re.compile(r"(?<![^\s(=≈])-(?=[\d.])")
 
@@ -59,8 +61,24 @@ def _own_texts(figure: Figure) -> Iterator[Text]:
 
 
 def legend_above(axes: Axes, columns: int = 3) -> None:
-    """The legend of a panel without a title of its own: above the panel, where no data are."""
+    """The legend of a panel without a title of its own: above the panel, where no data are.
+
+    It has fewer columns where so many would be wider than the panel, and be cut at the figure's edge.
+    """
+    labels = axes.get_legend_handles_labels()[1]
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    panels = place.get_gridspec().ncols if place is not None else 1
+    room = figure.get_figwidth() / panels - BESIDE if figure is not None else WIDEST
+    while columns > 1 and _legend_width(labels, columns) > room:
+        columns -= 1
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, ncols=columns)
+
+
+def _legend_width(labels: list[str], columns: int) -> float:
+    """About how wide a legend is, in inches; matplotlib fills one column after the other."""
+    rows = max(1, -(-len(labels) // columns))
+    longest = [max(map(len, labels[first : first + rows])) for first in range(0, len(labels), rows)]
+    return sum(HANDLE + LETTER * length for length in longest)
 
 
 def bare(axes: Axes) -> None:

@@ -1,6 +1,6 @@
 """What attention and MLP add to the residual stream of a block, from what their output projections put out.
 
-In most families that is the same. A norm behind the projection (Gemma 2 and 3, OLMo 2 and 3) or a constant factor
+In most families that is the same. A norm after the projection (Gemma 2 and 3, OLMo 2 and 3) or a constant factor
 (Granite) stands between the two in others. Knows no text.
 """
 

@@ -62,7 +62,7 @@ ALL = [map_of_r, densities, curves, quantiles, histograms, panels, volcanoes, ne
 @pytest.fixture(params=ALL, ids=lambda draw: draw.__name__, scope="module")
 def figure(request):
     figure = request.param()
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     return figure
 
 
@@ -75,6 +75,25 @@ def test_no_legend_stands_on_the_data(figure):
         if axes.get_legend() is not None and axes.has_data():
             box, data = axes.get_legend().get_window_extent(), axes.get_window_extent()
             assert box.x0 >= data.x1 - 1 or box.y0 >= data.y1 - 1
+
+
+def test_every_legend_lies_within_the_figure(figure):
+    box = figure.bbox.padded(2)
+    for axes in figure.axes:
+        if axes.get_legend() is not None:
+            extent = axes.get_legend().get_window_extent()
+            assert box.contains(extent.x0, extent.y0) and box.contains(extent.x1, extent.y1)
+
+
+def test_a_legend_with_long_names_has_fewer_columns():
+    names = ("r with length", "r with log frequency", "r with length, given all that is known of the token")
+    values = [np.random.default_rng(0).normal(size=50) for _ in range(2)]
+    figure = quantiles_by_layer([0, 1], dict.fromkeys(names, values), "A title", "a foot", "r")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    extent = axes.get_legend().get_window_extent()
+    assert figure.bbox.contains(extent.x1, extent.y1)
+    assert axes.get_window_extent().width > 0.8 * figure.bbox.width
 
 
 def test_every_text_lies_within_the_figure(figure):

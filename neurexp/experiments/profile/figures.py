@@ -168,11 +168,12 @@ class Figures:
             {
                 f"r with {name}": list(self.r),
                 "r with log frequency": list(self.frequency),
-                f"r with {name}, given frequency, position, word beginning": list(self.partial),
+                f"r with {name}, given the confounds": list(self.partial),
             },
             f"{left:.0%} of the correlation with the {self.noun} is left once its confounds are controlled for"
             if np.isfinite(left)
             else f"Nothing of {name} is left once its confounds are known",
-            f"{self.measured}; median and middle half over neurons; frequencies: {self.data.plan.reference}",
+            f"{self.measured}; median and middle half over neurons; confounds: frequency, position, word beginning; "
+            f"frequencies: {self.data.plan.reference}",
             "correlation over tokens",
         )
