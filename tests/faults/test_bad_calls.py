@@ -182,7 +182,7 @@ COMPARED = [
     (["{runs}/other_model"], ", {runs}/other_model: \\x1b[2J\\n, "),
     (["{runs}/nothing/../sound"], "compare: {runs}/sound is given 2 times; give each run once"),
     (["{runs}/no_table"], "no_table: not the folder of a finished run (neurons.parquet missing)"),
-    (["{runs}/torn_table"], "torn_table: cannot be read (Could not open Parquet"),
+    (["{runs}/torn_table"], "torn_table: cannot be read (Parquet magic bytes"),
     (["{runs}/wrong_table"], "compare: {runs}/wrong_table has no r_length"),
     (["0123", "--uri", "nonsense://x"], "--uri=nonsense://x: MLflow cannot be opened there"),
     (["{runs}/again", "--outputs", "/proc/none"], "--outputs /proc/none: /proc/none/compare/"),
