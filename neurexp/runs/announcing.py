@@ -16,7 +16,7 @@ ANNOUNCED = 10  # seconds: what takes longer is announced
 LARGE = 100  # MB: a larger run folder is announced
 MOST_TOKENS_WRITTEN = 1_000_000  # longer inputs are identified by their hash only
 BYTES_PER_TOKEN = 5  # its id, and whether it is valid
-THE_REST = 1.0  # MB: figures and texts
+THE_REST = 0.8  # MB: figures and texts
 
 
 class Announcer:
