@@ -102,7 +102,8 @@ def measure(device: str, rounds: int) -> CommandCosts:
     found: list[dict[str, float]] = []
     with TemporaryDirectory() as folder:
         for number in range(rounds + 1):
-            log.info("The command: round %d of %d", number, rounds) if number else None
+            if number:
+                log.info("The command: round %d of %d", number, rounds)
             alone = _seconds(BARE_IMPORTS)
             run = Path(folder) / str(number)
             command = _seconds((*DEMO, f"device={device}", f"run.outputs={folder}", f"hydra.run.dir={run}"))
